@@ -1,0 +1,180 @@
+package driver
+
+import (
+	"context"
+
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// Kind says which of the three sorts of driver this is.
+type Kind uint8
+
+// The kinds of driver.
+const (
+	KindProtocol Kind = iota + 1 // opens Storage
+	KindFormat                   // opens a Format on top of a "file" child
+	KindFilter                   // opens a Format that passes its child through
+)
+
+// FileRole says how a format uses its "file" child, which decides the
+// permissions that are asked for on it.
+type FileRole uint8
+
+// The roles a "file" child can have.
+const (
+	// FileMetadata: the child holds metadata. Nobody else may write it while
+	// it is open.
+	FileMetadata FileRole = iota
+	// FileFiltered: the child is passed through (raw, filters). Permissions
+	// are those of the parent.
+	FileFiltered
+)
+
+// Desc describes a driver. It is constant: Driver.Desc returns the same
+// pointer at every call, and nobody changes what it points to.
+type Desc struct {
+	Name     string   // as in -f NAME and driver=NAME
+	Kind     Kind     // protocol, format or filter
+	Schemes  []string // "SCHEME:" file name prefixes that select the driver, without the colon
+	FileRole FileRole // formats and filters only
+	Backing  bool     // images of this format may have a backing file
+	Summary  string   // one line for the manual
+
+	OpenOptions   *opts.Schema // nil: none
+	CreateOptions *opts.Schema // nil: the driver cannot create
+	AmendOptions  *opts.Schema // nil: the driver cannot amend
+
+	// Serial is set by drivers whose nodes are not safe for concurrent use.
+	// The block layer then makes one call at a time.
+	Serial bool
+}
+
+// Driver opens nodes of one type.
+type Driver interface {
+	Desc() *Desc
+	// Open opens a node: Storage for a protocol, Format for a format or
+	// filter. On error everything opened on the way has been closed again,
+	// except the "file" child, which stays with the caller.
+	Open(ctx context.Context, req *OpenRequest) (Node, error)
+}
+
+// Prober is implemented by formats that can recognise their images.
+type Prober interface {
+	// Probe returns a score from 0 (not mine) to 100 (certain) for an image
+	// that starts with head (at most ProbeBytes bytes; shorter if the image
+	// is). size is the length of the image and name its file name, either of
+	// which may be unknown (-1, "").
+	Probe(head []byte, size int64, name string) int
+}
+
+// ProbeBytes is how much of the start of an image Probe gets to see.
+const ProbeBytes = 2048
+
+// FilenameParser is implemented by protocols whose file names hold more than
+// one option (nbd://host/export). Other protocols get the name, with the
+// scheme prefix removed, as the option "filename".
+type FilenameParser interface {
+	ParseFilename(name string) (opts.Dict, error)
+}
+
+// Creator is implemented by drivers that can create an image.
+type Creator interface {
+	// Create makes an image. For protocols, it makes (or truncates) the object
+	// named by req.Filename with req.Size bytes. For formats, req.File is open
+	// for writing, and was just created with length zero (or is a device, of
+	// fixed size); Create lays the image out in it and flushes it.
+	Create(ctx context.Context, req *CreateRequest) error
+}
+
+// CreateRequest says what to create.
+type CreateRequest struct {
+	Filename string
+	Size     int64
+	// Options holds what the CreateOptions schema declares. Create decodes it
+	// with opts.Decode, which refuses keys that the schema does not have.
+	Options opts.Dict
+	File    Storage // formats only
+	Env     *Env
+
+	// CreateChild makes a further file (an external data file, an extent) and
+	// opens it for writing; the caller closes it. It is nil for protocols.
+	CreateChild func(ctx context.Context, filename string, size int64) (Storage, error)
+}
+
+// Measurer is implemented by formats that can tell how large an image file
+// would be.
+type Measurer interface {
+	Measure(ctx context.Context, req *MeasureRequest) (*Measured, error)
+}
+
+// MeasureRequest asks for the size of a new image with Options (those of
+// Create) and a guest size of Size bytes. If Source is not nil it tells which
+// ranges of the guest disk hold data; without it, no data is assumed.
+type MeasureRequest struct {
+	Size    int64
+	Options opts.Dict
+	Source  func(ctx context.Context, off, n int64) (Extent, error)
+}
+
+// Measured is the answer: bytes required at the start, and bytes once every
+// cluster is allocated.
+type Measured struct {
+	Required, FullyAllocated int64
+	Bitmaps                  *int64
+}
+
+// Deleter is implemented by protocols that can remove what they created.
+type Deleter interface {
+	Delete(ctx context.Context, filename string) error
+}
+
+// OpenRequest says what to open and how.
+type OpenRequest struct {
+	// Name is how the user named the node, for messages.
+	Name string
+	// Options holds what the OpenOptions schema declares. For a protocol opened
+	// by file name it has the key "filename".
+	Options opts.Dict
+	// File is the "file" child of formats and filters. It is a Storage
+	// whatever it really is: the block layer adapts formats.
+	File Storage
+	// Access says what the node may be used for.
+	Access Access
+	Cache  Cache
+	Env    *Env
+}
+
+// Cache holds the cache mode of an open node, as -t and -T choose it.
+type Cache struct {
+	Direct       bool // bypass the host page cache (none, directsync)
+	NoFlush      bool // Flush does nothing (unsafe)
+	WriteThrough bool // every write is flushed by the block layer (writethrough, directsync)
+}
+
+// Perm is a set of permissions on a node: what a user does with it, or what it
+// lets others do. The bits are those that QEMU uses in its image locks.
+type Perm uint32
+
+// The permissions, by their bit in the lock byte ranges.
+const (
+	PermConsistentRead Perm = 1 << 0
+	PermWrite          Perm = 1 << 1
+	PermWriteUnchanged Perm = 1 << 2
+	PermResize         Perm = 1 << 3
+	PermAll            Perm = 0xf
+)
+
+// Access says how a node is used.
+type Access struct {
+	Write  bool // open the node for writing
+	Perm   Perm // what we do
+	Shared Perm // what others may do meanwhile
+	// NoLock leaves image locks alone (-U: force-share).
+	NoLock bool
+	// Check opens an image leniently, for checking and repair: do not repair
+	// on open, do not refuse what check can look at.
+	Check bool
+	// NoIO opens for looking at metadata only: nothing of the guest's data
+	// will be read.
+	NoIO bool
+}

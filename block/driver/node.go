@@ -1,0 +1,305 @@
+package driver
+
+import (
+	"context"
+
+	"github.com/cowl-disk/cowl/qapi"
+)
+
+// Node is anything open that has bytes.
+type Node interface {
+	// Size is the length in bytes: of the guest disk for a format, of the
+	// object for a protocol.
+	Size() int64
+	// Limits are constant while the node is open.
+	Limits() Limits
+	// Info describes the node.
+	Info(ctx context.Context) (*Info, error)
+	// Flush makes everything written before the call durable.
+	Flush(ctx context.Context) error
+	// Close flushes metadata, releases everything and reports what could not
+	// be written. Children stay open: they belong to the block layer. A node is
+	// not used after Close, whatever it returned.
+	Close(ctx context.Context) error
+}
+
+// Limits tell the block layer how a node wants to be used.
+type Limits struct {
+	// RequestAlignment is what offsets and lengths given to the node must be a
+	// multiple of; 0 and 1 mean no requirement. Drivers that can do better by
+	// themselves should: file does, for O_DIRECT.
+	RequestAlignment int64
+	// ClusterSize is the unit of allocation, 0 if there is none.
+	ClusterSize int64
+	// ZeroAlignment and DiscardAlignment are the granularity of WriteZeroes and
+	// Discard; 0 and 1 mean any.
+	ZeroAlignment, DiscardAlignment int64
+	// OptTransfer is the smallest request that is efficient, 0 if all are.
+	OptTransfer int64
+	// MaxTransfer bounds a single read or write, 0 if there is no bound.
+	MaxTransfer int64
+}
+
+// Info describes an open node.
+type Info struct {
+	// ClusterSize is what "info" prints as cluster_size; 0 if the format has none.
+	ClusterSize int64
+	Encrypted   bool
+	Compressed  bool // the image holds (or can only hold) compressed clusters
+	Dirty       bool
+	Corrupt     bool
+	// NeedsCompressedWrites is set for formats that take compressed clusters only.
+	NeedsCompressedWrites bool
+
+	Backing   *BackingRef // nil: no backing file
+	Snapshots []qapi.SnapshotInfo
+	// Specific is what "info" shows as "Format specific information", one of
+	// the qapi.ImageInfoSpecific types; nil if the driver has none.
+	Specific *qapi.ImageInfoSpecific
+
+	// Filename is the name that protocols give themselves ("exact" file name).
+	Filename string
+	// Allocated is the disk usage in bytes, -1 where it is unknown. Protocols only.
+	Allocated int64
+	// ZeroInit: a newly created object of the current size reads as zeroes.
+	ZeroInit bool
+	// ZeroOnGrow: bytes that appear when the node is grown, or written beyond
+	// its end, read as zeroes. Protocols only.
+	ZeroOnGrow bool
+	// FixedSize: the node cannot grow (a device).
+	FixedSize bool
+	// VMStateOffset is where a format keeps VM state, 0 if nowhere.
+	VMStateOffset int64
+}
+
+// BackingRef is what an image says of its backing file.
+type BackingRef struct {
+	Filename string // as stored, relative to the directory of the image that names it
+	Format   string // "" if the image does not say
+}
+
+// Storage is a node that holds bytes itself.
+type Storage interface {
+	Node
+	// ReadAt fills p from offset off. Beyond the end it returns the bytes there
+	// are and io.EOF. Short reads without an error do not happen.
+	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
+	// WriteAt writes p at offset off, growing the node where it can.
+	WriteAt(ctx context.Context, p []byte, off int64) (int, error)
+	// Map tells what lies at off: ExtentData or ExtentZero, for at most n bytes
+	// and at least one; ExtentEOF at or beyond the end.
+	Map(ctx context.Context, off, n int64) (Extent, error)
+}
+
+// Format is a node whose bytes lie in its children.
+type Format interface {
+	Node
+	// Map tells where the guest bytes at off are: one extent of at most n bytes
+	// and at least one, covering as many contiguous clusters as it can.
+	// ExtentEOF at or beyond the end. 0 <= off, 0 < n.
+	Map(ctx context.Context, off, n int64) (Extent, error)
+	// ReadEncoded reads guest bytes that Map called ExtentEncoded: it fills p
+	// from guest offset off, all within one such extent.
+	ReadEncoded(ctx context.Context, p []byte, off int64) error
+}
+
+// ExtentKind says what a range of a node is.
+type ExtentKind uint8
+
+// The kinds of extent.
+const (
+	// ExtentEOF: at or beyond the end of the node. Length is zero.
+	ExtentEOF ExtentKind = iota
+	// ExtentData: the bytes lie in Child at HostOffset (for Storage: here).
+	ExtentData
+	// ExtentZero: reads as zeroes, whatever the backing file holds.
+	ExtentZero
+	// ExtentUnallocated: look in the backing file; zeroes where there is none.
+	ExtentUnallocated
+	// ExtentEncoded: compressed, or otherwise not readable as it lies; ask
+	// ReadEncoded.
+	ExtentEncoded
+)
+
+// Extent says where the bytes of a range are.
+type Extent struct {
+	Length     int64
+	Kind       ExtentKind
+	Child      Storage // where Data lies; nil in answers of a Storage
+	HostOffset int64   // valid if HasOffset
+	HasOffset  bool    // Data, and zero ranges that have room on disk
+	Compressed bool    // Encoded: by compression
+	// Recurse asks the block layer to look for holes of Child inside a Data
+	// extent when it reports block status (raw images, preallocated metadata).
+	Recurse bool
+}
+
+// Allocator is a Format that can be written.
+type Allocator interface {
+	Format
+	// Allocate finds room for a write of n bytes at off and answers for a
+	// prefix of it. Where a write to the same cluster is still pending it waits
+	// for its Commit or Abort, or for ctx.
+	Allocate(ctx context.Context, off, n int64) (WriteTarget, error)
+}
+
+// WriteTarget says where to write the guest range that starts at the offset
+// given to Allocate.
+type WriteTarget struct {
+	Length     int64   // guest bytes that may be written, 0 < Length <= n
+	Child      Storage // where
+	HostOffset int64   // position in Child of the first guest byte
+	// Head and Tail are the copy-on-write edges: so many bytes before and after
+	// the range must be filled with what the guest sees there now (read through
+	// the old mapping, which stays in force until Commit), at the same distance
+	// in Child, before Commit. Tail may reach beyond the end of the disk: the
+	// rest is zeroes.
+	Head, Tail int64
+	// ZeroFilled: the host range, edges included, is known to read as zeroes,
+	// so that edges which are zero need not be written.
+	ZeroFilled bool
+	// Pending is nil if the range was already allocated to the guest: nothing
+	// is left to do after writing. Otherwise exactly one of its methods must be
+	// called.
+	Pending Pending
+}
+
+// Pending is an allocation whose metadata is not yet linked.
+type Pending interface {
+	// Commit makes the mapping visible. On error the allocation is given back.
+	Commit(ctx context.Context) error
+	// Abort gives the room back.
+	Abort(ctx context.Context)
+}
+
+// ZeroFlags modify WriteZeroes.
+type ZeroFlags uint8
+
+// The flags of WriteZeroes.
+const (
+	// ZeroMayUnmap: the range may lose its room on disk.
+	ZeroMayUnmap ZeroFlags = 1 << iota
+	// ZeroNoFallback: fail with ErrUnsupported rather than be slow.
+	ZeroNoFallback
+)
+
+// ZeroWriter is implemented by nodes that can write zeroes without moving
+// them. off and n are multiples of Limits.ZeroAlignment (n may end at the end
+// of the disk). ErrUnsupported makes the block layer write zeroes as data.
+type ZeroWriter interface {
+	WriteZeroes(ctx context.Context, off, n int64, flags ZeroFlags) error
+}
+
+// Discarder is implemented by nodes that can give room back. off and n are
+// multiples of Limits.DiscardAlignment (n may end at the end of the disk).
+// What a discarded range reads as afterwards is as Map says. ErrUnsupported
+// makes the block layer do nothing.
+type Discarder interface {
+	Discard(ctx context.Context, off, n int64) error
+}
+
+// Prealloc is a preallocation mode.
+type Prealloc string
+
+// The preallocation modes.
+const (
+	PreallocOff      Prealloc = "off"
+	PreallocMetadata Prealloc = "metadata"
+	PreallocFalloc   Prealloc = "falloc"
+	PreallocFull     Prealloc = "full"
+)
+
+// Resizer is implemented by nodes whose size can change. New bytes read as
+// zeroes.
+type Resizer interface {
+	Resize(ctx context.Context, size int64, opt ResizeOptions) error
+}
+
+// ResizeOptions modify Resize. The zero value grows or shrinks without
+// preallocation.
+type ResizeOptions struct {
+	Prealloc Prealloc // "" is PreallocOff
+	// Exact: fail rather than round the size up.
+	Exact bool
+}
+
+// Compressor is a Format that can store compressed clusters. Encoding is apart
+// from storing so that callers can encode in parallel and store in order.
+type Compressor interface {
+	Format
+	// Encode compresses one cluster (ClusterSize bytes; the last one of a disk
+	// is padded with zeroes by the caller) and appends the result to dst. ok is
+	// false if the result would not be smaller: then write plain data.
+	Encode(dst, cluster []byte) (enc []byte, ok bool, err error)
+	// WriteEncoded stores what Encode returned for the cluster at guest offset
+	// off, which must not be allocated.
+	WriteEncoded(ctx context.Context, off int64, enc []byte) error
+}
+
+// CheckFix says what Check may repair.
+type CheckFix struct{ Leaks, Errors bool }
+
+// Checker is implemented by formats that can verify their metadata.
+type Checker interface {
+	// Check verifies the image and repairs what fix allows. Messages for the
+	// user go to report, one line each, in the order found; progress may be nil.
+	Check(ctx context.Context, fix CheckFix, report func(line string), progress func(done, total int64)) (*CheckResult, error)
+}
+
+// CheckResult counts what Check found.
+type CheckResult struct {
+	Corruptions, Leaks           int64 // that remain
+	CorruptionsFixed, LeaksFixed int64
+	CheckErrors                  int64 // could not be checked
+	// ImageEndOffset is the end of the last cluster in use, 0 if unknown.
+	ImageEndOffset int64
+	// Cluster statistics, of the guest disk. Total is 0 where the format has none.
+	TotalClusters, AllocatedClusters, FragmentedClusters, CompressedClusters int64
+}
+
+// BackingChanger is implemented by formats that can record another backing
+// file. An empty filename removes it.
+type BackingChanger interface {
+	ChangeBacking(ctx context.Context, ref BackingRef) error
+}
+
+// SnapshotOpener is implemented by formats with internal snapshots. OpenSnapshot
+// switches a node that was opened read-only to show the disk as it was then.
+// idOrName is matched against ids first, then names.
+type SnapshotOpener interface {
+	OpenSnapshot(ctx context.Context, idOrName string) error
+}
+
+// CopyMode says which ways of copying CopyFrom may use.
+type CopyMode uint8
+
+// The copy modes.
+const (
+	CopyReflink CopyMode = 1 << iota // share blocks, or fail
+	CopyOffload                      // copy_file_range
+)
+
+// RangeCopier is implemented by Storage that can copy from another without
+// moving the bytes through this process. It returns how much it copied; 0 and
+// ErrUnsupported if the pair cannot do it.
+type RangeCopier interface {
+	CopyFrom(ctx context.Context, src Storage, srcOff, dstOff, n int64, mode CopyMode) (int64, error)
+}
+
+// Wrapper is implemented by Storage that stands for another one.
+type Wrapper interface{ Unwrap() Storage }
+
+// Unwrap follows wrappers down to the Storage that holds the bytes.
+func Unwrap(s Storage) Storage {
+	for {
+		w, ok := s.(Wrapper)
+		if !ok {
+			return s
+		}
+		u := w.Unwrap()
+		if u == nil {
+			return s
+		}
+		s = u
+	}
+}

@@ -1,0 +1,195 @@
+package opts
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Dict is a set of options with nested structures flattened to dotted keys:
+// {"file": {"driver": "nbd"}} is {"file.driver": "nbd"}; list elements have
+// their index as key. Values are string, bool, json.Number or nil (JSON null).
+// Options written as key=value text are strings.
+type Dict map[string]any
+
+// Clone returns a copy.
+func (d Dict) Clone() Dict { return maps.Clone(d) }
+
+// Keys returns the keys in order.
+func (d Dict) Keys() []string { return slices.Sorted(maps.Keys(d)) }
+
+// Sub removes the options below prefix ("file" for "file.driver") from d and
+// returns them without it.
+func (d Dict) Sub(prefix string) Dict {
+	sub := Dict{}
+	for k, v := range d {
+		if rest, ok := strings.CutPrefix(k, prefix+"."); ok {
+			sub[rest] = v
+			delete(d, k)
+		}
+	}
+	return sub
+}
+
+// Take removes key from d and returns its value as text.
+func (d Dict) Take(key string) (string, bool) {
+	v, ok := d[key]
+	if !ok || v == nil {
+		return "", false
+	}
+	delete(d, key)
+	return Text(v), true
+}
+
+// String returns the value of key as text, "" if there is none.
+func (d Dict) String(key string) string {
+	v, ok := d[key]
+	if !ok || v == nil {
+		return ""
+	}
+	return Text(v)
+}
+
+// Text writes an option value the way it is written in key=value lists.
+func Text(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case bool:
+		if v {
+			return "on"
+		}
+		return "off"
+	case nil:
+		return ""
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// SplitComma splits a key=value list at its commas; ",," stands for a comma.
+func SplitComma(s string) []string {
+	var out []string
+	var cur strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != ',' {
+			cur.WriteByte(s[i])
+			continue
+		}
+		if i+1 < len(s) && s[i+1] == ',' {
+			cur.WriteByte(',')
+			i++
+			continue
+		}
+		out = append(out, cur.String())
+		cur.Reset()
+	}
+	return append(out, cur.String())
+}
+
+// EscapeComma doubles commas, so that s can stand in a key=value list.
+func EscapeComma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// ParseList adds the options of a key=value list to d. A bare word is the value
+// of the key implied if it stands first and implied is not empty; elsewhere
+// "word" means word=on and "noword" word=off, as the original has it. The last
+// of several values for a key wins.
+func (d Dict) ParseList(s, implied string) error {
+	if s == "" {
+		return nil
+	}
+	for i, item := range SplitComma(s) {
+		key, val, ok := strings.Cut(item, "=")
+		switch {
+		case ok:
+		case i == 0 && implied != "":
+			key, val = implied, item
+		case item == "":
+			continue
+		case strings.HasPrefix(item, "no"):
+			key, val = item[2:], "off"
+		default:
+			val = "on"
+		}
+		if key == "" {
+			return fmt.Errorf("option %q has no name", item)
+		}
+		d[key] = val
+	}
+	return nil
+}
+
+// MaxJSONDepth bounds the nesting of json: names.
+const MaxJSONDepth = 64
+
+// errDepth is returned for JSON nested deeper than MaxJSONDepth.
+var errDepth = errors.New("JSON is nested too deeply")
+
+// ParseJSON reads a JSON object as a flattened Dict.
+func ParseJSON(s string) (Dict, error) {
+	dec := json.NewDecoder(bytes.NewReader([]byte(s)))
+	dec.UseNumber()
+	tok, err := dec.Token()
+	if err != nil {
+		return nil, fmt.Errorf("JSON parse error: %w", noEOF(err))
+	}
+	if tok != json.Delim('{') {
+		return nil, errors.New("Invalid JSON object given")
+	}
+	d := Dict{}
+	if err := flatten(dec, d, "", json.Delim('{'), 0); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("JSON parse error: text after the object")
+	}
+	return d, nil
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// flatten reads the rest of the object or list that open began.
+func flatten(dec *json.Decoder, d Dict, prefix string, open json.Delim, depth int) error {
+	if depth > MaxJSONDepth {
+		return errDepth
+	}
+	for i := 0; dec.More(); i++ {
+		key := strconv.Itoa(i)
+		if open == '{' {
+			tok, err := dec.Token()
+			if err != nil {
+				return fmt.Errorf("JSON parse error: %w", noEOF(err))
+			}
+			key = tok.(string)
+		}
+		if prefix != "" {
+			key = prefix + "." + key
+		}
+		tok, err := dec.Token()
+		if err != nil {
+			return fmt.Errorf("JSON parse error: %w", noEOF(err))
+		}
+		if open, ok := tok.(json.Delim); ok {
+			if err := flatten(dec, d, key, open, depth+1); err != nil {
+				return err
+			}
+			continue
+		}
+		d[key] = tok
+	}
+	if _, err := dec.Token(); err != nil {
+		return fmt.Errorf("JSON parse error: %w", noEOF(err))
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package opts
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Type is the type of an option.
+type Type string
+
+// The types of options.
+const (
+	TypeString Type = "str"
+	TypeBool   Type = "bool"   // on, off (yes, no, true, false)
+	TypeNumber Type = "number" // unsigned
+	TypeSize   Type = "size"   // bytes, with suffix
+)
+
+// Option is one declared option.
+type Option struct {
+	Name       string
+	Type       Type
+	Default    string // as text; "" if there is none
+	Help       string
+	Enum       []string // allowed values of a string; nil: any
+	Deprecated string   // what to use in its place
+	index      int
+}
+
+// Schema is what a driver accepts for one verb, in declaration order.
+type Schema struct {
+	Options []Option
+	typ     reflect.Type
+}
+
+// SchemaOf reads a declaration: a struct (or pointer to one) whose fields have
+// tags
+//
+//	opt:"name" type:"size" default:"65536" help:"…" enum:"a,b" deprecated:"use x"
+//
+// type may be left out where the field tells: string, bool, and pointers to
+// them; integers are numbers unless the tag says size. A pointer field stays
+// nil if the option was not given and has no default. SchemaOf panics if the
+// declaration is wrong: it is meant for package variables and tests.
+func SchemaOf(decl any) *Schema {
+	t := reflect.TypeOf(decl)
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	s := &Schema{typ: t}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name := f.Tag.Get("opt")
+		if name == "" {
+			continue
+		}
+		o := Option{Name: name, Type: Type(f.Tag.Get("type")), Default: f.Tag.Get("default"),
+			Help: f.Tag.Get("help"), Deprecated: f.Tag.Get("deprecated"), index: i}
+		if e := f.Tag.Get("enum"); e != "" {
+			o.Enum = strings.Split(e, ",")
+		}
+		ft := f.Type
+		if ft.Kind() == reflect.Pointer {
+			ft = ft.Elem()
+		}
+		if o.Type == "" {
+			switch ft.Kind() {
+			case reflect.String:
+				o.Type = TypeString
+			case reflect.Bool:
+				o.Type = TypeBool
+			case reflect.Int, reflect.Int64, reflect.Uint64:
+				o.Type = TypeNumber
+			default:
+				panic(fmt.Sprintf("opts: field %s.%s has no option type", t, f.Name))
+			}
+		}
+		s.Options = append(s.Options, o)
+	}
+	return s
+}
+
+// Lookup returns the option called name, nil if there is none.
+func (s *Schema) Lookup(name string) *Option {
+	if s == nil {
+		return nil
+	}
+	for i := range s.Options {
+		if s.Options[i].Name == name {
+			return &s.Options[i]
+		}
+	}
+	return nil
+}
+
+// UnknownError says that a schema does not have an option.
+type UnknownError struct{ Name string }
+
+func (e *UnknownError) Error() string { return fmt.Sprintf("Invalid parameter '%s'", e.Name) }
+
+// ValueError says that a value does not fit its option.
+type ValueError struct{ Name, Want string }
+
+func (e *ValueError) Error() string {
+	return fmt.Sprintf("Parameter '%s' expects %s", e.Name, e.Want)
+}
+
+// Decode fills into, a pointer to the struct that s was made of, from d and the
+// defaults. Keys that the schema does not have are an UnknownError, values that
+// do not fit a ValueError.
+func (s *Schema) Decode(d Dict, into any) error {
+	v := reflect.ValueOf(into).Elem()
+	if v.Type() != s.typ {
+		panic(fmt.Sprintf("opts: schema of %s decodes into %s", s.typ, v.Type()))
+	}
+	for _, k := range d.Keys() {
+		if s.Lookup(k) == nil {
+			return &UnknownError{Name: k}
+		}
+	}
+	for i := range s.Options {
+		o := &s.Options[i]
+		val, given := d[o.Name]
+		if !given || val == nil {
+			if o.Default == "" {
+				continue
+			}
+			val = o.Default
+		}
+		if err := o.set(v.Field(o.index), val); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *Option) set(f reflect.Value, val any) error {
+	if f.Kind() == reflect.Pointer {
+		f.Set(reflect.New(f.Type().Elem()))
+		f = f.Elem()
+	}
+	text := Text(val)
+	switch o.Type {
+	case TypeBool:
+		b, err := ParseBool(text)
+		if err != nil {
+			return &ValueError{o.Name, "'on' or 'off'"}
+		}
+		f.SetBool(b)
+	case TypeNumber, TypeSize:
+		var n int64
+		var err error
+		if o.Type == TypeSize {
+			n, err = ParseSize(text)
+		} else {
+			n, err = parseNumber(text)
+		}
+		if err != nil {
+			want := "a number"
+			if o.Type == TypeSize {
+				want = "a non-negative number below 2^64"
+			}
+			return &ValueError{o.Name, want}
+		}
+		if f.CanUint() {
+			f.SetUint(uint64(n))
+		} else {
+			f.SetInt(n)
+		}
+	default:
+		if o.Enum != nil && !slices.Contains(o.Enum, text) {
+			return fmt.Errorf("Invalid parameter '%s'", text)
+		}
+		f.SetString(text)
+	}
+	return nil
+}
+
+// ParseBool reads on/off, yes/no, true/false and y/n.
+func ParseBool(s string) (bool, error) {
+	switch s {
+	case "on", "yes", "true", "y":
+		return true, nil
+	case "off", "no", "false", "n":
+		return false, nil
+	}
+	return false, fmt.Errorf("%q is neither on nor off", s)
+}
+
+func parseNumber(s string) (int64, error) {
+	n, err := strconv.ParseUint(s, 0, 63)
+	return int64(n), err
+}
