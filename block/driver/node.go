@@ -286,6 +286,12 @@ type RangeCopier interface {
 	CopyFrom(ctx context.Context, src Storage, srcOff, dstOff, n int64, mode CopyMode) (int64, error)
 }
 
+// Relocker is implemented by protocols with image locks: Relock changes the
+// permissions that an open node holds to those of access.
+type Relocker interface {
+	Relock(ctx context.Context, access Access) error
+}
+
 // Wrapper is implemented by Storage that stands for another one.
 type Wrapper interface{ Unwrap() Storage }
 

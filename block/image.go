@@ -1,0 +1,212 @@
+package block
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+// Image is an open node with its children.
+type Image struct {
+	reg      *Registry
+	name     string // exact file name, or json:{…}
+	drv      driver.Driver
+	desc     *driver.Desc
+	node     driver.Node
+	limits   driver.Limits
+	env      *driver.Env
+	guard    driver.Guard
+	writable bool
+	access   driver.Access
+	unmap    bool // discard requests reach the driver
+	detect   detectZeroes
+	cache    driver.Cache
+	// probedRaw: nobody said that this is raw; what a guest writes to its start
+	// must not turn it into something else.
+	probedRaw bool
+
+	// Exactly one of storage and format is set. The others are what the node
+	// can do, nil if it cannot.
+	storage    driver.Storage
+	format     driver.Format
+	allocator  driver.Allocator
+	zeroer     driver.ZeroWriter
+	discarder  driver.Discarder
+	compressor driver.Compressor
+
+	children []Child // all but the backing file, in order of opening
+	backing  *Image
+
+	serial *sync.Mutex // held around every call of a driver that asks for it
+	closed atomic.Bool
+}
+
+// Child is a node that an image has opened, with its role.
+type Child struct {
+	Role  string // "file", "data-file", "extents.N"
+	Image *Image
+}
+
+type detectZeroes uint8
+
+const (
+	detectOff detectZeroes = iota
+	detectOn
+	detectUnmap
+)
+
+// Filename returns the name that opens this image again: a file name where one
+// says it all, else json:{…}.
+func (img *Image) Filename() string { return img.name }
+
+// Driver returns the driver.
+func (img *Image) Driver() driver.Driver { return img.drv }
+
+// Format returns the driver's name.
+func (img *Image) Format() string { return img.desc.Name }
+
+// Node returns the driver's node, for its optional interfaces. The block layer's
+// rules for writing do not hold for what is done with it.
+func (img *Image) Node() driver.Node { return img.node }
+
+// Writable says whether the image is open for writing.
+func (img *Image) Writable() bool { return img.writable }
+
+// Backing returns the backing image, nil if there is none or it was not opened.
+func (img *Image) Backing() *Image { return img.backing }
+
+// Children returns the children except the backing image.
+func (img *Image) Children() []Child { return img.children }
+
+// File returns the "file" child, nil for protocols.
+func (img *Image) File() *Image {
+	for _, c := range img.children {
+		if c.Role == "file" {
+			return c.Image
+		}
+	}
+	return nil
+}
+
+// Protocol returns the image of the chain of "file" children that is a protocol.
+func (img *Image) Protocol() *Image {
+	for img.storage == nil && img.File() != nil {
+		img = img.File()
+	}
+	return img
+}
+
+// Size returns the size of the disk in bytes.
+func (img *Image) Size() int64 { return img.node.Size() }
+
+// Limits returns the limits of the node.
+func (img *Image) Limits() driver.Limits { return img.limits }
+
+// Info describes the node.
+func (img *Image) Info(ctx context.Context) (*driver.Info, error) { return img.node.Info(ctx) }
+
+// Unwrap returns the storage behind the image, nil if it is a format.
+func (img *Image) Unwrap() driver.Storage {
+	if img.storage == nil {
+		return nil
+	}
+	return img.storage
+}
+
+func (img *Image) lock() {
+	if img.serial != nil {
+		img.serial.Lock()
+	}
+}
+
+func (img *Image) unlock() {
+	if img.serial != nil {
+		img.serial.Unlock()
+	}
+}
+
+func (img *Image) fail(op string, off int64, err error) error {
+	if err == nil {
+		return nil
+	}
+	var io *IOError
+	if errors.As(err, &io) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &IOError{Op: op, Image: img.name, Offset: off, Err: err}
+}
+
+// bounds checks a request against the size of the image.
+func (img *Image) bounds(op string, off, n int64) error {
+	if off < 0 || n < 0 || off > img.Size()-n {
+		return img.fail(op, off, driver.Errorf(driver.ErrRange, "%d bytes do not fit into an image of %d", n, img.Size()))
+	}
+	return nil
+}
+
+func (img *Image) checkWritable(op string, off int64) error {
+	if !img.writable {
+		return img.fail(op, off, driver.Errorf(driver.ErrReadOnly, "the image is open read-only"))
+	}
+	return nil
+}
+
+// Flush makes everything written durable, as the cache mode allows.
+func (img *Image) Flush(ctx context.Context) error {
+	if !img.writable {
+		return nil
+	}
+	img.lock()
+	defer img.unlock()
+	return img.fail("flush", -1, img.node.Flush(ctx))
+}
+
+// Close flushes, and closes the image and all its children. It goes on to the
+// end whatever fails, and reports the first failure: then what was written
+// since the last Flush may be lost.
+func (img *Image) Close(ctx context.Context) error {
+	if img.closed.Swap(true) {
+		return nil
+	}
+	err := img.Flush(ctx)
+	if e := img.node.Close(ctx); err == nil {
+		err = img.fail("close", -1, e)
+	}
+	for i := len(img.children) - 1; i >= 0; i-- {
+		if e := img.children[i].Image.Close(ctx); err == nil {
+			err = e
+		}
+	}
+	if img.backing != nil {
+		if e := img.backing.Close(ctx); err == nil {
+			err = e
+		}
+	}
+	if img.env != nil && img.env.Budget != nil {
+		img.env.Budget.RemoveNode()
+	}
+	return err
+}
+
+// ReaderAt returns the disk as an io.ReaderAt that works under ctx.
+func (img *Image) ReaderAt(ctx context.Context) io.ReaderAt { return readerAt{ctx, img} }
+
+// WriterAt returns the disk as an io.WriterAt that works under ctx.
+func (img *Image) WriterAt(ctx context.Context) io.WriterAt { return readerAt{ctx, img} }
+
+// Reader returns the whole disk as an io.ReadSeeker that works under ctx.
+func (img *Image) Reader(ctx context.Context) *io.SectionReader {
+	return io.NewSectionReader(readerAt{ctx, img}, 0, img.Size())
+}
+
+type readerAt struct {
+	ctx context.Context
+	img *Image
+}
+
+func (r readerAt) ReadAt(p []byte, off int64) (int, error)  { return r.img.ReadAt(r.ctx, p, off) }
+func (r readerAt) WriteAt(p []byte, off int64) (int, error) { return r.img.WriteAt(r.ctx, p, off) }

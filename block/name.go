@@ -1,0 +1,80 @@
+package block
+
+import (
+	"encoding/json"
+	"maps"
+	"strings"
+
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// runtimeOptions change how an image is used, not what its content is; they do
+// not appear in names.
+var runtimeOptions = map[string]bool{
+	"lazy-refcounts": true, "overlap-check": true, "overlap-check.template": true,
+	"cache-size": true, "l2-cache-size": true, "l2-cache-entry-size": true, "refcount-cache-size": true,
+	"cache-clean-interval": true, "pass-discard-request": true, "pass-discard-snapshot": true,
+	"pass-discard-other": true, "discard-no-unref": true, "locking": true, "aio": true,
+	"drop-cache": true, "x-check-cache-dropped": true, "aio-max-batch": true,
+}
+
+// formatName names a format node: by the file name of its child where that
+// opens the same again, else as json:{…}.
+func formatName(img, file *Image, own, backing opts.Dict, noBacking bool) string {
+	strong := len(backing) > 0 || noBacking
+	for k := range own {
+		if !runtimeOptions[k] && !strings.HasPrefix(k, "overlap-check.") {
+			strong = true
+		}
+	}
+	if file.format != nil {
+		// A format on a format: the name of the lower one would open that alone.
+		strong = true
+	}
+	if !strong && !strings.HasPrefix(file.name, "json:") {
+		return file.name
+	}
+	d := opts.Dict{}
+	for k, v := range own {
+		if !runtimeOptions[k] {
+			d[k] = v
+		}
+	}
+	for k, v := range backing {
+		d["backing."+k] = v
+	}
+	if noBacking {
+		d["backing"] = nil
+	}
+	return jsonName(img, d, file)
+}
+
+// jsonName writes options as a json: name.
+func jsonName(img *Image, d opts.Dict, file *Image) string {
+	tree := map[string]any{"driver": img.desc.Name}
+	for k, v := range d {
+		place := tree
+		parts := strings.Split(k, ".")
+		for _, p := range parts[:len(parts)-1] {
+			next, ok := place[p].(map[string]any)
+			if !ok {
+				next = map[string]any{}
+				place[p] = next
+			}
+			place = next
+		}
+		place[parts[len(parts)-1]] = v
+	}
+	if file != nil {
+		var sub any = map[string]any{"driver": file.desc.Name, "filename": file.name}
+		if rest, ok := strings.CutPrefix(file.name, "json:"); ok {
+			sub = json.RawMessage(rest)
+		}
+		tree["file"] = sub
+	}
+	b, err := json.Marshal(maps.Clone(tree))
+	if err != nil {
+		return "json:{}"
+	}
+	return "json:" + string(b)
+}

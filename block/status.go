@@ -1,0 +1,160 @@
+package block
+
+import (
+	"context"
+
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+// Map makes Image a driver.Storage: it tells for a parent node whether the
+// bytes at off are data or zeroes, through the whole chain.
+func (img *Image) Map(ctx context.Context, off, n int64) (driver.Extent, error) {
+	if img.storage != nil {
+		img.lock()
+		defer img.unlock()
+		ext, err := img.storage.Map(ctx, off, n)
+		return ext, img.fail("map", off, err)
+	}
+	st, err := img.Status(ctx, off, n, nil)
+	if err != nil {
+		return driver.Extent{}, err
+	}
+	if st.Length == 0 {
+		return driver.Extent{Kind: driver.ExtentEOF}, nil
+	}
+	ext := driver.Extent{Length: st.Length, Kind: driver.ExtentData, HostOffset: off, HasOffset: true}
+	if st.Zero {
+		ext.Kind = driver.ExtentZero
+	}
+	return ext, nil
+}
+
+// Status says what a range of the disk is.
+type Status struct {
+	Length int64 // 0 at the end of the disk
+	Depth  int   // layers of the backing chain above the one that answers
+	Layer  *Image
+	// Data: some layer holds bytes for the range. Zero: it reads as zeroes.
+	// Both can be true (preallocated room that is a hole), and none is if the
+	// search ended (see Status) before a layer had an answer.
+	Data, Zero bool
+	// Allocated: the layer that answers holds the range itself; false where the
+	// range reads as zeroes only because no layer has it.
+	Allocated  bool
+	Compressed bool
+	// HasOffset: the bytes lie in File at Offset.
+	HasOffset bool
+	Offset    int64
+	File      *Image
+}
+
+// Status describes at most n bytes at off, looking down the backing chain as
+// far as the layer base, which is not looked at (nil: to the end). The answer
+// covers at least one byte unless off is the end of the disk.
+func (img *Image) Status(ctx context.Context, off, n int64, base *Image) (Status, error) {
+	for layer, depth := img, 0; ; depth++ {
+		st, err := layer.StatusLayer(ctx, off, n)
+		st.Depth = depth
+		if err != nil || st.Length == 0 || st.Data || st.Zero {
+			return st, err
+		}
+		n = st.Length
+		next := layer.backing
+		if next == nil || next == base {
+			return st, nil
+		}
+		layer = next
+	}
+}
+
+// StatusLayer describes at most n bytes at off as this layer alone has them:
+// neither Data nor Zero where it leaves them to the backing file.
+func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error) {
+	size := img.Size()
+	if off < 0 || n < 0 {
+		return Status{}, img.bounds("map", off, n)
+	}
+	if off >= size || n == 0 {
+		return Status{Layer: img}, nil
+	}
+	n = min(n, size-off)
+	e := img.guard.Enter()
+	defer img.guard.Exit(e)
+	if img.storage != nil {
+		ext, err := img.Map(ctx, off, n)
+		if err != nil {
+			return Status{}, err
+		}
+		if ext.Kind == driver.ExtentEOF {
+			// Rounded up to a sector: the rest of it reads as zeroes.
+			return Status{Length: n, Layer: img, Zero: true, Allocated: true}, nil
+		}
+		zero := ext.Kind == driver.ExtentZero
+		return Status{Length: min(ext.Length, n), Layer: img, Data: !zero, Zero: zero, Allocated: true,
+			HasOffset: ext.HasOffset, Offset: ext.HostOffset, File: img}, nil
+	}
+	img.lock()
+	ext, err := img.format.Map(ctx, off, n)
+	img.unlock()
+	if err != nil {
+		return Status{}, img.fail("map", off, err)
+	}
+	st := Status{Length: min(ext.Length, n), Layer: img, Compressed: ext.Compressed}
+	if ext.HasOffset {
+		st.HasOffset, st.Offset = true, ext.HostOffset
+		st.File, _ = ext.Child.(*Image)
+	}
+	switch ext.Kind {
+	case driver.ExtentEOF:
+		return Status{Layer: img}, nil
+	case driver.ExtentData, driver.ExtentEncoded:
+		st.Data, st.Allocated = true, true
+	case driver.ExtentZero:
+		st.Zero, st.Allocated = true, true
+	case driver.ExtentUnallocated:
+		if img.backing == nil || off >= img.backing.Size() {
+			st.Zero = true
+		} else {
+			st.Length = min(st.Length, img.backing.Size()-off)
+		}
+	}
+	if ext.Recurse && st.Data && st.HasOffset && st.File != nil {
+		return img.recurse(ctx, st)
+	}
+	return st, nil
+}
+
+// recurse refines a Data extent by the holes of the child it lies in.
+func (img *Image) recurse(ctx context.Context, st Status) (Status, error) {
+	sub, err := st.File.StatusLayer(ctx, st.Offset, st.Length)
+	if err != nil {
+		return Status{}, err
+	}
+	if sub.Length == 0 { // beyond the end of the child
+		st.Zero = true
+		return st, nil
+	}
+	st.Length = sub.Length
+	st.Zero = sub.Zero
+	if img.desc.FileRole == driver.FileFiltered {
+		// The child answers in place of the format.
+		sub.Layer = img
+		return sub, nil
+	}
+	return st, nil
+}
+
+// ReadsZero says whether a range is known to read as zeroes without reading it.
+func (img *Image) ReadsZero(ctx context.Context, off, n int64) (bool, error) {
+	for n > 0 {
+		st, err := img.Status(ctx, off, n, nil)
+		if err != nil || (st.Length > 0 && !st.Zero) {
+			return false, err
+		}
+		if st.Length == 0 {
+			return true, nil
+		}
+		off, n = off+st.Length, n-st.Length
+	}
+	return true, nil
+}

@@ -1,0 +1,185 @@
+package block
+
+import (
+	"context"
+	"errors"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/bufpool"
+)
+
+// zeroChunk is how much is written at once where zeroes must be written as data.
+const zeroChunk = 1 << 20
+
+// WriteZeroes makes a range read as zeroes, by whatever way is cheapest.
+func (img *Image) WriteZeroes(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
+	if err := img.checkWritable("write zeroes", off); err != nil {
+		return err
+	}
+	if img.storage == nil || n < 0 || off < 0 {
+		if err := img.bounds("write zeroes", off, n); err != nil {
+			return err
+		}
+	}
+	if !img.unmap {
+		flags &^= driver.ZeroMayUnmap
+	}
+	if img.probedRaw && off < probeGuard && n > 0 {
+		if err := img.guardProbe(make([]byte, min(n, probeGuard-off)), off); err != nil {
+			return err
+		}
+	}
+	err := img.zeroRange(ctx, off, n, flags)
+	if err == nil && img.cache.WriteThrough {
+		err = img.Flush(ctx)
+	}
+	return err
+}
+
+func (img *Image) zeroRange(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
+	if n == 0 {
+		return nil
+	}
+	if img.zeroer == nil {
+		if flags&driver.ZeroNoFallback != 0 {
+			return img.fail("write zeroes", off, driver.ErrUnsupported)
+		}
+		return img.zeroData(ctx, off, n)
+	}
+	start, end := alignIn(off, n, img.limits.ZeroAlignment, img.Size())
+	if start >= end {
+		return img.zeroEdge(ctx, off, n, flags)
+	}
+	if err := img.zeroEdge(ctx, off, start-off, flags); err != nil {
+		return err
+	}
+	img.lock()
+	err := img.zeroer.WriteZeroes(ctx, start, end-start, flags)
+	img.unlock()
+	if errors.Is(err, driver.ErrUnsupported) && flags&driver.ZeroNoFallback == 0 {
+		err = img.zeroData(ctx, start, end-start)
+	}
+	if err != nil {
+		return img.fail("write zeroes", start, err)
+	}
+	return img.zeroEdge(ctx, end, off+n-end, flags)
+}
+
+// zeroEdge zeroes a range that is smaller than the driver's granularity, unless
+// it reads as zeroes already.
+func (img *Image) zeroEdge(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
+	if n == 0 {
+		return nil
+	}
+	if zero, err := img.ReadsZero(ctx, off, n); zero || err != nil {
+		return err
+	}
+	if flags&driver.ZeroNoFallback != 0 {
+		return img.fail("write zeroes", off, driver.ErrUnsupported)
+	}
+	return img.zeroData(ctx, off, n)
+}
+
+func (img *Image) zeroData(ctx context.Context, off, n int64) error {
+	buf := bufpool.Get(int(min(n, zeroChunk)))
+	defer bufpool.Put(buf)
+	clear(buf)
+	e := img.guard.Enter()
+	defer img.guard.Exit(e)
+	for n > 0 {
+		b := buf[:min(n, int64(len(buf)))]
+		var err error
+		if img.storage != nil {
+			img.lock()
+			_, err = img.storage.WriteAt(ctx, b, off)
+			img.unlock()
+		} else {
+			_, err = img.writeFormat(ctx, b, off)
+		}
+		if err != nil {
+			return img.fail("write zeroes", off, err)
+		}
+		off, n = off+int64(len(b)), n-int64(len(b))
+	}
+	return nil
+}
+
+// Discard tells that the contents of a range are no longer needed. It is a hint:
+// a driver that cannot, an image opened without discard, and the parts of a range
+// that do not fill a unit of the format, leave things as they are.
+func (img *Image) Discard(ctx context.Context, off, n int64) error {
+	if err := img.checkWritable("discard", off); err != nil {
+		return err
+	}
+	if err := img.bounds("discard", off, n); err != nil {
+		return err
+	}
+	if img.discarder == nil || !img.unmap {
+		return nil
+	}
+	start, end := alignIn(off, n, img.limits.DiscardAlignment, img.Size())
+	if start >= end {
+		return nil
+	}
+	img.lock()
+	err := img.discarder.Discard(ctx, start, end-start)
+	img.unlock()
+	if errors.Is(err, driver.ErrUnsupported) {
+		return nil
+	}
+	if err == nil && img.cache.WriteThrough {
+		err = img.Flush(ctx)
+	}
+	return img.fail("discard", start, err)
+}
+
+// alignIn shrinks a range to multiples of align; the end of the disk counts as
+// aligned.
+func alignIn(off, n, align, size int64) (start, end int64) {
+	start, end = off, off+n
+	if align > 1 {
+		start = (start + align - 1) / align * align
+		if end != size {
+			end = end / align * align
+		}
+	}
+	return start, end
+}
+
+// Resize changes the size of the disk. New bytes read as zeroes, also where a
+// backing file is larger than the disk was.
+func (img *Image) Resize(ctx context.Context, size int64, opt driver.ResizeOptions) error {
+	if err := img.checkWritable("resize", -1); err != nil {
+		return err
+	}
+	r, ok := img.node.(driver.Resizer)
+	if !ok {
+		return img.fail("resize", -1, driver.Errorf(driver.ErrUnsupported, "Image format driver does not support resize"))
+	}
+	old := img.Size()
+	img.lock()
+	err := r.Resize(ctx, size, opt)
+	img.unlock()
+	if err != nil {
+		return img.fail("resize", -1, err)
+	}
+	if img.backing != nil && size > old {
+		if end := min(size, img.backing.Size()); end > old {
+			return img.zeroRange(ctx, old, end-old, 0)
+		}
+	}
+	return nil
+}
+
+// CopyFrom makes Image a driver.RangeCopier for parents and for callers that
+// copy between storage: it passes the request to the driver.
+func (img *Image) CopyFrom(ctx context.Context, src driver.Storage, srcOff, dstOff, n int64, mode driver.CopyMode) (int64, error) {
+	c, ok := img.node.(driver.RangeCopier)
+	if !ok || img.storage == nil {
+		return 0, driver.ErrUnsupported
+	}
+	if err := img.checkWritable("copy", dstOff); err != nil {
+		return 0, err
+	}
+	return c.CopyFrom(ctx, driver.Unwrap(src), srcOff, dstOff, n, mode)
+}
