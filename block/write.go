@@ -47,7 +47,7 @@ func (img *Image) WriteAt(ctx context.Context, p []byte, off int64) (int, error)
 		return len(p), img.WriteZeroes(ctx, off, int64(len(p)), flags)
 	}
 	e := img.guard.Enter()
-	n, err := img.writeFormat(ctx, p, off)
+	n, err := img.writeFormat(ctx, p, off, nil)
 	img.guard.Exit(e)
 	if err == nil && img.cache.WriteThrough {
 		err = img.Flush(ctx)
@@ -55,8 +55,9 @@ func (img *Image) WriteAt(ctx context.Context, p []byte, off int64) (int, error)
 	return n, err
 }
 
-// writeFormat writes a range within the disk, inside the guard.
-func (img *Image) writeFormat(ctx context.Context, p []byte, off int64) (int, error) {
+// writeFormat writes a range within the disk, inside the guard. allocated, if
+// not nil, is called whenever room has been reserved.
+func (img *Image) writeFormat(ctx context.Context, p []byte, off int64, allocated func()) (int, error) {
 	if img.allocator == nil {
 		return 0, img.fail("write", off, driver.Errorf(driver.ErrUnsupported, "the format %s cannot be written", img.desc.Name))
 	}
@@ -70,6 +71,9 @@ func (img *Image) writeFormat(ctx context.Context, p []byte, off int64) (int, er
 		img.unlock()
 		if err != nil {
 			return done, img.fail("write", off, err)
+		}
+		if allocated != nil {
+			allocated()
 		}
 		q := p[done:]
 		q = q[:min(t.Length, int64(len(q)))]
@@ -176,4 +180,126 @@ func (img *Image) copyEdge(ctx context.Context, child driver.Storage, off, n, ho
 		off, host, n = off+int64(len(b)), host+int64(len(b)), n-int64(len(b))
 	}
 	return nil
+}
+
+// WriteAtOrdered is WriteAt for callers that write from several goroutines and
+// want the room on disk in their order: it calls allocated, once, as soon as the
+// room for the first part of the range is reserved, and in any case before it
+// returns.
+func (img *Image) WriteAtOrdered(ctx context.Context, p []byte, off int64, allocated func()) (int, error) {
+	if img.format == nil || img.allocator == nil || img.probedRaw || img.detect != detectOff {
+		allocated()
+		return img.WriteAt(ctx, p, off)
+	}
+	done := false
+	pass := func() {
+		if !done {
+			done = true
+			allocated()
+		}
+	}
+	defer pass()
+	if err := img.checkWritable("write", off); err != nil {
+		return 0, err
+	}
+	if err := img.bounds("write", off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	e := img.guard.Enter()
+	n, err := img.writeFormat(ctx, p, off, pass)
+	img.guard.Exit(e)
+	if err == nil && img.cache.WriteThrough {
+		err = img.Flush(ctx)
+	}
+	return n, err
+}
+
+// CopyRange copies n bytes of src at srcOff to off on the disk without moving
+// them through this process, as far as mode and the systems below allow. It
+// returns how much it copied; with ErrUnsupported the caller copies the rest
+// itself.
+func (img *Image) CopyRange(ctx context.Context, src driver.Storage, srcOff, off, n int64, mode driver.CopyMode) (int64, error) {
+	if img.storage != nil {
+		return img.CopyFrom(ctx, src, srcOff, off, n, mode)
+	}
+	if err := img.checkWritable("copy", off); err != nil {
+		return 0, err
+	}
+	if err := img.bounds("copy", off, n); err != nil {
+		return 0, err
+	}
+	if img.allocator == nil || img.probedRaw {
+		return 0, driver.ErrUnsupported
+	}
+	e := img.guard.Enter()
+	defer img.guard.Exit(e)
+	done := int64(0)
+	for done < n {
+		if err := ctx.Err(); err != nil {
+			return done, err
+		}
+		m, err := img.copyOnce(ctx, src, srcOff+done, off+done, n-done, mode)
+		done += m
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+func (img *Image) copyOnce(ctx context.Context, src driver.Storage, srcOff, off, n int64, mode driver.CopyMode) (int64, error) {
+	img.lock()
+	t, err := img.allocator.Allocate(ctx, off, n)
+	img.unlock()
+	if err != nil {
+		return 0, img.fail("copy", off, err)
+	}
+	c, ok := t.Child.(driver.RangeCopier)
+	if !ok || t.Head != 0 || t.Tail != 0 {
+		err = driver.ErrUnsupported
+	} else {
+		var m int64
+		for m < t.Length && err == nil {
+			var k int64
+			k, err = c.CopyFrom(ctx, src, srcOff+m, t.HostOffset+m, t.Length-m, mode)
+			m += k
+		}
+	}
+	if t.Pending == nil {
+		if err != nil {
+			return 0, err
+		}
+		return t.Length, nil
+	}
+	img.lock()
+	defer img.unlock()
+	if err != nil {
+		t.Pending.Abort(context.WithoutCancel(ctx))
+		return 0, err
+	}
+	return t.Length, t.Pending.Commit(context.WithoutCancel(ctx))
+}
+
+// CanCompress says whether the format stores compressed clusters.
+func (img *Image) CanCompress() bool { return img.compressor != nil }
+
+// Encode compresses one cluster for WriteEncoded: see driver.Compressor.
+func (img *Image) Encode(dst, cluster []byte) ([]byte, bool, error) {
+	return img.compressor.Encode(dst, cluster)
+}
+
+// WriteEncoded stores a cluster that Encode made at off, which must not be
+// allocated.
+func (img *Image) WriteEncoded(ctx context.Context, off int64, enc []byte) error {
+	if err := img.checkWritable("write", off); err != nil {
+		return err
+	}
+	if err := img.bounds("write", off, 1); err != nil {
+		return err
+	}
+	e := img.guard.Enter()
+	defer img.guard.Exit(e)
+	img.lock()
+	defer img.unlock()
+	return img.fail("write", off, img.compressor.WriteEncoded(ctx, off, enc))
 }

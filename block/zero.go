@@ -94,7 +94,7 @@ func (img *Image) zeroData(ctx context.Context, off, n int64) error {
 			_, err = img.storage.WriteAt(ctx, b, off)
 			img.unlock()
 		} else {
-			_, err = img.writeFormat(ctx, b, off)
+			_, err = img.writeFormat(ctx, b, off, nil)
 		}
 		if err != nil {
 			return img.fail("write zeroes", off, err)

@@ -1,0 +1,89 @@
+package ops
+
+import (
+	"context"
+	"hash"
+	"io"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/bufpool"
+)
+
+// Checksum adds the whole content of a disk to h: the same digest for every
+// format and layout. Reading runs ahead of hashing.
+func Checksum(ctx context.Context, img *block.Image, h hash.Hash, progress ProgressFunc) error {
+	type part struct {
+		off, n int64
+		buf    chan []byte // one buffer; nil for zeroes
+	}
+	size := img.Size()
+	m := newMeter(progress, "checksum", size)
+	ahead := max(2, runtime.GOMAXPROCS(0))
+	parts := make(chan part, ahead)
+	g, ctx := errgroup.WithContext(ctx)
+	reads := errgroup.Group{}
+	reads.SetLimit(ahead)
+	g.Go(func() error {
+		defer close(parts)
+		for off := int64(0); off < size; {
+			st, err := img.Status(ctx, off, size-off, nil)
+			if err != nil {
+				return err
+			}
+			p := part{off: off, n: st.Length}
+			if !st.Zero {
+				p.n = min(p.n, chunkSize)
+				p.buf = make(chan []byte, 1)
+				reads.Go(func() error {
+					b := bufpool.Get(int(p.n))
+					if _, err := img.ReadAt(ctx, b, p.off); err != nil && err != io.EOF {
+						bufpool.Put(b)
+						close(p.buf)
+						return err
+					}
+					p.buf <- b
+					return nil
+				})
+			}
+			select {
+			case parts <- p:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			off += p.n
+		}
+		return nil
+	})
+	g.Go(func() error {
+		zeroes := make([]byte, 64<<10)
+		for p := range parts {
+			if p.buf == nil {
+				for n := p.n; n > 0; {
+					k := min(n, int64(len(zeroes)))
+					h.Write(zeroes[:k])
+					n -= k
+					if err := ctx.Err(); err != nil {
+						return err
+					}
+				}
+			} else {
+				b, ok := <-p.buf
+				if !ok {
+					return reads.Wait()
+				}
+				h.Write(b)
+				bufpool.Put(b)
+			}
+			m.set(p.off + p.n)
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		_ = reads.Wait()
+		return err
+	}
+	return reads.Wait()
+}

@@ -1,0 +1,264 @@
+package ops
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/zero"
+)
+
+// CompareOptions say how to compare.
+type CompareOptions struct {
+	// Strict: also the sizes and what is allocated must be equal.
+	Strict   bool
+	Progress ProgressFunc
+}
+
+// Difference says in what two disks differ.
+type Difference int
+
+// The kinds of difference.
+const (
+	Same           Difference = iota
+	DiffContent               // the bytes differ at Offset
+	DiffAllocation            // strict: the block status differs at Offset
+	DiffSize                  // strict: the sizes differ
+)
+
+// CompareResult is what Compare found first.
+type CompareResult struct {
+	Difference Difference
+	Offset     int64 // of the first different sector (512 bytes)
+	// SizeDiffers is also set where the disks are the same but for zeroes at the
+	// end of the larger one.
+	SizeDiffers bool
+}
+
+// CompareError says which of the two images could not be read.
+type CompareError struct {
+	Image *block.Image
+	Err   error
+}
+
+func (e *CompareError) Error() string { return e.Err.Error() }
+func (e *CompareError) Unwrap() error { return e.Err }
+
+// Compare compares the contents of two disks. Where one is larger, the rest of
+// it must be zeroes. The first difference is found whatever the order of work.
+func Compare(ctx context.Context, a, b *block.Image, o CompareOptions) (CompareResult, error) {
+	res := CompareResult{SizeDiffers: a.Size() != b.Size()}
+	if o.Strict && res.SizeDiffers {
+		res.Difference = DiffSize
+		return res, nil
+	}
+	c := &comparer{a: a, b: b, strict: o.Strict, common: min(a.Size(), b.Size()), total: max(a.Size(), b.Size())}
+	c.first.Store(math.MaxInt64)
+	c.meter = newMeter(o.Progress, "compare", c.total)
+	g, gctx := errgroup.WithContext(ctx)
+	work := make(chan span, 4)
+	g.Go(func() error {
+		defer close(work)
+		return c.plan(gctx, work)
+	})
+	for range max(2, runtime.GOMAXPROCS(0)) {
+		g.Go(func() error {
+			for s := range work {
+				if err := c.compare(gctx, s); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		// A difference found before the failure is an answer all the same if
+		// the failure lies behind it; it is not known to, so the error counts.
+		return res, err
+	}
+	if off := c.first.Load(); off != math.MaxInt64 {
+		res.Offset = off
+		res.Difference = c.kindAt(off)
+		return res, nil
+	}
+	c.meter.finish()
+	return res, nil
+}
+
+type comparer struct {
+	a, b          *block.Image
+	strict        bool
+	common, total int64
+	first         atomic.Int64 // the lowest difference found
+	mu            sync.Mutex
+	allocAt       int64 // where plan found different block status, 0 with allocDiff unset
+	allocDiff     bool
+	meter         *meter
+	done          atomic.Int64
+}
+
+// span is a range to read: of both images, or of one that must be zero there.
+type span struct {
+	off, n int64
+	only   *block.Image // nil: both
+}
+
+func (c *comparer) found(off int64) {
+	for {
+		old := c.first.Load()
+		if off >= old || c.first.CompareAndSwap(old, off) {
+			return
+		}
+	}
+}
+
+func (c *comparer) kindAt(off int64) Difference {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.allocDiff && off == c.allocAt {
+		return DiffAllocation
+	}
+	return DiffContent
+}
+
+func (c *comparer) plan(ctx context.Context, out chan<- span) error {
+	send := func(s span) error {
+		select {
+		case out <- s:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	for off := int64(0); off < c.total; {
+		if c.first.Load() < off {
+			return nil // all that matters has been handed out
+		}
+		var s span
+		var skip bool
+		var err error
+		if off < c.common {
+			s, skip, err = c.planBoth(ctx, off)
+		} else {
+			larger := c.a
+			if c.b.Size() > c.a.Size() {
+				larger = c.b
+			}
+			var st block.Status
+			st, err = larger.Status(ctx, off, min(chunkSize, c.total-off), nil)
+			s, skip = span{off: off, n: st.Length, only: larger}, st.Zero
+			if err != nil {
+				err = &CompareError{larger, err}
+			} else if st.Zero {
+				st, err = larger.Status(ctx, off, c.total-off, nil)
+				s.n = st.Length
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if s.n == 0 {
+			return nil // a strict difference ends the work
+		}
+		if skip {
+			c.meter.set(c.done.Add(s.n))
+		} else if err := send(s); err != nil {
+			return err
+		}
+		off += s.n
+	}
+	return nil
+}
+
+// planBoth looks at the status of both disks at off. A span of length zero
+// means that strict comparison found a difference there.
+func (c *comparer) planBoth(ctx context.Context, off int64) (s span, skip bool, err error) {
+	n := c.common - off
+	sa, err := c.a.Status(ctx, off, n, nil)
+	if err != nil {
+		return s, false, &CompareError{c.a, err}
+	}
+	sb, err := c.b.Status(ctx, off, n, nil)
+	if err != nil {
+		return s, false, &CompareError{c.b, err}
+	}
+	s = span{off: off, n: min(sa.Length, sb.Length)}
+	if c.strict && (sa.Allocated != sb.Allocated || sa.Zero != sb.Zero || sa.Data != sb.Data) {
+		c.mu.Lock()
+		c.allocAt, c.allocDiff = off, true
+		c.mu.Unlock()
+		c.found(off)
+		return span{}, false, nil
+	}
+	switch {
+	case sa.Zero && sb.Zero:
+		return s, true, nil
+	case sa.Zero:
+		s.only = c.b
+	case sb.Zero:
+		s.only = c.a
+	case sa.HasOffset && sb.HasOffset && sa.File == sb.File && sa.Offset == sb.Offset && sa.File != nil:
+		return s, true, nil // the very same bytes
+	}
+	s.n = min(s.n, (off/chunkSize+1)*chunkSize-off)
+	return s, false, nil
+}
+
+func (c *comparer) compare(ctx context.Context, s span) error {
+	defer func() { c.meter.set(c.done.Add(s.n)) }()
+	if c.first.Load() < s.off {
+		return nil
+	}
+	if s.only != nil {
+		p := bufpool.Get(int(s.n))
+		defer bufpool.Put(p)
+		if _, err := s.only.ReadAt(ctx, p, s.off); err != nil && err != io.EOF {
+			return &CompareError{s.only, err}
+		}
+		if !zero.IsZero(p) {
+			c.found(s.off + sector(firstNonZero(p)))
+		}
+		return nil
+	}
+	pa, pb := bufpool.Get(int(s.n)), bufpool.Get(int(s.n))
+	defer bufpool.Put(pa)
+	defer bufpool.Put(pb)
+	if _, err := c.a.ReadAt(ctx, pa, s.off); err != nil && err != io.EOF {
+		return &CompareError{c.a, err}
+	}
+	if _, err := c.b.ReadAt(ctx, pb, s.off); err != nil && err != io.EOF {
+		return &CompareError{c.b, err}
+	}
+	if !bytes.Equal(pa, pb) {
+		c.found(s.off + sector(firstDifferent(pa, pb)))
+	}
+	return nil
+}
+
+func sector(n int) int64 { return int64(n) &^ 511 }
+
+func firstNonZero(p []byte) int {
+	for i, b := range p {
+		if b != 0 {
+			return i
+		}
+	}
+	return len(p)
+}
+
+func firstDifferent(a, b []byte) int {
+	for i := range a {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return len(a)
+}

@@ -1,0 +1,62 @@
+package ops
+
+import (
+	"context"
+	"io"
+	"sort"
+
+	"github.com/cowl-disk/cowl/block"
+)
+
+// concat is several disks one after the other.
+type concat struct {
+	parts []*block.Image
+	start []int64 // of each part
+	size  int64
+}
+
+func newConcat(parts []*block.Image) *concat {
+	c := &concat{parts: parts}
+	for _, p := range parts {
+		c.start = append(c.start, c.size)
+		c.size += p.Size()
+	}
+	return c
+}
+
+// find returns the part that holds off and the position in it.
+func (c *concat) find(off int64) (*block.Image, int64) {
+	i := sort.Search(len(c.start), func(i int) bool { return c.start[i] > off }) - 1
+	// An empty disk holds nothing.
+	for c.parts[i].Size() == 0 {
+		i--
+	}
+	return c.parts[i], off - c.start[i]
+}
+
+// status describes the source at off, to the end of one part at most, and gives
+// the position in that part. With top, only the top layer of the part counts.
+func (c *concat) status(ctx context.Context, off int64, top bool) (block.Status, int64, error) {
+	img, pos := c.find(off)
+	var st block.Status
+	var err error
+	if top {
+		st, err = img.StatusLayer(ctx, pos, img.Size()-pos)
+	} else {
+		st, err = img.Status(ctx, pos, img.Size()-pos, nil)
+	}
+	return st, pos, err
+}
+
+// read fills p, across parts.
+func (c *concat) read(ctx context.Context, p []byte, off int64) error {
+	for len(p) > 0 {
+		img, pos := c.find(off)
+		n := min(int64(len(p)), img.Size()-pos)
+		if _, err := img.ReadAt(ctx, p[:n], pos); err != nil && err != io.EOF {
+			return err
+		}
+		p, off = p[n:], off+n
+	}
+	return nil
+}

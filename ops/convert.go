@@ -1,0 +1,333 @@
+package ops
+
+import (
+	"context"
+	"errors"
+	"hash"
+	"runtime"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+// ReflinkMode says whether a conversion may share blocks of the source.
+type ReflinkMode int
+
+// The reflink modes.
+const (
+	ReflinkAuto   ReflinkMode = iota // where the file system can
+	ReflinkAlways                    // or fail
+	ReflinkNever
+)
+
+// DefaultSparse is how many zero bytes in a row become a hole by default.
+const DefaultSparse = 4096
+
+// ConvertJob says what to copy where.
+type ConvertJob struct {
+	// Sources are read one after the other, as one disk.
+	Sources []*block.Image
+	// Target is open for writing and has its final size, which may differ from
+	// that of the sources: a smaller one is an error, the rest of a larger one is
+	// left as it is.
+	Target *block.Image
+	// TargetBase is the backing image of the target if what the top layer of the
+	// source leaves to its backing file shall be left to it; nil: copy all.
+	TargetBase *block.Image
+	// Compress writes compressed clusters.
+	Compress bool
+	// Sparse is how many zero bytes in a row become a hole; 0 turns the search
+	// for zeroes off and writes every byte, holes of the source too.
+	Sparse int64
+	// TargetZero: the target reads as zeroes now.
+	TargetZero bool
+	// Workers bounds the requests in flight; 0 means a default.
+	Workers int
+	// OutOfOrder allows the room in the target to be laid out in any order.
+	OutOfOrder bool
+	// CopyRange lets the system copy (copy_file_range), without a search for zeroes.
+	CopyRange bool
+	Reflink   ReflinkMode
+	// RateLimit is in bytes per second, 0 for none.
+	RateLimit int64
+	// Salvage replaces what cannot be read by zeroes, and tells Warn.
+	Salvage bool
+	// Checksum, if not nil, takes the bytes of the disk in order.
+	Checksum hash.Hash
+	Progress ProgressFunc
+	Warn     func(string)
+}
+
+// ConvertResult counts the bytes of the disk by what was done with them.
+type ConvertResult struct {
+	Copied    int64 // written as data
+	Zero      int64 // zeroes or holes
+	Reflinked int64 // shared with the source or copied by the system
+	Skipped   int64 // left to the backing file of the target
+}
+
+// chunkSize is how much a worker moves at once: large enough that the calls
+// cost nothing, small enough to stay in the cache between reading and writing.
+const chunkSize = 1 << 20
+
+// Convert copies the contents of the sources to the target. When it fails the
+// target is incomplete. It does not flush or close the target.
+func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
+	src := newConcat(job.Sources)
+	if src.size > job.Target.Size() {
+		return ConvertResult{}, driver.Errorf(driver.ErrRange, "the target has %d bytes, the source %d", job.Target.Size(), src.size)
+	}
+	if job.Compress && !job.Target.CanCompress() {
+		return ConvertResult{}, driver.Errorf(driver.ErrUnsupported, "Compression not supported for this file format")
+	}
+	c := &converter{job: job, src: src, limit: newRateLimit(job.RateLimit)}
+	if job.Warn == nil {
+		c.job.Warn = func(string) {}
+	}
+	c.unit, c.chunk = c.granularity()
+	if !job.TargetZero && job.TargetBase == nil && job.Sparse > 0 {
+		if err := c.clearTarget(ctx); err != nil {
+			return ConvertResult{}, err
+		}
+	}
+	return c.run(ctx)
+}
+
+// converter is the state of one conversion.
+type converter struct {
+	job   ConvertJob
+	src   *concat
+	limit *rateLimit
+	unit  int64 // granularity of the search for zeroes
+	chunk int64
+	zero  bool // the target reads as zeroes where nothing was written
+
+	write, hash turns
+	noReflink   atomic.Bool
+
+	copied, zeroed, reflinked, skipped atomic.Int64
+}
+
+// granularity finds the unit in which data and zeroes are told apart, and the
+// size of a chunk.
+func (c *converter) granularity() (unit, chunk int64) {
+	unit, chunk = c.job.Sparse, chunkSize
+	lim := c.job.Target.Limits()
+	if c.job.Compress {
+		unit = max(lim.ClusterSize, 512)
+	} else if lim.ClusterSize > 0 {
+		// A cluster is on disk whole or not at all.
+		unit = max(unit, lim.ClusterSize)
+		if z := lim.ZeroAlignment; z > 1 && z < lim.ClusterSize {
+			unit = max(c.job.Sparse, z)
+		}
+	}
+	if unit <= 0 {
+		unit = 4096
+	}
+	if unit > chunk {
+		chunk = unit
+	}
+	return unit, chunk / unit * unit
+}
+
+// clearTarget makes a target with unknown content read as zeroes, if that is
+// cheap.
+func (c *converter) clearTarget(ctx context.Context) error {
+	flags := driver.ZeroMayUnmap | driver.ZeroNoFallback
+	if c.job.Compress {
+		// A compressed cluster cannot replace one that is there.
+		flags = driver.ZeroMayUnmap
+	}
+	err := c.job.Target.WriteZeroes(ctx, 0, c.src.size, flags)
+	if errors.Is(err, driver.ErrUnsupported) {
+		return nil
+	}
+	c.zero = err == nil
+	return err
+}
+
+func (c *converter) workers() int {
+	if n := c.job.Workers; n > 0 {
+		return n
+	}
+	return min(max(2, runtime.GOMAXPROCS(0)), 8)
+}
+
+func (c *converter) run(ctx context.Context) (ConvertResult, error) {
+	if c.job.TargetZero {
+		c.zero = true
+	}
+	workers := c.workers()
+	g, gctx := errgroup.WithContext(ctx)
+	units := make(chan unit, workers)
+	var done atomic.Int64
+	progress := newMeter(c.job.Progress, "copy", c.src.size)
+	g.Go(func() error {
+		defer close(units)
+		return c.plan(gctx, units)
+	})
+	for range workers {
+		g.Go(func() error {
+			for u := range units {
+				if err := c.do(gctx, u); err != nil {
+					return err
+				}
+				progress.set(done.Add(u.n))
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	if e := ctx.Err(); e != nil {
+		err = e
+	}
+	res := ConvertResult{Copied: c.copied.Load(), Zero: c.zeroed.Load(), Reflinked: c.reflinked.Load(), Skipped: c.skipped.Load()}
+	if err == nil {
+		progress.finish()
+	}
+	return res, err
+}
+
+// kind says what to do with a part of the disk.
+type kind uint8
+
+const (
+	kindData kind = iota
+	kindZero
+	kindSkip // left to the backing file
+)
+
+// unit is a part of the disk that one worker handles.
+type unit struct {
+	seq    uint64
+	off, n int64
+	kind   kind
+	// Where the data lie, for copying by the system; nil if not in one piece.
+	file driver.Storage
+	host int64
+}
+
+// plan walks the map of the source and hands out units in order. Data units
+// start and end at multiples of the target's granularity where they can.
+func (c *converter) plan(ctx context.Context, out chan<- unit) error {
+	var seq uint64
+	emit := func(u unit) error {
+		u.seq = seq
+		seq++
+		select {
+		case out <- u:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	for off := int64(0); off < c.src.size; {
+		u, err := c.classify(ctx, off)
+		if err != nil {
+			return err
+		}
+		if err := emit(u); err != nil {
+			return err
+		}
+		off += u.n
+	}
+	return nil
+}
+
+// chunkEnd is where the chunk that holds off ends.
+func (c *converter) chunkEnd(off int64) int64 {
+	return min((off/c.chunk+1)*c.chunk, c.src.size)
+}
+
+// extent is what the source says of a range.
+type extent struct {
+	kind kind
+	end  int64
+	file driver.Storage
+	host int64
+}
+
+// look asks the source about off.
+func (c *converter) look(ctx context.Context, off int64) (extent, error) {
+	st, _, err := c.src.status(ctx, off, c.job.TargetBase != nil)
+	if err != nil {
+		if c.job.Salvage {
+			return extent{kind: kindData, end: c.chunkEnd(off)}, nil
+		}
+		return extent{}, err
+	}
+	e := extent{kind: kindData, end: off + st.Length}
+	switch {
+	case st.Zero && c.job.Sparse > 0:
+		e.kind = kindZero
+	case st.Zero:
+	case !st.Data:
+		e.kind = kindSkip
+		if base := c.job.TargetBase.Size(); off >= base {
+			e.kind = kindZero
+		} else {
+			e.end = min(e.end, base)
+		}
+	case st.HasOffset && st.File != nil:
+		e.file, e.host = st.File, st.Offset
+	}
+	return e, nil
+}
+
+// down rounds the end of a range down to whole units of the target; the end of
+// the disk stays.
+func (c *converter) down(end int64) int64 {
+	if end == c.src.size {
+		return end
+	}
+	return end / c.unit * c.unit
+}
+
+// classify decides what to do at off, a multiple of the unit. Runs of zeroes
+// and of what is left to the backing file count if they fill whole units of the
+// target; all else is data, up to the end of the chunk.
+func (c *converter) classify(ctx context.Context, off int64) (unit, error) {
+	e, err := c.look(ctx, off)
+	if err != nil {
+		return unit{}, err
+	}
+	if end := c.down(e.end); e.kind != kindData && end > off {
+		return unit{off: off, n: end - off, kind: e.kind}, nil
+	}
+	if e.file != nil && c.offload() {
+		// Whole blocks of the file system; the last bytes of a disk are read.
+		step := max(c.unit, offloadBlock)
+		if n := min((e.end-off)/step*step, maxOffload); n > 0 && e.host%offloadBlock == 0 {
+			return unit{off: off, n: n, kind: kindData, file: e.file, host: e.host}, nil
+		}
+	}
+	end, limit := e.end, c.chunkEnd(off)
+	for end < limit {
+		end = min((end+c.unit-1)/c.unit*c.unit, c.src.size)
+		if end >= limit {
+			break
+		}
+		if e, err = c.look(ctx, end); err != nil {
+			return unit{}, err
+		}
+		if e.kind != kindData && c.down(e.end) > end {
+			break
+		}
+		end = e.end
+	}
+	return unit{off: off, n: min(end, limit) - off, kind: kindData}, nil
+}
+
+const (
+	offloadBlock = 4096    // copies by the system start and end at multiples of this
+	maxOffload   = 1 << 30 // and are no longer, so that progress and cancelling work
+)
+
+// offload says whether the system may copy.
+func (c *converter) offload() bool {
+	return (c.job.CopyRange || c.job.Reflink != ReflinkNever) && !c.job.Compress && !c.noReflink.Load()
+}

@@ -1,0 +1,65 @@
+package ops
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/time/rate"
+)
+
+// meter reports progress from several goroutines: one at a time, and never
+// backwards.
+type meter struct {
+	mu    sync.Mutex
+	f     ProgressFunc
+	phase string
+	done  int64
+	total int64
+}
+
+func newMeter(f ProgressFunc, phase string, total int64) *meter {
+	m := &meter{f: f, phase: phase, total: total}
+	f.report(phase, 0, total)
+	return m
+}
+
+func (m *meter) set(done int64) {
+	if m.f == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if done > m.done {
+		m.done = done
+		m.f.report(m.phase, done, m.total)
+	}
+}
+
+func (m *meter) finish() { m.set(m.total) }
+
+// rateLimit bounds the bytes per second; nil does not.
+type rateLimit struct{ l *rate.Limiter }
+
+func newRateLimit(bytesPerSecond int64) *rateLimit {
+	if bytesPerSecond <= 0 {
+		return nil
+	}
+	// A tenth of a second may pass at once.
+	burst := max(int(bytesPerSecond/10), 4096)
+	return &rateLimit{rate.NewLimiter(rate.Limit(bytesPerSecond), burst)}
+}
+
+// wait blocks until n bytes may pass.
+func (r *rateLimit) wait(ctx context.Context, n int64) error {
+	if r == nil {
+		return nil
+	}
+	for n > 0 {
+		k := min(n, int64(r.l.Burst()))
+		if err := r.l.WaitN(ctx, int(k)); err != nil {
+			return err
+		}
+		n -= k
+	}
+	return nil
+}
