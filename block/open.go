@@ -25,6 +25,7 @@ type OpenOptions struct {
 	Write      bool
 	Resize     bool // the size will change: ask others not to count on it
 	Cache      driver.Cache
+	Exclusive  bool // nobody else may write or resize the image meanwhile
 	ForceShare bool // -U: do not take image locks
 	Unmap      bool // let discard requests through
 	NoBacking  bool
@@ -84,6 +85,9 @@ func Open(ctx context.Context, reg *Registry, src Source, o OpenOptions) (*Image
 		if o.Write {
 			access.Perm |= driver.PermWrite
 		}
+	}
+	if o.Exclusive {
+		access.Shared &^= driver.PermWrite | driver.PermResize
 	}
 	if o.Resize {
 		access.Perm |= driver.PermResize

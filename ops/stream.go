@@ -103,6 +103,9 @@ func (c *converter) streamRaw(ctx context.Context, w io.Writer) error {
 	return c.readAhead(ctx, []driver.Range{{Offset: 0, Length: c.src.size}}, func(p []byte, off int64) error {
 		c.copied.Add(int64(len(p)))
 		m.set(off + int64(len(p)))
+		if c.job.Checksum != nil {
+			c.job.Checksum.Write(p)
+		}
 		_, err := w.Write(p)
 		return err
 	})
@@ -271,4 +274,3 @@ func (c *converter) readRange(ctx context.Context, p []byte, off int64) error {
 	}
 	return nil
 }
-
