@@ -1,0 +1,11 @@
+package file
+
+import "github.com/cowl-disk/cowl/block/driver"
+
+// lockUnavailable is the answer of systems without image locks.
+func lockUnavailable(required bool) error {
+	if !required {
+		return nil
+	}
+	return driver.Errorf(driver.ErrUnsupported, "File lock requested but OFD locking syscall is unavailable")
+}

@@ -1,0 +1,222 @@
+package file
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/rangelock"
+	"github.com/cowl-disk/cowl/qapi"
+)
+
+// node is an open file or device.
+//
+// Lock order: a range of ranges before sizeMu.
+type node struct {
+	f        *os.File
+	fd       uintptr // of f, which stays open as long as the node
+	name     string  // the file
+	drv      string  // "file" or "host_device"
+	device   bool
+	write    bool
+	cache    driver.Cache
+	sector   int64 // logical block size of a device
+	fsBlock  int64 // block size of the file system, for sharing blocks
+	size     atomic.Int64
+	sizeMu   sync.RWMutex // writes that extend: shared; setting the length: exclusive
+	holes    holeCache
+	features features
+	locking  string // the option
+
+	// Direct I/O only.
+	align  int64            // of offsets and lengths; 0 if not direct
+	mem    int64            // of memory
+	ranges rangelock.Locker // writes: shared; read-modify-write: exclusive
+
+	flushMu  sync.Mutex
+	flushErr error // the first failure, reported ever after
+}
+
+// features remembers what the host refused to do, so as not to ask again.
+type features struct {
+	noZeroRange, noPunch, noFallocate, noZeroOut, noDiscard, noSeek atomic.Bool
+}
+
+var (
+	_ driver.Storage    = (*node)(nil)
+	_ driver.Resizer    = (*node)(nil)
+	_ driver.ZeroWriter = (*node)(nil)
+	_ driver.Discarder  = (*node)(nil)
+)
+
+func newNode(f *os.File, drv, name string, req *driver.OpenRequest) (*node, error) {
+	n := &node{f: f, fd: f.Fd(), drv: drv, name: name, device: drv == deviceDesc.Name,
+		write: req.Access.Write, cache: req.Cache, sector: 1, fsBlock: fsBlockSize(f)}
+	if n.device {
+		n.sector = max(deviceSector(f), 1)
+	}
+	if err := n.updateSize(); err != nil {
+		return nil, err
+	}
+	if req.Cache.Direct {
+		n.align, n.mem = directAlign(f, n.device)
+	}
+	return n, nil
+}
+
+// updateSize asks the system for the length.
+func (n *node) updateSize() error {
+	size, err := fileSize(n.f, n.device)
+	if err != nil {
+		return sysErrorf(err, "Could not get the size of '%s'", n.name)
+	}
+	n.size.Store(size)
+	return nil
+}
+
+// grown notes that the file now reaches at least to end.
+func (n *node) grown(end int64) {
+	for {
+		old := n.size.Load()
+		if end <= old || n.size.CompareAndSwap(old, end) {
+			return
+		}
+	}
+}
+
+// Size implements driver.Node: the length when the file was opened, as changed
+// through this node since.
+func (n *node) Size() int64 { return n.size.Load() }
+
+// Limits implements driver.Node. Requests need no alignment; direct I/O is most
+// efficient with whole blocks.
+func (n *node) Limits() driver.Limits {
+	l := driver.Limits{OptTransfer: n.align}
+	if n.device {
+		l.ZeroAlignment, l.DiscardAlignment = n.sector, n.sector
+	}
+	return l
+}
+
+// Info implements driver.Node.
+func (n *node) Info(context.Context) (*driver.Info, error) {
+	st, err := n.f.Stat()
+	if err != nil {
+		return nil, sysErrorf(err, "Could not stat file")
+	}
+	return &driver.Info{
+		Filename:   n.name,
+		Allocated:  allocated(st),
+		ZeroInit:   !n.device,
+		ZeroOnGrow: !n.device,
+		FixedSize:  n.device,
+		Specific: &qapi.ImageInfoSpecific{Type: "file",
+			Data: &qapi.InfoSpecificFile{ExtentSizeHint: extentSizeHint(n.f)}},
+	}, nil
+}
+
+// Flush implements driver.Node. Once it failed it fails for good: the system
+// may have dropped what it could not write, and would claim success next time.
+// With cache.no-flush it does nothing.
+func (n *node) Flush(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if n.cache.NoFlush || !n.write {
+		return nil
+	}
+	n.flushMu.Lock()
+	err := n.flushErr
+	n.flushMu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err = sysErrorf(syncData(n.f), "Could not flush '%s'", n.name); err == nil {
+		return nil
+	}
+	n.flushMu.Lock()
+	defer n.flushMu.Unlock()
+	if n.align == 0 && n.flushErr == nil {
+		n.flushErr = err
+	}
+	return err
+}
+
+// Close implements driver.Node. It does not flush, and it lets the image locks
+// go.
+func (n *node) Close(context.Context) error {
+	return sysErrorf(n.f.Close(), "Could not close '%s'", n.name)
+}
+
+// ReadAt implements driver.Storage.
+func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := n.check(ctx, off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	if n.align != 0 {
+		return n.readDirect(p, off)
+	}
+	m, err := n.f.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		err = sysErrorf(err, "Could not read '%s' at offset %d", n.name, off)
+	}
+	return m, err
+}
+
+// WriteAt implements driver.Storage.
+func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := n.checkWrite(ctx, off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	defer n.holes.forget()
+	if n.align != 0 {
+		return n.writeDirect(ctx, p, off)
+	}
+	if off+int64(len(p)) > n.Size() {
+		n.sizeMu.RLock()
+		defer n.sizeMu.RUnlock()
+	}
+	m, err := n.f.WriteAt(p, off)
+	n.grown(off + int64(m))
+	if err != nil {
+		err = sysErrorf(err, "Could not write '%s' at offset %d", n.name, off)
+	}
+	return m, err
+}
+
+// check refuses impossible ranges.
+func (n *node) check(ctx context.Context, off, length int64) error {
+	if off < 0 || length < 0 || off+length < off {
+		return driver.Errorf(driver.ErrInvalid, "impossible range: %d bytes at %d", length, off)
+	}
+	return ctx.Err()
+}
+
+func (n *node) checkWrite(ctx context.Context, off, length int64) error {
+	if err := n.check(ctx, off, length); err != nil {
+		return err
+	}
+	if !n.write {
+		return driver.Errorf(driver.ErrReadOnly, "'%s' is open for reading", n.name)
+	}
+	if n.device && off+length > n.Size() {
+		return driver.Errorf(driver.ErrRange, "%d bytes at %d are beyond the end of '%s'", length, off, n.name)
+	}
+	return nil
+}
+
+// statFileSize is the length by plain means.
+func statFileSize(f *os.File) (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if st.Mode()&fs.ModeDevice == 0 {
+		return st.Size(), nil
+	}
+	return f.Seek(0, io.SeekEnd)
+}
