@@ -6,8 +6,6 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/cowl-disk/cowl/block/driver"
 )
 
 // The bytes of a file that stand for permissions: one range for those in use,
@@ -27,30 +25,36 @@ func ofdLock(f *os.File, cmd int, typ int16, at int64) (*unix.Flock_t, error) {
 	return l, err
 }
 
-// lockNode takes the image locks for what we do and what others may do, and
-// fails with a LockError if somebody holds locks to the contrary. All locks go
-// when f is closed; on error, the caller closes f. Where the system has no such
+// bytes returns the offsets of the lock bytes.
+func (l locks) bytes() (at []int64) {
+	for bit := range permNames {
+		if l.perm>>bit&1 != 0 {
+			at = append(at, lockUsed+int64(bit))
+		}
+	}
+	for bit := range permNames {
+		if l.unshared>>bit&1 != 0 {
+			at = append(at, lockUnshared+int64(bit))
+		}
+	}
+	return at
+}
+
+// lockNode takes image locks, and fails with a LockError if somebody holds locks
+// to the contrary. All locks go when f is closed; on error, the caller closes f
+// or calls unlockNode. Where the system has no such
 // locks nothing is locked, or, if they are required, the error says so.
 //
 // Every party first announces itself, with shared locks that never conflict,
 // and then looks for announcements that exclude it: so of two that come at
 // the same time at least one sees the other.
-func lockNode(f *os.File, name string, perm, shared driver.Perm, required bool) error {
-	for bit := range permNames {
-		for _, l := range []struct {
-			take bool
-			base int64
-		}{{perm>>bit&1 != 0, lockUsed}, {shared>>bit&1 == 0, lockUnshared}} {
-			if !l.take {
-				continue
+func lockNode(f *os.File, name string, want locks, required bool) error {
+	for _, at := range want.bytes() {
+		if _, err := ofdLock(f, unix.F_OFD_SETLK, unix.F_RDLCK, at); err != nil {
+			if errors.Is(err, unix.EINVAL) {
+				return lockUnavailable(required)
 			}
-			at := l.base + int64(bit)
-			if _, err := ofdLock(f, unix.F_OFD_SETLK, unix.F_RDLCK, at); err != nil {
-				if errors.Is(err, unix.EINVAL) {
-					return lockUnavailable(required)
-				}
-				return lockFailed(&LockError{Lock: at, Filename: name}, err)
-			}
+			return lockFailed(&LockError{Lock: at, Filename: name}, err)
 		}
 	}
 	test := func(at int64, bit int, shared bool) error {
@@ -61,20 +65,29 @@ func lockNode(f *os.File, name string, perm, shared driver.Perm, required bool) 
 		return nil
 	}
 	for bit := range permNames {
-		if perm>>bit&1 != 0 {
+		if want.perm>>bit&1 != 0 {
 			if err := test(lockUnshared+int64(bit), bit, false); err != nil {
 				return err
 			}
 		}
 	}
 	for bit := range permNames {
-		if shared>>bit&1 == 0 {
+		if want.unshared>>bit&1 != 0 {
 			if err := test(lockUsed+int64(bit), bit, true); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// unlockNode lets go what drop has and keep does not.
+func unlockNode(f *os.File, drop, keep locks) {
+	drop.perm &^= keep.perm
+	drop.unshared &^= keep.unshared
+	for _, at := range drop.bytes() {
+		_, _ = ofdLock(f, unix.F_OFD_SETLK, unix.F_UNLCK, at) // cannot fail
+	}
 }
 
 // lockFailed completes l. That a byte is locked is no news worth the errno.

@@ -2,12 +2,10 @@
 
 package file
 
-import (
-	"os"
+import "os"
 
-	"github.com/cowl-disk/cowl/block/driver"
-)
-
-func lockNode(_ *os.File, _ string, _, _ driver.Perm, required bool) error {
+func lockNode(_ *os.File, _ string, _ locks, required bool) error {
 	return lockUnavailable(required)
 }
+
+func unlockNode(*os.File, locks, locks) {}

@@ -30,12 +30,15 @@ type node struct {
 	sizeMu   sync.RWMutex // writes that extend: shared; setting the length: exclusive
 	holes    holeCache
 	features features
-	locking  string // the option
 
 	// Direct I/O only.
 	align  int64            // of offsets and lengths; 0 if not direct
 	mem    int64            // of memory
 	ranges rangelock.Locker // writes: shared; read-modify-write: exclusive
+
+	locking string // the option
+	lockMu  sync.Mutex
+	held    locks
 
 	flushMu  sync.Mutex
 	flushErr error // the first failure, reported ever after
@@ -51,6 +54,7 @@ var (
 	_ driver.Resizer    = (*node)(nil)
 	_ driver.ZeroWriter = (*node)(nil)
 	_ driver.Discarder  = (*node)(nil)
+	_ driver.Relocker   = (*node)(nil)
 )
 
 func newNode(f *os.File, drv, name string, req *driver.OpenRequest) (*node, error) {

@@ -6,12 +6,24 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 )
 
-// Relock implements driver.Relocker: it adds the image locks for access to those
-// that are held. The block layer opens an image that it has yet to probe without
-// any, and asks for what the format needs when it knows the format.
+// Relock implements driver.Relocker: it exchanges the image locks that are held
+// for those of access; on error, those held before are kept. The block layer
+// opens an image that it has yet to probe with few, and asks for what the format
+// needs when it knows the format.
 func (n *node) Relock(_ context.Context, access driver.Access) error {
-	if n.locking == "off" || access.NoLock {
+	if n.locking == "off" {
 		return nil
 	}
-	return lockNode(n.f, n.name, access.Perm, access.Shared, n.locking == "on")
+	next := locks{}
+	if !access.NoLock {
+		next = locks{perm: access.Perm & driver.PermAll, unshared: driver.PermAll &^ access.Shared}
+	}
+	n.lockMu.Lock()
+	defer n.lockMu.Unlock()
+	err := lockNode(n.f, n.name, next, n.locking == "on")
+	if err == nil {
+		n.held, next = next, n.held
+	}
+	unlockNode(n.f, next, n.held)
+	return err
 }

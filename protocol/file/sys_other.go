@@ -3,6 +3,7 @@
 package file
 
 import (
+	"context"
 	"os"
 	"syscall"
 
@@ -40,4 +41,12 @@ func (n *node) zeroFile(off, length int64, _ driver.ZeroFlags) error {
 		return driver.ErrUnsupported
 	}
 	return n.extend(off + length)
+}
+
+func (n *node) reflink(*node, int64, int64, int64) (int64, error) {
+	return 0, driver.ErrUnsupported
+}
+
+func (n *node) offload(context.Context, *node, int64, int64, int64) (int64, error) {
+	return 0, driver.ErrUnsupported
 }

@@ -1,0 +1,138 @@
+package testkit
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+)
+
+const modelPage = 4096
+
+// Model is what a disk should hold: sparse, simple, in memory. It is not safe
+// for concurrent use.
+type Model struct {
+	size  int64
+	pages map[int64]*[modelPage]byte
+}
+
+// NewModel makes a model of size bytes, all zero.
+func NewModel(size int64) *Model {
+	return &Model{size: size, pages: map[int64]*[modelPage]byte{}}
+}
+
+// Size is the size of the disk.
+func (m *Model) Size() int64 { return m.size }
+
+// each calls f for the part of every page in a range. p is nil for pages that
+// hold nothing, unless make is set.
+func (m *Model) each(off, n int64, make bool, f func(done int64, p []byte, length int64)) {
+	if off < 0 || n < 0 || off+n > m.size {
+		panic(fmt.Sprintf("testkit: %d bytes at %d of a disk of %d", n, off, m.size))
+	}
+	for done := int64(0); done < n; {
+		i, in := (off+done)/modelPage, (off+done)%modelPage
+		length := min(modelPage-in, n-done)
+		page := m.pages[i]
+		if page == nil && make {
+			page = new([modelPage]byte)
+			m.pages[i] = page
+		}
+		if page == nil {
+			f(done, nil, length)
+		} else {
+			f(done, page[in:in+length], length)
+		}
+		done += length
+	}
+}
+
+// Write puts p at off.
+func (m *Model) Write(p []byte, off int64) {
+	m.each(off, int64(len(p)), true, func(done int64, page []byte, _ int64) { copy(page, p[done:]) })
+}
+
+// Zero makes n bytes at off zero.
+func (m *Model) Zero(off, n int64) {
+	m.each(off, n, false, func(_ int64, page []byte, _ int64) { clear(page) })
+}
+
+// Resize changes the size; new bytes are zero.
+func (m *Model) Resize(size int64) {
+	if size < m.size {
+		m.Zero(size, m.size-size)
+	}
+	m.size = size
+}
+
+// Read returns n bytes at off.
+func (m *Model) Read(off, n int64) []byte {
+	out := make([]byte, n)
+	m.each(off, n, false, func(done int64, page []byte, _ int64) { copy(out[done:], page) })
+	return out
+}
+
+// Diff compares got with what is at off. It returns "" if they are equal and
+// else says where they differ first.
+func (m *Model) Diff(got []byte, off int64) string {
+	want := m.Read(off, int64(len(got)))
+	if bytes.Equal(got, want) {
+		return ""
+	}
+	for i := range got {
+		if got[i] != want[i] {
+			return fmt.Sprintf("byte %d (%d of %d at %d) is %#x, want %#x", off+int64(i), i, len(got), off, got[i], want[i])
+		}
+	}
+	return ""
+}
+
+// Clone returns an independent copy.
+func (m *Model) Clone() *Model {
+	c := NewModel(m.size)
+	for i, p := range m.pages {
+		page := *p
+		c.pages[i] = &page
+	}
+	return c
+}
+
+// Rand returns a generator whose sequence depends on seed alone.
+func Rand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)) }
+
+// Fill fills p with bytes that do not compress.
+func Fill(r *rand.Rand, p []byte) {
+	for len(p) >= 8 {
+		v := r.Uint64()
+		for i := range 8 {
+			p[i] = byte(v >> (8 * i))
+		}
+		p = p[8:]
+	}
+	for i := range p {
+		p[i] = byte(r.Uint32())
+	}
+}
+
+// FillDisk fills p like a disk in use: runs of zeroes, of one repeated byte, of
+// text-like and of random bytes, on boundaries of 512 bytes.
+func FillDisk(r *rand.Rand, p []byte) {
+	for len(p) > 0 {
+		n := min(len(p), (1+r.IntN(256))*512)
+		switch r.IntN(4) {
+		case 0:
+			clear(p[:n])
+		case 1:
+			b := byte(1 + r.IntN(255))
+			for i := range n {
+				p[i] = b
+			}
+		case 2:
+			for i := range n {
+				p[i] = "the quick brown fox "[(i+r.IntN(2))%20]
+			}
+		default:
+			Fill(r, p[:n])
+		}
+		p = p[n:]
+	}
+}
