@@ -234,8 +234,7 @@ func childAccess(a driver.Access, role driver.FileRole) driver.Access {
 
 // common holds the options that every node has.
 type common struct {
-	detect   detectZeroes
-	override bool // an option changes what the file name alone would open
+	detect detectZeroes
 }
 
 func takeCommon(d opts.Dict, spec *nodeSpec) (common, error) {

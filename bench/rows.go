@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// path names a file in the working directory.
+func (c *config) path(name string) string { return filepath.Join(c.dir, name) }
+
+// makeFixtures builds the disk and the images that rows read, unless they are
+// there from an earlier run. All are made by the original.
+func makeFixtures(ctx context.Context, c *config) error {
+	disk := c.path("disk.raw")
+	if _, err := os.Stat(disk); errors.Is(err, os.ErrNotExist) {
+		if err := makeDisk(ctx, c, disk); err != nil {
+			return err
+		}
+	}
+	for _, f := range []struct {
+		name string
+		args []string
+	}{
+		{"plain.qcow2", []string{"convert", "-f", "raw", "-O", "qcow2", disk}},
+		{"zlib.qcow2", []string{"convert", "-f", "raw", "-O", "qcow2", "-c", disk}},
+		{"zstd.qcow2", []string{"convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd", disk}},
+	} {
+		if _, err := os.Stat(c.path(f.name)); err == nil {
+			continue
+		}
+		tmp := c.path(f.name + ".tmp")
+		if err := command(ctx, c.original, append(f.args, tmp)...); err != nil {
+			return err
+		}
+		if err := os.Rename(tmp, c.path(f.name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeDisk makes an ext4 file system of the machine's own files: whole
+// directories below /usr, until there are 1.5 GiB.
+func makeDisk(ctx context.Context, c *config, disk string) error {
+	tree := c.path("tree")
+	if err := os.RemoveAll(tree); err != nil {
+		return err
+	}
+	script := `set -e; mkdir -p "$1"; for d in /usr/lib/x86_64-linux-gnu /usr/share /usr/bin /usr/lib /usr/local /usr/sbin; do
+		[ -d "$d" ] || continue
+		cp -a --parents "$d" "$1" 2>/dev/null & pid=$!
+		while kill -0 $pid 2>/dev/null; do
+			[ "$(du -sm "$1" | cut -f1)" -lt 1500 ] || { kill $pid; wait $pid || true; break; }
+			sleep 0.2
+		done
+		[ "$(du -sm "$1" | cut -f1)" -lt 1500 ] || break
+	done`
+	if err := command(ctx, "sh", "-c", script, "sh", tree); err != nil {
+		return err
+	}
+	tmp := disk + ".tmp"
+	if err := command(ctx, "mkfs.ext4", "-q", "-F", "-d", tree, tmp, "8G"); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(tree); err != nil {
+		return err
+	}
+	return os.Rename(tmp, disk)
+}
+
+func command(ctx context.Context, name string, args ...string) error {
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// rows are the lines of the table. Both programs get the same command line
+// unless a row says otherwise.
+func rows(c *config) []row {
+	disk, plain, zlib, zstd := c.path("disk.raw"), c.path("plain.qcow2"), c.path("zlib.qcow2"), c.path("zstd.qcow2")
+	out := c.path("out.img")
+	both := func(name string, goal float64, args ...string) row {
+		r := row{name: name, goal: goal, original: append([]string{c.original}, args...), ours: append([]string{c.ours}, args...)}
+		if args[len(args)-1] == out {
+			r.out = out
+		}
+		return r
+	}
+	list := []row{
+		both("convert raw to qcow2", 1.2, "convert", "-f", "raw", "-O", "qcow2", disk, out),
+		both("convert qcow2 to raw", 1.2, "convert", "-f", "qcow2", "-O", "raw", plain, out),
+		both("convert raw to raw", 1, "convert", "-f", "raw", "-O", "raw", disk, out),
+		{name: "convert raw to raw, beside cp --sparse=auto --reflink=never", goal: 1, out: out,
+			original: []string{"cp", "--sparse=auto", "--reflink=never", disk, out},
+			ours:     []string{c.ours, "convert", "-f", "raw", "-O", "raw", disk, out}},
+		both("convert -c raw to qcow2, zlib", 3, "convert", "-c", "-f", "raw", "-O", "qcow2", disk, out),
+		both("convert -c raw to qcow2, zstd", 1, "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type=zstd", disk, out),
+		both("convert zlib qcow2 to raw", 1.3, "convert", "-f", "qcow2", "-O", "raw", zlib, out),
+		both("convert zstd qcow2 to raw", 1.2, "convert", "-f", "qcow2", "-O", "raw", zstd, out),
+		both("compare raw with qcow2", 1, "compare", "-f", "raw", "-F", "qcow2", disk, plain),
+		both("check qcow2", 1, "check", "-f", "qcow2", plain),
+		both("map qcow2", 1, "map", "-f", "qcow2", "--output=json", plain),
+		both("map raw", 1, "map", "-f", "raw", "--output=json", disk),
+		both("info qcow2", 1, "info", plain),
+		both("measure raw for qcow2", 1, "measure", "-f", "raw", "-O", "qcow2", disk),
+		both("create 1 TiB, preallocation=metadata", 5, "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", out, "1T"),
+		both("bench: 200,000 reads of 4 KiB, depth 32", 1, "bench", "-f", "qcow2", "-c", "200000", "-d", "32", "-S", "40960", plain),
+	}
+	list[len(list)-2].out = out
+	w := both("bench: 60,000 allocating writes of 4 KiB, depth 32", 1, "bench", "-f", "qcow2", "-w", "-c", "60000", "-d", "32", "-S", "65536", out)
+	w.prepare = func() error {
+		return command(context.Background(), c.original, "create", "-q", "-f", "qcow2", out, "8G")
+	}
+	return append(list, w)
+}

@@ -1,0 +1,108 @@
+#!/bin/sh
+# Runs every test. On a Debian machine as root it first installs the programs
+# that the tests compare with. Takes about a quarter of an hour on two cores.
+#
+#   ./test.sh            everything
+#   ./test.sh quick      formatting, vet, unit and conformance tests
+#   ./test.sh setup      install only
+set -eu
+cd "$(dirname "$0")"
+export CGO_ENABLED=0
+
+step() { printf '\n== %s\n' "$*"; }
+
+# The tools come from Debian's backports suite, which has the current original;
+# its source is the machine's own with the suite's name changed.
+setup() {
+	[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || {
+		step "setup left out: it needs root and apt-get; tests skip where a program is missing"
+		return 0
+	}
+	export DEBIAN_FRONTEND=noninteractive
+	wanted="qemu-utils qemu-system-x86 e2fsprogs btrfs-progs xfsprogs fdisk zstd"
+	missing=
+	for p in $wanted; do
+		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"
+	done
+	kernel=$(ls /boot/vmlinuz-*-cloud-* 2>/dev/null | head -1)
+	[ -n "$kernel" ] || missing="$missing linux-image-cloud-$(dpkg --print-architecture)"
+	if [ -z "$missing" ] && qemu-img --version | grep -q 'version 1[0-9]'; then
+		return 0
+	fi
+	step "installing:$missing"
+	. /etc/os-release
+	suite=
+	src=/etc/apt/sources.list.d/debian.sources
+	if [ "${VERSION_CODENAME:-}" = bookworm ]; then
+		suite=bookworm-backports
+		new=/etc/apt/sources.list.d/cowl-test.sources
+		if [ -f "$src" ]; then
+			# The first stanza is the main archive.
+			sed -e '/^$/,$d' -e "s/^Suites:.*/Suites: $suite/" "$src" >"$new"
+		elif [ -f /etc/apt/sources.list ]; then
+			sed -n "s/^\(deb [^ ]* \)bookworm \(.*\)/\1$suite \2/p" /etc/apt/sources.list | head -1 >"${new%.sources}.list"
+		fi
+	fi
+	apt-get update -q >/dev/null
+	# shellcheck disable=SC2086
+	apt-get install -q -y --no-install-recommends $wanted "linux-image-cloud-$(dpkg --print-architecture)" >/dev/null
+	if [ -n "$suite" ]; then
+		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-system-x86 >/dev/null
+	fi
+	qemu-img --version | head -1
+}
+
+lint() {
+	step "gofmt, vet, staticcheck"
+	unformatted=$(gofmt -l .)
+	[ -z "$unformatted" ] || { echo "not formatted: $unformatted"; exit 1; }
+	go vet ./...
+	go tool -modfile=tools/go.mod staticcheck ./...
+}
+
+unit() {
+	step "unit, conformance and command-line tests"
+	go test -timeout 10m $(go list ./... | grep -v -e /test/)
+}
+
+whole() {
+	step "differential, crash and end-to-end tests"
+	go test -timeout 15m ./test/...
+}
+
+race() {
+	step "race detector"
+	# The race detector needs cgo.
+	if command -v cc >/dev/null; then
+		CGO_ENABLED=1 go test -race -short -timeout 10m ./block/... ./format/... ./protocol/... ./ops/... ./opts/... ./internal/...
+	else
+		echo "left out: the race detector needs a C compiler"
+	fi
+}
+
+cross() {
+	step "cross-builds"
+	for target in linux/arm64 darwin/arm64 darwin/amd64 windows/amd64; do
+		echo "$target"
+		GOOS=${target%/*} GOARCH=${target#*/} go build ./...
+		GOOS=${target%/*} GOARCH=${target#*/} go vet ./...
+	done
+}
+
+fuzz() {
+	step "fuzzing, ${FUZZTIME:-10s} each target"
+	for pkg in $(go list ./...); do
+		for target in $(go test -list '^Fuzz' "$pkg" | grep '^Fuzz' || true); do
+			echo "$pkg $target"
+			go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-10s}" -parallel 2 "$pkg" >fuzz.log 2>&1 || { cat fuzz.log; exit 1; }
+			rm -f fuzz.log
+		done
+	done
+}
+
+case "${1:-all}" in
+setup) setup ;;
+quick) lint; unit ;;
+all) setup; lint; unit; whole; race; cross; fuzz; step "all tests passed" ;;
+*) sed -n '2,7p' "$0"; exit 2 ;;
+esac

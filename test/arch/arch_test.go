@@ -1,0 +1,143 @@
+// Package arch tests which package may import which.
+package arch
+
+import (
+	"encoding/json"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/cowl-disk/cowl"
+
+type pkg struct {
+	ImportPath   string
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+	Deps         []string
+	Doc          string
+	Name         string
+	GoFiles      []string
+}
+
+func list(t *testing.T, patterns ...string) []pkg {
+	t.Helper()
+	out, err := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Deps,Doc,Name,GoFiles"}, patterns...)...).Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var pkgs []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := dec.Decode(&p); err == io.EOF {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+// room returns the place of a package in the house, "" for the root package.
+func room(path string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(path, module), "/")
+}
+
+// allowed says what a package may import, of this module. The longest prefix
+// that matches counts.
+var allowed = map[string][]string{
+	"qapi":               {},
+	"opts":               {},
+	"block/driver":       {"opts", "qapi"},
+	"block/drivertest":   {"block", "block/driver", "opts", "qapi", "internal/", "protocol/mem", "protocol/file", "format/raw"},
+	"block":              {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero"},
+	"format":             {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock"},
+	"format/qcow2":       {"format/qcow2/ondisk", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock"},
+	"protocol":           {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock"},
+	"filter":             {"block/driver", "opts", "qapi", "internal/bufpool"},
+	"ops":                {"block", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero"},
+	"drivers":            {"block/driver", "format/", "protocol/", "filter/"},
+	"internal/bufpool":   {},
+	"internal/zero":      {},
+	"internal/safeio":    {},
+	"internal/rangelock": {},
+	"internal/testkit":   {"block", "block/driver", "opts", "qapi", "internal/"},
+	"internal/cli":       {"internal/cli/", "ops", "block", "block/driver", "opts", "qapi", "drivers"},
+	"cmd":                {"internal/cli/", "drivers"},
+	"":                   {"block", "block/driver", "drivers", "opts", "qapi", "ops"},
+	"bench":              {},
+	"test":               {"internal/", "block", "ops", "drivers", "format/", "protocol/", "opts", "qapi"},
+}
+
+func ruleFor(path string) (string, []string) {
+	best, rule, found := "", []string(nil), false
+	for prefix, r := range allowed {
+		if (path == prefix || prefix != "" && strings.HasPrefix(path, prefix+"/")) && (len(prefix) >= len(best)) {
+			best, rule, found = prefix, r, true
+		}
+	}
+	if !found {
+		return "?", nil
+	}
+	return best, rule
+}
+
+// TestArrows checks that imports point down only.
+func TestArrows(t *testing.T) {
+	for _, p := range list(t, module+"/...") {
+		from := room(p.ImportPath)
+		prefix, rule := ruleFor(from)
+		if prefix == "?" {
+			t.Errorf("%s has no place in the table of this test: say what it may import", p.ImportPath)
+			continue
+		}
+		for _, imp := range p.Imports {
+			if !strings.HasPrefix(imp, module) {
+				continue
+			}
+			to := room(imp)
+			ok := false
+			for _, r := range rule {
+				if to == r || strings.HasSuffix(r, "/") && strings.HasPrefix(to, r) {
+					ok = true
+				}
+			}
+			if !ok {
+				t.Errorf("%s must not import %s", p.ImportPath, imp)
+			}
+		}
+	}
+}
+
+// TestFormatsNeedNoNetwork checks that a program which imports one format alone
+// gets no network library with it.
+func TestFormatsNeedNoNetwork(t *testing.T) {
+	for _, p := range list(t, module+"/format/...", module+"/protocol/file", module+"/block/...") {
+		for _, dep := range p.Deps {
+			if dep == "net" || strings.HasPrefix(dep, "net/") || dep == "crypto/tls" {
+				t.Errorf("%s depends on %s", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
+// TestPackageComments checks that every package says what it is.
+func TestPackageComments(t *testing.T) {
+	for _, p := range list(t, module+"/...") {
+		if p.Doc == "" && len(p.GoFiles) > 0 {
+			t.Errorf("%s has no package comment", p.ImportPath)
+		}
+	}
+}
+
+// TestNoInit checks that no driver registers itself.
+func TestNoInit(t *testing.T) {
+	out, err := exec.Command("grep", "-rnE", `^func init\(\)`, "../..", "--include=*.go").Output()
+	if len(out) > 0 {
+		t.Errorf("init functions: %s", out)
+	} else if e, ok := err.(*exec.ExitError); !ok || e.ExitCode() != 1 {
+		t.Fatal(err)
+	}
+}
