@@ -1,0 +1,444 @@
+package qcow2
+
+import (
+	"context"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// pending is a range of guest clusters that is being changed. Everybody else who
+// wants to change one of them waits.
+type pending struct {
+	im     *image
+	c0, c1 int64         // guest clusters [c0, c1); guarded by image.meta
+	done   chan struct{} // made by the first who waits; guarded by image.meta
+
+	host     int64  // host offset of cluster c0
+	reuse    bool   // the clusters have their room already
+	firstSub uint32 // with extended L2: first subcluster written of c0
+	lastSub  uint32 // with extended L2: last subcluster written of cluster c1-1
+}
+
+// conflict returns a pending change of a cluster in [c0, c1) and the start of
+// its range. meta is held.
+func (im *image) conflict(c0, c1 int64) *pending {
+	for _, p := range im.pend {
+		if p.c0 < c1 && c0 < p.c1 {
+			return p
+		}
+	}
+	return nil
+}
+
+// waitChan returns the channel that is closed when p ends. meta is held
+// exclusively.
+func (p *pending) waitChan() chan struct{} {
+	if p.done == nil {
+		p.done = make(chan struct{})
+	}
+	return p.done
+}
+
+// reserveClusters waits until no change of [c0, c1) is pending and takes the
+// range. The caller gives it back with unreserve.
+func (im *image) reserveClusters(ctx context.Context, c0, c1 int64) (*pending, error) {
+	for {
+		im.meta.Lock()
+		q := im.conflict(c0, c1)
+		if q == nil {
+			p := &pending{im: im, c0: c0, c1: c1}
+			im.pend = append(im.pend, p)
+			im.meta.Unlock()
+			return p, nil
+		}
+		ch := q.waitChan()
+		im.meta.Unlock()
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (im *image) unreserve(p *pending) {
+	im.meta.Lock()
+	for i, q := range im.pend {
+		if q == p {
+			last := len(im.pend) - 1
+			im.pend[i] = im.pend[last]
+			im.pend[last] = nil
+			im.pend = im.pend[:last]
+			break
+		}
+	}
+	ch := p.done
+	im.meta.Unlock()
+	if ch != nil {
+		close(ch)
+	}
+}
+
+// beginWrite is called before every change. The first one clears autoclear bits
+// that will not be honoured and, with lazy refcounts, sets the dirty bit.
+func (im *image) beginWrite(ctx context.Context) error {
+	if im.refused.Load() {
+		return driver.Errorf(driver.ErrCorrupt, "image is corrupt: writing is no longer possible")
+	}
+	if im.begun.Load() {
+		return nil
+	}
+	if !im.writable {
+		return driver.Errorf(driver.ErrReadOnly, "Image is read-only")
+	}
+	im.hdrMu.Lock()
+	defer im.hdrMu.Unlock()
+	if im.begun.Load() || im.version < 3 {
+		im.begun.Store(true)
+		return nil
+	}
+	h := im.hdr
+	h.Autoclear &^= ondisk.AutoclearBitmaps
+	if im.lazy {
+		h.Incompatible |= ondisk.IncompatDirty
+	}
+	if h.Autoclear != im.hdr.Autoclear || h.Incompatible != im.hdr.Incompatible {
+		full := h.Append(nil)
+		if err := im.writeHeaderField(ctx, hdrIncompatOffset, full[hdrIncompatOffset:hdrAutoclearOffset+8]); err != nil {
+			return err
+		}
+		im.hdr.Autoclear, im.hdr.Incompatible = h.Autoclear, h.Incompatible
+	}
+	im.begun.Store(true)
+	return nil
+}
+
+// writePlan is what can be done for a write that starts in some cluster.
+type writePlan struct {
+	state    planState
+	clusters int64 // that it covers
+	host     int64 // of the first cluster, for planInPlace and planReuse
+	first    ondisk.L2Entry
+	last     ondisk.L2Entry
+	wait     *pending
+}
+
+type planState uint8
+
+const (
+	planMissing planState = iota // a table must be made or loaded first
+	planWait                     // another change is pending
+	planBad                      // the entry cannot be right
+	planInPlace                  // the room is there and only this image's
+	planReuse                    // the room is there, the mapping must change
+	planNew                      // room must be found
+)
+
+// classify says how a write to guest cluster c, of the bytes [from, to) in it,
+// can be done. meta is held.
+func (im *image) classify(c, from, to int64) (planState, ondisk.L2Entry) {
+	l1, _, _ := im.entryOf(c)
+	table, raw := im.tableOffset(l1)
+	if table == 0 || raw&ondisk.FlagCopied == 0 {
+		return planMissing, ondisk.L2Entry{}
+	}
+	s, i, _ := im.sliceFor(c)
+	if s == nil {
+		return planMissing, ondisk.L2Entry{}
+	}
+	e := ondisk.LoadL2(s.data, i, im.extended)
+	if im.badEntry(e) != "" {
+		return planBad, e
+	}
+	k := im.kind(e)
+	own := e.Desc&ondisk.FlagCopied != 0
+	switch {
+	case k == kindNormal && own && !im.extended:
+		return planInPlace, e
+	case k == kindNormal && own:
+		if mask := im.subMask(from, to); uint32(e.Bitmap)&mask == mask {
+			return planInPlace, e
+		}
+		return planReuse, e
+	case k == kindZeroAlloc && own:
+		return planReuse, e
+	}
+	return planNew, e
+}
+
+// subMask has the bits of the subclusters that the bytes [from, to) of a cluster
+// touch.
+func (im *image) subMask(from, to int64) uint32 {
+	a, b := from>>im.subBits, (to-1)>>im.subBits
+	return uint32((uint64(1)<<(b+1) - 1) &^ (uint64(1)<<a - 1))
+}
+
+// plan looks at the clusters that a write of n bytes at off touches, as far as
+// they can be handled in one way. meta is held.
+func (im *image) plan(off, n int64) writePlan {
+	c0, end := off>>im.clusterBits, off+n
+	var r writePlan
+	for c := c0; c<<im.clusterBits < end; c++ {
+		start := c << im.clusterBits
+		if q := im.conflict(c, c+1); q != nil {
+			if c == c0 {
+				return writePlan{state: planWait, wait: q}
+			}
+			break
+		}
+		state, e := im.classify(c, max(off, start)-start, min(end-start, im.clusterSize))
+		if c == c0 {
+			r = writePlan{state: state, clusters: 1, host: hostOffset(e), first: e, last: e}
+			if state < planInPlace {
+				return r
+			}
+			continue
+		}
+		if state == planInPlace && r.state == planReuse {
+			state = planReuse // nothing changes for this cluster
+		}
+		if state != r.state || state != planNew && hostOffset(e) != r.host+(c-c0)<<im.clusterBits {
+			break
+		}
+		r.clusters++
+		r.last = e
+	}
+	return r
+}
+
+// Allocate finds room for a write.
+func (im *image) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget, error) {
+	if off < 0 || n <= 0 || off >= im.size.Load() {
+		return driver.WriteTarget{}, driver.Errorf(driver.ErrRange, "write of %d bytes at %d: beyond the end of the disk", n, off)
+	}
+	if err := im.beginWrite(ctx); err != nil {
+		return driver.WriteTarget{}, err
+	}
+	if err := im.relieve(ctx); err != nil {
+		return driver.WriteTarget{}, err
+	}
+	// A bound on the slices that one request needs at once.
+	perSlice := im.cache.size / im.l2EntrySize
+	limit := max(1, min(int64(im.cache.max)/4, 256)) * perSlice << im.clusterBits
+	n = min(n, im.size.Load()-off, limit-off&(im.clusterSize-1))
+	c0, c1 := off>>im.clusterBits, (off+n-1)>>im.clusterBits+1
+	for {
+		if err := ctx.Err(); err != nil {
+			return driver.WriteTarget{}, err
+		}
+		im.meta.RLock()
+		r := im.plan(off, n)
+		im.meta.RUnlock()
+		switch r.state {
+		case planInPlace:
+			return im.inPlace(ctx, off, n, r)
+		case planBad:
+			return driver.WriteTarget{}, im.entryError(ctx, c0, r.first, im.badEntry(r.first))
+		case planWait:
+			if err := im.waitFor(ctx, c0); err != nil {
+				return driver.WriteTarget{}, err
+			}
+			continue
+		}
+		if err := im.needTables(ctx, c0, c1); err != nil {
+			return driver.WriteTarget{}, err
+		}
+		im.meta.Lock()
+		r = im.plan(off, n)
+		if r.state != planReuse && r.state != planNew {
+			im.meta.Unlock()
+			continue
+		}
+		p := &pending{im: im, c0: c0, c1: c0 + r.clusters, host: r.host, reuse: r.state == planReuse}
+		im.pend = append(im.pend, p)
+		im.meta.Unlock()
+		return im.target(ctx, off, n, r, p)
+	}
+}
+
+// waitFor waits until the change that is pending for cluster c ends.
+func (im *image) waitFor(ctx context.Context, c int64) error {
+	im.meta.Lock()
+	q := im.conflict(c, c+1)
+	if q == nil {
+		im.meta.Unlock()
+		return nil
+	}
+	ch := q.waitChan()
+	im.meta.Unlock()
+	select {
+	case <-ch:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// inPlace answers for a write to room that is the guest's already.
+func (im *image) inPlace(ctx context.Context, off, n int64, r writePlan) (driver.WriteTarget, error) {
+	in := off & (im.clusterSize - 1)
+	t := driver.WriteTarget{Length: min(n, r.clusters<<im.clusterBits-in), Child: im.data, HostOffset: r.host + in}
+	if !im.external {
+		if what := im.overlapping(t.HostOffset, t.Length); what != "" {
+			return driver.WriteTarget{}, im.corruption(ctx, "Preventing invalid write on metadata (overlaps with %s)", what)
+		}
+	}
+	return t, nil
+}
+
+// target makes the answer for a write that p prepares, after finding room.
+func (im *image) target(ctx context.Context, off, n int64, r writePlan, p *pending) (driver.WriteTarget, error) {
+	var zeroFilled bool
+	if !p.reuse {
+		host, got, fresh, err := im.findRoom(ctx, p.c0, p.c1-p.c0)
+		if err != nil {
+			im.unreserve(p)
+			return driver.WriteTarget{}, err
+		}
+		zeroFilled = fresh
+		im.meta.Lock()
+		p.host = host
+		if p.c0+got < p.c1 {
+			p.c1 = p.c0 + got
+			r.last = ondisk.L2Entry{} // in the middle of the request: no edge
+		}
+		im.meta.Unlock()
+	}
+	in := off & (im.clusterSize - 1)
+	length := min(n, (p.c1-p.c0)<<im.clusterBits-in)
+	endIn := (off+length-1)&(im.clusterSize-1) + 1
+	t := driver.WriteTarget{Length: length, Child: im.data, HostOffset: p.host + in, ZeroFilled: zeroFilled, Pending: p}
+	from, _ := im.edges(r.first, p.reuse, in, min(in+length, im.clusterSize))
+	start := int64(0)
+	if p.c1-p.c0 == 1 {
+		start = in
+	}
+	_, to := im.edges(r.last, p.reuse, start, endIn)
+	t.Head, t.Tail = in-from, to-endIn
+	p.firstSub, p.lastSub = uint32(from>>im.subBits), uint32((to-1)>>im.subBits)
+	return t, nil
+}
+
+// edges widens the bytes [from, to) of a cluster with entry e to what must be
+// written so that the cluster, or every subcluster touched, is whole.
+func (im *image) edges(e ondisk.L2Entry, reuse bool, from, to int64) (int64, int64) {
+	if !im.extended {
+		if reuse && im.kind(e) == kindNormal {
+			return from, to // in place, in a run with others that are not
+		}
+		return 0, im.clusterSize
+	}
+	alloc := uint32(e.Bitmap)
+	if !reuse && (im.kind(e) == kindCompressed || alloc != 0) {
+		return 0, im.clusterSize
+	}
+	if !reuse || alloc>>uint(from>>im.subBits)&1 == 0 {
+		from &^= im.subSize - 1
+	}
+	if !reuse || alloc>>uint((to-1)>>im.subBits)&1 == 0 {
+		to = (to + im.subSize - 1) &^ (im.subSize - 1)
+	}
+	return from, to
+}
+
+// newEntry returns the L2 entry of cluster c once p is committed.
+func (p *pending) newEntry(c int64, old ondisk.L2Entry) ondisk.L2Entry {
+	im := p.im
+	e := ondisk.L2Entry{Desc: uint64(p.host+(c-p.c0)<<im.clusterBits) | ondisk.FlagCopied}
+	if !im.extended {
+		return e
+	}
+	written := ^uint32(0)
+	if c == p.c0 {
+		written &^= 1<<p.firstSub - 1
+	}
+	if c == p.c1-1 {
+		written &= uint32(uint64(1)<<(p.lastSub+1) - 1)
+	}
+	alloc, zero := uint32(old.Bitmap), uint32(old.Bitmap>>32)
+	if im.kind(old) == kindCompressed {
+		alloc, zero = 0, 0
+	}
+	e.Bitmap = uint64(zero&^written)<<32 | uint64(alloc|written)
+	return e
+}
+
+// Commit links the clusters that were written.
+func (p *pending) Commit(ctx context.Context) error {
+	im := p.im
+	defer im.unreserve(p)
+	done, err := im.editEntries(ctx, p.c0, p.c1, discardNever, func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
+		return p.newEntry(c, old), !p.reuse
+	})
+	if err != nil && !p.reuse {
+		im.giveBack(ctx, p.host+(done-p.c0)<<im.clusterBits, (p.c1-done)<<im.clusterBits)
+	}
+	return err
+}
+
+// Abort gives the room back.
+func (p *pending) Abort(ctx context.Context) {
+	if !p.reuse {
+		p.im.giveBack(ctx, p.host, (p.c1-p.c0)<<p.im.clusterBits)
+	}
+	p.im.unreserve(p)
+}
+
+// giveBack frees room that was never linked.
+func (im *image) giveBack(ctx context.Context, host, n int64) {
+	if !im.external {
+		im.freeNow(ctx, host, n)
+	}
+}
+
+// findRoom allocates up to n clusters in a row for guest cluster c. fresh says
+// that they read as zeroes.
+func (im *image) findRoom(ctx context.Context, c, n int64) (host, got int64, fresh bool, err error) {
+	if im.external {
+		host = c << im.clusterBits
+		return host, n, im.alloc.touchData(host, host+n<<im.clusterBits), nil
+	}
+	return im.allocClusters(ctx, n)
+}
+
+// editEntries changes the L2 entries of guest clusters [c0, c1), which the
+// caller has reserved; their tables, where there are any, are this image's own.
+// fn returns the new entry, and whether the room of the old one is given up. It
+// returns the first cluster that was not done.
+func (im *image) editEntries(ctx context.Context, c0, c1 int64, how discardKind, fn func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool)) (int64, error) {
+	perSlice := im.cache.size / im.l2EntrySize
+	for c := c0; c < c1; {
+		im.meta.Lock()
+		s, i, missing := im.sliceFor(c)
+		if s == nil {
+			im.meta.Unlock()
+			if missing == 0 {
+				c = (c>>im.l2Bits + 1) << im.l2Bits
+				continue
+			}
+			if err := im.needSlices(ctx, c, c+1); err != nil {
+				return c, err
+			}
+			continue
+		}
+		for end := min(c1, (c/perSlice+1)*perSlice); c < end; c, i = c+1, i+1 {
+			old := ondisk.LoadL2(s.data, i, im.extended)
+			if what := im.badEntry(old); what != "" {
+				im.meta.Unlock()
+				return c, im.entryError(ctx, c, old, what)
+			}
+			e, free := fn(c, old)
+			if e == old {
+				continue
+			}
+			ondisk.StoreL2(s.data, i, im.extended, e)
+			im.cache.markDirty(s)
+			if free {
+				im.dropEntry(old, how)
+			}
+		}
+		im.meta.Unlock()
+	}
+	return c1, nil
+}

@@ -1,0 +1,84 @@
+package qcow2
+
+import (
+	"context"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/bufpool"
+)
+
+// needTables makes sure that guest clusters [c0, c1) have L2 tables that belong
+// to the active image alone, and that their slices are cached at this moment.
+func (im *image) needTables(ctx context.Context, c0, c1 int64) error {
+	for l1 := c0 >> im.l2Bits; l1 <= (c1-1)>>im.l2Bits; l1++ {
+		im.meta.RLock()
+		table, raw := im.tableOffset(l1)
+		im.meta.RUnlock()
+		if table != 0 && raw&ondisk.FlagCopied != 0 {
+			continue
+		}
+		if err := im.makeTable(ctx, l1); err != nil {
+			return err
+		}
+	}
+	return im.needSlices(ctx, c0, c1)
+}
+
+// makeTable gives L1 entry l1 an L2 table of its own: a new one, or a copy of
+// the one that a snapshot shares.
+func (im *image) makeTable(ctx context.Context, l1 int64) error {
+	im.tableMu.Lock()
+	defer im.tableMu.Unlock()
+	im.meta.RLock()
+	old, raw := im.tableOffset(l1)
+	short := l1 >= int64(len(im.l1))
+	im.meta.RUnlock()
+	if short {
+		return driver.Errorf(driver.ErrCorrupt, "L1 table has no entry %d", l1)
+	}
+	if old != 0 && raw&ondisk.FlagCopied != 0 {
+		return nil
+	}
+	content := bufpool.Get(int(im.clusterSize))
+	defer bufpool.Put(content)
+	clear(content)
+	if old != 0 {
+		if err := im.checkL2Offset(ctx, l1<<im.l2Bits); err != nil {
+			return err
+		}
+		if old >= im.file.Size() {
+			return driver.Errorf(driver.ErrCorrupt, "L2 table at offset %#x lies beyond the end of the file", old)
+		}
+		// Shared tables are never changed, so the file has their contents.
+		if err := im.readPadded(ctx, im.file, content, old); err != nil {
+			return err
+		}
+	}
+	host, _, _, err := im.allocClusters(ctx, 1)
+	if err != nil {
+		return err
+	}
+	im.alloc.noteMetadata(host)
+
+	im.meta.Lock()
+	for o := int64(0); o < im.clusterSize; o += im.cache.size {
+		s := &slice{off: host + o, data: append([]byte(nil), content[o:o+im.cache.size]...), dirty: true}
+		im.cache.put(s)
+	}
+	im.setL1(l1, uint64(host)|ondisk.FlagCopied)
+	if old != 0 {
+		im.drops = append(im.drops, drop{off: old, n: im.clusterSize, how: discardOther})
+	}
+	im.meta.Unlock()
+	return nil
+}
+
+// l1Sector is how many bytes of the L1 table are written at once.
+const l1Sector = 512
+
+// setL1 changes an L1 entry. meta is held exclusively.
+func (im *image) setL1(i int64, e uint64) {
+	im.l1[i] = e
+	im.l1Dirty[int(i*8/l1Sector)] = struct{}{}
+}

@@ -1,0 +1,137 @@
+package qcow2
+
+import (
+	"context"
+	"io"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// deflateWindow is what readers of compressed clusters reserve: windowBits -12.
+const deflateWindow = 4096
+
+// errTooLong stops a compressor whose output is not smaller than its input.
+var errTooLong = io.ErrShortWrite
+
+// limitedBuffer takes at most a number of bytes.
+type limitedBuffer struct {
+	b   []byte
+	max int
+}
+
+func (l *limitedBuffer) Write(p []byte) (int, error) {
+	if len(l.b)+len(p) > l.max {
+		return 0, errTooLong
+	}
+	l.b = append(l.b, p...)
+	return len(p), nil
+}
+
+type deflater struct {
+	out limitedBuffer
+	w   *flate.Writer
+}
+
+// encode appends the compressed cluster to dst; ok is false if it would not be
+// smaller than a cluster.
+func (c *codec) encode(dst, cluster []byte) (enc []byte, ok bool, err error) {
+	limit := len(dst) + c.clusterSize - 1
+	if c.zstd {
+		e, _ := c.zencoders.Get().(*zstd.Encoder)
+		if e == nil {
+			e, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(true))
+			if err != nil {
+				return dst, false, err
+			}
+		}
+		enc = e.EncodeAll(cluster, dst)
+		c.zencoders.Put(e)
+		if len(enc) > limit {
+			return dst, false, nil
+		}
+		return enc, true, nil
+	}
+	d, _ := c.deflaters.Get().(*deflater)
+	if d == nil {
+		d = &deflater{}
+		if d.w, err = flate.NewWriterWindow(&d.out, deflateWindow); err != nil {
+			return dst, false, err
+		}
+	}
+	d.out = limitedBuffer{b: dst, max: limit}
+	d.w.Reset(&d.out)
+	_, err = d.w.Write(cluster)
+	if err == nil {
+		err = d.w.Close()
+	}
+	enc, d.out.b = d.out.b, nil
+	c.deflaters.Put(d)
+	if err == errTooLong {
+		return dst, false, nil
+	}
+	return enc, err == nil, err
+}
+
+// Encode compresses one cluster.
+func (im *image) Encode(dst, cluster []byte) ([]byte, bool, error) {
+	if im.external {
+		return dst, false, driver.Errorf(driver.ErrUnsupported, "images with an external data file hold no compressed clusters")
+	}
+	if int64(len(cluster)) != im.clusterSize {
+		return dst, false, driver.Errorf(driver.ErrInvalid, "%d bytes given to compress, not a cluster", len(cluster))
+	}
+	return im.codec.encode(dst, cluster)
+}
+
+// WriteEncoded stores a compressed cluster. Several share a host cluster.
+func (im *image) WriteEncoded(ctx context.Context, off int64, enc []byte) error {
+	switch {
+	case im.external:
+		return driver.Errorf(driver.ErrUnsupported, "images with an external data file hold no compressed clusters")
+	case off < 0 || off&(im.clusterSize-1) != 0 || int64(len(enc)) >= im.clusterSize || len(enc) == 0:
+		return driver.Errorf(driver.ErrInvalid, "%d compressed bytes at guest offset %#x are not a cluster", len(enc), off)
+	case off >= im.size.Load():
+		return driver.Errorf(driver.ErrRange, "guest offset %#x is beyond the end of the disk", off)
+	}
+	if err := im.beginWrite(ctx); err != nil {
+		return err
+	}
+	c := off >> im.clusterBits
+	if err := im.relieve(ctx); err != nil {
+		return err
+	}
+	if err := im.needTables(ctx, c, c+1); err != nil {
+		return err
+	}
+	p, err := im.reserveClusters(ctx, c, c+1)
+	if err != nil {
+		return err
+	}
+	e, err := im.entry(ctx, c)
+	if err == nil && (im.kind(e) != kindUnallocated && im.kind(e) != kindZeroPlain) {
+		err = driver.Errorf(driver.ErrInvalid, "the cluster at guest offset %#x is already allocated", off)
+	}
+	var host int64
+	if err == nil {
+		host, err = im.allocBytes(ctx, int64(len(enc)))
+	}
+	if err != nil {
+		im.unreserve(p)
+		return err
+	}
+	_, err = im.file.WriteAt(ctx, enc, host)
+	if err == nil {
+		_, err = im.editEntries(ctx, c, c+1, discardNever, func(_ int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
+			return ondisk.L2Entry{Desc: ondisk.EncodeCompressed(host, int64(len(enc)), im.clusterBits)}, true
+		})
+	}
+	if err != nil {
+		im.freeNow(ctx, host, int64(len(enc)))
+	}
+	im.unreserve(p)
+	return err
+}

@@ -1,0 +1,46 @@
+package qcow2
+
+import (
+	"context"
+	"encoding/binary"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// Driver is the qcow2 driver.
+type Driver struct{}
+
+// New returns the qcow2 driver.
+func New() driver.Driver { return &Driver{} }
+
+var desc = driver.Desc{
+	Name:          "qcow2",
+	Kind:          driver.KindFormat,
+	FileRole:      driver.FileMetadata,
+	Backing:       true,
+	Summary:       "QEMU copy-on-write image, versions 2 and 3",
+	OpenOptions:   openSchema,
+	CreateOptions: createSchema,
+}
+
+// Desc describes the driver.
+func (*Driver) Desc() *driver.Desc { return &desc }
+
+// Probe recognises the magic and a version of at least 2.
+func (*Driver) Probe(head []byte, _ int64, _ string) int {
+	if len(head) >= 8 && binary.BigEndian.Uint32(head) == ondisk.Magic && binary.BigEndian.Uint32(head[4:]) >= 2 {
+		return 100
+	}
+	return 0
+}
+
+// Open opens an image.
+func (*Driver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
+	return openImage(ctx, req)
+}
+
+var (
+	_ driver.Driver = (*Driver)(nil)
+	_ driver.Prober = (*Driver)(nil)
+)

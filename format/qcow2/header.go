@@ -1,0 +1,369 @@
+package qcow2
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+func be16(b []byte) uint16 { return binary.BigEndian.Uint16(b) }
+func be32(b []byte) uint32 { return binary.BigEndian.Uint32(b) }
+func be64(b []byte) uint64 { return binary.BigEndian.Uint64(b) }
+
+// loadHeader reads and checks the header, its extensions and the backing file
+// name. hdrMu is held once the image is shared.
+func (im *image) loadHeader(ctx context.Context) error {
+	corrupt := func(format string, args ...any) error { return driver.Errorf(driver.ErrCorrupt, format, args...) }
+	unsupported := func(format string, args ...any) error {
+		return driver.Errorf(driver.ErrUnsupported, format, args...)
+	}
+	fixed := make([]byte, ondisk.HeaderSizeFull)
+	if err := im.readPadded(ctx, im.file, fixed, 0); err != nil {
+		return fmt.Errorf("Could not read qcow2 header: %w", err)
+	}
+	h, err := ondisk.DecodeHeader(fixed)
+	if err != nil {
+		return driver.Errorf(driver.ErrFormat, "Image is not in qcow2 format")
+	}
+	if h.Version < 2 || h.Version > 3 {
+		return unsupported("Unsupported qcow2 version %d", h.Version)
+	}
+	if h.ClusterBits < ondisk.MinClusterBits || h.ClusterBits > ondisk.MaxClusterBits {
+		return unsupported("Unsupported cluster size: 2^%d", h.ClusterBits)
+	}
+	if h.Version >= 3 && h.HeaderLength < ondisk.HeaderSizeV3 {
+		return corrupt("qcow2 header too short")
+	}
+	if int64(h.HeaderLength) > h.ClusterSize() {
+		return corrupt("qcow2 header exceeds cluster size")
+	}
+	if h.BackingFileOffset > uint64(h.ClusterSize()) {
+		return corrupt("Invalid backing file offset")
+	}
+	first := make([]byte, min(h.ClusterSize(), max(im.file.Size(), int64(h.HeaderLength))))
+	if err := im.readPadded(ctx, im.file, first, 0); err != nil {
+		return fmt.Errorf("Could not read qcow2 header: %w", err)
+	}
+	if h, err = ondisk.DecodeHeader(first); err != nil {
+		return driver.Errorf(driver.ErrFormat, "Image is not in qcow2 format")
+	}
+	if h.HeaderLength <= ondisk.HeaderSizeV3 {
+		h.CompressionType = ondisk.CompressionZlib
+	}
+	if h.CompressionType > ondisk.CompressionZstd {
+		return unsupported("qcow2: unknown compression type: %d", h.CompressionType)
+	}
+	if bit := h.Incompatible&ondisk.IncompatCompression != 0; bit != (h.CompressionType != ondisk.CompressionZlib) {
+		if bit {
+			return corrupt("qcow2: Compression type incompatible feature bit must not be set")
+		}
+		return corrupt("qcow2: Compression type incompatible feature bit must be set")
+	}
+	extEnd := int64(len(first))
+	if h.BackingFileOffset != 0 {
+		extEnd = min(extEnd, int64(h.BackingFileOffset))
+	}
+	var extArea []byte
+	if int64(h.HeaderLength) < extEnd {
+		extArea = first[h.HeaderLength:extEnd]
+	}
+	exts, extErr := ondisk.DecodeExtensions(extArea)
+	if unknown := h.Incompatible &^ ondisk.IncompatKnown; unknown != 0 {
+		return unsupported("Unsupported qcow2 feature(s): %s", featureNames(exts, unknown))
+	}
+	if h.Incompatible&ondisk.IncompatCorrupt != 0 && im.writable && !im.access.Check {
+		return corrupt("qcow2: Image is corrupt; cannot be opened read/write")
+	}
+	if h.ExtendedL2() && h.ClusterSize()/ondisk.SubclustersPerCluster < 512 {
+		return unsupported("Unsupported subcluster size: %d", h.ClusterSize()/ondisk.SubclustersPerCluster)
+	}
+	if h.RefcountOrder > 6 {
+		return unsupported("Reference count entry width too large; may not exceed 64 bits")
+	}
+	if h.CryptMethod > ondisk.CryptLUKS {
+		return unsupported("Unsupported encryption method %d", h.CryptMethod)
+	}
+	if h.Size > 1<<63-1-uint64(h.ClusterSize()) {
+		return corrupt("Image is too big")
+	}
+	im.geometry = newGeometry(h)
+	if err := im.checkTables(h); err != nil {
+		return err
+	}
+	if extErr != nil {
+		return corrupt("Header extension too large")
+	}
+	if err := im.useExtensions(h, exts); err != nil {
+		return err
+	}
+	im.backing = ""
+	if h.BackingFileOffset != 0 {
+		n := int64(h.BackingFileSize)
+		if n > min(ondisk.MaxBackingName, h.ClusterSize()-int64(h.BackingFileOffset)) {
+			return corrupt("Backing file name too long")
+		}
+		name := make([]byte, n)
+		if err := im.readPadded(ctx, im.file, name, int64(h.BackingFileOffset)); err != nil {
+			return fmt.Errorf("Could not read backing file name: %w", err)
+		}
+		im.backing, _, _ = strings.Cut(string(name), "\x00")
+	}
+	im.hdr, im.exts = *h, cloneExtensions(exts)
+	im.size.Store(int64(h.Size))
+	return nil
+}
+
+// checkTables judges place and size of the tables that the header names.
+func (im *image) checkTables(h *ondisk.Header) error {
+	corrupt := func(format string, args ...any) error { return driver.Errorf(driver.ErrCorrupt, format, args...) }
+	if h.RefcountTableClusters == 0 && !im.access.Check {
+		return corrupt("Image does not contain a reference count table")
+	}
+	if err := im.checkTable(h.RefcountTableOffset, int64(h.RefcountTableClusters), im.clusterSize, maxRefcountTableBytes, "Reference count table"); err != nil {
+		return err
+	}
+	if !im.access.Check {
+		if err := im.checkTable(h.SnapshotsOffset, int64(h.NbSnapshots), snapshotFixedSize, snapshotFixedSize*maxSnapshots, "Snapshot table"); err != nil {
+			return err
+		}
+	}
+	if err := im.checkTable(h.L1TableOffset, int64(h.L1Size), 8, maxL1Bytes, "Active L1 table"); err != nil {
+		return err
+	}
+	need := im.l1Entries(int64(h.Size))
+	if need > 1<<31-1 {
+		return corrupt("Image is too big")
+	}
+	if int64(h.L1Size) < need {
+		return corrupt("L1 table is too small")
+	}
+	return nil
+}
+
+const snapshotFixedSize = 40
+
+// checkTable checks a table of n entries of size bytes at off.
+func (im *image) checkTable(off uint64, n, size, maxBytes int64, what string) error {
+	if n > maxBytes/size {
+		return driver.Errorf(driver.ErrCorrupt, "%s too large", what)
+	}
+	if off > 1<<63-1-uint64(n*size) || off&uint64(im.clusterSize-1) != 0 {
+		return driver.Errorf(driver.ErrCorrupt, "%s offset invalid", what)
+	}
+	return nil
+}
+
+// useExtensions judges the extensions that mean something here.
+func (im *image) useExtensions(h *ondisk.Header, exts []ondisk.Extension) error {
+	corrupt := func(format string, args ...any) error { return driver.Errorf(driver.ErrCorrupt, format, args...) }
+	im.backingFormat, im.bitmapsExt = "", ondisk.BitmapsExtension{}
+	for _, e := range exts {
+		if err := im.env.Budget.Descriptor("header extension", int64(len(e.Data))); err != nil {
+			return err
+		}
+		switch e.Type {
+		case ondisk.ExtBackingFormat:
+			if len(e.Data) >= maxBackingFormat {
+				return corrupt("ERROR: ext_backing_format: len=%d too large (>=%d)", len(e.Data), maxBackingFormat)
+			}
+			im.backingFormat, _, _ = strings.Cut(string(e.Data), "\x00")
+		case ondisk.ExtCrypto:
+			if h.CryptMethod != ondisk.CryptLUKS {
+				return corrupt("CRYPTO header extension only expected with LUKS encryption method")
+			}
+			if len(e.Data) != 16 {
+				return corrupt("CRYPTO header extension size %d, but expected size %d", len(e.Data), 16)
+			}
+		case ondisk.ExtBitmaps:
+			if h.Autoclear&ondisk.AutoclearBitmaps == 0 {
+				break
+			}
+			b, err := ondisk.DecodeBitmapsExtension(e.Data)
+			switch {
+			case err != nil || len(e.Data) != 24:
+				return corrupt("bitmaps_ext: Invalid extension length")
+			case b.Count > maxBitmaps:
+				return corrupt("bitmaps_ext: Image has %d bitmaps, exceeding the QEMU supported maximum of %d", b.Count, maxBitmaps)
+			case b.Count == 0:
+				return corrupt("found bitmaps extension with zero bitmaps")
+			case b.DirectoryOffset&uint64(im.clusterSize-1) != 0 || b.DirectoryOffset > 1<<62:
+				return corrupt("bitmaps_ext: invalid bitmap directory offset")
+			case b.DirectorySize > maxBitmapDirectory:
+				return corrupt("bitmaps_ext: bitmap directory size (%d) exceeds the maximum supported size (%d)", b.DirectorySize, maxBitmapDirectory)
+			}
+			im.bitmapsExt = b
+		}
+	}
+	return nil
+}
+
+func cloneExtensions(exts []ondisk.Extension) []ondisk.Extension {
+	out := make([]ondisk.Extension, len(exts))
+	for i, e := range exts {
+		out[i] = ondisk.Extension{Type: e.Type, Data: append([]byte(nil), e.Data...)}
+	}
+	return out
+}
+
+// featureNames names the incompatible feature bits in mask, by the table that
+// the image brings.
+func featureNames(exts []ondisk.Extension, mask uint64) string {
+	var names []string
+	for _, e := range exts {
+		if e.Type != ondisk.ExtFeatureNames {
+			continue
+		}
+		for _, n := range ondisk.DecodeFeatureNames(e.Data) {
+			if n.Name == "" {
+				break
+			}
+			if n.Type == ondisk.FeatureIncompatible && n.Bit < 64 && mask&(1<<n.Bit) != 0 {
+				names = append(names, n.Name)
+				mask &^= 1 << n.Bit
+			}
+		}
+	}
+	if mask != 0 {
+		names = append(names, fmt.Sprintf("Unknown incompatible feature: %x", mask))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (im *image) dataFileName() string {
+	for _, e := range im.exts {
+		if e.Type == ondisk.ExtDataFile {
+			name, _, _ := strings.Cut(string(e.Data), "\x00")
+			return name
+		}
+	}
+	return ""
+}
+
+// encodeHeader lays out the first cluster: header, extensions, backing file
+// name. Extensions that are not understood are kept as they were.
+func (im *image) encodeHeader() ([]byte, ondisk.Header, error) {
+	h := im.hdr
+	exts := make([]ondisk.Extension, 0, len(im.exts)+1)
+	if im.backingFormat != "" {
+		exts = append(exts, ondisk.Extension{Type: ondisk.ExtBackingFormat, Data: []byte(im.backingFormat)})
+	}
+	for _, e := range im.exts {
+		if e.Type != ondisk.ExtBackingFormat {
+			exts = append(exts, e)
+		}
+	}
+	h.BackingFileOffset, h.BackingFileSize = 0, 0
+	b := h.Append(nil)
+	h.HeaderLength = uint32(len(b))
+	for _, e := range exts {
+		b = ondisk.AppendExtension(b, e)
+	}
+	b = ondisk.AppendExtension(b, ondisk.Extension{Type: ondisk.ExtEnd})
+	if im.backing != "" {
+		h.BackingFileOffset, h.BackingFileSize = uint64(len(b)), uint32(len(im.backing))
+		b = append(b, im.backing...)
+	}
+	if int64(len(b)) > im.clusterSize {
+		return nil, h, driver.Errorf(driver.ErrInvalid, "the header needs %d bytes and the cluster has %d", len(b), im.clusterSize)
+	}
+	copy(b, h.Append(nil))
+	return append(b, make([]byte, im.clusterSize-int64(len(b)))...), h, nil
+}
+
+// writeHeader writes header, extensions and backing file name anew and makes
+// them durable. hdrMu is held.
+func (im *image) writeHeader(ctx context.Context) error {
+	b, h, err := im.encodeHeader()
+	if err != nil {
+		return err
+	}
+	if _, err := im.file.WriteAt(ctx, b, 0); err != nil {
+		return err
+	}
+	im.hdr = h
+	return im.file.Flush(ctx)
+}
+
+// Places of header fields that are written by themselves.
+const (
+	hdrSizeOffset       = 24
+	hdrL1Offset         = 36 // size and offset of the L1 table
+	hdrRefTableOffset   = 48 // offset and size of the refcount table
+	hdrIncompatOffset   = 72
+	hdrAutoclearOffset  = 88
+	incompatRuntimeBits = ondisk.IncompatDirty | ondisk.IncompatCorrupt
+)
+
+// writeHeaderField writes some bytes of the header and makes them durable.
+// hdrMu is held.
+func (im *image) writeHeaderField(ctx context.Context, off int64, b []byte) error {
+	if _, err := im.file.WriteAt(ctx, b, off); err != nil {
+		return err
+	}
+	return im.file.Flush(ctx)
+}
+
+// setIncompatible changes incompatible feature bits, on disk first.
+func (im *image) setIncompatible(ctx context.Context, set, unset uint64) error {
+	im.hdrMu.Lock()
+	defer im.hdrMu.Unlock()
+	v := im.hdr.Incompatible&^unset | set
+	if v == im.hdr.Incompatible || im.version < 3 {
+		return nil
+	}
+	if err := im.writeHeaderField(ctx, hdrIncompatOffset, binary.BigEndian.AppendUint64(nil, v)); err != nil {
+		return err
+	}
+	im.hdr.Incompatible = v
+	return nil
+}
+
+// ChangeBacking records another backing file, or none.
+func (im *image) ChangeBacking(ctx context.Context, ref driver.BackingRef) error {
+	if !im.writable {
+		return driver.Errorf(driver.ErrReadOnly, "Image is read-only")
+	}
+	if len(ref.Filename) > ondisk.MaxBackingName {
+		return driver.Errorf(driver.ErrInvalid, "Backing file name too long")
+	}
+	if len(ref.Format) >= maxBackingFormat {
+		return driver.Errorf(driver.ErrInvalid, "Backing format name too long")
+	}
+	if im.dataRaw && ref.Filename != "" {
+		return driver.Errorf(driver.ErrInvalid, "Cannot use a backing file with a raw external data file")
+	}
+	im.hdrMu.Lock()
+	defer im.hdrMu.Unlock()
+	name, format := im.backing, im.backingFormat
+	im.backing, im.backingFormat = ref.Filename, ref.Format
+	if im.backing == "" {
+		im.backingFormat = ""
+	}
+	if err := im.writeHeader(ctx); err != nil {
+		im.backing, im.backingFormat = name, format
+		return err
+	}
+	return nil
+}
+
+// corruption reports damage that was met at run time. As in the original, an
+// image that is open for writing is marked and no longer written.
+func (im *image) corruption(ctx context.Context, format string, args ...any) error {
+	err := driver.Errorf(driver.ErrCorrupt, format, args...)
+	if im.refused.Swap(true) {
+		return err
+	}
+	if !im.writable {
+		im.env.Warn(fmt.Sprintf("qcow2: Image is corrupt: %v; further non-fatal corruption events will be suppressed", err))
+		return err
+	}
+	im.env.Warn(fmt.Sprintf("qcow2: Marking image as corrupt: %v; further corruption events will be suppressed", err))
+	if werr := im.setIncompatible(context.WithoutCancel(ctx), ondisk.IncompatCorrupt, 0); werr != nil && im.env.Log != nil {
+		im.env.Log.Error("marking image as corrupt", "image", im.name, "error", werr)
+	}
+	return err
+}

@@ -1,0 +1,125 @@
+package qcow2
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/safeio"
+	"github.com/cowl-disk/cowl/qapi"
+)
+
+// Size is the length of the disk in bytes.
+func (im *image) Size() int64 { return im.size.Load() }
+
+// Limits: zeroes and discards work on whole subclusters and clusters.
+func (im *image) Limits() driver.Limits {
+	return driver.Limits{ClusterSize: im.clusterSize, ZeroAlignment: im.subSize, DiscardAlignment: im.clusterSize}
+}
+
+// Info describes the image.
+func (im *image) Info(ctx context.Context) (*driver.Info, error) {
+	zeroInit := im.zeroInit(ctx)
+	im.hdrMu.Lock()
+	defer im.hdrMu.Unlock()
+	h := &im.hdr
+	info := &driver.Info{
+		ClusterSize: im.clusterSize,
+		Encrypted:   h.CryptMethod != ondisk.CryptNone,
+		Dirty:       h.Incompatible&ondisk.IncompatDirty != 0,
+		Corrupt:     h.Incompatible&ondisk.IncompatCorrupt != 0,
+		Allocated:   -1,
+		ZeroInit:    zeroInit,
+	}
+	if im.backing != "" {
+		info.Backing = &driver.BackingRef{Filename: im.backing, Format: im.backingFormat}
+	}
+	for i := range im.snapshots {
+		info.Snapshots = append(info.Snapshots, snapshotInfo(&im.snapshots[i]))
+	}
+	info.VMStateOffset = im.l1Entries(int64(h.Size)) * im.l2Range()
+	spec := qapi.InfoSpecificQcow2{Compat: "0.10", RefcountBits: 1 << h.RefcountOrder, CompressionType: "zlib", Bitmaps: im.bitmaps}
+	if h.CompressionType == ondisk.CompressionZstd {
+		spec.CompressionType = "zstd"
+	}
+	if h.Version >= 3 {
+		spec.Compat = "1.1"
+		lazy, corrupt, ext := h.Compatible&ondisk.CompatLazyRefcounts != 0, info.Corrupt, h.ExtendedL2()
+		spec.LazyRefcounts, spec.Corrupt, spec.ExtendedL2 = &lazy, &corrupt, &ext
+		spec.DataFile = im.dataFileName()
+		if h.Incompatible&ondisk.IncompatDataFile != 0 {
+			raw := h.Autoclear&ondisk.AutoclearDataFileRaw != 0
+			spec.DataFileRaw = &raw
+		}
+	}
+	switch h.CryptMethod {
+	case ondisk.CryptAES:
+		spec.Encrypt = json.RawMessage(`{"format":"aes"}`)
+	case ondisk.CryptLUKS:
+		spec.Encrypt = json.RawMessage(`{"format":"luks"}`)
+	}
+	info.Specific = &qapi.ImageInfoSpecific{Type: "qcow2", Data: spec}
+	return info, nil
+}
+
+// zeroInit says whether a new image of these features reads as zeroes. With
+// preallocation in a file that did not start as zeroes it may not.
+func (im *image) zeroInit(ctx context.Context) bool {
+	im.meta.RLock()
+	preallocated := len(im.l1) > 0 && im.l1[0]&ondisk.OffsetMask != 0
+	im.meta.RUnlock()
+	if !preallocated {
+		return true
+	}
+	if im.hdr.CryptMethod != ondisk.CryptNone {
+		return false
+	}
+	info, err := im.data.Info(ctx)
+	return err == nil && info.ZeroInit
+}
+
+// Bits of a bitmap directory entry's flags (section "Bitmap directory").
+const (
+	bitmapInUse = 1 << 0
+	bitmapAuto  = 1 << 1
+)
+
+const bitmapDirEntrySize = 24
+
+// loadBitmapNames reads the bitmap directory for Info.
+func (im *image) loadBitmapNames(ctx context.Context) error {
+	im.bitmaps = nil
+	if im.bitmapsExt.Count == 0 || im.access.Check {
+		return nil
+	}
+	size := int64(im.bitmapsExt.DirectorySize)
+	if err := im.env.Budget.Descriptor("bitmap directory", size); err != nil {
+		return err
+	}
+	dir, err := safeio.ReadAt(ctx, im.file, int64(im.bitmapsExt.DirectoryOffset), size)
+	if err != nil {
+		return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap directory: %w", err)
+	}
+	for range im.bitmapsExt.Count {
+		if len(dir) < bitmapDirEntrySize {
+			return driver.Errorf(driver.ErrCorrupt, "Could not parse bitmap directory")
+		}
+		flags := be32(dir[12:])
+		granularity, nameLen := dir[17], int64(be16(dir[18:]))
+		total := bitmapDirEntrySize + int64(be32(dir[20:])) + nameLen
+		if total > int64(len(dir)) || granularity > 31 {
+			return driver.Errorf(driver.ErrCorrupt, "Could not parse bitmap directory")
+		}
+		b := qapi.Qcow2BitmapInfo{Name: string(dir[total-nameLen : total]), Granularity: 1 << granularity, Flags: []string{}}
+		if flags&bitmapInUse != 0 {
+			b.Flags = append(b.Flags, "in-use")
+		}
+		if flags&bitmapAuto != 0 {
+			b.Flags = append(b.Flags, "auto")
+		}
+		im.bitmaps = append(im.bitmaps, b)
+		dir = dir[min(int64(len(dir)), (total+7)&^7):]
+	}
+	return nil
+}

@@ -1,0 +1,341 @@
+package qcow2
+
+import (
+	"context"
+	"io"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/qapi"
+)
+
+// Limits on what an image may declare, those of the original.
+const (
+	maxL1Bytes            = 32 << 20
+	maxRefcountTableBytes = 8 << 20
+	maxSnapshots          = 65536
+	maxSnapshotTableBytes = 1024 * maxSnapshots
+	maxSnapshotExtra      = 1024
+	maxBackingFormat      = 16
+	maxBitmaps            = 65535
+	maxBitmapDirectory    = 1024 * maxBitmaps
+)
+
+// geometry is what follows from the header and never changes while the image is
+// open. Sizes are bytes.
+type geometry struct {
+	version      uint32
+	clusterBits  uint32
+	clusterSize  int64
+	extended     bool // L2 entries have subcluster bitmaps
+	l2EntrySize  int64
+	l2Bits       uint32 // log2 of the entries of an L2 table
+	subBits      uint32 // log2 of the subcluster size
+	subSize      int64
+	refOrder     uint32
+	refBlockBits uint32 // log2 of the entries of a refcount block
+	compression  uint8
+}
+
+func newGeometry(h *ondisk.Header) geometry {
+	g := geometry{version: h.Version, clusterBits: h.ClusterBits, clusterSize: h.ClusterSize(), extended: h.ExtendedL2(),
+		refOrder: h.RefcountOrder, compression: h.CompressionType}
+	g.l2EntrySize = int64(ondisk.L2EntrySize(g.extended))
+	g.l2Bits = g.clusterBits - uint32(bits.TrailingZeros64(uint64(g.l2EntrySize)))
+	g.subBits = g.clusterBits
+	if g.extended {
+		g.subBits -= 5
+	}
+	g.subSize = 1 << g.subBits
+	g.refBlockBits = g.clusterBits + 3 - g.refOrder
+	return g
+}
+
+// l2Range is how much of the disk one L2 table maps.
+func (g *geometry) l2Range() int64 { return 1 << (g.clusterBits + g.l2Bits) }
+
+// l1Entries is the number of L1 entries that a disk of size bytes needs.
+func (g *geometry) l1Entries(size int64) int64 {
+	shift := g.clusterBits + g.l2Bits
+	n := size >> shift
+	if size&(1<<shift-1) != 0 {
+		n++
+	}
+	return n
+}
+
+func (g *geometry) clusters(n int64) int64 {
+	return n>>g.clusterBits + min(1, n&(g.clusterSize-1))
+}
+
+func (g *geometry) alignDown(n int64) int64 { return n &^ (g.clusterSize - 1) }
+func (g *geometry) alignUp(n int64) int64   { return g.alignDown(n + g.clusterSize - 1) }
+
+// image is an open image. The lock order is in the package documentation.
+type image struct {
+	geometry
+	name     string
+	env      *driver.Env
+	file     driver.Storage // metadata, and data unless external
+	data     driver.Storage // guest data: file, or the external data file
+	external bool
+	dataRaw  bool // the external data file is also a valid raw image
+	writable bool
+	access   driver.Access
+	opt      openOptions
+	overlap  overlapSet
+	sizes    cacheSizes
+	lazy     bool // postpone refcounts behind the dirty bit
+	budgeted int64
+
+	size atomic.Int64 // of the disk as it is shown
+
+	// hdrMu guards the header fields and serialises writes of the header.
+	hdrMu         sync.Mutex
+	hdr           ondisk.Header
+	exts          []ondisk.Extension // all but the end, in the order of the file
+	backing       string
+	backingFormat string
+	snapshots     []ondisk.Snapshot
+	snapshotBytes int64 // length of the snapshot table
+	bitmaps       []qapi.Qcow2BitmapInfo
+	bitmapsExt    ondisk.BitmapsExtension // zero if there are none
+
+	begun   atomic.Bool // the image has been marked as being written
+	refused atomic.Bool // corruption was found: no more writes
+
+	flushMu sync.Mutex
+	tableMu sync.Mutex // creation of L2 tables
+
+	meta    sync.RWMutex
+	l1      []uint64
+	l1Off   int64
+	l1Dirty map[int]struct{} // sectors of the L1 table
+	cache   sliceCache
+	pend    []*pending
+	drops   []drop // references given up, not yet durable
+	dropped int64  // bytes in drops
+
+	alloc allocator
+
+	recurse   atomic.Int32 // result of metadata preallocation detection: 0 unknown, 1 no, 2 yes
+	recurseMu sync.Mutex
+
+	codec codec
+}
+
+// span is a range of the file with what lies there.
+type span struct {
+	off, end int64
+	what     string
+	bit      overlapSet
+}
+
+func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
+	im := &image{name: req.Name, env: req.Env, file: req.File, data: req.File, writable: req.Access.Write, access: req.Access}
+	defer func() {
+		if err != nil {
+			im.release()
+		}
+	}()
+	options := req.Options.Clone()
+	dataOptions := options.Sub("data-file")
+	encryptOptions := options.Sub("encrypt")
+	if err := openSchema.Decode(options, &im.opt); err != nil {
+		return nil, err
+	}
+	if im.overlap, err = im.opt.overlaps(); err != nil {
+		return nil, err
+	}
+	if err := im.loadHeader(ctx); err != nil {
+		return nil, err
+	}
+	if im.sizes, err = im.opt.caches(&im.geometry, im.size.Load()); err != nil {
+		return nil, err
+	}
+	if im.hdr.CryptMethod == ondisk.CryptNone && encryptOptions.String("format") != "" {
+		return nil, driver.Errorf(driver.ErrInvalid, "No encryption in image header, but options specified format '%s'", encryptOptions.String("format"))
+	}
+	if im.hdr.CryptMethod != ondisk.CryptNone && !req.Access.NoIO && !req.Access.Check {
+		return nil, driver.Errorf(driver.ErrUnsupported, "Encrypted qcow2 images are not supported: the image can only be looked at, not read or written")
+	}
+	im.lazy = im.hdr.Compatible&ondisk.CompatLazyRefcounts != 0
+	if im.opt.LazyRefcounts != nil {
+		if *im.opt.LazyRefcounts && im.version < 3 {
+			return nil, driver.Errorf(driver.ErrInvalid, "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level")
+		}
+		im.lazy = *im.opt.LazyRefcounts
+	}
+	if err := im.loadTables(ctx); err != nil {
+		return nil, err
+	}
+	if err := im.openDataFile(ctx, dataOptions); err != nil {
+		return nil, err
+	}
+	if !req.Access.Check {
+		if err := im.loadSnapshots(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := im.loadBitmapNames(ctx); err != nil {
+		return nil, err
+	}
+	im.codec.init(&im.geometry)
+	if im.writable {
+		if err := im.openForWriting(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return im, nil
+}
+
+func (im *image) release() {
+	im.env.Budget.Release(im.budgeted)
+	im.budgeted = 0
+}
+
+// reserve counts n bytes of a table against the budget until release.
+func (im *image) reserve(what string, n int64) error {
+	if err := im.env.Budget.Table(what, n); err != nil {
+		return err
+	}
+	im.budgeted += n
+	return nil
+}
+
+// openDataFile opens the external data file if the image has one. The original
+// refuses to work without it even for a look at metadata; so does this.
+func (im *image) openDataFile(ctx context.Context, options map[string]any) error {
+	if im.hdr.Incompatible&ondisk.IncompatDataFile == 0 {
+		if len(options) > 0 {
+			return driver.Errorf(driver.ErrInvalid, "'data-file' can only be set for images with an external data file")
+		}
+		if im.hdr.Autoclear&ondisk.AutoclearDataFileRaw != 0 {
+			return driver.Errorf(driver.ErrCorrupt, "data-file-raw requires a data file")
+		}
+		return nil
+	}
+	im.external = true
+	im.dataRaw = im.hdr.Autoclear&ondisk.AutoclearDataFileRaw != 0
+	name := im.dataFileName()
+	if name == "" && len(options) == 0 {
+		return driver.Errorf(driver.ErrInvalid, "'data-file' is required for this image")
+	}
+	if im.env.OpenChild == nil {
+		return driver.Errorf(driver.ErrUnsupported, "'data-file' cannot be opened here")
+	}
+	var err error
+	im.data, err = im.env.OpenChild(ctx, driver.ChildRef{Role: "data-file", Filename: name, Options: options, ReadOnly: !im.writable})
+	return err
+}
+
+// openForWriting clears autoclear bits that nobody knows and repairs an image
+// that was not closed.
+func (im *image) openForWriting(ctx context.Context) error {
+	if err := im.alloc.init(ctx, im); err != nil {
+		return err
+	}
+	if im.hdr.Autoclear&^ondisk.AutoclearKnown != 0 {
+		im.hdrMu.Lock()
+		im.hdr.Autoclear &= ondisk.AutoclearKnown
+		err := im.writeHeader(ctx)
+		im.hdrMu.Unlock()
+		if err != nil {
+			return driver.Errorf(driver.ErrInvalid, "Could not update qcow2 header: %w", err)
+		}
+	}
+	if im.hdr.Incompatible&ondisk.IncompatDirty == 0 || im.access.Check {
+		return nil
+	}
+	checker, ok := any(im).(driver.Checker)
+	if !ok {
+		return driver.Errorf(driver.ErrNeedsRepair, "Could not repair dirty image")
+	}
+	res, err := checker.Check(ctx, driver.CheckFix{Leaks: true, Errors: true}, func(string) {}, nil)
+	if err != nil {
+		return driver.Errorf(driver.ErrNeedsRepair, "Could not repair dirty image: %w", err)
+	}
+	if res.CheckErrors != 0 || res.Corruptions != 0 {
+		return driver.Errorf(driver.ErrNeedsRepair, "Could not repair dirty image")
+	}
+	return im.setIncompatible(ctx, 0, ondisk.IncompatDirty)
+}
+
+// loadTables reads the L1 table and the refcount table.
+func (im *image) loadTables(ctx context.Context) error {
+	h := &im.hdr
+	n := int64(h.L1Size)
+	if err := im.reserve("Active L1 table", n*8); err != nil {
+		return err
+	}
+	l1, err := im.readTable(ctx, int64(h.L1TableOffset), n)
+	if err != nil {
+		return driver.Errorf(driver.ErrCorrupt, "Could not read L1 table: %w", err)
+	}
+	im.l1, im.l1Off, im.l1Dirty = l1, int64(h.L1TableOffset), map[int]struct{}{}
+	im.cache.init(im.sizes)
+	return nil
+}
+
+// readTable reads n big-endian 64-bit entries at off. What lies beyond the end
+// of the file is zero, as in the original: a table may end in a hole.
+func (im *image) readTable(ctx context.Context, off, n int64) ([]uint64, error) {
+	if end := off + n*8; n > 0 && !im.access.Check && off >= im.alignUp(im.file.Size()) {
+		return nil, driver.Errorf(driver.ErrCorrupt, "table at %d to %d lies beyond the end of the file (%d bytes)", off, end, im.file.Size())
+	}
+	table := make([]uint64, n)
+	buf := make([]byte, min(n*8, 1<<20))
+	for i := int64(0); i < n; {
+		p := buf[:min(int64(len(buf)), (n-i)*8)]
+		if err := im.readPadded(ctx, im.file, p, off+i*8); err != nil {
+			return nil, err
+		}
+		for j := 0; j < len(p); j += 8 {
+			table[i] = be64(p[j:])
+			i++
+		}
+	}
+	return table, nil
+}
+
+// readPadded fills p from s at off, with zeroes for what lies beyond the end.
+func (im *image) readPadded(ctx context.Context, s driver.Storage, p []byte, off int64) error {
+	n, err := s.ReadAt(ctx, p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err != nil && err != io.EOF {
+		return err
+	}
+	clear(p[n:])
+	return nil
+}
+
+// invalidate drops everything that was read from the file and reads it again.
+// The caller has flushed or does not care for what was not written, holds
+// flushMu, and no request is under way. Repair uses it.
+func (im *image) invalidate(ctx context.Context) error {
+	im.hdrMu.Lock()
+	err := im.loadHeader(ctx)
+	im.hdrMu.Unlock()
+	if err != nil {
+		return err
+	}
+	im.meta.Lock()
+	im.env.Budget.Release(im.budgeted)
+	im.budgeted = 0
+	im.drops = nil
+	err = im.loadTables(ctx)
+	im.meta.Unlock()
+	if err != nil || !im.writable {
+		return err
+	}
+	return im.alloc.init(ctx, im)
+}
+
+// now is the clock of the metadata cache.
+func now() time.Time { return time.Now() }

@@ -1,0 +1,423 @@
+package qcow2
+
+import (
+	"context"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// refBlock is a refcount block in memory.
+type refBlock struct {
+	region  int64 // index into the refcount table
+	off     int64
+	data    []byte
+	dirty   bool
+	writing bool // a writeback carries older contents to the file
+	used    bool
+}
+
+// allocator keeps refcounts and finds free clusters. Increments are made in
+// memory at once; decrements wait until what they belong to is durable.
+type allocator struct {
+	mu         sync.Mutex
+	im         *image
+	table      []uint64 // refcount table
+	tableOff   int64
+	tableDirty map[int]struct{} // sectors of the table
+	blocks     map[int64]*refBlock
+	max        int // blocks to keep; more only while they are dirty
+	dirty      int
+
+	free     int64 // no cluster below this index is free
+	run      int64 // where the search for several clusters in a row starts
+	fresh    int64 // the file was never written at or above this offset
+	freeByte int64 // where the next compressed cluster may go, 0: nowhere
+	ready    []drop
+	readyLen atomic.Int64 // bytes in ready
+
+	fileLimit  int64 // the file cannot grow beyond this, 0: no bound
+	zeroOnGrow bool
+	dataFresh  int64 // of an external data file
+	dataZero   bool
+	held       atomic.Pointer[[]span]
+	metadata   map[int64]struct{} // clusters of L2 tables and refcount blocks, nil: not kept
+}
+
+// discardKind says why a cluster is freed, which decides about telling the file.
+type discardKind uint8
+
+const (
+	discardNever discardKind = iota
+	discardRequest
+	discardSnapshot
+	discardOther
+)
+
+// drop is a range of host clusters that lost one reference.
+type drop struct {
+	off, n int64
+	how    discardKind
+}
+
+// maxMetadataSet bounds the set of metadata clusters that allocations are
+// checked against.
+const maxMetadataSet = 1 << 18
+
+// init reads the refcount table. It is called with no request under way.
+func (a *allocator) init(ctx context.Context, im *image) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h := &im.hdr
+	n := int64(h.RefcountTableClusters) << (im.clusterBits - 3)
+	if err := im.reserve("Reference count table", n*8); err != nil {
+		return err
+	}
+	table, err := im.readTable(ctx, int64(h.RefcountTableOffset), n)
+	if err != nil {
+		return driver.Errorf(driver.ErrCorrupt, "Could not initialize refcount handling: %w", err)
+	}
+	a.im, a.table, a.tableOff = im, table, int64(h.RefcountTableOffset)
+	a.tableDirty, a.blocks, a.dirty = map[int]struct{}{}, map[int64]*refBlock{}, 0
+	a.max = int(max(minRefcountCacheSize, im.sizes.refcount>>im.clusterBits))
+	a.free, a.run, a.freeByte, a.ready = 0, 0, 0, nil
+	a.readyLen.Store(0)
+	a.fresh = im.alignUp(im.file.Size())
+	info, err := im.file.Info(ctx)
+	if err != nil {
+		return err
+	}
+	a.zeroOnGrow = info.ZeroOnGrow
+	if info.FixedSize {
+		a.fileLimit, a.zeroOnGrow = im.file.Size(), false
+	}
+	if im.external {
+		info, err := im.data.Info(ctx)
+		if err != nil {
+			return err
+		}
+		a.dataFresh, a.dataZero = im.data.Size(), info.ZeroOnGrow
+	}
+	a.holdSpans()
+	a.metadata = nil
+	if im.overlap&(overlapActiveL2|overlapRefcountBlock) != 0 && len(im.l1)+len(table) <= maxMetadataSet {
+		a.metadata = map[int64]struct{}{}
+		for _, e := range im.l1 {
+			a.metadata[int64(e&ondisk.OffsetMask)>>im.clusterBits] = struct{}{}
+		}
+		for _, e := range table {
+			a.metadata[int64(e&^ondisk.ReftReservedMask)>>im.clusterBits] = struct{}{}
+		}
+		delete(a.metadata, 0)
+	}
+	return nil
+}
+
+// touchData notes that an external data file is going to be written in
+// [off, end) and says whether the range reads as zeroes until then.
+func (a *allocator) touchData(off, end int64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	zero := a.dataZero && off >= a.dataFresh
+	a.dataFresh = max(a.dataFresh, end)
+	return zero
+}
+
+func (a *allocator) noteMetadata(host int64) {
+	a.mu.Lock()
+	if a.metadata != nil {
+		a.metadata[host>>a.im.clusterBits] = struct{}{}
+	}
+	a.mu.Unlock()
+}
+
+// block returns the refcount block of a region, nil if there is none. mu is held.
+func (a *allocator) block(ctx context.Context, region int64) (*refBlock, error) {
+	if b := a.blocks[region]; b != nil {
+		b.used = true
+		return b, nil
+	}
+	if region >= int64(len(a.table)) {
+		return nil, nil
+	}
+	off := int64(a.table[region] &^ ondisk.ReftReservedMask)
+	if off == 0 {
+		return nil, nil
+	}
+	im := a.im
+	if off < 0 || off&(im.clusterSize-1) != 0 {
+		return nil, im.corruption(ctx, "Refblock offset %#x unaligned (reftable index: %#x)", uint64(off), region)
+	}
+	if off >= im.file.Size() {
+		return nil, im.corruption(ctx, "Refblock offset %#x is beyond the end of the file (reftable index: %#x)", uint64(off), region)
+	}
+	b := &refBlock{region: region, off: off, data: make([]byte, im.clusterSize), used: true}
+	if err := im.readPadded(ctx, im.file, b.data, off); err != nil {
+		return nil, err
+	}
+	a.keep(b)
+	return b, nil
+}
+
+func (a *allocator) keep(b *refBlock) {
+	if len(a.blocks) >= a.max {
+		for region, old := range a.blocks {
+			if !old.dirty && !old.writing {
+				if old.used {
+					old.used = false
+					continue
+				}
+				delete(a.blocks, region)
+				break
+			}
+		}
+	}
+	a.blocks[b.region] = b
+}
+
+func (a *allocator) markDirty(b *refBlock) {
+	if !b.dirty {
+		b.dirty = true
+		a.dirty++
+	}
+}
+
+func (a *allocator) perBlock() int64 { return 1 << a.im.refBlockBits }
+
+// get returns the refcount of a cluster. mu is held.
+func (a *allocator) get(ctx context.Context, cluster int64) (uint64, error) {
+	b, err := a.block(ctx, cluster>>a.im.refBlockBits)
+	if b == nil || err != nil {
+		return 0, err
+	}
+	return ondisk.GetRefcount(b.data, int(cluster&(a.perBlock()-1)), a.im.refOrder), nil
+}
+
+// set writes the refcount of a cluster whose block exists. mu is held.
+func (a *allocator) set(ctx context.Context, cluster int64, v uint64) error {
+	b, err := a.block(ctx, cluster>>a.im.refBlockBits)
+	if err != nil {
+		return err
+	}
+	if b == nil {
+		return a.im.corruption(ctx, "cluster %d has no refcount block", cluster)
+	}
+	ondisk.SetRefcount(b.data, int(cluster&(a.perBlock()-1)), a.im.refOrder, v)
+	a.markDirty(b)
+	return nil
+}
+
+// maxCluster is the first cluster index that no table entry can name.
+func (a *allocator) maxCluster() int64 { return 1 << (56 - a.im.clusterBits) }
+
+// find returns the first of n free clusters in a row at or behind from. mu is
+// held.
+func (a *allocator) find(ctx context.Context, from, n int64) (int64, error) {
+	per, order := a.perBlock(), a.im.refOrder
+	start, pos := int64(-1), from
+	for {
+		if pos >= a.maxCluster() {
+			return 0, driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
+		}
+		region := pos / per
+		b, err := a.block(ctx, region)
+		if err != nil {
+			return 0, err
+		}
+		end := (region + 1) * per
+		if b == nil {
+			if start < 0 {
+				start = pos
+			}
+			pos = end
+		} else {
+			base := region * per
+			if start < 0 {
+				i := nextFree(b.data, int(pos-base), int(per), order)
+				pos = base + int64(i)
+				if pos == end {
+					continue
+				}
+				start = pos
+			}
+			limit := min(end, start+n)
+			if limit > pos {
+				pos = base + int64(nextUsed(b.data, int(pos-base), int(limit-base), order))
+				if pos < limit {
+					start = -1
+					continue
+				}
+			}
+		}
+		if pos-start >= n {
+			return start, nil
+		}
+	}
+}
+
+// nextFree returns the first index in [i, end) whose refcount is zero, else end.
+func nextFree(b []byte, i, end int, order uint32) int {
+	if order == 4 {
+		for ; i < end; i++ {
+			if b[2*i]|b[2*i+1] == 0 {
+				return i
+			}
+		}
+		return end
+	}
+	for ; i < end; i++ {
+		if ondisk.GetRefcount(b, i, order) == 0 {
+			return i
+		}
+	}
+	return end
+}
+
+// nextUsed returns the first index in [i, end) whose refcount is not zero, else
+// end.
+func nextUsed(b []byte, i, end int, order uint32) int {
+	for ; i < end; i++ {
+		if order == 4 && i&3 == 0 && i+4 <= end {
+			if be64(b[2*i:]) == 0 {
+				i += 3
+				continue
+			}
+		}
+		if ondisk.GetRefcount(b, i, order) != 0 {
+			return i
+		}
+	}
+	return end
+}
+
+// errGrow asks for a larger refcount table, up to a region.
+type errGrow struct{ region int64 }
+
+func (e *errGrow) Error() string { return "refcount table is full" }
+
+// take counts n free clusters at start as used, once. With again, a refcount
+// block was made first and the search has to be repeated. mu is held.
+func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err error) {
+	im := a.im
+	if a.fileLimit > 0 && (start+n)<<im.clusterBits > a.fileLimit {
+		return false, driver.Errorf(driver.ErrRange, "No space left on device")
+	}
+	for region := start >> im.refBlockBits; region <= (start+n-1)>>im.refBlockBits; region++ {
+		b, err := a.block(ctx, region)
+		if err != nil {
+			return false, err
+		}
+		if b == nil {
+			return true, a.makeBlock(ctx, region)
+		}
+	}
+	if what := a.overlapping(start, n); what != "" {
+		return false, im.corruption(ctx, "Preventing invalid allocation at offset %#x (overlaps with %s)", start<<im.clusterBits, what)
+	}
+	for c := start; c < start+n; c++ {
+		if err := a.set(ctx, c, 1); err != nil {
+			return false, err
+		}
+	}
+	a.fresh = max(a.fresh, (start+n)<<im.clusterBits)
+	return false, nil
+}
+
+// makeBlock makes the refcount block of a region, or of the region that its own
+// cluster lies in. mu is held.
+func (a *allocator) makeBlock(ctx context.Context, region int64) error {
+	im := a.im
+	c, err := a.find(ctx, a.free, 1)
+	if err != nil {
+		return err
+	}
+	own := c >> im.refBlockBits
+	cover, err := a.block(ctx, own)
+	if err != nil {
+		return err
+	}
+	if cover == nil {
+		region = own // it counts itself
+	}
+	if m := max(region, own); m >= int64(len(a.table)) {
+		return &errGrow{m}
+	}
+	if a.fileLimit > 0 && (c+1)<<im.clusterBits > a.fileLimit {
+		return driver.Errorf(driver.ErrRange, "No space left on device")
+	}
+	if what := a.overlapping(c, 1); what != "" {
+		return im.corruption(ctx, "Preventing invalid allocation of refcount block at offset %#x", c<<im.clusterBits)
+	}
+	a.addBlock(region, c)
+	if err := a.set(ctx, c, 1); err != nil {
+		return err
+	}
+	a.free = c + 1
+	a.fresh = max(a.fresh, (c+1)<<im.clusterBits)
+	return nil
+}
+
+// addBlock puts an empty refcount block for region at cluster c.
+func (a *allocator) addBlock(region, c int64) {
+	b := &refBlock{region: region, off: c << a.im.clusterBits, data: make([]byte, a.im.clusterSize), used: true}
+	a.keep(b)
+	a.markDirty(b)
+	a.table[region] = uint64(b.off)
+	a.tableDirty[int(region*8/l1Sector)] = struct{}{}
+	if a.metadata != nil {
+		a.metadata[c] = struct{}{}
+	}
+}
+
+// allocClusters finds n clusters in a row, or fewer where the file cannot grow.
+func (im *image) allocClusters(ctx context.Context, n int64) (host, got int64, fresh bool, err error) {
+	a := &im.alloc
+	for {
+		var start int64
+		a.mu.Lock()
+		start, fresh, err = a.claim(ctx, n)
+		a.mu.Unlock()
+		if g, ok := err.(*errGrow); ok {
+			if err := im.growRefcountTable(ctx, g.region); err != nil {
+				return 0, 0, false, err
+			}
+			continue
+		}
+		if err != nil && n > 1 && a.fileLimit > 0 && ctx.Err() == nil && !im.refused.Load() {
+			n = 1 << (bits.Len64(uint64(n-1)) - 1)
+			continue
+		}
+		return start << im.clusterBits, n, fresh, err
+	}
+}
+
+// claim finds and takes n clusters in a row. mu is held.
+func (a *allocator) claim(ctx context.Context, n int64) (start int64, fresh bool, err error) {
+	for {
+		from := a.free
+		if n > 1 {
+			from = max(a.free, a.run)
+		}
+		if start, err = a.find(ctx, from, n); err != nil {
+			return 0, false, err
+		}
+		fresh = a.zeroOnGrow && start<<a.im.clusterBits >= a.fresh
+		again, err := a.take(ctx, start, n)
+		if err != nil {
+			return 0, false, err
+		}
+		if again {
+			continue
+		}
+		if n > 1 {
+			a.run = start + n
+		}
+		if n == 1 || start == a.free {
+			a.free = start + n
+		}
+		return start, fresh, nil
+	}
+}

@@ -1,0 +1,125 @@
+package qcow2
+
+import (
+	"context"
+	"encoding/binary"
+
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+// growRefcountTable makes the refcount table long enough for a region: a new
+// table, and the refcount blocks that count it, are put behind what the old one
+// could count, which is free by definition. The order on disk is: blocks and
+// table, barrier, header, barrier; then the old table is given up.
+func (im *image) growRefcountTable(ctx context.Context, region int64) error {
+	im.flushMu.Lock()
+	defer im.flushMu.Unlock()
+	a := &im.alloc
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if region < int64(len(a.table)) {
+		return nil
+	}
+	per := a.perBlock()
+	perCluster := im.clusterSize / 8
+	entries := max(region+1, int64(len(a.table))*3/2)
+	first := int64(len(a.table)) * per // cluster index
+	var tableClusters, blocks int64
+	for {
+		tableClusters = (entries + perCluster - 1) / perCluster
+		blocks = 1
+		for blocks*per < tableClusters+blocks {
+			blocks++
+		}
+		if entries >= int64(len(a.table))+blocks {
+			break
+		}
+		entries = int64(len(a.table)) + blocks
+	}
+	if tableClusters*im.clusterSize > maxRefcountTableBytes {
+		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", maxRefcountTableBytes)
+	}
+	total := blocks + tableClusters
+	if a.fileLimit > 0 && (first+total)<<im.clusterBits > a.fileLimit {
+		return driver.Errorf(driver.ErrRange, "No space left on device")
+	}
+	if first+total >= a.maxCluster() {
+		return driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
+	}
+	if what := a.overlapping(first, total); what != "" {
+		return im.corruption(ctx, "Preventing invalid allocation of refcount table at offset %#x (overlaps with %s)", first<<im.clusterBits, what)
+	}
+
+	oldTable, oldOff, oldClusters := a.table, a.tableOff, int64(len(a.table))/perCluster
+	undo := func() {
+		for i := range blocks {
+			region := int64(len(oldTable)) + i
+			if b := a.blocks[region]; b != nil && b.dirty {
+				a.dirty--
+			}
+			delete(a.blocks, region)
+		}
+		a.table = oldTable
+	}
+	a.table = make([]uint64, tableClusters*perCluster)
+	copy(a.table, oldTable)
+	for i := range blocks {
+		a.addBlock(int64(len(oldTable))+i, first+i)
+	}
+	for c := first; c < first+total; c++ {
+		if err := a.set(ctx, c, 1); err != nil {
+			undo()
+			return err
+		}
+	}
+	newOff := (first + blocks) << im.clusterBits
+	if err := im.writeGrownTable(ctx, newOff); err != nil {
+		undo()
+		return err
+	}
+	im.hdrMu.Lock()
+	field := binary.BigEndian.AppendUint64(nil, uint64(newOff))
+	field = binary.BigEndian.AppendUint32(field, uint32(tableClusters))
+	err := im.writeHeaderField(ctx, hdrRefTableOffset, field)
+	if err == nil {
+		im.hdr.RefcountTableOffset, im.hdr.RefcountTableClusters = uint64(newOff), uint32(tableClusters)
+	}
+	im.hdrMu.Unlock()
+	if err != nil {
+		// Which of the two tables the header names now is not known; both are
+		// on disk and nothing was freed.
+		im.refused.Store(true)
+		undo()
+		return err
+	}
+	a.tableOff = newOff
+	a.tableDirty = map[int]struct{}{}
+	a.fresh = max(a.fresh, (first+total)<<im.clusterBits)
+	a.holdSpans()
+	a.ready = append(a.ready, drop{off: oldOff, n: oldClusters << im.clusterBits, how: discardOther})
+	return nil
+}
+
+// writeGrownTable writes all refcount blocks that the table may name, and the
+// table, and makes them durable. flushMu and alloc.mu are held.
+func (im *image) writeGrownTable(ctx context.Context, off int64) error {
+	a := &im.alloc
+	for _, b := range a.blocks {
+		if !b.dirty {
+			continue
+		}
+		if _, err := im.file.WriteAt(ctx, b.data, b.off); err != nil {
+			return err
+		}
+		b.dirty = false
+		a.dirty--
+	}
+	buf := make([]byte, 0, len(a.table)*8)
+	for _, e := range a.table {
+		buf = binary.BigEndian.AppendUint64(buf, e)
+	}
+	if _, err := im.file.WriteAt(ctx, buf, off); err != nil {
+		return err
+	}
+	return im.file.Flush(ctx)
+}
