@@ -1,0 +1,181 @@
+package qcow2
+
+import (
+	"context"
+	"encoding/binary"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// newFeatureNames is the feature name table of new images.
+var newFeatureNames = []ondisk.FeatureName{
+	{Type: ondisk.FeatureIncompatible, Bit: 0, Name: "dirty bit"},
+	{Type: ondisk.FeatureIncompatible, Bit: 1, Name: "corrupt bit"},
+	{Type: ondisk.FeatureIncompatible, Bit: 2, Name: "external data file"},
+	{Type: ondisk.FeatureIncompatible, Bit: 3, Name: "compression type"},
+	{Type: ondisk.FeatureIncompatible, Bit: 4, Name: "extended L2 entries"},
+	{Type: ondisk.FeatureCompatible, Bit: 0, Name: "lazy refcounts"},
+	{Type: ondisk.FeatureAutoclear, Bit: 0, Name: "bitmaps"},
+	{Type: ondisk.FeatureAutoclear, Bit: 1, Name: "raw external data"},
+}
+
+// minFeatureNameCluster is the smallest cluster size with room to spare for the
+// feature name table; the original leaves the table out below it.
+const minFeatureNameCluster = 8192
+
+// newHeader encodes the header cluster of a new image: header, extensions and
+// backing file name, not padded. It sets the backing fields of h.
+func newHeader(h *ondisk.Header, backing, backingFormat, dataFile string) ([]byte, error) {
+	var ext []byte
+	if backingFormat != "" {
+		ext = ondisk.AppendExtension(ext, ondisk.Extension{Type: ondisk.ExtBackingFormat, Data: []byte(backingFormat)})
+	}
+	if dataFile != "" {
+		ext = ondisk.AppendExtension(ext, ondisk.Extension{Type: ondisk.ExtDataFile, Data: []byte(dataFile)})
+	}
+	if h.Version >= 3 && h.ClusterSize() >= minFeatureNameCluster {
+		ext = ondisk.AppendExtension(ext, ondisk.Extension{Type: ondisk.ExtFeatureNames,
+			Data: ondisk.AppendFeatureNames(nil, newFeatureNames)})
+	}
+	ext = ondisk.AppendExtension(ext, ondisk.Extension{Type: ondisk.ExtEnd})
+
+	fixed := ondisk.HeaderSizeV2
+	if h.Version >= 3 {
+		fixed = ondisk.HeaderSizeFull
+	}
+	if int64(fixed+len(ext)+len(backing)) > h.ClusterSize() {
+		if backing != "" {
+			return nil, driver.Errorf(driver.ErrInvalid,
+				"Could not assign backing file '%s' with format '%s': No space left on device", backing, backingFormat)
+		}
+		return nil, driver.Errorf(driver.ErrInvalid, "Could not update qcow2 header: No space left on device")
+	}
+	h.BackingFileOffset, h.BackingFileSize = 0, 0
+	if backing != "" {
+		h.BackingFileOffset, h.BackingFileSize = uint64(fixed+len(ext)), uint32(len(backing))
+	}
+	b := append(h.Append(nil), ext...)
+	return append(b, backing...), nil
+}
+
+// encodeTable writes an L2 table into b, a zeroed cluster.
+func encodeTable(b []byte, runs []tableRun, clusterSize, entrySize int64) {
+	for _, r := range runs {
+		host := uint64(r.host) | ondisk.FlagCopied
+		for i := r.first * entrySize; i < (r.first+r.count)*entrySize; i += entrySize {
+			binary.BigEndian.PutUint64(b[i:], host)
+			host += uint64(clusterSize)
+		}
+	}
+}
+
+// fullRefcountBlock returns a refcount block whose entries are all one.
+func fullRefcountBlock(clusterSize int64, order uint32) []byte {
+	b := make([]byte, clusterSize)
+	n := min(clusterSize, 8)
+	for i := range int(n * 8 >> order) {
+		ondisk.SetRefcount(b, i, order, 1)
+	}
+	for ; n < clusterSize; n *= 2 {
+		copy(b[n:], b[:n])
+	}
+	return b
+}
+
+// encodeRefcounts writes refcount block index into b: one for each cluster in
+// use, else zero. full is what fullRefcountBlock returns.
+func (p *planner) encodeRefcounts(b, full []byte, index int64) {
+	first := index << p.blockBits()
+	end := first + 1<<p.blockBits()
+	for _, c := range p.used {
+		if c.Start <= first && c.End >= end {
+			copy(b, full)
+			return
+		}
+	}
+	clear(b)
+	for _, c := range p.used {
+		for i := max(c.Start, first); i < min(c.End, end); i++ {
+			ondisk.SetRefcount(b, int(i-first), p.refcountOrder, 1)
+		}
+	}
+}
+
+// pieceBytes is the size of the pieces in which tables are written.
+const pieceBytes = 1 << 20
+
+// pieceWriter writes to a file and joins neighbouring writes.
+type pieceWriter struct {
+	ctx  context.Context
+	file driver.Storage
+	buf  []byte
+	off  int64 // of buf
+	end  int64 // of all writes
+}
+
+// room returns n zeroed bytes that will be written at off by the next flush.
+// They are valid until the next call.
+func (w *pieceWriter) room(off, n int64) ([]byte, error) {
+	if len(w.buf) > 0 && (w.off+int64(len(w.buf)) != off || int64(len(w.buf))+n > pieceBytes) {
+		if err := w.flush(); err != nil {
+			return nil, err
+		}
+	}
+	if len(w.buf) == 0 {
+		w.off = off
+	}
+	if w.buf == nil {
+		w.buf = make([]byte, 0, max(pieceBytes, n))
+	}
+	at := int64(len(w.buf))
+	if at+n > int64(cap(w.buf)) {
+		w.buf = make([]byte, 0, n)
+		at = 0
+	}
+	w.buf = w.buf[:at+n]
+	clear(w.buf[at:])
+	w.end = max(w.end, off+n)
+	return w.buf[at:], nil
+}
+
+// flush writes what is waiting.
+func (w *pieceWriter) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	_, err := w.file.WriteAt(w.ctx, w.buf, w.off)
+	w.buf = w.buf[:0]
+	return err
+}
+
+// write writes b at off. Large buffers are not copied.
+func (w *pieceWriter) write(off int64, b []byte) error {
+	if int64(len(b)) < pieceBytes {
+		r, err := w.room(off, int64(len(b)))
+		copy(r, b)
+		return err
+	}
+	if err := w.flush(); err != nil {
+		return err
+	}
+	w.end = max(w.end, off+int64(len(b)))
+	_, err := w.file.WriteAt(w.ctx, b, off)
+	return err
+}
+
+// words writes a table of big-endian 64-bit words at off.
+func (w *pieceWriter) words(off int64, words []uint64) error {
+	for len(words) > 0 {
+		n := min(len(words), pieceBytes/8)
+		b, err := w.room(off, int64(n)*8)
+		if err != nil {
+			return err
+		}
+		for i, v := range words[:n] {
+			binary.BigEndian.PutUint64(b[8*i:], v)
+		}
+		words, off = words[n:], off+int64(n)*8
+	}
+	return nil
+}
