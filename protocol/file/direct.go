@@ -101,6 +101,9 @@ func (n *node) writeDirect(ctx context.Context, p []byte, off int64) (int, error
 		if !toEnd {
 			n.grown(off + int64(done))
 		}
+		if err != nil {
+			n.regrown()
+		}
 		held.Unlock()
 		return done, err
 	}

@@ -92,6 +92,13 @@ func (n *node) grown(end int64) {
 	}
 }
 
+// regrown finds out how far a write came that failed.
+func (n *node) regrown() {
+	if size, err := fileSize(n.f, n.device); err == nil {
+		n.grown(size)
+	}
+}
+
 // Size implements driver.Node: the length when the file was opened, as changed
 // through this node since.
 func (n *node) Size() int64 { return n.size.Load() }
@@ -187,6 +194,7 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	m, err := n.f.WriteAt(p, off)
 	n.grown(off + int64(m))
 	if err != nil {
+		n.regrown()
 		err = sysErrorf(err, "Could not write '%s' at offset %d", n.name, off)
 	}
 	return m, err
