@@ -393,3 +393,30 @@ func TestImpossibleRanges(t *testing.T) {
 		}
 	}
 }
+
+// TestMapSeesChanges asks for the same place again and again: the answer of last
+// time must not be given once it is wrong.
+func TestMapSeesChanges(t *testing.T) {
+	s := open(t, mustCreate(t, filepath.Join(t.TempDir(), "x"), 1<<20), true, driver.Cache{})
+	kind := func() driver.ExtentKind {
+		t.Helper()
+		e, err := s.Map(ctx, 512<<10, 4096)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Kind
+	}
+	if kind() != driver.ExtentZero {
+		t.Skip("this file system does not show holes")
+	}
+	for round := range 3 {
+		if _, err := s.WriteAt(ctx, []byte{1}, 512<<10+100); err != nil || kind() != driver.ExtentData {
+			t.Fatalf("round %d: what was written is a hole: %v", round, err)
+		}
+		if err := s.WriteZeroes(ctx, 512<<10, 4096, driver.ZeroMayUnmap); errors.Is(err, driver.ErrUnsupported) {
+			return
+		} else if err != nil || kind() != driver.ExtentZero {
+			t.Fatalf("round %d: the hole does not show: %v", round, err)
+		}
+	}
+}
