@@ -68,7 +68,7 @@ var allowed = map[string][]string{
 	"cmd":                {"internal/cli/", "drivers"},
 	"":                   {"block", "block/driver", "drivers", "opts", "qapi", "ops"},
 	"bench":              {},
-	"test":               {"internal/", "block", "ops", "drivers", "format/", "protocol/", "opts", "qapi"},
+	"test":               {"test/", "internal/", "block", "ops", "drivers", "format/", "protocol/", "opts", "qapi"},
 }
 
 func ruleFor(path string) (string, []string) {

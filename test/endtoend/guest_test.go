@@ -1,0 +1,116 @@
+package endtoend
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cavaliergopher/cpio"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/test/endtoend/treehash"
+)
+
+// TestGuest boots a guest of the original's emulator from disks that cowl
+// converted: it mounts the file system, reads every file, and writes one; then
+// cowl and e2fsck check what the guest left.
+func TestGuest(t *testing.T) {
+	emulator := testkit.Tool(t, "qemu-system-x86_64")
+	fsck := testkit.Tool(t, "e2fsck")
+	kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-*")
+	if len(kernels) == 0 {
+		t.Skip("no cloud kernel in /boot: install linux-image-cloud-amd64")
+	}
+	dir := t.TempDir()
+	tree := filepath.Join(runtime.GOROOT(), "src", "net")
+	disk := makeExt4(t, dir, tree, "128M")
+	files, digest, err := treehash.Sum(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	initrd := makeInitrd(t, dir)
+	for _, c := range []struct {
+		name string
+		args []string
+	}{
+		{"plain", nil},
+		{"zlib", []string{"-c"}},
+		{"zstd", []string{"-c", "-o", "compression_type=zstd"}},
+		{"subclusters", []string{"-o", "extended_l2=on,cluster_size=128k"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			img := filepath.Join(dir, c.name+".qcow2")
+			cowl(t, append(append([]string{"convert", "-f", "raw", "-O", "qcow2"}, c.args...), disk, img)...)
+			out := boot(t, emulator, kernels[0], initrd, img)
+			want := fmt.Sprintf("guest-files: %d %s", files, digest)
+			if !strings.Contains(out, want) || !strings.Contains(out, "guest-done") {
+				t.Fatalf("the guest did not print %q:\n%s", want, out)
+			}
+			cowl(t, "check", "-f", "qcow2", img)
+			back := filepath.Join(dir, c.name+".raw")
+			cowl(t, "convert", "-f", "qcow2", "-O", "raw", img, back)
+			testkit.Run(t, fsck, "-fn", back)
+		})
+	}
+}
+
+// boot runs a guest with img as its disk until it powers off, and returns what
+// it printed.
+func boot(t *testing.T, emulator, kernel, initrd, img string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, emulator, "-accel", "kvm", "-accel", "tcg", "-m", "512", "-nodefaults", "-nographic", "-no-reboot",
+		"-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1",
+		"-drive", "if=none,id=d,format=qcow2,file="+img, "-device", "nvme,serial=cowl,drive=d")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("guest: %v\n%s", err, out.String())
+	}
+	return out.String()
+}
+
+// makeInitrd packs the guest's first process.
+func makeInitrd(t *testing.T, dir string) string {
+	t.Helper()
+	bin := filepath.Join(dir, "guestinit")
+	cmd := exec.Command("go", "build", "-o", bin, "./guestinit")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64", "GOOS=linux")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	data, err := os.ReadFile(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buf bytes.Buffer
+	w := cpio.NewWriter(&buf)
+	for _, h := range []*cpio.Header{
+		{Name: "dev", Mode: cpio.TypeDir | 0o755},
+		{Name: "mnt", Mode: cpio.TypeDir | 0o755},
+		{Name: "init", Mode: cpio.TypeReg | 0o755, Size: int64(len(data))},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "initrd")
+	if err := os.WriteFile(name, buf.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
