@@ -1,0 +1,201 @@
+package endtoend
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
+)
+
+// try runs our program and returns what it printed and its exit code.
+func try(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	return testkit.Try(t, program, args...)
+}
+
+// randomFile makes a file that does not compress.
+func randomFile(t *testing.T, name string, size int) {
+	t.Helper()
+	p := make([]byte, size)
+	c := rand.NewChaCha8([32]byte{1})
+	_, _ = c.Read(p)
+	if err := os.WriteFile(name, p, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDiskFull fills a file system, by conversion and by writing into an image.
+func TestDiskFull(t *testing.T) {
+	original := testkit.Tool(t, "qemu-img")
+	for _, fs := range []string{"tmpfs", "ext4"} {
+		t.Run(fs, func(t *testing.T) {
+			full := testkit.Mount(t, fs, "32M")
+			src := filepath.Join(t.TempDir(), "src.raw")
+			randomFile(t, src, 64<<20)
+			want, err := os.ReadFile(src)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, format := range []string{"raw", "qcow2"} {
+				out := filepath.Join(full, "out")
+				_, stderr, code := try(t, "convert", "-O", format, src, out)
+				if code != 1 || !strings.Contains(stderr, "No space left on device") || !strings.Contains(stderr, "incomplete") {
+					t.Errorf("convert to %s on a full file system: exit code %d, %s", format, code, stderr)
+				}
+				os.Remove(out)
+			}
+			if got, err := os.ReadFile(src); err != nil || !bytes.Equal(got, want) {
+				t.Error("the source changed")
+			}
+			// An image that was good before stays good: what it held is there, and
+			// check finds leaks at most.
+			img := filepath.Join(full, "img.qcow2")
+			head := filepath.Join(t.TempDir(), "head.raw")
+			if err := os.WriteFile(head, want[:8<<20], 0o644); err != nil {
+				t.Fatal(err)
+			}
+			cowl(t, "convert", "-f", "raw", "-O", "qcow2", head, img)
+			cowl(t, "resize", "-f", "qcow2", img, "128M")
+			_, stderr, code := try(t, "bench", "-f", "qcow2", "-w", "-c", "1500", "-s", "65536", "-o", "8M", "--pattern", "7", img)
+			if code != 1 || !strings.Contains(stderr, "No space left on device") {
+				t.Errorf("writing into an image on a full file system: exit code %d, %s", code, stderr)
+			}
+			if _, stderr, code := testkit.Try(t, original, "check", "-f", "qcow2", img); code != 0 && code != 3 {
+				t.Errorf("the image is damaged: %d %s", code, stderr)
+			}
+			back := filepath.Join(t.TempDir(), "back.raw")
+			cowl(t, "convert", "-f", "qcow2", "-O", "raw", img, back)
+			got, err := os.ReadFile(back)
+			if err != nil || len(got) < 8<<20 || !bytes.Equal(got[:8<<20], want[:8<<20]) {
+				t.Error("what the image held before is lost")
+			}
+		})
+	}
+}
+
+// TestKilledConvert stops a conversion in the middle, rudely and politely.
+func TestKilledConvert(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		signal os.Signal
+	}{{"kill", syscall.SIGKILL}, {"terminate", syscall.SIGTERM}, {"interrupt", os.Interrupt}} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			src, out := filepath.Join(dir, "src.raw"), filepath.Join(dir, "out.qcow2")
+			randomFile(t, src, 32<<20)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, program, "convert", "--progress=json", "-r", "8M", "-f", "raw", "-O", "qcow2", src, out)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			waitForProgress(t, stdout)
+			if err := cmd.Process.Signal(c.signal); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); err == nil {
+				t.Fatal("the conversion ended as if nothing had happened")
+			}
+			if c.name != "kill" && !strings.Contains(stderr.String(), "incomplete") {
+				t.Errorf("nothing says that the target is incomplete: %q", stderr.String())
+			}
+			if c.name != "kill" {
+				if _, errText, code := try(t, "check", "-f", "qcow2", out); code != 0 && code != 3 {
+					t.Errorf("what was made does not check: %d %s", code, errText)
+				}
+			}
+			cowl(t, "convert", "-f", "raw", "-O", "qcow2", src, out)
+			cowl(t, "compare", "-f", "raw", "-F", "qcow2", src, out)
+		})
+	}
+}
+
+// waitForProgress reads progress lines until something was copied.
+func waitForProgress(t *testing.T, r interface{ Read([]byte) (int, error) }) {
+	t.Helper()
+	var seen []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		seen = append(seen, buf[:n]...)
+		if strings.Count(string(seen), `"phase":"copy"`) > 2 {
+			return
+		}
+		if err != nil {
+			t.Fatalf("no progress was printed: %q, %v", seen, err)
+		}
+	}
+}
+
+// TestReadOnlyFile writes where writing is not allowed.
+func TestReadOnlyFile(t *testing.T) {
+	original := testkit.Tool(t, "qemu-img")
+	dir := testkit.Mount(t, "tmpfs", "16M")
+	img := filepath.Join(dir, "img.qcow2")
+	cowl(t, "create", "-q", "-f", "qcow2", img, "64M")
+	testkit.Run(t, "mount", "-o", "remount,ro", dir)
+	before, err := os.ReadFile(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"resize", "-f", "qcow2", img, "128M"},
+		{"check", "-f", "qcow2", "-r", "all", img},
+		{"bench", "-f", "qcow2", "-w", "-c", "1", img},
+		{"create", "-q", "-f", "qcow2", filepath.Join(dir, "new"), "1M"},
+	} {
+		_, wantErr, wantCode := testkit.Try(t, original, args...)
+		_, gotErr, gotCode := try(t, args...)
+		want := strings.ReplaceAll(wantErr, "qemu-img: ", "cowl: ")
+		if gotCode != wantCode || gotErr != want {
+			t.Errorf("%v: exit code %d, %q; the original: %d, %q", args, gotCode, gotErr, wantCode, want)
+		}
+	}
+	if after, err := os.ReadFile(img); err != nil || !bytes.Equal(before, after) {
+		t.Error("the image changed")
+	}
+}
+
+// TestVanishedBackingFile uses an overlay whose backing file is gone.
+func TestVanishedBackingFile(t *testing.T) {
+	original := testkit.Tool(t, "qemu-img")
+	dir := t.TempDir()
+	base, img := filepath.Join(dir, "base.qcow2"), filepath.Join(dir, "img.qcow2")
+	cowl(t, "create", "-q", "-f", "qcow2", base, "64M")
+	cowl(t, "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", img)
+	if err := os.Remove(base); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"convert", "-O", "raw", img, filepath.Join(dir, "out")},
+		{"map", img},
+		{"check", img},
+		{"compare", img, img},
+		{"resize", img, "128M"},
+	} {
+		_, wantErr, wantCode := testkit.Try(t, original, args...)
+		_, gotErr, gotCode := try(t, args...)
+		want := strings.ReplaceAll(wantErr, "qemu-img: ", "cowl: ")
+		if gotCode != wantCode || gotErr != want {
+			t.Errorf("%v: exit code %d, %q; the original: %d, %q", args, gotCode, gotErr, wantCode, want)
+		}
+	}
+	cowl(t, "info", img)
+	if _, err := os.Stat(filepath.Join(dir, "out")); err == nil {
+		t.Error("a failed conversion left a target though nothing was converted")
+	}
+}
