@@ -20,6 +20,12 @@ func Tool(t testing.TB, name string) string {
 	return path
 }
 
+// Installed reports whether a program is there.
+func Installed(name string) bool {
+	_, err := exec.LookPath(name)
+	return err == nil
+}
+
 // Root skips the test unless it may mount file systems.
 func Root(t testing.TB) {
 	t.Helper()

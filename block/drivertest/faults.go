@@ -1,0 +1,195 @@
+package drivertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/protocol/mem"
+)
+
+// faultRuns is how many different failures each test tries.
+const faultRuns = 60
+
+// faultSteps is the length of the workload that fails.
+const faultSteps = 40
+
+// faults makes changes of a disk fail. It counts them from the moment it is set.
+type faults struct {
+	count       atomic.Int64
+	first, last int64 // the changes that fail; none if first is 0
+}
+
+func (f *faults) hook(op mem.Op, _, _ int64) error {
+	if op == mem.OpRead {
+		return nil
+	}
+	if n := f.count.Add(1); f.first > 0 && n >= f.first && n <= f.last {
+		return syscall.ENOSPC
+	}
+	return nil
+}
+
+// workload changes a disk in a fixed way and notes in l what becomes of it.
+func workload(img *block.Image, l *ledger, seed uint64) {
+	ctx := context.Background()
+	r := testkit.Rand(seed)
+	size := int64(len(l.want))
+	m := img.Limits().ClusterSize
+	for range faultSteps {
+		off, n := pick(r, size, m)
+		switch r.IntN(10) {
+		case 0:
+			l.changed(make([]byte, n), off, img.WriteZeroes(ctx, off, n, driver.ZeroMayUnmap))
+		case 1:
+			_ = img.Discard(ctx, off, n)
+			l.discarded(off, n)
+		case 2, 3:
+			if img.Flush(ctx) == nil {
+				l.flushed()
+			}
+		case 4:
+			compressedFault(img, l, off)
+		default:
+			p := make([]byte, n)
+			testkit.FillDisk(r, p)
+			_, err := img.WriteAt(ctx, p, off)
+			l.changed(p, off, err)
+		}
+	}
+}
+
+// compressedFault stores a compressed cluster, if there is room for one.
+func compressedFault(img *block.Image, l *ledger, off int64) {
+	ctx := context.Background()
+	cluster := img.Limits().ClusterSize
+	if !img.CanCompress() || cluster == 0 {
+		return
+	}
+	off = off / cluster * cluster
+	in := min(cluster, int64(len(l.want))-off)
+	st, err := img.StatusLayer(ctx, off, in)
+	if err != nil || st.Data || st.Zero || st.Allocated || st.Length < in {
+		return
+	}
+	p := make([]byte, cluster)
+	for i := range p[:in] {
+		p[i] = byte(i >> 6)
+	}
+	enc, ok, err := img.Encode(nil, p)
+	if err != nil || !ok {
+		return
+	}
+	l.changed(p[:in], off, img.WriteEncoded(ctx, off, enc))
+}
+
+// faultRun makes an image, with some content that is durable, runs the workload
+// with the given failures, and returns the image still open. total is how many
+// changes of the file there were.
+func (s *suite) faultRun(t *testing.T, seed uint64, first, last int64) (name string, img *block.Image, l *ledger, total int64) {
+	t.Helper()
+	name = s.create(t, nil)
+	img = s.open(t, name, true)
+	l = newLedger(img.Size())
+	p := make([]byte, len(l.want)/3)
+	testkit.Fill(testkit.Rand(seed+1000), p)
+	if _, err := img.WriteAt(context.Background(), p, 4321); err != nil {
+		t.Fatal(err)
+	}
+	l.changed(p, 4321, nil)
+	if err := img.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	l.flushed()
+	f := &faults{first: first, last: last}
+	s.disk(name).SetHook(f.hook)
+	workload(img, l, seed)
+	return name, img, l, f.count.Load()
+}
+
+// eachFault calls run with different changes of the file to fail, spread over
+// the workload.
+func (s *suite) eachFault(t *testing.T, run func(t *testing.T, seed uint64, n int64)) {
+	if !s.isFormat() {
+		t.Skip("faults are injected below formats")
+	}
+	runs := int64(faultRuns)
+	if testing.Short() {
+		runs = 10
+	}
+	for seed := range uint64(2) {
+		_, img, l, total := s.faultRun(t, seed, 0, 0)
+		if err := l.read(img, false); err != nil {
+			t.Fatalf("without any fault: %v", err)
+		}
+		closeImage(t, img)
+		for n := int64(1); n <= total; n += max(1, total*2/runs) {
+			t.Run(fmt.Sprintf("seed%d,change%dof%d", seed, n, total), func(t *testing.T) { run(t, seed, n) })
+		}
+	}
+}
+
+// testFailOnce has one change of the file fail, as when a disk was full for a
+// moment. The request may fail; afterwards all that succeeded reads back, at
+// once and after reopening, and the image has leaks at most.
+func testFailOnce(t *testing.T, s *suite) {
+	s.eachFault(t, func(t *testing.T, seed uint64, n int64) {
+		name, img, l, _ := s.faultRun(t, seed, n, n)
+		if err := l.read(img, false); errors.Is(err, errWrongContent) {
+			t.Fatalf("after the fault: %v", err)
+		}
+		closed := img.Flush(context.Background())
+		if closed == nil {
+			l.flushed()
+		}
+		if err := img.Close(context.Background()); err == nil && closed != nil {
+			t.Log("closing succeeded after a flush had failed")
+		}
+		s.disk(name).SetHook(nil)
+		s.checkDurable(t, name, l)
+	})
+}
+
+// testFailForGood has every change fail from some moment on, as when the disk or
+// the machine dies. What was flushed before must be there.
+func testFailForGood(t *testing.T, s *suite) {
+	s.eachFault(t, func(t *testing.T, seed uint64, n int64) {
+		name, img, l, _ := s.faultRun(t, seed, n, 1<<62)
+		if err := l.read(img, false); errors.Is(err, errWrongContent) {
+			t.Fatalf("after the fault: %v", err)
+		}
+		_ = img.Close(context.Background())
+		s.disk(name).SetHook(nil)
+		s.checkDurable(t, name, l)
+	})
+}
+
+// checkDurable opens an image anew: it has leaks at most and holds what was
+// flushed, and can be written again.
+func (s *suite) checkDurable(t *testing.T, name string, l *ledger) {
+	t.Helper()
+	s.check(t, name, true)
+	img := s.open(t, name, true)
+	if err := l.read(img, true); err != nil {
+		t.Fatalf("after reopening: %v", err)
+	}
+	p := []byte("life goes on")
+	_, err := img.WriteAt(context.Background(), p, 777)
+	if err != nil {
+		t.Fatalf("write after reopening: %v", err)
+	}
+	closeImage(t, img)
+	s.check(t, name, true)
+	img = s.open(t, name, false)
+	defer closeImage(t, img)
+	got := make([]byte, len(p))
+	if _, err := img.ReadAt(context.Background(), got, 777); err != nil || string(got) != string(p) {
+		t.Fatalf("%q, %v", got, err)
+	}
+}
