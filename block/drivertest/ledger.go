@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -23,19 +24,30 @@ func newLedger(size int64) *ledger {
 
 // changed notes a request that made the range p, or failed to.
 func (l *ledger) changed(p []byte, off int64, err error) {
-	for i, b := range p {
-		j := off + int64(i)
-		l.touched[j] = true
-		l.unsure[j] = err != nil
-		l.want[j] = b
+	end := off + int64(len(p))
+	copy(l.want[off:end], p)
+	set(l.touched[off:end], true)
+	set(l.unsure[off:end], err != nil)
+}
+
+// set fills flags with v, by the piece: the race detector looks at every single
+// access.
+func set(flags []bool, v bool) {
+	var piece [4096]bool
+	if v {
+		for i := range min(len(piece), len(flags)) {
+			piece[i] = true
+		}
+	}
+	for len(flags) > 0 {
+		flags = flags[copy(flags, piece[:]):]
 	}
 }
 
 // discarded notes that a range may be anything now.
 func (l *ledger) discarded(off, n int64) {
-	for j := off; j < off+n; j++ {
-		l.touched[j], l.unsure[j] = true, true
-	}
+	set(l.touched[off:off+n], true)
+	set(l.unsure[off:off+n], true)
 }
 
 // flushed notes a successful flush.
@@ -55,9 +67,15 @@ func (l *ledger) read(img *block.Image, durable bool) error {
 	if n, err := img.ReadAt(context.Background(), p, 0); n != len(p) || err != nil && err != io.EOF {
 		return fmt.Errorf("read %d of %d: %w", n, len(p), err)
 	}
-	for i := range p {
-		if p[i] != want[i] && !open[i] {
-			return fmt.Errorf("%w: byte %d is %#x, want %#x", errWrongContent, i, p[i], want[i])
+	for from := 0; from < len(p); from += 4096 {
+		to := min(from+4096, len(p))
+		if bytes.Equal(p[from:to], want[from:to]) {
+			continue
+		}
+		for i := from; i < to; i++ {
+			if p[i] != want[i] && !open[i] {
+				return fmt.Errorf("%w: byte %d is %#x, want %#x", errWrongContent, i, p[i], want[i])
+			}
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 )
@@ -102,10 +103,7 @@ func Rand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0x9e3779b9
 // Fill fills p with bytes that do not compress.
 func Fill(r *rand.Rand, p []byte) {
 	for len(p) >= 8 {
-		v := r.Uint64()
-		for i := range 8 {
-			p[i] = byte(v >> (8 * i))
-		}
+		binary.LittleEndian.PutUint64(p, r.Uint64())
 		p = p[8:]
 	}
 	for i := range p {
