@@ -11,6 +11,10 @@ import (
 // ErrSize is returned for text that is not a size.
 var ErrSize = errors.New("not a size")
 
+// ErrSizeRange is returned for sizes that are negative or too large. It is an
+// ErrSize too.
+var ErrSizeRange = fmt.Errorf("%w: out of range", ErrSize)
+
 // sizeShift gives the power of two of each suffix.
 var sizeShift = map[byte]uint{'b': 0, 'k': 10, 'm': 20, 'g': 30, 't': 40, 'p': 50, 'e': 60}
 
@@ -24,55 +28,89 @@ func ParseSize(s string) (int64, error) {
 
 // ParseSizeUnit is ParseSize with unit as the suffix of numbers that have none.
 func ParseSizeUnit(s string, unit byte) (int64, error) {
-	t := strings.TrimLeft(s, " \t\n")
-	if t == "" || t[0] == '-' || t[0] == '+' {
-		return 0, fmt.Errorf("%w: %q", ErrSize, s)
+	n, err := ParseSizeUint(s, unit)
+	if err != nil {
+		return 0, err
 	}
-	if strings.HasPrefix(t, "0x") || strings.HasPrefix(t, "0X") {
-		n, err := strconv.ParseUint(t[2:], 16, 63)
-		if err != nil {
-			return 0, fmt.Errorf("%w: %q", ErrSize, s)
-		}
-		return int64(n), nil
-	}
-	if c := t[len(t)-1]; c < '0' || c > '9' {
-		if c != '.' {
-			unit = c | 0x20
-			t = t[:len(t)-1]
-		}
-	}
-	shift, ok := sizeShift[unit|0x20]
-	if !ok {
-		return 0, fmt.Errorf("%w: %q", ErrSize, s)
-	}
-	whole, frac, hasFrac := strings.Cut(t, ".")
-	var n uint64
-	if whole != "" {
-		var err error
-		if n, err = strconv.ParseUint(whole, 10, 63); err != nil {
-			return 0, fmt.Errorf("%w: %q", ErrSize, s)
-		}
-	} else if !hasFrac || frac == "" {
-		return 0, fmt.Errorf("%w: %q", ErrSize, s)
-	}
-	if n > math.MaxInt64>>shift {
-		return 0, fmt.Errorf("%w: %q is too large", ErrSize, s)
-	}
-	n <<= shift
-	if hasFrac && frac != "" {
-		for _, c := range frac {
-			if c < '0' || c > '9' {
-				return 0, fmt.Errorf("%w: %q", ErrSize, s)
-			}
-		}
-		f, err := strconv.ParseFloat("0."+frac, 64)
-		if err != nil || (f != 0 && shift == 0) {
-			return 0, fmt.Errorf("%w: %q has a fraction of a byte", ErrSize, s)
-		}
-		n += uint64(f * float64(uint64(1)<<shift))
-		if n > math.MaxInt64 {
-			return 0, fmt.Errorf("%w: %q is too large", ErrSize, s)
-		}
+	if n > math.MaxInt64 {
+		return 0, sizeError(ErrSizeRange, s)
 	}
 	return int64(n), nil
+}
+
+func sizeError(kind error, s string) error { return fmt.Errorf("%w: %q", kind, s) }
+
+// ParseSizeUint is ParseSizeUnit for sizes up to 2^64-1.
+func ParseSizeUint(s string, unit byte) (uint64, error) {
+	t := strings.TrimLeft(s, " \t\n\v\f\r")
+	negative := false
+	if t != "" && (t[0] == '-' || t[0] == '+') {
+		negative = t[0] == '-'
+		t = t[1:]
+	}
+	if hex, ok := cutHex(t); ok {
+		n, err := strconv.ParseUint(hex, 16, 64)
+		switch {
+		case err == nil && !negative:
+			return n, nil
+		case err == nil || errors.Is(err, strconv.ErrRange):
+			return 0, sizeError(ErrSizeRange, s)
+		}
+		return 0, sizeError(ErrSize, s)
+	}
+	whole, t := digits(t)
+	n, err := strconv.ParseUint(whole, 10, 64)
+	if whole != "" && (err != nil || negative) {
+		// Out of range, unless it is no number at all.
+		if t != "" {
+			return 0, sizeError(ErrSize, s)
+		}
+		return 0, sizeError(ErrSizeRange, s)
+	}
+	fraction := 0.0
+	if strings.HasPrefix(t, ".") {
+		var frac string
+		frac, t = digits(t[1:])
+		if whole == "" && frac == "" || negative {
+			return 0, sizeError(ErrSize, s)
+		}
+		if frac != "" {
+			// A long fraction rounds, as a float does.
+			fraction, _ = strconv.ParseFloat("0."+frac, 64)
+		}
+	} else if whole == "" {
+		return 0, sizeError(ErrSize, s)
+	}
+	if t != "" {
+		unit, t = t[0], t[1:]
+	}
+	shift, ok := sizeShift[unit|0x20]
+	if !ok || t != "" || fraction != 0 && shift == 0 {
+		return 0, sizeError(ErrSize, s)
+	}
+	if n > math.MaxUint64>>shift {
+		return 0, sizeError(ErrSizeRange, s)
+	}
+	n <<= shift
+	part := uint64(fraction * float64(uint64(1)<<shift))
+	if n > math.MaxUint64-part {
+		return 0, sizeError(ErrSizeRange, s)
+	}
+	return n + part, nil
+}
+
+func cutHex(s string) (string, bool) {
+	if strings.HasPrefix(s, "0x") || strings.HasPrefix(s, "0X") {
+		return s[2:], true
+	}
+	return "", false
+}
+
+// digits splits s after its leading decimal digits.
+func digits(s string) (head, tail string) {
+	i := 0
+	for i < len(s) && s[i] >= '0' && s[i] <= '9' {
+		i++
+	}
+	return s[:i], s[i:]
 }

@@ -1,0 +1,25 @@
+// Package drivers holds the one list of all drivers. Programs and tests import
+// it; the drivers themselves do not know of each other.
+package drivers
+
+import (
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2"
+	"github.com/cowl-disk/cowl/format/raw"
+	"github.com/cowl-disk/cowl/protocol/file"
+	"github.com/cowl-disk/cowl/protocol/mem"
+	"github.com/cowl-disk/cowl/protocol/null"
+)
+
+// All returns every driver, in the order in which formats are probed.
+func All() []driver.Driver {
+	return []driver.Driver{
+		raw.New(),
+		qcow2.New(),
+		file.New(),
+		file.NewHostDevice(),
+		mem.New(),
+		null.NewCo(),
+		null.NewAIO(),
+	}
+}

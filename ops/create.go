@@ -1,0 +1,217 @@
+package ops
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// CreateJob says what image to create.
+type CreateJob struct {
+	Registry *block.Registry
+	Filename string
+	Format   string
+	Options  opts.Dict
+	// Size is the size of the disk in bytes; negative: that of the option "size",
+	// or of the backing file.
+	Size int64
+	// Backing and BackingFormat stand for the options of that meaning. Nil: not
+	// given.
+	Backing, BackingFormat *string
+	// Unsafe: do not look at the backing file.
+	Unsafe bool
+	Gate   driver.Gate
+	Budget *driver.Budget
+	Warn   func(string)
+	// Announce, if not nil, is called with what will be created before it is,
+	// once everything was found in order.
+	Announce func(Creating)
+}
+
+// Creating describes an image that is about to be created: its options with
+// their defaults, in the order of their declaration.
+type Creating struct {
+	Filename, Format string
+	Options          []CreateOption
+}
+
+// CreateOption is an option with its value as text.
+type CreateOption struct{ Name, Value string }
+
+// CreateSchema returns the options with which an image can be created: those of
+// the format, and those of the protocol that the file name selects.
+func CreateSchema(reg *block.Registry, format, filename string) (*opts.Schema, error) {
+	drv := reg.Lookup(format)
+	if drv == nil {
+		return nil, driver.Errorf(driver.ErrInvalid, "Unknown file format '%s'", format)
+	}
+	if drv.Desc().CreateOptions == nil {
+		return nil, driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support image creation", format)
+	}
+	if filename == "" {
+		return opts.Merge(drv.Desc().CreateOptions), nil
+	}
+	proto, err := reg.FindProtocol(filename)
+	if err != nil {
+		return nil, err
+	}
+	if proto.Desc().CreateOptions == nil {
+		return nil, driver.Errorf(driver.ErrUnsupported, "Protocol driver '%s' does not support image creation", proto.Desc().Name)
+	}
+	return opts.Merge(drv.Desc().CreateOptions, proto.Desc().CreateOptions), nil
+}
+
+// Create makes an image the way "qemu-img create" does: the backing file must
+// exist and its format be given, the size comes from it if there is no other.
+func Create(ctx context.Context, job CreateJob) error {
+	// A file name of "" still selects a protocol: that of files.
+	schema, err := CreateSchema(job.Registry, job.Format, nonEmpty(job.Filename))
+	if err != nil {
+		return err
+	}
+	d, size, err := createOptions(job, schema)
+	if err != nil {
+		return err
+	}
+	backing, hasBacking := d["backing_file"]
+	if hasBacking {
+		name := opts.Text(backing)
+		if name == job.Filename {
+			return driver.Errorf(driver.ErrInvalid, "Error: Trying to create an image with the same filename as the backing file")
+		}
+		if name == "" {
+			return driver.Errorf(driver.ErrInvalid, "Expected backing file name, got empty string")
+		}
+		if size, err = checkBacking(ctx, job, name, d.String("backing_fmt"), size); err != nil {
+			return err
+		}
+	}
+	if size < 0 {
+		return driver.Errorf(driver.ErrInvalid, "Image creation needs a size parameter")
+	}
+	if job.Announce != nil {
+		job.Announce(describe(job, schema, d, size))
+	}
+	return block.Create(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Size: size,
+		Options: d, Gate: job.Gate, Budget: job.Budget, Warn: job.Warn})
+}
+
+func nonEmpty(name string) string {
+	if name == "" {
+		return "."
+	}
+	return name
+}
+
+// createOptions merges what the job says in several places.
+func createOptions(job CreateJob, schema *opts.Schema) (opts.Dict, int64, error) {
+	d := job.Options.Clone()
+	if d == nil {
+		d = opts.Dict{}
+	}
+	if err := schema.Check(d); err != nil {
+		return nil, 0, err
+	}
+	size := job.Size
+	if text, ok := d.Take("size"); ok {
+		if size >= 0 {
+			return nil, 0, driver.Errorf(driver.ErrInvalid, "The image size must be specified only once")
+		}
+		n, err := opts.ParseSizeUint(text, 'b')
+		if err != nil || n > 1<<63-1 {
+			return nil, 0, driver.Errorf(driver.ErrInvalid, "Image size must be less than 8 EiB!")
+		}
+		size = int64(n)
+	}
+	if job.Backing != nil {
+		if schema.Lookup("backing_file") == nil {
+			return nil, 0, driver.Errorf(driver.ErrUnsupported, "Backing file not supported for file format '%s'", job.Format)
+		}
+		d["backing_file"] = *job.Backing
+	}
+	if job.BackingFormat != nil {
+		if schema.Lookup("backing_fmt") == nil {
+			return nil, 0, driver.Errorf(driver.ErrUnsupported, "Backing file format not supported for file format '%s'", job.Format)
+		}
+		d["backing_fmt"] = *job.BackingFormat
+	}
+	return d, size, nil
+}
+
+// checkBacking opens the backing file, unless that is forbidden, and returns
+// the size of the new disk.
+func checkBacking(ctx context.Context, job CreateJob, name, format string, size int64) (int64, error) {
+	const unspecified = "Backing file specified without backing format"
+	if job.Unsafe {
+		if format == "" {
+			return 0, driver.Errorf(driver.ErrInvalid, unspecified)
+		}
+		return size, nil
+	}
+	img, err := block.Open(ctx, job.Registry, block.Source{Filename: block.CombinePath(job.Filename, name), Format: format},
+		block.OpenOptions{Gate: job.Gate, Budget: job.Budget, Warn: job.Warn, NoIO: true})
+	if err != nil {
+		return 0, &BackingError{Err: err}
+	}
+	detected, have := img.Format(), img.Size()
+	if err := img.Close(ctx); err != nil {
+		return 0, err
+	}
+	if format == "" {
+		return 0, driver.Errorf(driver.ErrInvalid, "%s\nDetected format of %s.", unspecified, detected)
+	}
+	if size < 0 {
+		size = have
+	}
+	return size, nil
+}
+
+// BackingError says that the backing file of a new image could not be opened.
+type BackingError struct{ Err error }
+
+func (e *BackingError) Error() string { return e.Err.Error() }
+func (e *BackingError) Unwrap() error { return e.Err }
+
+// Hint is a further line for the user.
+func (e *BackingError) Hint() string { return "Could not open backing image." }
+
+// announceOrder is the order in which the options of a format are announced
+// where it is not that of the declaration.
+var announceOrder = map[string][]string{"qcow2": strings.Fields(`encryption encrypt.format encrypt.key-secret encrypt.cipher-alg
+	encrypt.cipher-mode encrypt.ivgen-alg encrypt.ivgen-hash-alg encrypt.hash-alg encrypt.iter-time cluster_size extended_l2
+	preallocation compression_type size compat backing_file backing_fmt data_file data_file_raw lazy_refcounts refcount_bits
+	nocow extent_size_hint`)}
+
+func describe(job CreateJob, schema *opts.Schema, d opts.Dict, size int64) Creating {
+	c := Creating{Filename: job.Filename, Format: job.Format}
+	list := slices.Clone(schema.Options)
+	if order := announceOrder[job.Format]; order != nil {
+		slices.SortStableFunc(list, func(a, b opts.Option) int {
+			return slices.Index(order, a.Name) - slices.Index(order, b.Name)
+		})
+	}
+	for _, o := range list {
+		value := o.Default
+		if v, ok := d[o.Name]; ok {
+			value = opts.Text(v)
+			if o.Type == opts.TypeSize {
+				if n, err := opts.ParseSizeUint(value, 'b'); err == nil {
+					value = opts.Text(n)
+				}
+			}
+		} else if o.Name == "size" {
+			value = opts.Text(size)
+		} else if value == "" {
+			continue
+		}
+		if o.Type == opts.TypeString {
+			value = opts.EscapeComma(value)
+		}
+		c.Options = append(c.Options, CreateOption{o.Name, value})
+	}
+	return c
+}

@@ -1,0 +1,113 @@
+package ops
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/qapi"
+)
+
+// Info describes an open image and its children. The backing file is named, not
+// described.
+func Info(ctx context.Context, img *block.Image) (*qapi.ImageInfo, error) {
+	d, err := img.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &qapi.ImageInfo{
+		Children:       []qapi.ImageChild{},
+		VirtualSize:    img.Size(),
+		Filename:       img.Filename(),
+		Format:         img.Format(),
+		ClusterSize:    d.ClusterSize,
+		Encrypted:      d.Encrypted,
+		Compressed:     d.Compressed,
+		DirtyFlag:      d.Dirty,
+		Snapshots:      d.Snapshots,
+		FormatSpecific: d.Specific,
+	}
+	if err := actualSize(ctx, img, out); err != nil {
+		return nil, err
+	}
+	if d.Backing != nil && d.Backing.Filename != "" {
+		out.Backing = d.Backing.Filename
+		out.BackingFormat = d.Backing.Format
+		out.FullBacking = fullBacking(img, d.Backing.Filename)
+	}
+	for _, c := range img.Children() {
+		info, err := Info(ctx, c.Image)
+		if err != nil {
+			return nil, err
+		}
+		out.Children = append(out.Children, qapi.ImageChild{Name: c.Role, Info: *info})
+	}
+	return out, nil
+}
+
+// actualSize sets the disk usage: that of the protocol at the bottom. It stays
+// unset where that is unknown.
+func actualSize(ctx context.Context, img *block.Image, out *qapi.ImageInfo) error {
+	proto, err := img.Protocol().Info(ctx)
+	if err == nil && proto.Allocated >= 0 {
+		n := proto.Allocated
+		out.ActualSize = &n
+	}
+	return err
+}
+
+// fullBacking is the name that opens the backing file, "" if it cannot be told:
+// a relative name in an image that has no directory.
+func fullBacking(img *block.Image, name string) string {
+	base := img.Filename()
+	if f := img.File(); f != nil {
+		base = f.Filename()
+	}
+	full := block.CombinePath(base, name)
+	if strings.HasPrefix(base, "json:") && full == name && !filepath.IsAbs(name) && !strings.Contains(name, ":") {
+		return ""
+	}
+	return full
+}
+
+// InfoChain describes an image and the chain of its backing files, each opened
+// by itself: open opens src and one after the other what it rests on, without
+// their own backing files. A chain that comes back to a file is an error.
+func InfoChain(ctx context.Context, src block.Source, open func(context.Context, block.Source) (*block.Image, error)) ([]*qapi.ImageInfo, error) {
+	var list []*qapi.ImageInfo
+	seen := map[string]bool{}
+	for {
+		name := src.Filename
+		if name != "" && seen[name] {
+			return nil, driver.Errorf(driver.ErrCorrupt, "Backing file '%s' creates an infinite loop.", name)
+		}
+		seen[name] = true
+		info, err := infoOf(ctx, src, open)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, info)
+		next := info.FullBacking
+		if next == "" {
+			next = info.Backing
+		}
+		if next == "" {
+			return list, nil
+		}
+		src = block.Source{Filename: next, Format: info.BackingFormat}
+	}
+}
+
+func infoOf(ctx context.Context, src block.Source, open func(context.Context, block.Source) (*block.Image, error)) (*qapi.ImageInfo, error) {
+	img, err := open(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	info, err := Info(ctx, img)
+	if e := img.Close(ctx); err == nil {
+		err = e
+	}
+	return info, err
+}
