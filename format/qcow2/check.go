@@ -1,0 +1,282 @@
+package qcow2
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// checker verifies the metadata of an image file, and repairs it. It works on
+// the file, below the caches of an open image. It is used once, by one
+// goroutine.
+type checker struct {
+	ctx      context.Context
+	file     driver.Storage
+	budget   *driver.Budget
+	hdr      ondisk.Header
+	fix      driver.CheckFix
+	report   func(line string)
+	progress func(done, total int64)
+
+	size       int64 // guest bytes
+	dataFile   bool
+	bitmaps    ondisk.BitmapsExtension
+	cryptoArea clusterSpan
+
+	cs        int64
+	entrySize int64 // of L2 tables
+	blockBits uint32
+	fileSize  int64
+
+	l1        []uint64
+	reftable  []uint64
+	snapshots snapshotTable
+
+	counts  *refCounts
+	l2Reads int64 // L2 tables read from the file
+	// suspect is set once anything was found: then the copied flags are
+	// verified entry by entry.
+	suspect bool
+	rebuild bool // the refcount blocks cannot be used as they are
+	changed bool // something was written
+	highest int64
+
+	res driver.CheckResult
+}
+
+// clusterSpan is a range of bytes in the file.
+type clusterSpan struct{ off, n int64 }
+
+// newChecker prepares the check of a file with the header h and the given
+// extensions. The caller has verified what is verified when an image is
+// opened: cluster size, refcount order, and that L1 table and refcount table
+// have a legal size and alignment.
+func newChecker(ctx context.Context, file driver.Storage, budget *driver.Budget, h *ondisk.Header, exts []ondisk.Extension, bitmaps ondisk.BitmapsExtension) *checker {
+	c := &checker{ctx: ctx, file: file, budget: budget, hdr: *h, size: int64(h.Size), bitmaps: bitmaps,
+		dataFile: h.Incompatible&ondisk.IncompatDataFile != 0,
+		cs:       h.ClusterSize(), entrySize: int64(ondisk.L2EntrySize(h.ExtendedL2())),
+		blockBits: h.ClusterBits + 3 - h.RefcountOrder, fileSize: file.Size(),
+		report: func(string) {}, progress: func(int64, int64) {}}
+	for _, e := range exts {
+		if e.Type == ondisk.ExtCrypto && len(e.Data) >= 16 && h.CryptMethod == ondisk.CryptLUKS {
+			c.cryptoArea = clusterSpan{int64(be64(e.Data)), int64(be64(e.Data[8:]))}
+		}
+	}
+	return c
+}
+
+func (c *checker) say(format string, args ...any) {
+	c.suspect = true
+	c.report(fmt.Sprintf(format, args...))
+}
+
+// corrupt reports a corruption that stays.
+func (c *checker) corrupt(format string, args ...any) {
+	c.res.Corruptions++
+	c.say(format, args...)
+}
+
+// verb starts the message about something that is repaired if may says so.
+func verb(may bool) string {
+	if may {
+		return "Repairing"
+	}
+	return "ERROR"
+}
+
+// errCheck ends a check; the text is what the original prints for the error
+// number in that place.
+func errCheck(text string) error { return driver.Errorf(driver.ErrCorrupt, "%s", text) }
+
+const (
+	textIO       = "Input/output error"
+	textTooLarge = "File too large"
+	textInvalid  = "Invalid argument"
+)
+
+// maxFileClusters is the largest number of clusters in a file that the original
+// checks.
+const maxFileClusters = 1<<31 - 1
+
+func (c *checker) clusters(n int64) int64 {
+	return n>>c.hdr.ClusterBits + min(1, n&(c.cs-1))
+}
+
+// run checks, and repairs what fix allows. The result counts what was found
+// even if there is an error.
+func (c *checker) run() error {
+	defer func() {
+		if c.counts != nil {
+			c.counts.release()
+		}
+	}()
+	var snap snapshotResult
+	err := c.readSnapshotTable(&snap)
+	if err != nil {
+		c.addSnapshots(&snap)
+		return err
+	}
+	err = c.checkRefcounts()
+	if err == nil {
+		err = c.fixSnapshotTable(&snap)
+	}
+	c.addSnapshots(&snap)
+	if err != nil {
+		return err
+	}
+	if (c.fix.Leaks || c.fix.Errors) && c.res.CheckErrors == 0 && c.res.Corruptions == 0 {
+		return c.markClean()
+	}
+	return nil
+}
+
+func (c *checker) addSnapshots(s *snapshotResult) {
+	c.res.Corruptions += s.corruptions
+	c.res.CorruptionsFixed += s.fixed
+	c.res.CheckErrors += s.errors
+}
+
+// checkRefcounts is the part of the check that has to do with references.
+func (c *checker) checkRefcounts() error {
+	n := c.clusters(c.fileSize)
+	if n > maxFileClusters {
+		c.res.CheckErrors++
+		return errCheck(textTooLarge)
+	}
+	c.res.TotalClusters = c.clusters(alignUp(c.size, sectorSize))
+	var err error
+	if c.l1, err = c.readL1(int64(c.hdr.L1TableOffset), int64(c.hdr.L1Size)); err != nil {
+		return err
+	}
+	if c.reftable, err = readWords(c.ctx, c.file, int64(c.hdr.RefcountTableOffset), int64(c.hdr.RefcountTableClusters)*c.cs/8); err != nil {
+		c.res.CheckErrors++
+		return errCheck(textIO)
+	}
+	c.counts = newRefCounts(n, c.budget)
+	if err := c.countReferences(c.fix); err != nil {
+		return err
+	}
+	before := c.res
+	if err := c.compareRefcounts(driver.CheckFix{}); err != nil {
+		return err
+	}
+	switch {
+	case c.rebuild && c.fix.Errors:
+		if err := c.rebuildRefcounts(); err != nil {
+			return err
+		}
+	case c.fix.Leaks || c.fix.Errors:
+		if c.rebuild {
+			c.say("ERROR need to rebuild refcount structures")
+			c.res.CheckErrors++
+			return errCheck(textIO)
+		}
+		if c.res.Leaks != 0 || c.res.Corruptions != 0 {
+			c.res = before
+			if err := c.compareRefcounts(c.fix); err != nil {
+				return err
+			}
+		}
+	}
+	if c.suspect || !c.counts.copiedFlagsHold() {
+		if err := c.checkCopied(); err != nil {
+			return err
+		}
+	}
+	c.res.ImageEndOffset = (c.highest + 1) << c.hdr.ClusterBits
+	return nil
+}
+
+// countReferences counts the references to every cluster from everywhere but
+// the refcounts.
+func (c *checker) countReferences(fix driver.CheckFix) error {
+	if err := c.count(0, c.cs); err != nil {
+		return err
+	}
+	c.l2Reads = 0
+	if err := c.countTables(int64(c.hdr.L1TableOffset), c.l1, 1, true, fix); err != nil {
+		return err
+	}
+	if err := c.countSnapshots(fix); err != nil {
+		return err
+	}
+	tableSize := int64(len(c.reftable)) * 8
+	if err := c.count(int64(c.hdr.RefcountTableOffset), tableSize); err != nil {
+		return err
+	}
+	if err := c.count(c.cryptoArea.off, c.cryptoArea.n); err != nil {
+		return err
+	}
+	if err := c.countBitmaps(); err != nil {
+		return err
+	}
+	return c.checkRefcountBlocks(fix)
+}
+
+// count adds one to the counts of the clusters that [off, off+n) touches.
+func (c *checker) count(off, n int64) error { return c.countTimes(off, n, 1) }
+
+// countTimes adds times to the counts of the clusters that [off, off+n) touches.
+func (c *checker) countTimes(off, n int64, times uint64) error {
+	if n <= 0 {
+		return nil
+	}
+	// The last cluster of a file may be cut short.
+	if off < 0 || off > 1<<62 || off+n-c.fileSize >= c.cs {
+		for range min(times, maxRepeats) {
+			c.say("ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset %#x size %#x", off, n)
+		}
+		c.res.Corruptions += int64(times)
+		return nil
+	}
+	first, last := off>>c.hdr.ClusterBits, (off+n-1)>>c.hdr.ClusterBits
+	c.counts.grow(last + 1)
+	highest := ondisk.MaxRefcount(c.hdr.RefcountOrder)
+	for i := first; i <= last; i++ {
+		v := c.counts.get(i)
+		room := highest - v
+		if over := times - min(times, room); over > 0 {
+			for range min(over, maxRepeats) {
+				c.say("ERROR: overflow cluster offset=%#x", i<<c.hdr.ClusterBits)
+				c.report("Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy if the image cannot be opened for writing")
+			}
+			c.res.Corruptions += int64(over)
+		}
+		if err := c.counts.set(i, v+min(times, room)); err != nil {
+			c.res.CheckErrors++
+			return err
+		}
+	}
+	return nil
+}
+
+// maxRepeats bounds how often one finding is reported when a table is reached
+// from many snapshots.
+const maxRepeats = 16
+
+// readL1 reads an L1 table.
+func (c *checker) readL1(off, n int64) ([]uint64, error) {
+	l1, err := readWords(c.ctx, c.file, off, n)
+	if err != nil {
+		c.say("ERROR: I/O error in check_refcounts_l1")
+		c.res.CheckErrors++
+		return nil, errCheck(textIO)
+	}
+	return l1, nil
+}
+
+// markClean clears the dirty and the corrupt bit.
+func (c *checker) markClean() error {
+	const marks = ondisk.IncompatDirty | ondisk.IncompatCorrupt
+	if c.hdr.Version < 3 || c.hdr.Incompatible&marks == 0 {
+		return nil
+	}
+	// What was repaired is on disk before the image says that it is sound.
+	if err := c.file.Flush(c.ctx); err != nil {
+		return err
+	}
+	c.hdr.Incompatible &^= marks
+	return c.writeWord(headerIncompatible, c.hdr.Incompatible)
+}

@@ -1,0 +1,48 @@
+package qcow2
+
+import (
+	"context"
+
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+// Check verifies the metadata of the image and repairs what fix allows. Where
+// the check cannot go on there is an error, whose text is what the original
+// appends to "Check failed: ", and the result counts what was found before.
+//
+// No request may be under way. What the image had not written yet is written
+// first; what it had read is read again if something was repaired.
+func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(line string), progress func(done, total int64)) (*driver.CheckResult, error) {
+	if (fix.Leaks || fix.Errors) && !im.writable {
+		return nil, driver.Errorf(driver.ErrReadOnly, "Image is read-only")
+	}
+	if im.writable && im.begun.Load() {
+		if err := im.Flush(ctx); err != nil {
+			return nil, err
+		}
+	}
+	im.flushMu.Lock()
+	defer im.flushMu.Unlock()
+	im.hdrMu.Lock()
+	c := newChecker(ctx, im.file, im.env.Budget, &im.hdr, im.exts, im.bitmapsExt)
+	im.hdrMu.Unlock()
+	c.fix = fix
+	if report != nil {
+		c.report = report
+	}
+	if progress != nil {
+		c.progress = progress
+	}
+	err := c.run()
+	if c.changed {
+		if ferr := im.file.Flush(ctx); err == nil {
+			err = ferr
+		}
+		if ierr := im.invalidate(ctx); err == nil {
+			err = ierr
+		}
+	}
+	return &c.res, err
+}
+
+var _ driver.Checker = (*image)(nil)

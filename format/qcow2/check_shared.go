@@ -1,0 +1,88 @@
+package qcow2
+
+import (
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// l1Table names an L1 table by its place and its number of entries.
+type l1Table struct{ off, n int64 }
+
+// countSnapshots counts the snapshot table and the tables of the snapshots.
+// Tables that several snapshots share are read once.
+func (c *checker) countSnapshots(fix driver.CheckFix) error {
+	if c.dataFile && len(c.snapshots.entries) > 0 {
+		c.corrupt("ERROR %d snapshots in image with data file", len(c.snapshots.entries))
+	}
+	l1Times := map[l1Table]uint64{}
+	var tables []l1Table
+	for i := range c.snapshots.entries {
+		s := &c.snapshots.entries[i]
+		if int64(s.L1TableOffset)&(c.cs-1) != 0 {
+			c.corrupt("ERROR snapshot %s (%s) l1_offset=%#x: L1 table is not cluster aligned; snapshot table entry corrupted",
+				s.ID, s.Name, s.L1TableOffset)
+			continue
+		}
+		if s.L1Size > maxL1Bytes/8 {
+			c.corrupt("ERROR snapshot %s (%s) l1_size=%#x: L1 table is too large; snapshot table entry corrupted",
+				s.ID, s.Name, s.L1Size)
+			continue
+		}
+		t := l1Table{int64(s.L1TableOffset), int64(s.L1Size)}
+		if l1Times[t]++; l1Times[t] == 1 && t.n > 0 {
+			tables = append(tables, t)
+		}
+	}
+	l2Times := map[int64]uint64{}
+	var offsets []int64
+	var l1Bytes int64
+	for _, t := range tables {
+		times := l1Times[t]
+		if err := c.countTimes(t.off, t.n*8, times); err != nil {
+			return err
+		}
+		// What lies beyond the end of the file is zero.
+		n := min(t.n, (c.fileSize-t.off+7)/8)
+		if t.off < 0 || n <= 0 {
+			continue
+		}
+		if l1Bytes += n * 8; l1Bytes > 2*c.fileSize+c.cs {
+			c.say("ERROR: the L1 tables of the snapshots overlap")
+			c.res.CheckErrors++
+			return errCheck(textInvalid)
+		}
+		l1, err := c.readL1(t.off, n)
+		if err != nil {
+			return err
+		}
+		for _, e := range l1 {
+			if e == 0 {
+				continue
+			}
+			if err := c.checkL1Entry(e, times, false); err != nil {
+				return err
+			}
+			off := int64(e & ondisk.OffsetMask)
+			if l2Times[off] == 0 && off < c.fileSize {
+				offsets = append(offsets, off)
+			}
+			l2Times[off] += times
+		}
+	}
+	c.l2Reads = int64(len(offsets))
+	if err := c.boundReads(); err != nil {
+		return err
+	}
+	err := readTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
+		if err != nil {
+			c.say("ERROR: I/O error in check_refcounts_l2")
+			c.res.CheckErrors++
+			return errCheck(textIO)
+		}
+		return c.countTable(offsets[i], b, l2Times[offsets[i]], false, fix)
+	})
+	if err != nil {
+		return err
+	}
+	return c.count(int64(c.hdr.SnapshotsOffset), c.snapshots.bytes)
+}

@@ -1,0 +1,165 @@
+package qcow2
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/qapi"
+)
+
+func copyTestFile(t testing.TB, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// openForCheck opens an image file as the check command does.
+func openForCheck(t testing.TB, file driver.Storage, write bool) (*image, error) {
+	env := testEnv()
+	env.OpenChild = func(_ context.Context, ref driver.ChildRef) (driver.Storage, error) {
+		return openDiskFile(t, ref.Filename), nil
+	}
+	n, err := new(Driver).Open(context.Background(), &driver.OpenRequest{Name: "test", File: file, Env: env,
+		Access: driver.Access{Write: write, Check: true}})
+	if err != nil {
+		return nil, err
+	}
+	return n.(*image), nil
+}
+
+// checkRun is what a check says, in the shapes of the command.
+type checkRun struct {
+	result qapi.ImageCheck
+	lines  []string
+	fail   string
+}
+
+// ourCheck does what the check command does: if something was repaired, it
+// checks once more.
+func ourCheck(t testing.TB, path string, fix driver.CheckFix) checkRun {
+	t.Helper()
+	var run checkRun
+	im, err := openForCheck(t, openDiskFile(t, path), fix.Leaks || fix.Errors)
+	if err != nil {
+		run.fail = err.Error()
+		return run
+	}
+	report := func(l string) { run.lines = append(run.lines, l) }
+	res, err := im.Check(context.Background(), fix, report, nil)
+	if err == nil && res.CorruptionsFixed+res.LeaksFixed > 0 {
+		c, l := res.CorruptionsFixed, res.LeaksFixed
+		res, err = im.Check(context.Background(), driver.CheckFix{}, report, nil)
+		res.CorruptionsFixed, res.LeaksFixed = c, l
+	}
+	if cerr := im.Close(context.Background()); cerr != nil {
+		t.Error("close:", cerr)
+	}
+	if err != nil {
+		run.fail = "Check failed: " + err.Error()
+		return run
+	}
+	if res.CheckErrors > 0 && false {
+		run.fail = "Check failed"
+	}
+	opt := func(n int64) *int64 {
+		if n == 0 {
+			return nil
+		}
+		return &n
+	}
+	run.result = qapi.ImageCheck{CheckErrors: res.CheckErrors, ImageEndOffset: opt(res.ImageEndOffset),
+		Corruptions: opt(res.Corruptions), CorruptionsFixed: opt(res.CorruptionsFixed),
+		Leaks: opt(res.Leaks), LeaksFixed: opt(res.LeaksFixed), TotalClusters: opt(res.TotalClusters),
+		AllocatedClusters: opt(res.AllocatedClusters), FragmentedClusters: opt(res.FragmentedClusters),
+		CompressedClusters: opt(res.CompressedClusters)}
+	return run
+}
+
+// theirCheck runs the original.
+func theirCheck(t testing.TB, path string, args ...string) checkRun {
+	t.Helper()
+	r := runTool(t, "qemu-img", append(append([]string{"check", "--output=json"}, args...), path)...)
+	var run checkRun
+	for _, l := range strings.Split(strings.TrimRight(r.stderr, "\n"), "\n") {
+		if m, ok := strings.CutPrefix(l, "qemu-img: Check failed: "); ok {
+			run.fail = "Check failed: " + m
+		} else if m, ok := strings.CutPrefix(l, "qemu-img: Could not open '"+path+"': "); ok {
+			run.fail = m
+		} else if l != "" {
+			run.lines = append(run.lines, strings.TrimPrefix(l, "qemu-img: "))
+		}
+	}
+	if run.fail == "" {
+		run.result = parseJSON[qapi.ImageCheck](t, r.stdout)
+		run.result.Filename, run.result.Format = "", ""
+	}
+	return run
+}
+
+func (r checkRun) String() string {
+	var b strings.Builder
+	for _, l := range r.lines {
+		fmt.Fprintln(&b, "  ", l)
+	}
+	v := reflect.ValueOf(r.result)
+	for i := range v.NumField() {
+		if f := v.Field(i); f.Kind() == reflect.Pointer && !f.IsNil() {
+			fmt.Fprintf(&b, " %s=%v", v.Type().Field(i).Name, f.Elem())
+		} else if f.Kind() == reflect.Int64 {
+			fmt.Fprintf(&b, " %s=%v", v.Type().Field(i).Name, f)
+		}
+	}
+	return b.String() + " fail=" + r.fail
+}
+
+func TestCheckBesideOriginal(t *testing.T) {
+	needTool(t, "qemu-img")
+	needTool(t, "qemu-io")
+	dir := t.TempDir()
+	bases := damageBases(t, dir)
+	for _, d := range damages {
+		t.Run(d.name, func(t *testing.T) {
+			damaged := filepath.Join(dir, "damaged.qcow2")
+			copyTestFile(t, bases[d.base], damaged)
+			if d.do != nil {
+				p := openPatient(t, damaged)
+				d.do(p)
+				p.f.Close()
+			}
+			if ours, theirs := ourCheck(t, damaged, driver.CheckFix{}), theirCheck(t, damaged); ours.String() != theirs.String() {
+				t.Errorf("check\nours\n%s\ntheirs\n%s", ours, theirs)
+			}
+			for _, mode := range []string{"leaks", "all"} {
+				a, b := filepath.Join(dir, "a.qcow2"), filepath.Join(dir, "b.qcow2")
+				copyTestFile(t, damaged, a)
+				copyTestFile(t, damaged, b)
+				ours := ourCheck(t, a, driver.CheckFix{Leaks: true, Errors: mode == "all"})
+				theirs := theirCheck(t, b, "-r", mode)
+				if ours.String() != theirs.String() && !d.better {
+					t.Errorf("check -r %s\nours\n%s\ntheirs\n%s", mode, ours, theirs)
+				}
+				// However it went, the original finds the same in both files.
+				if x, y := theirCheck(t, a), theirCheck(t, b); x.String() != y.String() && !d.better {
+					t.Errorf("after -r %s\nours\n%s\ntheirs\n%s", mode, x, y)
+				}
+				if r := runTool(t, "qemu-img", "compare", a, b); r.code > 1 && !d.better || r.code == 1 {
+					x := runTool(t, "qemu-img", "compare", damaged, b)
+					if r.code == 1 || r.code != x.code {
+						t.Errorf("-r %s: contents: %s%s", mode, r.stdout, r.stderr)
+					}
+				}
+			}
+		})
+	}
+}

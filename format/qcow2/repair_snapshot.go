@@ -1,0 +1,140 @@
+package qcow2
+
+import (
+	"encoding/binary"
+
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// fixSnapshotTable writes the snapshot table anew if entries were found
+// incomplete or had to be dropped. The new table lies elsewhere; the header
+// then refers to it in one write.
+func (c *checker) fixSnapshotTable(res *snapshotResult) error {
+	if res.corruptions == 0 || !c.fix.Errors {
+		return nil
+	}
+	fail := func(text string) error {
+		c.say("ERROR failed to update snapshot table: %s", text)
+		res.errors++
+		return errCheck(text)
+	}
+	var table []byte
+	for i := range c.snapshots.entries {
+		table = appendSnapshot(table, &c.snapshots.entries[i], c.hdr.Size)
+	}
+	n := c.clusters(int64(len(table)))
+	start := int64(0)
+	if n > 0 {
+		var ok bool
+		if start, ok = c.freeRun(n); !ok {
+			return fail("No space left on device")
+		}
+		if err := c.setRefcounts(start, n, 1); err != nil {
+			return fail(err.Error())
+		}
+		table = append(table, make([]byte, n<<c.hdr.ClusterBits-int64(len(table)))...)
+		if err := c.write(start<<c.hdr.ClusterBits, table); err != nil {
+			return fail(err.Error())
+		}
+		if err := c.file.Flush(c.ctx); err != nil {
+			return fail(err.Error())
+		}
+	}
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(c.snapshots.entries)))
+	b = binary.BigEndian.AppendUint64(b, uint64(start)<<c.hdr.ClusterBits)
+	if err := c.write(headerSnapshots, b); err != nil {
+		return fail(err.Error())
+	}
+	if err := c.file.Flush(c.ctx); err != nil {
+		return fail(err.Error())
+	}
+	first := int64(c.hdr.SnapshotsOffset) >> c.hdr.ClusterBits
+	old := c.clusters(c.snapshots.bytes)
+	c.hdr.NbSnapshots, c.hdr.SnapshotsOffset = uint32(len(c.snapshots.entries)), uint64(start)<<c.hdr.ClusterBits
+	if err := c.setRefcounts(first, old, 0); err != nil {
+		return fail(err.Error())
+	}
+	res.fixed += res.corruptions
+	res.corruptions = 0
+	return nil
+}
+
+// appendSnapshot appends an entry with all the extra data that is known.
+func appendSnapshot(b []byte, s *ondisk.Snapshot, diskSize uint64) []byte {
+	be := binary.BigEndian
+	if s.HasDiskSize {
+		diskSize = s.DiskSize
+	}
+	small := s.VMStateSize
+	if small > 1<<32-1 {
+		small = 0
+	}
+	icount := ^uint64(0)
+	if s.HasIcount {
+		icount = s.Icount
+	}
+	b = be.AppendUint64(b, s.L1TableOffset)
+	b = be.AppendUint32(b, s.L1Size)
+	b = be.AppendUint16(b, uint16(len(s.ID)))
+	b = be.AppendUint16(b, uint16(len(s.Name)))
+	b = be.AppendUint32(b, s.DateSec)
+	b = be.AppendUint32(b, s.DateNsec)
+	b = be.AppendUint64(b, s.VMClockNsec)
+	b = be.AppendUint32(b, uint32(small))
+	b = be.AppendUint32(b, uint32(snapshotExtraKnown+len(s.ExtraUnknown)))
+	b = be.AppendUint64(b, s.VMStateSize)
+	b = be.AppendUint64(b, diskSize)
+	b = be.AppendUint64(b, icount)
+	b = append(b, s.ExtraUnknown...)
+	b = append(b, s.ID...)
+	b = append(b, s.Name...)
+	return append(b, make([]byte, -len(b)&7)...)
+}
+
+// freeRun finds n neighbouring clusters that nothing refers to and that are
+// covered by refcount blocks.
+func (c *checker) freeRun(n int64) (start int64, ok bool) {
+	run := int64(0)
+	for k := range c.reftable {
+		off, bad := c.blockOffset(int64(k))
+		if off == 0 || bad {
+			run = 0
+			continue
+		}
+		for i := int64(k) << c.blockBits; i < int64(k+1)<<c.blockBits; i++ {
+			if c.counts.get(i) != 0 {
+				run = 0
+				continue
+			}
+			if run++; run == n {
+				return i - n + 1, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// setRefcounts writes the refcount v for n clusters from start. Where v is zero
+// it lowers refcounts by one instead.
+func (c *checker) setRefcounts(start, n int64, v uint64) error {
+	for i := start; i < start+n; {
+		off, _ := c.blockOffset(i >> c.blockBits)
+		b := make([]byte, c.cs)
+		if err := readZeroPadded(c.ctx, c.file, b, off); err != nil {
+			return err
+		}
+		end := min(start+n, (i>>c.blockBits+1)<<c.blockBits)
+		for ; i < end; i++ {
+			j := int(i & (1<<c.blockBits - 1))
+			w := v
+			if old := ondisk.GetRefcount(b, j, c.hdr.RefcountOrder); v == 0 && old > 0 {
+				w = old - 1
+			}
+			ondisk.SetRefcount(b, j, c.hdr.RefcountOrder, w)
+		}
+		if err := c.write(off, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
