@@ -38,7 +38,7 @@ func testDamaged(t *testing.T, s *suite) {
 	closeImage(t, img)
 	whole := s.disk(name)
 	runs := damageRuns
-	if testing.Short() {
+	if testing.Short() || testkit.Race {
 		runs = 30
 	}
 	for seed := range uint64(runs) {
