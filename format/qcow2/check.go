@@ -38,10 +38,14 @@ type checker struct {
 	l2Reads int64 // L2 tables read from the file
 	// suspect is set once anything was found: then the copied flags are
 	// verified entry by entry.
-	suspect bool
-	rebuild bool // the refcount blocks cannot be used as they are
-	changed bool // something was written
-	highest int64
+	suspect   bool
+	misplaced bool // misplacedBlock has spoken
+	rebuild   bool // the refcount blocks cannot be used as they are
+	changed   bool // something was written
+	// rewritten are the clusters of L2 tables that were corrected: what had been
+	// read ahead of them is out of date.
+	rewritten map[int64]bool
+	highest   int64
 
 	res driver.CheckResult
 }
@@ -76,6 +80,14 @@ func (c *checker) say(format string, args ...any) {
 func (c *checker) corrupt(format string, args ...any) {
 	c.res.Corruptions++
 	c.say(format, args...)
+}
+
+// hex writes a number in the alternate form of C, which has no prefix for zero.
+func hex(v uint64) string {
+	if v == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%#x", v)
 }
 
 // verb starts the message about something that is repaired if may says so.

@@ -27,6 +27,9 @@ func (c *checker) checkCopied() error {
 		if lerr != nil || !ok {
 			return lerr
 		}
+		if err == nil {
+			err = c.refresh(offsets[i], b)
+		}
 		if err != nil {
 			c.say("ERROR: Could not read L2 table: %v", err)
 			c.res.CheckErrors++
@@ -100,7 +103,7 @@ func (c *checker) checkCopiedL2(off int64, b []byte, refs *refcountReader, repai
 		c.res.CheckErrors++
 		return errCheck(textIO)
 	}
-	if err := c.write(off, b); err != nil {
+	if err := c.writeTable(off, b); err != nil {
 		c.say("ERROR: Could not write L2 table: %v", err)
 		c.res.CheckErrors++
 		return err

@@ -132,9 +132,14 @@ type damage struct {
 	name string
 	base string // which image
 	do   func(p *patient)
-	// fatal marks damage for which the original gives the image up in repair,
-	// where this package repairs it.
+	// better marks damage which the original does not repair, or only by giving
+	// the image up, and images that it changes merely by opening them (bitmaps
+	// are stored anew).
 	better bool
+	// beyond marks damage that cannot be repaired.
+	beyond bool
+	// refused marks images that the original does not even open to check.
+	refused bool
 }
 
 var damages = []damage{
@@ -142,7 +147,7 @@ var damages = []damage{
 	{name: "none with snapshot", base: "snap"},
 	{name: "none compressed", base: "comp"},
 	{name: "none extended", base: "ext"},
-	{name: "none bitmap", base: "bitmap"},
+	{name: "none bitmap", base: "bitmap", better: true},
 	{name: "none version 2", base: "v2"},
 	{name: "none data file", base: "dataf"},
 	{name: "none narrow refcounts", base: "ref1"},
@@ -191,7 +196,7 @@ var damages = []damage{
 	}},
 	{name: "refcount table entry cleared", base: "plain", do: func(p *patient) { p.put(p.rt(0), 0) }},
 	{name: "refcount block unaligned", base: "plain", better: true, do: func(p *patient) { p.put(p.rt(0), uint64(p.rb(0)+512)) }},
-	{name: "refcount table reserved bits", base: "plain", do: func(p *patient) { p.put(p.rt(0), uint64(p.rb(0)+3)) }},
+	{name: "refcount table reserved bits", base: "plain", better: true, do: func(p *patient) { p.put(p.rt(0), uint64(p.rb(0)+3)) }},
 	{name: "refcount block outside", base: "plain", do: func(p *patient) { p.put(p.rt(1), uint64(p.clusters()+20)*uint64(p.cs)) }},
 	{name: "refcount block shared with L2", base: "plain", do: func(p *patient) { p.put(p.rt(0), uint64(p.l2(0))) }},
 	{name: "refcount block is the header", base: "plain", do: func(p *patient) { p.put(p.rt(1), uint64(p.h.RefcountTableOffset)) }},
@@ -201,7 +206,7 @@ var damages = []damage{
 	{name: "L1 entry outside", base: "plain", do: func(p *patient) { p.put(p.l1(1), 1<<40|ondisk.FlagCopied) }},
 	{name: "L1 entry only a flag", base: "plain", do: func(p *patient) { p.put(p.l1(3), ondisk.FlagCopied) }},
 	{name: "L1 entries share a table", base: "plain", do: func(p *patient) { p.put(p.l1(1), p.get(p.l1(0))) }},
-	{name: "L1 entry is the L1 table", base: "plain", do: func(p *patient) { p.put(p.l1(1), p.h.L1TableOffset|ondisk.FlagCopied) }},
+	{name: "L1 entry is the L1 table", base: "plain", better: true, beyond: true, do: func(p *patient) { p.put(p.l1(1), p.h.L1TableOffset|ondisk.FlagCopied) }},
 	{name: "L1 entry is the header", base: "plain", do: func(p *patient) { p.put(p.l1(1), p.h.RefcountTableOffset|ondisk.FlagCopied) }},
 	{name: "L2 entry unaligned", base: "plain", do: func(p *patient) { o := p.dataEntry(1); p.put(o, p.get(o)+512) }},
 	{name: "L2 zero entry unaligned", base: "plain", do: func(p *patient) { o := p.dataEntry(1); p.put(o, p.get(o)+512|1) }},
@@ -233,9 +238,9 @@ var damages = []damage{
 	{name: "snapshot L1 too large", base: "snap", do: func(p *patient) { p.put32(int64(p.h.SnapshotsOffset)+8, 0x500000) }},
 	{name: "snapshot L1 outside", base: "snap", do: func(p *patient) { p.put(int64(p.h.SnapshotsOffset), 1<<40) }},
 	{name: "snapshot table offset unaligned", base: "snap", do: func(p *patient) { p.put(64, p.h.SnapshotsOffset+8) }},
-	{name: "bitmap table entry reserved", base: "bitmap", do: func(p *patient) { p.put(p.bitmapTable(), p.get(p.bitmapTable())|2) }},
-	{name: "bitmap refcount zero", base: "bitmap", do: func(p *patient) { p.setRef(p.cluster(p.bitmapTable()), 0) }},
-	{name: "bitmap directory broken", base: "bitmap", do: func(p *patient) { p.put32(p.bitmapDirectory()+20, 8) }},
+	{name: "bitmap table entry reserved", base: "bitmap", refused: true, better: true, beyond: true, do: func(p *patient) { p.put(p.bitmapTable(), p.get(p.bitmapTable())|2) }},
+	{name: "bitmap refcount zero", base: "bitmap", better: true, do: func(p *patient) { p.setRef(p.cluster(p.bitmapTable()), 0) }},
+	{name: "bitmap directory broken", base: "bitmap", refused: true, better: true, beyond: true, do: func(p *patient) { p.put32(p.bitmapDirectory()+20, 8) }},
 	{name: "data file entry without copied flag", base: "dataf", do: func(p *patient) { o := p.dataEntry(1); p.put(o, p.get(o)&^ondisk.FlagCopied) }},
 	{name: "narrow refcount overflow", base: "ref1", do: func(p *patient) { p.put(p.dataEntry(3), p.get(p.dataEntry(1))) }},
 	{name: "wide leak", base: "ref64", do: func(p *patient) { p.setRef(p.cluster(p.l2(0)), 77) }},

@@ -97,7 +97,8 @@ func (c *checker) compareRefcounts(fix driver.CheckFix) error {
 	next := int64(0)
 	missing := func(end int64) {
 		for ; next < end; next++ {
-			if _, bad := c.blockOffset(next); bad {
+			if off, bad := c.blockOffset(next); bad {
+				c.misplacedBlock(next, off)
 				c.unreadableBlock(next)
 			} else {
 				c.missingBlock(next)
@@ -125,6 +126,14 @@ func (c *checker) compareRefcounts(fix driver.CheckFix) error {
 	}
 	missing(blocks)
 	return c.discard(freed)
+}
+
+// misplacedBlock reports the first block whose place is impossible.
+func (c *checker) misplacedBlock(block, off int64) {
+	if !c.misplaced {
+		c.misplaced = true
+		c.say("qcow2: Image is corrupt: Refblock offset %s unaligned (reftable index: %s); further non-fatal corruption events will be suppressed", hex(uint64(off)), hex(uint64(block)))
+	}
 }
 
 // unreadableBlock reports the clusters of a block that cannot be read.

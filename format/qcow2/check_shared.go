@@ -19,13 +19,13 @@ func (c *checker) countSnapshots(fix driver.CheckFix) error {
 	for i := range c.snapshots.entries {
 		s := &c.snapshots.entries[i]
 		if int64(s.L1TableOffset)&(c.cs-1) != 0 {
-			c.corrupt("ERROR snapshot %s (%s) l1_offset=%#x: L1 table is not cluster aligned; snapshot table entry corrupted",
-				s.ID, s.Name, s.L1TableOffset)
+			c.corrupt("ERROR snapshot %s (%s) l1_offset=%s: L1 table is not cluster aligned; snapshot table entry corrupted",
+				s.ID, s.Name, hex(s.L1TableOffset))
 			continue
 		}
 		if s.L1Size > maxL1Bytes/8 {
-			c.corrupt("ERROR snapshot %s (%s) l1_size=%#x: L1 table is too large; snapshot table entry corrupted",
-				s.ID, s.Name, s.L1Size)
+			c.corrupt("ERROR snapshot %s (%s) l1_size=%s: L1 table is too large; snapshot table entry corrupted",
+				s.ID, s.Name, hex(uint64(s.L1Size)))
 			continue
 		}
 		t := l1Table{int64(s.L1TableOffset), int64(s.L1Size)}
@@ -74,6 +74,9 @@ func (c *checker) countSnapshots(fix driver.CheckFix) error {
 		return err
 	}
 	err := readTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
+		if err == nil {
+			err = c.refresh(offsets[i], b)
+		}
 		if err != nil {
 			c.say("ERROR: I/O error in check_refcounts_l2")
 			c.res.CheckErrors++

@@ -37,7 +37,7 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 	}
 	if off < 0 || off > 1<<62 || off&(c.cs-1) != 0 {
 		res.errors++
-		c.say("ERROR Snapshot table offset invalid")
+		c.say("ERROR snapshot table offset invalid")
 		return errCheck(textInvalid)
 	}
 	pos, at := off, off

@@ -44,6 +44,9 @@ func (c *checker) countTables(l1Offset int64, l1 []uint64, times uint64, active 
 		if err := entries(index[i] + 1); err != nil {
 			return err
 		}
+		if err == nil {
+			err = c.refresh(offsets[i], b)
+		}
 		if err != nil {
 			c.say("ERROR: I/O error in check_refcounts_l2")
 			c.res.CheckErrors++

@@ -21,6 +21,26 @@ func (c *checker) write(off int64, b []byte) error {
 	return err
 }
 
+// writeTable writes a part of an L2 table.
+func (c *checker) writeTable(off int64, b []byte) error {
+	if c.rewritten == nil {
+		c.rewritten = map[int64]bool{}
+	}
+	for k := off >> c.hdr.ClusterBits; k <= (off+int64(len(b))-1)>>c.hdr.ClusterBits; k++ {
+		c.rewritten[k] = true
+	}
+	return c.write(off, b)
+}
+
+// refresh reads the L2 table b at off again if it was written since.
+func (c *checker) refresh(off int64, b []byte) error {
+	first := off >> c.hdr.ClusterBits
+	if len(c.rewritten) == 0 || !c.rewritten[first] && !c.rewritten[first+1] {
+		return nil
+	}
+	return readZeroPadded(c.ctx, c.file, b, off)
+}
+
 func (c *checker) writeWord(off int64, v uint64) error {
 	return c.write(off, binary.BigEndian.AppendUint64(nil, v))
 }
@@ -86,7 +106,8 @@ func (c *checker) overlaps(off, n int64, ignore metadataArea) metadataArea {
 		}
 	}
 	for _, e := range c.reftable {
-		if at := int64(e &^ ondisk.ReftReservedMask); at > 0 {
+		// An entry that cannot be right names no block.
+		if at := int64(e); at > 0 && at&(c.cs-1) == 0 {
 			look(areaRefcountBlock, at, c.cs)
 		}
 	}
@@ -114,7 +135,7 @@ func (t *l2Check) zeroEntry(i int, e ondisk.L2Entry) (fixed bool, err error) {
 	}
 	b := make([]byte, c.entrySize)
 	ondisk.StoreL2(b, 0, c.hdr.ExtendedL2(), n)
-	if err := c.write(at, b); err != nil {
+	if err := c.writeTable(at, b); err != nil {
 		c.say("ERROR: Failed to overwrite L2 table entry: %v", err)
 		c.res.CheckErrors++
 		return false, nil
