@@ -446,7 +446,7 @@ func (op *opener) openFormat(ctx context.Context, spec nodeSpec, drv driver.Driv
 		op.o.ProbedRaw(file.name)
 	}
 	node, err := drv.Open(ctx, &driver.OpenRequest{Name: file.name, Options: own, File: file,
-		Access: spec.access, Cache: spec.cache, Env: img.env})
+		Access: spec.access, Cache: spec.cache, BackingGiven: len(backOpts) > 0, Env: img.env})
 	if err != nil {
 		return fail(optionError(err, desc))
 	}

@@ -3,6 +3,7 @@ package block
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
@@ -157,18 +158,51 @@ func (img *Image) Resize(ctx context.Context, size int64, opt driver.ResizeOptio
 		return img.fail("resize", -1, driver.Errorf(driver.ErrUnsupported, "Image format driver does not support resize"))
 	}
 	old := img.Size()
+	if img.backing != nil && size > old && img.backing.Size() > old {
+		opt.HideBacking = min(size, img.backing.Size())
+		if err := img.ownLastCluster(ctx, old); err != nil {
+			return err
+		}
+	}
 	img.lock()
 	err := r.Resize(ctx, size, opt)
 	img.unlock()
 	if err != nil {
 		return img.fail("resize", -1, err)
 	}
-	if img.backing != nil && size > old {
-		if end := min(size, img.backing.Size()); end > old {
-			return img.zeroRange(ctx, old, end-old, 0)
+	for off := old; off < opt.HideBacking; {
+		st, err := img.Status(ctx, off, opt.HideBacking-off, nil)
+		if err != nil {
+			return err
 		}
+		if !st.Zero {
+			if err := img.zeroRange(ctx, off, st.Length, 0); err != nil {
+				return err
+			}
+		}
+		off += st.Length
 	}
 	return nil
+}
+
+// ownLastCluster makes sure that a last cluster which reaches beyond the end of
+// the disk does not lie in the backing file, which may go on there: writing its
+// last byte once more copies it, with zeroes behind the end.
+func (img *Image) ownLastCluster(ctx context.Context, size int64) error {
+	unit := max(img.limits.ClusterSize, img.limits.ZeroAlignment)
+	if unit <= 1 || size%unit == 0 {
+		return nil
+	}
+	st, err := img.StatusLayer(ctx, size-1, 1)
+	if err != nil || st.Allocated || img.allocator == nil {
+		return err
+	}
+	var last [1]byte
+	if _, err := img.ReadAt(ctx, last[:], size-1); err != nil && err != io.EOF {
+		return err
+	}
+	_, err = img.WriteAt(ctx, last[:], size-1)
+	return err
 }
 
 // CopyFrom makes Image a driver.RangeCopier for parents and for callers that

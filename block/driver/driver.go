@@ -141,7 +141,9 @@ type OpenRequest struct {
 	// Access says what the node may be used for.
 	Access Access
 	Cache  Cache
-	Env    *Env
+	// BackingGiven: the user names a backing file, whether the image does or not.
+	BackingGiven bool
+	Env          *Env
 }
 
 // Cache holds the cache mode of an open node, as -t and -T choose it.

@@ -221,6 +221,11 @@ type ResizeOptions struct {
 	Prealloc Prealloc // "" is PreallocOff
 	// Exact: fail rather than round the size up.
 	Exact bool
+	// HideBacking: up to this offset the backing file has bytes that must not
+	// show in what the disk grows by. A format that can makes whole clusters
+	// there read as zeroes before the new size is on disk; the block layer zeroes
+	// what is left.
+	HideBacking int64
 }
 
 // Compressor is a Format that can store compressed clusters. Encoding is apart
