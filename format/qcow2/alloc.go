@@ -212,6 +212,11 @@ func (im *image) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 	if off < 0 || n <= 0 || off >= im.size.Load() {
 		return driver.WriteTarget{}, driver.Errorf(driver.ErrRange, "write of %d bytes at %d: beyond the end of the disk", n, off)
 	}
+	return im.allocate(ctx, off, min(n, im.size.Load()-off))
+}
+
+// allocate is Allocate for a range that the caller has checked.
+func (im *image) allocate(ctx context.Context, off, n int64) (driver.WriteTarget, error) {
 	if err := im.beginWrite(ctx); err != nil {
 		return driver.WriteTarget{}, err
 	}
@@ -221,7 +226,7 @@ func (im *image) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 	// A bound on the slices that one request needs at once.
 	perSlice := im.cache.size / im.l2EntrySize
 	limit := max(1, min(int64(im.cache.max)/4, 256)) * perSlice << im.clusterBits
-	n = min(n, im.size.Load()-off, limit-off&(im.clusterSize-1))
+	n = min(n, limit-off&(im.clusterSize-1))
 	c0, c1 := off>>im.clusterBits, (off+n-1)>>im.clusterBits+1
 	for {
 		if err := ctx.Err(); err != nil {

@@ -206,12 +206,14 @@ func (im *image) readSlice(ctx context.Context, s *slice) error {
 	return im.readPadded(ctx, im.file, s.data, s.off)
 }
 
-// needSlices makes sure that the slices of guest clusters [c0, c1) that exist
-// are cached at this moment. No lock is held. It returns an error for L1 entries
-// that are no table offsets.
+// needSlices loads the slices of guest clusters [c0, c1) that exist. In a small
+// cache they may push each other out: the first is loaded last, so that its user
+// makes progress. No lock is held. It returns an error for L1 entries that are no
+// table offsets.
 func (im *image) needSlices(ctx context.Context, c0, c1 int64) error {
 	perSlice := im.cache.size / im.l2EntrySize
-	for c := c0; c < c1; c = (c/perSlice + 1) * perSlice {
+	for c := (c1 - 1) / perSlice * perSlice; c > c0-perSlice; c -= perSlice {
+		c := max(c, c0)
 		im.meta.RLock()
 		s, _, missing := im.sliceFor(c)
 		im.meta.RUnlock()

@@ -40,8 +40,8 @@ func (im *image) writeJobs(ctx context.Context, jobs []writeJob) error {
 	return nil
 }
 
-// tableBatch is a copy of changed L2 slices and L1 entries.
-type tableBatch struct {
+// metaBatch is a copy of changed L2 slices and L1 entries.
+type metaBatch struct {
 	slices    []*slice
 	l2, l1    []writeJob
 	l1Sectors []int
@@ -50,8 +50,8 @@ type tableBatch struct {
 }
 
 // takeTables copies what changed and marks it clean.
-func (im *image) takeTables() tableBatch {
-	var t tableBatch
+func (im *image) takeTables() metaBatch {
+	var t metaBatch
 	im.meta.Lock()
 	defer im.meta.Unlock()
 	if im.cache.dirty > 0 {
@@ -96,7 +96,7 @@ func encodeSector(table []uint64, i int) []byte {
 }
 
 // doneTables ends a writeback: after a failure everything is dirty again.
-func (im *image) doneTables(t *tableBatch, err error) {
+func (im *image) doneTables(t *metaBatch, err error) {
 	im.meta.Lock()
 	defer im.meta.Unlock()
 	for _, s := range t.slices {

@@ -100,7 +100,11 @@ func (im *image) Map(ctx context.Context, off, n int64) (driver.Extent, error) {
 	if off >= size {
 		return driver.Extent{Kind: driver.ExtentEOF}, nil
 	}
-	n = min(n, size-off)
+	return im.mapRange(ctx, off, min(n, size-off))
+}
+
+// mapRange is Map without a look at the size of the disk.
+func (im *image) mapRange(ctx context.Context, off, n int64) (driver.Extent, error) {
 	var acc piece
 	for acc.n < n {
 		pos := off + acc.n

@@ -99,6 +99,7 @@ type image struct {
 	hdr           ondisk.Header
 	exts          []ondisk.Extension // all but the end, in the order of the file
 	backing       string
+	backingGiven  bool // the user named a backing file, whatever the header says
 	backingFormat string
 	snapshots     []ondisk.Snapshot
 	snapshotBytes int64 // length of the snapshot table
@@ -108,8 +109,9 @@ type image struct {
 	begun   atomic.Bool // the image has been marked as being written
 	refused atomic.Bool // corruption was found: no more writes
 
-	flushMu sync.Mutex
-	tableMu sync.Mutex // creation of L2 tables
+	flushMu  sync.Mutex
+	resizeMu sync.Mutex
+	tableMu  sync.Mutex // L1 entries change with it held
 
 	meta    sync.RWMutex
 	l1      []uint64
@@ -136,7 +138,7 @@ type span struct {
 }
 
 func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
-	im := &image{name: req.Name, env: req.Env, file: req.File, data: req.File, writable: req.Access.Write, access: req.Access}
+	im := &image{name: req.Name, env: req.Env, file: req.File, data: req.File, writable: req.Access.Write, access: req.Access, backingGiven: req.BackingGiven}
 	defer func() {
 		if err != nil {
 			im.release()
@@ -339,3 +341,6 @@ func (im *image) invalidate(ctx context.Context) error {
 
 // now is the clock of the metadata cache.
 func now() time.Time { return time.Now() }
+
+// hasBacking says whether what is not allocated may show a backing file.
+func (im *image) hasBacking() bool { return im.backing != "" || im.backingGiven }

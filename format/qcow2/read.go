@@ -218,7 +218,7 @@ func (im *image) readPlain(ctx context.Context, p []byte, c, in int64) error {
 		case driver.ExtentZero:
 			clear(p[:x.Length])
 		case driver.ExtentUnallocated:
-			if im.backing != "" {
+			if im.hasBacking() {
 				err = fmt.Errorf("guest offset %#x changed while it was read", off)
 			}
 			clear(p[:x.Length])

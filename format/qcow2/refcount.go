@@ -317,10 +317,16 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 	if what := a.overlapping(start, n); what != "" {
 		return false, im.corruption(ctx, "Preventing invalid allocation at offset %#x (overlaps with %s)", start<<im.clusterBits, what)
 	}
-	for c := start; c < start+n; c++ {
-		if err := a.set(ctx, c, 1); err != nil {
+	per := a.perBlock()
+	for c := start; c < start+n; {
+		b, err := a.block(ctx, c/per)
+		if err != nil {
 			return false, err
 		}
+		for base, end := c/per*per, min(start+n, (c/per+1)*per); c < end; c++ {
+			ondisk.SetRefcount(b.data, int(c-base), im.refOrder, 1)
+		}
+		a.markDirty(b)
 	}
 	a.fresh = max(a.fresh, (start+n)<<im.clusterBits)
 	return false, nil

@@ -1,0 +1,151 @@
+package qcow2
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// preallocate gives the guest range [old, size) room, at the end of the file and
+// in one piece per L2 table. The room reads as zeroes or is marked to do so.
+func (im *image) preallocate(ctx context.Context, old, size int64, mode driver.Prealloc) error {
+	c, c1 := old>>im.clusterBits, im.clusters(size)
+	if old&(im.clusterSize-1) != 0 && im.hasBacking() {
+		c++ // the cluster may hold backing data before the old end
+	}
+	if c >= c1 {
+		return nil
+	}
+	if mode == driver.PreallocFalloc || mode == driver.PreallocFull {
+		// Tables first, so that the data lies in a row.
+		if !im.external {
+			perTable := int64(1) << im.l2Bits
+			for i := c; i < c1; i = (i/perTable + 1) * perTable {
+				if err := im.needTables(ctx, i, i+1); err != nil {
+					return err
+				}
+				if err := im.relieve(ctx); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for c < c1 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := im.relieve(ctx); err != nil {
+			return err
+		}
+		next := min(c1, (c>>im.l2Bits+1)<<im.l2Bits)
+		if err := im.preallocateTable(ctx, c, next, mode); err != nil {
+			return err
+		}
+		c = next
+	}
+	return nil
+}
+
+// preallocateTable gives room to guest clusters [c0, c1) of one L2 table, as far
+// as they are unallocated.
+func (im *image) preallocateTable(ctx context.Context, c0, c1 int64, mode driver.Prealloc) error {
+	if err := im.needTables(ctx, c0, c1); err != nil {
+		return err
+	}
+	p, err := im.reserveClusters(ctx, c0, c1)
+	if err != nil {
+		return err
+	}
+	defer im.unreserve(p)
+	// Only the first cluster can be in use: it held the end of the disk.
+	e, err := im.entry(ctx, c0)
+	if err != nil {
+		return err
+	}
+	if im.kind(e) != kindUnallocated || e.Bitmap != 0 {
+		if c0++; c0 == c1 {
+			return nil
+		}
+	}
+	for c0 < c1 {
+		host, n, zero, err := im.roomAtEnd(ctx, c0, c1-c0)
+		if err != nil {
+			return err
+		}
+		if !im.external {
+			if zero, err = im.materialise(ctx, host, n<<im.clusterBits, mode, zero); err != nil {
+				im.freeNow(ctx, host, n<<im.clusterBits)
+				return err
+			}
+		}
+		done, err := im.editEntries(ctx, c0, c0+n, discardNever, func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
+			e := ondisk.L2Entry{Desc: uint64(host+(c-c0)<<im.clusterBits) | ondisk.FlagCopied}
+			switch {
+			case !im.extended && !zero:
+				e.Desc |= ondisk.FlagZero
+			case im.extended && im.hasBacking():
+				e.Bitmap = allZero
+			}
+			return e, true
+		})
+		if err != nil {
+			im.giveBack(ctx, host+(done-c0)<<im.clusterBits, (c0+n-done)<<im.clusterBits)
+			return err
+		}
+		c0 += n
+	}
+	return nil
+}
+
+// roomAtEnd allocates clusters behind everything that was ever written. zero
+// says that they read as zeroes.
+func (im *image) roomAtEnd(ctx context.Context, c, n int64) (host, got int64, zero bool, err error) {
+	if im.external {
+		host = c << im.clusterBits
+		return host, n, im.alloc.touchData(host, host+n<<im.clusterBits) || im.dataRaw, nil
+	}
+	a := &im.alloc
+	a.mu.Lock()
+	a.run = max(a.run, a.fresh>>im.clusterBits)
+	if n == 1 {
+		// A single cluster is sought from the first free one on; that is well
+		// for tables and not for this.
+		free := a.free
+		a.free = max(a.free, a.fresh>>im.clusterBits)
+		start, fresh, err := a.claim(ctx, 1)
+		a.free = free
+		a.mu.Unlock()
+		if err == nil {
+			return start << im.clusterBits, 1, fresh, nil
+		}
+	} else {
+		a.mu.Unlock()
+	}
+	return im.allocClusters(ctx, n)
+}
+
+// materialise makes the file cover a new range in the way that mode asks for. It
+// returns whether the range reads as zeroes; where it does not and the image
+// cannot say so, it is made to.
+func (im *image) materialise(ctx context.Context, host, n int64, mode driver.Prealloc, zero bool) (bool, error) {
+	end := host + n
+	grows := end > im.file.Size()
+	if r, ok := im.file.(driver.Resizer); ok && grows && mode != driver.PreallocMetadata {
+		err := r.Resize(ctx, end, driver.ResizeOptions{Prealloc: mode})
+		if err != nil {
+			return false, fmt.Errorf("Failed to resize underlying file: %w", err)
+		}
+		grows = false
+	} else if mode == driver.PreallocFull || mode == driver.PreallocFalloc && !ok || !zero && im.version < 3 {
+		buf := make([]byte, min(n, 1<<20))
+		for off := host; off < end; off += int64(len(buf)) {
+			if _, err := im.file.WriteAt(ctx, buf[:min(int64(len(buf)), end-off)], off); err != nil {
+				return false, err
+			}
+		}
+		return true, nil
+	}
+	return zero, nil
+}

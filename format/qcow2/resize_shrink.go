@@ -1,0 +1,213 @@
+package qcow2
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// shrink cuts the disk. Mappings go first, then the size, then the end of the
+// file.
+func (im *image) shrink(ctx context.Context, old, size int64, opt driver.ResizeOptions) error {
+	c0, c1 := im.clusters(size), im.clusters(old)
+	p, err := im.reserveClusters(ctx, c0, c1)
+	if err != nil {
+		return err
+	}
+	err = im.cutClusters(ctx, c0, c1)
+	im.unreserve(p)
+	if err != nil {
+		return fmt.Errorf("Failed to discard cropped clusters: %w", err)
+	}
+	if im.external {
+		if r, ok := im.data.(driver.Resizer); ok {
+			if err := r.Resize(ctx, size, driver.ResizeOptions{Exact: opt.Exact}); err != nil {
+				return err
+			}
+		}
+	}
+	if err := im.Flush(ctx); err != nil {
+		return err
+	}
+	if err := im.writeSize(ctx, size); err != nil {
+		return err
+	}
+	im.flushMu.Lock()
+	defer im.flushMu.Unlock()
+	if err := im.settle(ctx); err != nil {
+		return err
+	}
+	if err := im.shrinkRefcounts(ctx); err != nil {
+		return fmt.Errorf("Failed to discard unused refblocks: %w", err)
+	}
+	return im.cutFile(ctx)
+}
+
+// cutClusters unmaps guest clusters [c0, c1), which end the disk, and gives up
+// the L2 tables that map nothing else.
+func (im *image) cutClusters(ctx context.Context, c0, c1 int64) error {
+	perTable := int64(1) << im.l2Bits
+	whole := (c0 + perTable - 1) / perTable * perTable
+	err := im.changeReserved(ctx, c0, min(c1, whole), changeOptions{how: discardOther,
+		edit: func(int64, ondisk.L2Entry) (ondisk.L2Entry, bool) { return ondisk.L2Entry{}, true }})
+	if err != nil {
+		return err
+	}
+	perSlice := im.cache.size / im.l2EntrySize
+	for l1 := whole / perTable; l1 < (c1+perTable-1)/perTable; l1++ {
+		if err := im.relieve(ctx); err != nil {
+			return err
+		}
+		im.tableMu.Lock()
+		table, _ := im.tableOffset(l1)
+		if table == 0 {
+			im.tableMu.Unlock()
+			continue
+		}
+		err := im.cutTable(ctx, l1, perTable, perSlice, table)
+		im.tableMu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cutTable drops a whole L2 table and what it maps. tableMu is held.
+func (im *image) cutTable(ctx context.Context, l1, perTable, perSlice, table int64) error {
+	var gone []ondisk.L2Entry
+	for c := l1 * perTable; c < (l1+1)*perTable; {
+		if err := im.needSlices(ctx, c, c+1); err != nil {
+			return err
+		}
+		im.meta.RLock()
+		s, _, _ := im.sliceFor(c)
+		if s == nil {
+			im.meta.RUnlock()
+			continue
+		}
+		for i := range int(perSlice) {
+			if e := ondisk.LoadL2(s.data, i, im.extended); im.kind(e) != kindUnallocated && im.badEntry(e) == "" {
+				gone = append(gone, e)
+			}
+		}
+		im.meta.RUnlock()
+		c += perSlice
+	}
+	im.meta.Lock()
+	defer im.meta.Unlock()
+	for _, e := range gone {
+		im.dropEntry(e, discardOther)
+	}
+	im.addDrop(drop{off: table, n: im.clusterSize, how: discardOther})
+	im.cache.dropTable(table, im.clusterSize)
+	im.setL1(l1, 0)
+	return nil
+}
+
+// shrinkRefcounts gives up refcount blocks that count nothing but themselves.
+// flushMu is held.
+func (im *image) shrinkRefcounts(ctx context.Context) error {
+	a := &im.alloc
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	per := a.perBlock()
+	var freed []int64
+	for region := range int64(len(a.table)) {
+		b, err := a.block(ctx, region)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			continue
+		}
+		self := int64(-1)
+		if c := b.off >> im.clusterBits; c/per == region {
+			self = c % per
+		}
+		first := nextUsed(b.data, 0, int(per), im.refOrder)
+		if int64(first) == self {
+			if ondisk.GetRefcount(b.data, first, im.refOrder) != 1 {
+				continue
+			}
+			first = nextUsed(b.data, first+1, int(per), im.refOrder)
+		}
+		if int64(first) < per {
+			continue
+		}
+		a.table[region] = 0
+		a.tableDirty[int(region*8/l1Sector)] = struct{}{}
+		if b.dirty {
+			a.dirty--
+		}
+		delete(a.blocks, region)
+		if self < 0 {
+			freed = append(freed, b.off>>im.clusterBits)
+		} else {
+			a.released(b.off >> im.clusterBits)
+		}
+	}
+	if len(a.tableDirty) == 0 {
+		return nil
+	}
+	for i := range a.tableDirty {
+		if _, err := im.file.WriteAt(ctx, encodeSector(a.table, i), a.tableOff+int64(i)*l1Sector); err != nil {
+			return err
+		}
+	}
+	if err := im.file.Flush(ctx); err != nil {
+		return err
+	}
+	clear(a.tableDirty)
+	for _, c := range freed {
+		if _, err := a.decrement(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cutFile cuts the file behind the last cluster in use. flushMu is held.
+func (im *image) cutFile(ctx context.Context) error {
+	a := &im.alloc
+	if _, err := im.writeRefcounts(ctx); err != nil {
+		return err
+	}
+	if err := im.file.Flush(ctx); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	per := a.perBlock()
+	last := im.clusters(max(a.fresh, im.file.Size())) - 1
+	for last >= 0 {
+		b, err := a.block(ctx, last/per)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			last = last/per*per - 1
+			continue
+		}
+		if ondisk.GetRefcount(b.data, int(last%per), im.refOrder) != 0 {
+			break
+		}
+		last--
+	}
+	end := (last + 1) << im.clusterBits
+	if last < 0 || end >= im.file.Size() || a.fileLimit > 0 {
+		return nil
+	}
+	r, ok := im.file.(driver.Resizer)
+	if !ok {
+		return nil
+	}
+	if err := r.Resize(ctx, end, driver.ResizeOptions{}); err != nil {
+		im.env.Warn(fmt.Sprintf("Failed to truncate the tail of the image: %v", err))
+		return nil
+	}
+	a.fresh = end
+	return nil
+}
