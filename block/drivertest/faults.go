@@ -15,7 +15,7 @@ import (
 )
 
 // faultRuns is how many different failures each test tries.
-const faultRuns = 60
+const faultRuns = 160
 
 // faultSteps is the length of the workload that fails.
 const faultSteps = 40
@@ -121,7 +121,7 @@ func (s *suite) eachFault(t *testing.T, run func(t *testing.T, seed uint64, n in
 	}
 	runs := int64(faultRuns)
 	if testing.Short() || testkit.Race {
-		runs = 10
+		runs = 30
 	}
 	for seed := range uint64(2) {
 		_, img, l, total := s.faultRun(t, seed, 0, 0)

@@ -42,6 +42,8 @@ var subtests = []struct {
 	run  func(*testing.T, *suite)
 }{
 	{"Empty", testEmpty},
+	{"Probe", testProbe},
+	{"Measure", testMeasure},
 	{"RoundTrip", testRoundTrip},
 	{"Bounds", testBounds},
 	{"ReadOnly", testReadOnly},
@@ -49,6 +51,7 @@ var subtests = []struct {
 	{"Random", testRandom},
 	{"Concurrent", testConcurrent},
 	{"Backing", testBacking},
+	{"StaleMemory", testStaleMemory},
 	{"FailOnce", testFailOnce},
 	{"FailForGood", testFailForGood},
 	{"Damaged", testDamaged},
