@@ -41,12 +41,12 @@ type Stream struct {
 	l1Offset, l2Offset, dataOffset int64
 	reftableClusters, blocks       int64
 	left                           int64 // bytes of data that Write expects
+	tail                           int64 // zeroes behind the end of the disk, written by Close
 	buf                            []byte
 }
 
 // NewStream lays an image out for the given data and writes its metadata to w.
-// The caller then writes the clusters that hold data, whole and in order, and
-// closes the stream.
+// The caller then writes the bytes of Runs in order, and closes the stream.
 func NewStream(w io.Writer, opt StreamOptions) (*Stream, error) {
 	p, err := decodeCreate(opt.Options, opt.Size)
 	if err != nil {
@@ -69,16 +69,21 @@ func NewStream(w io.Writer, opt StreamOptions) (*Stream, error) {
 // Total returns the length of the image file.
 func (s *Stream) Total() int64 { return s.dataOffset + s.clusters*s.cs }
 
-// DataClusters returns how many clusters Write expects.
-func (s *Stream) DataClusters() int64 { return s.clusters }
-
-// ClusterSize returns the size of a cluster in bytes.
-func (s *Stream) ClusterSize() int64 { return s.cs }
-
-// Runs gives the runs of clusters to write, in bytes of the guest disk: the data
-// ranges rounded out to clusters and joined. The last may end behind the end of
-// the disk; what lies there is to be written as zeroes.
+// Runs gives what is to be written, in bytes of the guest disk: the data ranges
+// rounded out to clusters and joined. The last may end at the end of the disk.
 func (s *Stream) Runs() iter.Seq[Range] {
+	return func(yield func(Range) bool) {
+		for r := range s.clusterRuns() {
+			first := r.Off << s.p.clusterBits
+			if !yield(Range{first, min(r.Len<<s.p.clusterBits, s.p.size-first)}) {
+				return
+			}
+		}
+	}
+}
+
+// clusterRuns is Runs in clusters.
+func (s *Stream) clusterRuns() iter.Seq[Range] {
 	return func(yield func(Range) bool) {
 		first, end := int64(0), int64(0) // the run so far, in clusters
 		for r := range s.data {
@@ -90,13 +95,13 @@ func (s *Stream) Runs() iter.Seq[Range] {
 				end = max(end, b)
 				continue
 			}
-			if end > first && !yield(Range{first * s.cs, (end - first) * s.cs}) {
+			if end > first && !yield(Range{first, end - first}) {
 				return
 			}
 			first, end = a, b
 		}
 		if end > first {
-			yield(Range{first * s.cs, (end - first) * s.cs})
+			yield(Range{first, end - first})
 		}
 	}
 }
@@ -112,8 +117,8 @@ func (s *Stream) layOut() error {
 	}
 	perTable := s.cs / s.p.entrySize()
 	table := int64(-1)
-	for r := range s.Runs() {
-		a, b := r.Off/s.cs, (r.Off+r.Len)/s.cs
+	for r := range s.clusterRuns() {
+		a, b := r.Off, r.Off+r.Len
 		s.clusters += b - a
 		first, end := a/perTable, (b-1)/perTable
 		if first == table {
@@ -130,7 +135,10 @@ func (s *Stream) layOut() error {
 	s.l1Offset = (1 + s.reftableClusters + s.blocks) * s.cs
 	s.l2Offset = s.l1Offset + l1*s.cs
 	s.dataOffset = s.l2Offset + s.tables*s.cs
-	s.left = s.clusters * s.cs
+	for r := range s.Runs() {
+		s.left += r.Len
+	}
+	s.tail = s.clusters*s.cs - s.left
 	return nil
 }
 
@@ -225,9 +233,9 @@ func (s *Stream) writeL1() error {
 		next++
 		return s.word(v)
 	}
-	for r := range s.Runs() {
-		end := ((r.Off+r.Len)/s.cs - 1) / perTable
-		for i := max(next, r.Off/s.cs/perTable); i <= end; i++ {
+	for r := range s.clusterRuns() {
+		end := (r.Off + r.Len - 1) / perTable
+		for i := max(next, r.Off/perTable); i <= end; i++ {
 			if err := entry(i, uint64(offset)|ondisk.FlagCopied); err != nil {
 				return err
 			}
@@ -257,8 +265,8 @@ func (s *Stream) writeL2() error {
 		clear(table)
 		return err
 	}
-	for r := range s.Runs() {
-		for g, end := r.Off/s.cs, (r.Off+r.Len)/s.cs; g < end; g++ {
+	for r := range s.clusterRuns() {
+		for g, end := r.Off, r.Off+r.Len; g < end; g++ {
 			if i := g / perTable; i != index {
 				if err := done(); err != nil {
 					return err
@@ -277,8 +285,7 @@ func (s *Stream) writeL2() error {
 	return done()
 }
 
-// Write writes data clusters: the bytes of Runs, in order. Pieces may end
-// anywhere.
+// Write writes data: the bytes of Runs, in order. Pieces may end anywhere.
 func (s *Stream) Write(b []byte) (int, error) {
 	if int64(len(b)) > s.left {
 		return 0, invalid("%d bytes more than the stream was laid out for", int64(len(b))-s.left)
@@ -288,10 +295,13 @@ func (s *Stream) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Close reports whether everything was written. It does not close the writer.
+// Close fills the last cluster and reports whether everything was written. It
+// does not close the writer.
 func (s *Stream) Close() error {
 	if s.left != 0 {
 		return invalid("the stream ends %d bytes early", s.left)
 	}
-	return nil
+	_, err := s.w.Write(make([]byte, s.tail))
+	s.tail = 0
+	return err
 }
