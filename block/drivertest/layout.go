@@ -10,6 +10,8 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/opts"
+	"github.com/cowl-disk/cowl/protocol/mem"
 )
 
 // testProbe: an image is recognised for what it is.
@@ -62,6 +64,27 @@ func testStaleMemory(t *testing.T, s *suite) {
 	if !s.isFormat() {
 		t.Skip("protocols lay nothing out")
 	}
+	m := testkit.NewModel(s.size)
+	t.Run("new", func(t *testing.T) { s.staleMemory(t, s.create(t, nil), m) })
+	if !s.desc().Backing || s.Skip["Backing"] != "" {
+		return
+	}
+	content := bytes.Repeat([]byte("backing "), int(s.size/8))
+	base := mem.NewDisk(0)
+	if _, err := base.WriteAt(context.Background(), content, 0); err != nil {
+		t.Fatal(err)
+	}
+	s.mem.Add("base", base)
+	m.Write(content, 0)
+	t.Run("overlay", func(t *testing.T) {
+		s.staleMemory(t, s.create(t, opts.Dict{"backing_file": "mem:base", "backing_fmt": "raw"}), m)
+	})
+}
+
+// staleMemory writes to an image that holds what m says, and looks for bytes in
+// the file that cannot have been meant to be there.
+func (s *suite) staleMemory(t *testing.T, name string, m *testkit.Model) {
+	m = m.Clone()
 	ctx := context.Background()
 	stale := bytes.Repeat([]byte{0xdb, 0x5a}, 128)
 	poison := func() {
@@ -75,9 +98,8 @@ func testStaleMemory(t *testing.T, s *suite) {
 			}
 		}
 	}
-	name := s.create(t, nil)
 	img := s.open(t, name, true)
-	m := testkit.NewModel(img.Size())
+	m.Resize(img.Size())
 	for _, off := range []int64{0, 1 << 20, 2<<20 + 12345, img.Size() - 100, img.Size() - 1} {
 		poison()
 		if _, err := img.WriteAt(ctx, []byte{1}, off); err != nil {
