@@ -38,6 +38,14 @@ type Option struct {
 // the first error, one of set included. With the environment variable
 // POSIXLY_CORRECT, options end at the first operand.
 func Parse(prog string, spec []Option, args []string, set func(id int, arg string) error) (operands []string, err error) {
+	return ParseNext(prog, spec, args, set, nil)
+}
+
+// ParseNext is Parse for commands in which a word after an operand may be an
+// operand although it begins with a dash, such as a negative number: more is
+// asked about each such word, with the operands so far. Nil stands for no.
+func ParseNext(prog string, spec []Option, args []string, set func(id int, arg string) error,
+	more func(operands []string, word string) bool) (operands []string, err error) {
 	p := parser{prog: prog, spec: spec, set: set, rest: args}
 	_, posix := os.LookupEnv("POSIXLY_CORRECT")
 	for len(p.rest) > 0 {
@@ -53,6 +61,9 @@ func Parse(prog string, spec []Option, args []string, set func(id int, arg strin
 			return append(append(operands, word), p.rest...), nil
 		default:
 			operands = append(operands, word)
+			if more != nil && len(p.rest) > 0 && more(operands, p.rest[0]) {
+				operands = append(operands, p.next())
+			}
 		}
 		if err != nil {
 			return operands, err

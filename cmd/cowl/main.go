@@ -1,0 +1,44 @@
+// Command cowl works with virtual disk images. Called by the name qemu-img, it
+// takes that program's command line; called as cowl, the same commands and some
+// of its own.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/cowl-disk/cowl/drivers"
+	"github.com/cowl-disk/cowl/internal/cli/qemuimg"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal asks for an orderly end, the second one gets its way.
+	context.AfterFunc(ctx, stop)
+	code := run(ctx, os.Args)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string) int {
+	name := "cowl"
+	if len(args) > 0 {
+		name = strings.TrimSuffix(filepath.Base(args[0]), ".exe")
+		args = args[1:]
+	}
+	switch name {
+	case "qemu-img":
+	case "qemu-nbd", "qemu-ga", "qemu-io", "qemu-storage-daemon":
+		fmt.Fprintf(os.Stderr, "%s: not built into this version of cowl\n", name)
+		return 1
+	default:
+		name = "cowl"
+	}
+	p := &qemuimg.Program{Name: name, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Drivers: drivers.All()}
+	return p.Run(ctx, args)
+}

@@ -1,0 +1,134 @@
+package qemuimg
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/ops"
+	"github.com/cowl-disk/cowl/qapi"
+)
+
+const checkRepair = 1
+
+// The exit codes of check, besides 0 for a clean image and 1 for a failure.
+const (
+	exitCorrupt   = 2
+	exitLeaks     = 3
+	exitNoChecker = 63
+)
+
+func checkCommand() *command {
+	return &command{
+		name: "check", summary: "Check basic image integrity", run: runCheck,
+		usage: []string{"[-f FMT | --image-opts] [-T CACHE_MODE] [-r leaks|all] [-U] [-p] [-q]",
+			"[--output human|json] [--object OBJDEF] FILENAME"},
+		about: "The exit code is 0 if the image is clean, 1 if the check failed, 2 if the image is\ncorrupt, 3 if it only has leaked clusters, 63 if its format has no check.",
+		options: []option{helpOption(), quietOption(), formatOption(), imageOptsOption(),
+			{id: optCache, long: "cache", short: 'T', value: "CACHE_MODE", help: "the cache mode (default: writeback)"},
+			forceShareOption(), outputOption(),
+			{id: checkRepair, long: "repair", short: 'r', value: "leaks|all", help: "repair leaked clusters, or all that is wrong; cannot be combined with -U"},
+			objectOption(),
+			{id: optProgress, long: "progress", short: 'p', value: "json", maybe: true, exact: true, help: progressOption().help},
+		},
+		operands: []operand{{"FILENAME", "the image"}},
+		examples: []string{"disk.qcow2", "-r leaks disk.qcow2"},
+	}
+}
+
+func runCheck(c *call, args []string) int {
+	var fix driver.CheckFix
+	c.cache = cacheWriteback
+	code, ok := c.parse(args, func(id int, arg string) error {
+		if id != checkRepair {
+			return nil
+		}
+		switch arg {
+		case "leaks":
+			fix = driver.CheckFix{Leaks: true}
+		case "all":
+			fix = driver.CheckFix{Leaks: true, Errors: true}
+		default:
+			return usagef("--repair (-r) expects 'leaks' or 'all' not '%s'", arg)
+		}
+		return nil
+	})
+	if !ok {
+		return code
+	}
+	if len(c.operands) != 1 {
+		return c.usage("Expecting one image file name")
+	}
+	cache, ok := cacheMode(c.cache)
+	if !ok {
+		return c.errorf("Invalid source cache option: %s", c.cache)
+	}
+	repair := fix != driver.CheckFix{}
+	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Check: true, Write: repair, Unmap: true, ForceShare: c.forceShare, Cache: cache})
+	if err != nil {
+		return c.fail(err)
+	}
+	code = c.check(img, fix)
+	if err := c.close(img); err != nil && code == 0 {
+		return c.fail(err)
+	}
+	return code
+}
+
+func (c *call) check(img *block.Image, fix driver.CheckFix) int {
+	job := ops.CheckJob{Image: img, Fix: fix, Report: func(line string) { fmt.Fprintln(c.Stderr, line) }}
+	progress, stop := c.startProgress(1)
+	job.Progress = progress.Report
+	result, err := ops.Check(c.ctx, job)
+	stop(err != nil)
+	if errors.Is(err, driver.ErrUnsupported) {
+		c.fail(err)
+		return exitNoChecker
+	}
+	leaks, corruptions := fixed(result.LeaksFixed), fixed(result.CorruptionsFixed)
+	if leaks+corruptions > 0 {
+		if !c.json {
+			if code := c.print(render.Repaired(c.out(), leaks, corruptions)); code != 0 {
+				return code
+			}
+		}
+		job.Fix = driver.CheckFix{}
+		was := result
+		result, err = ops.Check(c.ctx, job)
+		result.LeaksFixed, result.CorruptionsFixed = was.LeaksFixed, was.CorruptionsFixed
+	}
+	if err != nil {
+		return c.errorf("Check failed: %s", render.System(err))
+	}
+	result.Filename = c.operands[0]
+	return c.checkResult(result)
+}
+
+func fixed(n *int64) int64 {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
+
+func (c *call) checkResult(r *qapi.ImageCheck) int {
+	var err error
+	if c.json {
+		err = render.JSON(c.out(), r)
+	} else {
+		err = render.Check(c.out(), r)
+	}
+	switch {
+	case err != nil:
+		return c.print(err)
+	case r.CheckErrors > 0:
+		return c.errorf("Check failed")
+	case r.Corruptions != nil:
+		return exitCorrupt
+	case r.Leaks != nil:
+		return exitLeaks
+	}
+	return 0
+}

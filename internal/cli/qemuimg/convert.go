@@ -1,0 +1,185 @@
+package qemuimg
+
+import (
+	"fmt"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/ops"
+)
+
+func runConvert(c *call, args []string) int {
+	cv := newConversion(c)
+	code, ok := c.parse(args, cv.set)
+	if !ok {
+		return code
+	}
+	if err := cv.check(); err != nil {
+		return c.fail(err)
+	}
+	if n := len(c.operands); n > 1 {
+		cv.sources, cv.target = c.operands[:n-1], c.operands[n-1]
+	}
+	if cv.list.given() && cv.list.wantsHelp() {
+		return c.createHelp(cv.outFormat(), cv.target)
+	}
+	if len(cv.sources) == 0 {
+		return c.errorf("Must specify image file name")
+	}
+	if err := cv.run(); err != nil {
+		return c.fail(err)
+	}
+	return 0
+}
+
+// check finds options that do not go together.
+func (cv *conversion) check() error {
+	switch {
+	case cv.compress && cv.copyRange:
+		return fmt.Errorf("Cannot enable copy offloading when -c is used")
+	case cv.sparseGiven && cv.copyRange:
+		return fmt.Errorf("Cannot enable copy offloading when -S is used")
+	case cv.salvage && cv.copyRange:
+		return fmt.Errorf("Cannot use copy offloading in salvaging mode")
+	case cv.targetImageOpts && !cv.noCreate:
+		return fmt.Errorf("--target-image-opts requires use of -n flag")
+	case cv.noCreate && cv.list.given() && !cv.list.wantsHelp():
+		return fmt.Errorf("-o has no effect when skipping image creation")
+	case cv.targetIsZero && !cv.noCreate:
+		return fmt.Errorf("--target-is-zero requires use of -n flag")
+	case cv.skipBroken && !cv.bitmaps:
+		return fmt.Errorf("Use of --skip-broken-bitmaps requires --bitmaps")
+	case cv.bitmaps:
+		return fmt.Errorf("Copying bitmaps (--bitmaps) is not supported yet")
+	}
+	return nil
+}
+
+// run does the work, once the command line is read.
+func (cv *conversion) run() (err error) {
+	c := cv.call
+	cache, ok := cacheMode(c.cache)
+	if !ok {
+		return fmt.Errorf("Invalid source cache option: %s", c.cache)
+	}
+	c.streaming = cv.target == "-"
+	progress, stop := c.startProgress(1)
+	defer func() { stop(err != nil) }()
+	cv.progress = progress
+	if cv.sources[0] == "-" {
+		return cv.fromStream()
+	}
+	job := cv.job()
+	defer func() {
+		for _, img := range job.Sources {
+			if e := c.close(img); err == nil {
+				err = e
+			}
+		}
+	}()
+	for _, name := range cv.sources {
+		img, err := c.open(c.image(name), block.OpenOptions{ForceShare: c.forceShare, Cache: cache})
+		if err != nil {
+			return err
+		}
+		job.Sources = append(job.Sources, img)
+	}
+	if cv.snapshot != "" {
+		if len(job.Sources) > 1 {
+			return fmt.Errorf("No support for concatenating multiple snapshot")
+		}
+		if err := c.loadSnapshot(job.Sources[0], cv.snapshot); err != nil {
+			return err
+		}
+	}
+	if c.streaming {
+		return cv.toStream(job)
+	}
+	return cv.toTarget(job, total(job.Sources))
+}
+
+// total is the size of the disks one after the other.
+func total(list []*block.Image) (n int64) {
+	for _, img := range list {
+		n += (img.Size() + 511) &^ 511
+	}
+	return n
+}
+
+// job is what the command line says of the copying itself.
+func (cv *conversion) job() ops.ConvertJob {
+	job := ops.ConvertJob{Compress: cv.compress, Sparse: cv.sparse, Workers: cv.workers, OutOfOrder: cv.outOfOrder,
+		CopyRange: cv.copyRange, Reflink: cv.reflink, RateLimit: cv.rate, Salvage: cv.salvage,
+		Progress: cv.progress.Report, Warn: func(m string) { cv.warnf("%s", m) }}
+	if cv.sum != nil {
+		job.Checksum = cv.sum
+	}
+	return job
+}
+
+// toTarget creates or opens the target and copies.
+func (cv *conversion) toTarget(job ops.ConvertJob, size int64) error {
+	cache, ok := cacheMode(cv.targetCache)
+	plan, err := cv.plan(len(job.Sources), size)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("Invalid cache option: %s", cv.targetCache)
+	}
+	if job.Target, err = cv.openTarget(plan, cache); err != nil {
+		return err
+	}
+	err = cv.copyTo(job, plan, size)
+	if e := cv.close(job.Target); err == nil {
+		err = e
+	}
+	if err != nil {
+		return cv.incomplete(err)
+	}
+	return cv.printSum()
+}
+
+// copyTo copies to the open target.
+func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) error {
+	if cv.compress && !job.Target.CanCompress() {
+		return fmt.Errorf("Compression not supported for this file format")
+	}
+	if cv.noCreate && job.Target.Size() < size {
+		return &harmless{fmt.Errorf("output file is smaller than input file")}
+	}
+	if plan.backing {
+		job.TargetBase = job.Target.Backing()
+	}
+	job.TargetZero = cv.targetIsZero
+	if !cv.noCreate && !plan.backing && cv.sparse > 0 {
+		zero, err := zeroInit(cv.call, job.Target)
+		if err != nil {
+			return err
+		}
+		job.TargetZero = zero
+	}
+	_, err := ops.Convert(cv.ctx, job)
+	return err
+}
+
+// zeroInit says whether a new image reads as zeroes.
+func zeroInit(c *call, img *block.Image) (bool, error) {
+	info, err := img.Info(c.ctx)
+	if err != nil {
+		return false, err
+	}
+	return info.ZeroInit, nil
+}
+
+// printSum prints the checksum that --checksum asked for.
+func (cv *conversion) printSum() error {
+	if cv.sum == nil {
+		return nil
+	}
+	w := cv.Stdout
+	if cv.streaming {
+		w = cv.Stderr
+	}
+	_, err := fmt.Fprintln(w, cv.sum)
+	return err
+}

@@ -1,0 +1,145 @@
+package qemuimg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/ops"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// targetPlan says how to get the target.
+type targetPlan struct {
+	format  string
+	options opts.Dict // of the new image
+	size    int64
+	backing bool // it rests on a backing file
+}
+
+// plan finds out what target to make, and refuses what cannot be.
+func (cv *conversion) plan(sources int, size int64) (*targetPlan, error) {
+	p := &targetPlan{format: cv.outFormat(), size: size, backing: cv.backing != nil}
+	var drv driver.Driver
+	if !cv.noCreate {
+		schema, err := ops.CreateSchema(cv.reg, p.format, cv.target)
+		if err != nil {
+			return nil, err
+		}
+		drv = cv.reg.Lookup(p.format)
+		if err := cv.planOptions(p, schema); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case cv.targetIsZero && p.backing:
+		return nil, errors.New("Cannot use --target-is-zero when the destination image has a backing file")
+	case sources > 1 && p.backing:
+		return nil, errors.New("Having a backing file for the target makes no sense when concatenating multiple input images")
+	case p.backing && !cv.noCreate && p.options.String("backing_fmt") == "":
+		return nil, errors.New("Use of backing file requires explicit backing format")
+	case cv.compress && !cv.noCreate:
+		return p, checkCompress(drv, p.options)
+	}
+	return p, nil
+}
+
+func (cv *conversion) planOptions(p *targetPlan, schema *opts.Schema) error {
+	var err error
+	if p.options, err = cv.list.dict(); err != nil {
+		return err
+	}
+	if err := schema.Check(p.options); err != nil {
+		return err
+	}
+	// The size is that of the source, whatever -o says.
+	delete(p.options, "size")
+	if cv.backing != nil {
+		if schema.Lookup("backing_file") == nil {
+			return fmt.Errorf("Backing file not supported for file format '%s'", p.format)
+		}
+		p.options["backing_file"] = *cv.backing
+	}
+	if cv.backFm != nil {
+		if schema.Lookup("backing_fmt") == nil {
+			return fmt.Errorf("Backing file format not supported for file format '%s'", p.format)
+		}
+		p.options["backing_fmt"] = *cv.backFm
+	}
+	p.backing = p.options.String("backing_file") != ""
+	return nil
+}
+
+// checkCompress refuses options that do not go with compression.
+func checkCompress(drv driver.Driver, d opts.Dict) error {
+	encrypted, _ := opts.ParseBool(d.String("encryption"))
+	switch {
+	case drv.Desc().FileRole == driver.FileFiltered || drv.Desc().Kind == driver.KindProtocol:
+		return errors.New("Compression not supported for this file format")
+	case encrypted || d.String("encrypt.format") != "":
+		return errors.New("Compression and encryption not supported at the same time")
+	case d.String("preallocation") != "" && d.String("preallocation") != string(driver.PreallocOff):
+		return errors.New("Compression and preallocation not supported at the same time")
+	}
+	return nil
+}
+
+// openTarget makes the target if it is to be made, and opens it.
+func (cv *conversion) openTarget(p *targetPlan, cache driver.Cache) (*block.Image, error) {
+	if !cv.noCreate {
+		if err := cv.create(p); err != nil {
+			return nil, err
+		}
+	}
+	return cv.open(image{name: cv.target, format: p.format, imageOpts: cv.targetImageOpts},
+		block.OpenOptions{Write: true, Unmap: cv.sparse > 0, Cache: cache})
+}
+
+// harmless marks errors that came before anything was written.
+type harmless struct{ error }
+
+func (e *harmless) Unwrap() error { return e.error }
+
+// incomplete words an error of copying, and says what became of the target.
+func (cv *conversion) incomplete(err error) error {
+	var early *harmless
+	if errors.As(err, &early) {
+		return err
+	}
+	text := render.Error(err)
+	var io *block.IOError
+	if errors.As(err, &io) && !errors.Is(err, context.Canceled) {
+		switch {
+		case io.Op == "map":
+			text = fmt.Sprintf("error while reading block status at offset %d: %s", io.Offset, render.System(io.Err))
+		case io.Offset >= 0 && io.Op == "read":
+			text = fmt.Sprintf("error while reading at byte %d: %s", io.Offset, render.System(io.Err))
+		case io.Offset >= 0:
+			text = fmt.Sprintf("error while writing at byte %d: %s", io.Offset, render.System(io.Err))
+		}
+	}
+	return &twoErrors{errors.New(text), fmt.Errorf("the target '%s' is incomplete", cv.target)}
+}
+
+// openGrowing makes a target whose size is not known yet.
+func (cv *conversion) openGrowing(p *targetPlan, cache driver.Cache) (*block.Image, error) {
+	if d := p.options.String("preallocation"); d != "" && d != string(driver.PreallocOff) {
+		return nil, errors.New("The standard input ('-') cannot be combined with preallocation")
+	}
+	if err := cv.create(p); err != nil {
+		return nil, err
+	}
+	return cv.open(image{name: cv.target, format: p.format}, block.OpenOptions{Write: true, Resize: true, Unmap: true, Cache: cache})
+}
+
+func (cv *conversion) create(p *targetPlan) error {
+	err := block.Create(cv.ctx, cv.reg, block.CreateRequest{Filename: cv.target, Format: p.format, Size: p.size,
+		Options: p.options, Gate: driver.AllowAll, Warn: func(m string) { cv.warnf("%s", m) }})
+	if err != nil {
+		return fmt.Errorf("%s: error while converting %s: %w", cv.target, p.format, createError(err))
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package qemuimg
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/ops"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+const ddFormat = 1
+
+func ddCommand() *command {
+	return &command{
+		name: "dd", summary: "Copy input to output with optional format conversion", run: runDD,
+		usage: []string{"[-f FMT | --image-opts] [-O OUTPUT_FMT] [-U] [--object OBJDEF]",
+			"[bs=BLOCK_SIZE] [count=BLOCKS] [skip=BLOCKS] if=INPUT of=OUTPUT"},
+		about: "Makes the image OUTPUT with a part of the disk INPUT. Every byte is written; use\nconvert to keep holes.",
+		options: []option{helpOption(),
+			{id: optFormat, long: "format", short: 'f', value: "FMT", help: "the format of INPUT; without it the format is probed"},
+			{id: optImageOpts, long: "image-opts", help: "INPUT is a list of options instead of a file name"},
+			{id: ddFormat, long: "output-format", short: 'O', value: "OUTPUT_FMT", help: "the format of OUTPUT (default: raw)"},
+			forceShareOption(), objectOption(),
+			{id: optProgress, long: "progress", short: 'p', value: "json", maybe: true, exact: true, help: progressOption().help},
+		},
+		operands: []operand{{"bs=BLOCK_SIZE", "the unit of count and skip (default: 512)"},
+			{"count=BLOCKS", "end so many blocks from the start of INPUT (default: its end)"},
+			{"skip=BLOCKS", "start so many blocks from the start of INPUT"},
+			{"if=INPUT", "the image to read"}, {"of=OUTPUT", "the image to create"}},
+		examples: []string{"if=disk.qcow2 of=head.raw bs=1M count=1"},
+	}
+}
+
+// ddOperands are what stands on the command line as NAME=VALUE.
+type ddOperands struct {
+	in, out         string
+	hasIn, hasOut   bool
+	bs, count, skip int64 // count -1: not given
+}
+
+func (o *ddOperands) set(arg string) (err error) {
+	name, val, ok := strings.Cut(arg, "=")
+	if !ok {
+		return fmt.Errorf("unrecognized operand %s", arg)
+	}
+	switch name {
+	case "if":
+		o.in, o.hasIn = val, true
+	case "of":
+		o.out, o.hasOut = val, true
+	case "bs":
+		o.bs, err = number("bs", val, 1, math.MaxInt32)
+	case "count":
+		o.count, err = size("count", val)
+	case "skip":
+		o.skip, err = size("skip", val)
+	default:
+		err = fmt.Errorf("unrecognized operand %s", name)
+	}
+	return err
+}
+
+func runDD(c *call, args []string) int {
+	format := "raw"
+	code, ok := c.parse(args, func(id int, arg string) error {
+		format = arg
+		return nil
+	})
+	if !ok {
+		return code
+	}
+	o := ddOperands{bs: 512, count: -1}
+	for _, a := range c.operands {
+		if err := o.set(a); err != nil {
+			return c.fail(err)
+		}
+	}
+	if !o.hasIn || !o.hasOut {
+		return c.errorf("Must specify both input and output files")
+	}
+	src, err := c.open(c.image(o.in), block.OpenOptions{ForceShare: c.forceShare})
+	if err != nil {
+		return c.fail(err)
+	}
+	defer c.close(src)
+	drv := c.reg.Lookup(format)
+	if drv == nil {
+		return c.errorf("Unknown file format")
+	}
+	if drv.Desc().CreateOptions == nil {
+		return c.errorf("Format driver '%s' does not support image creation", format)
+	}
+	start, n, beyond := o.window(src.Size())
+	if err := block.Create(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll}); err != nil {
+		return c.fail(fmt.Errorf("%s: error while creating output image: %w", o.out, createError(err)))
+	}
+	dst, err := c.open(image{name: o.out, format: format}, block.OpenOptions{Write: true, Unmap: true})
+	if err != nil {
+		return c.fail(err)
+	}
+	if beyond {
+		c.errorf("%s: cannot skip to specified offset", o.in)
+	} else {
+		progress, stop := c.startProgress(1)
+		err = ops.DD(c.ctx, ops.DDJob{Source: src, SourceOffset: start, Target: dst, N: n, Progress: progress.Report})
+		stop(err != nil)
+	}
+	if e := c.close(dst); err == nil {
+		err = e
+	}
+	if err != nil {
+		return c.ddError(err)
+	}
+	return 0
+}
+
+// window is the part of a disk that is copied. As in the original, count is
+// counted from the start of the disk, not from where skip leads.
+func (o *ddOperands) window(size int64) (start, n int64, beyond bool) {
+	if o.count >= 0 && o.count <= math.MaxInt64/o.bs && o.count*o.bs < size {
+		size = o.count * o.bs
+	}
+	if o.skip > math.MaxInt64/o.bs || o.skip*o.bs > size {
+		return 0, 0, true
+	}
+	start = o.skip * o.bs
+	return start, size - start, false
+}
+
+func (c *call) ddError(err error) int {
+	var io *block.IOError
+	if !errors.As(err, &io) {
+		return c.fail(err)
+	}
+	doing := "reading from input image file"
+	if io.Op == "write" {
+		doing = "writing to output image file"
+	}
+	return c.fail(fmt.Errorf("error while %s: %w", doing, io.Err))
+}

@@ -1,0 +1,110 @@
+package qemuimg
+
+import (
+	"context"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/ops"
+	"github.com/cowl-disk/cowl/qapi"
+)
+
+const (
+	infoChain = iota + 1
+	infoLimits
+)
+
+func infoCommand() *command {
+	return &command{
+		name: "info", summary: "Display information about image", run: runInfo,
+		usage: []string{"[-f FMT | --image-opts] [--backing-chain] [-U] [-t CACHE]",
+			"[--object OBJDEF] [--output human|json] FILENAME"},
+		options: []option{helpOption(), formatOption(), imageOptsOption(),
+			{id: infoChain, long: "backing-chain", short: 'b', help: "describe the backing files as well, one after the other"},
+			forceShareOption(), outputOption(), objectOption(),
+			{id: optCache, long: "cache", short: 't', value: "CACHE", help: "the cache mode for reading (default: writeback)"},
+			{id: infoLimits, long: "limits", help: "not supported yet: show the limits for requests"},
+		},
+		operands: []operand{{"FILENAME", "the image"}},
+		examples: []string{"disk.qcow2", "--backing-chain --output json overlay.qcow2"},
+	}
+}
+
+func runInfo(c *call, args []string) int {
+	chain, limits := false, false
+	c.cache = cacheWriteback
+	code, ok := c.parse(args, func(id int, arg string) error {
+		switch id {
+		case infoChain:
+			chain = true
+		case infoLimits:
+			limits = true
+		}
+		return nil
+	})
+	if !ok {
+		return code
+	}
+	if len(c.operands) != 1 {
+		return c.usage("Expecting one image file name")
+	}
+	cache, ok := cacheMode(c.cache)
+	if !ok {
+		return c.errorf("Invalid cache option: %s", c.cache)
+	}
+	if limits {
+		return c.errorf("--limits is not supported yet")
+	}
+	list, err := c.collectInfo(c.image(c.operands[0]), chain, block.OpenOptions{NoBacking: true, NoIO: true, ForceShare: c.forceShare, Cache: cache})
+	if err != nil {
+		return c.fail(err)
+	}
+	switch {
+	case !c.json:
+		err = render.Info(c.Stdout, list)
+	case chain:
+		err = render.JSON(c.Stdout, renderNames(list))
+	default:
+		err = render.JSON(c.Stdout, renderNames(list)[0])
+	}
+	return c.print(err)
+}
+
+// collectInfo describes an image, and its chain if that is wanted.
+func (c *call) collectInfo(im image, chain bool, o block.OpenOptions) ([]*qapi.ImageInfo, error) {
+	if !chain {
+		img, err := c.open(im, o)
+		if err != nil {
+			return nil, err
+		}
+		defer c.close(img)
+		info, err := ops.Info(c.ctx, img)
+		return []*qapi.ImageInfo{info}, err
+	}
+	if im.imageOpts && im.format != "" {
+		return nil, errFormatAndOpts
+	}
+	src, err := im.source()
+	if err != nil {
+		return nil, openError(im.name, err)
+	}
+	name := im.name
+	return ops.InfoChain(c.ctx, src, func(ctx context.Context, src block.Source) (*block.Image, error) {
+		if src.Filename != "" {
+			name = src.Filename
+		}
+		return c.openSource(ctx, src, name, o)
+	})
+}
+
+// renderNames gives json: names the layout in which they are printed.
+func renderNames(list []*qapi.ImageInfo) []*qapi.ImageInfo {
+	for _, info := range list {
+		info.Filename = render.Filename(info.Filename)
+		info.FullBacking = render.Filename(info.FullBacking)
+		for i := range info.Children {
+			renderNames([]*qapi.ImageInfo{&info.Children[i].Info})
+		}
+	}
+	return list
+}

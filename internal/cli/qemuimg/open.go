@@ -1,0 +1,116 @@
+package qemuimg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// image says what image to open.
+type image struct {
+	name      string
+	format    string
+	imageOpts bool
+	options   opts.Dict // further ones
+}
+
+// image returns the image that an operand names, with -f and --image-opts.
+func (c *call) image(name string) image {
+	return image{name: name, format: c.format, imageOpts: c.imageOpts}
+}
+
+// errFormatAndOpts is said where an image is given by options and a format.
+var errFormatAndOpts = errors.New("--image-opts and --format are mutually exclusive")
+
+// source turns an image into what the block layer opens.
+func (im image) source() (block.Source, error) {
+	src := block.Source{Filename: im.name, Format: im.format, Options: im.options.Clone()}
+	if !im.imageOpts {
+		return src, nil
+	}
+	if src.Options == nil {
+		src.Options = opts.Dict{}
+	}
+	src.Filename = ""
+	return src, src.Options.ParseList(im.name, "file")
+}
+
+// open opens an image. The error reads as users know it.
+func (c *call) open(im image, o block.OpenOptions) (*block.Image, error) {
+	if im.imageOpts && im.format != "" {
+		return nil, errFormatAndOpts
+	}
+	src, err := im.source()
+	if err != nil {
+		return nil, openError(im.name, err)
+	}
+	return c.openSource(c.ctx, src, im.name, o)
+}
+
+// openError names an image as the user did.
+func openError(name string, err error) error {
+	var top *block.OpenError
+	if errors.As(err, &top) && top == err {
+		err = top.Err
+	}
+	return fmt.Errorf("Could not open '%s': %w", render.Filename(name), err)
+}
+
+func (c *call) openSource(ctx context.Context, src block.Source, name string, o block.OpenOptions) (*block.Image, error) {
+	o.Gate = driver.AllowAll
+	o.Warn = func(msg string) { c.warnf("%s", msg) }
+	o.ProbedRaw = c.probedRaw
+	if o.Write && o.ForceShare {
+		return nil, openError(name, errors.New("force-share=on can only be used with read-only images"))
+	}
+	if src.Filename == "" && len(src.Options) == 0 {
+		return nil, openError(name, errors.New("The 'file' block driver requires a file name"))
+	}
+	img, err := block.Open(ctx, c.reg, src, o)
+	if err != nil {
+		return nil, openError(name, err)
+	}
+	return img, nil
+}
+
+// probedRaw warns of an image that is to be written without its format given.
+func (c *call) probedRaw(name string) {
+	fmt.Fprintf(c.Stderr, `WARNING: Image format was not specified for '%s' and probing guessed raw.
+         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.
+         Specify the 'raw' format explicitly to remove the restrictions.
+`, name)
+}
+
+// close closes an image that was written, and reports what could not be.
+func (c *call) close(img *block.Image) error {
+	return img.Close(context.WithoutCancel(c.ctx))
+}
+
+// optionList joins option lists that were given one by one.
+type optionList struct{ parts []string }
+
+func (l *optionList) add(list string) error {
+	if !opts.ValidList(list) {
+		return fmt.Errorf("Invalid option list: %s", list)
+	}
+	l.parts = append(l.parts, list)
+	return nil
+}
+
+func (l *optionList) given() bool { return len(l.parts) > 0 }
+
+func (l *optionList) text() string { return strings.Join(l.parts, ",") }
+
+func (l *optionList) wantsHelp() bool { return opts.WantsHelp(l.text()) }
+
+// dict reads the options.
+func (l *optionList) dict() (opts.Dict, error) {
+	d := opts.Dict{}
+	return d, d.ParseList(l.text(), "")
+}

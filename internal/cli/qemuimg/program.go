@@ -1,0 +1,223 @@
+package qemuimg
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/getopt"
+)
+
+// Version is the version of this program. OriginalVersion is the version of the
+// original whose behaviour it has; callers read it from --version.
+const (
+	Version         = "0.1.0"
+	OriginalVersion = "10.2.2"
+)
+
+// Program is one run of the program.
+type Program struct {
+	// Name begins messages: "qemu-img" or "cowl".
+	Name           string
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Drivers        []driver.Driver
+}
+
+// cowl says whether the program was called by its own name.
+func (p *Program) cowl() bool { return p.Name == "cowl" }
+
+func (p *Program) commands() []*command {
+	list := []*command{
+		unsupported("amend", "Update format-specific options of the image"),
+		benchCommand(),
+		unsupported("bitmap", "Perform modifications of the persistent bitmap in the image"),
+		checkCommand(),
+		unsupported("commit", "Commit image to its backing file"),
+		compareCommand(),
+		convertCommand(),
+		createCommand(),
+		ddCommand(),
+		infoCommand(),
+		mapCommand(),
+		measureCommand(),
+		unsupported("rebase", "Change backing file of the image"),
+		resizeCommand(),
+		unsupported("snapshot", "List or manipulate snapshots within image"),
+	}
+	if p.cowl() {
+		list = append(list, checksumCommand())
+		slices.SortFunc(list, func(a, b *command) int { return strings.Compare(a.name, b.name) })
+	}
+	return list
+}
+
+const (
+	optVersion = iota + 1
+	optTrace
+)
+
+var programOptions = []getopt.Option{
+	{ID: optHelp, Long: "help", Short: 'h'},
+	{ID: optVersion, Long: "version", Short: 'V'},
+	{ID: optTrace, Long: "trace", Short: 'T', Arg: getopt.HasArg},
+}
+
+// Run runs the command that args (without the program's name) ask for and
+// returns the exit code.
+func (p *Program) Run(ctx context.Context, args []string) int {
+	// Options of the program end at the name of the command.
+	global, rest := splitGlobal(args)
+	_, err := getopt.Parse(p.Name, programOptions, global, func(id int, arg string) error {
+		switch id {
+		case optHelp:
+			p.help()
+			return errDone
+		case optVersion:
+			p.version()
+			return errDone
+		case optTrace:
+			return p.trace(arg)
+		}
+		return nil
+	})
+	switch {
+	case err == errDone:
+		return 0
+	case err != nil:
+		fmt.Fprintln(p.Stderr, err)
+		return p.tryHelp()
+	}
+	if len(rest) == 0 {
+		fmt.Fprintf(p.Stderr, "%s: Not enough arguments\n", p.Name)
+		return p.tryHelp()
+	}
+	name, args := rest[0], rest[1:]
+	if p.cowl() {
+		switch name {
+		case "version":
+			p.version()
+			return 0
+		case "help":
+			if len(args) == 0 {
+				p.help()
+				return 0
+			}
+			name, args = args[0], []string{"--help"}
+		}
+	}
+	for _, cmd := range p.commands() {
+		if cmd.name == name {
+			return p.runCommand(ctx, cmd, args)
+		}
+	}
+	fmt.Fprintf(p.Stderr, "%s: Command not found: %s\n", p.Name, name)
+	return p.tryHelp()
+}
+
+// splitGlobal splits the command line before the first word that is neither an
+// option nor the argument of one.
+func splitGlobal(args []string) (global, rest []string) {
+	for i := 0; i < len(args); i++ {
+		a := args[i]
+		switch {
+		case a == "--":
+			return args[:i], args[i+1:]
+		case a == "-T" || len(a) > 3 && !strings.Contains(a, "=") && strings.HasPrefix("--trace", a):
+			i++
+		case !strings.HasPrefix(a, "-") || a == "-":
+			return args[:i], args[i:]
+		}
+	}
+	return args, nil
+}
+
+func (p *Program) tryHelp() int {
+	fmt.Fprintf(p.Stderr, "Try '%s --help' for more info\n", p.Name)
+	return 1
+}
+
+func (p *Program) version() {
+	if p.cowl() {
+		fmt.Fprintf(p.Stdout, "cowl version %s (qemu-img %s)\n", Version, OriginalVersion)
+		return
+	}
+	fmt.Fprintf(p.Stdout, "qemu-img version %s (cowl %s)\n", OriginalVersion, Version)
+	fmt.Fprintln(p.Stdout, "A drop-in by the cowl project for the program of that name of the QEMU project")
+}
+
+func (p *Program) help() {
+	p.version()
+	fmt.Fprintf(p.Stdout, `Create, inspect, check, copy and change virtual disk images.  Usage:
+
+  %s [standard options] COMMAND [--help | command options]
+
+Standard options:
+  -h, --help
+     display this help and exit
+  -V, --version
+     display version info and exit
+  -T, --trace TRACE
+     accepted for compatibility: this program has no trace events
+
+Recognized commands (run %[1]s COMMAND --help for command-specific help):
+
+`, p.Name)
+	for _, c := range p.commands() {
+		note := ""
+		if c.missing {
+			note = " (not supported yet)"
+		}
+		fmt.Fprintf(p.Stdout, "  %s - %s%s\n", c.name, c.summary, note)
+	}
+	fmt.Fprint(p.Stdout, "\nSupported image formats:\n\n")
+	p.formats()
+}
+
+// formats lists the drivers in lines of at most 76 characters.
+func (p *Program) formats() {
+	var names []string
+	for _, d := range p.Drivers {
+		names = append(names, d.Desc().Name)
+	}
+	slices.Sort(names)
+	line := " "
+	for _, n := range names {
+		if len(line)+1+len(n) > 76 {
+			fmt.Fprintln(p.Stdout, line)
+			line = " "
+		}
+		line += " " + n
+	}
+	fmt.Fprintln(p.Stdout, line)
+}
+
+// trace reads a trace option. There are no trace events: naming one brings the
+// warning of the original, and writing a trace somewhere is refused.
+func (p *Program) trace(arg string) error {
+	for i, item := range strings.Split(arg, ",") {
+		key, val, ok := strings.Cut(item, "=")
+		switch {
+		case !ok && i == 0 && item != "help":
+			key, val = "enable", item
+		case item == "help":
+			return errDone
+		}
+		switch key {
+		case "enable":
+			fmt.Fprintf(p.Stderr, "%s: warning: trace event '%s' does not exist\n", p.Name, val)
+		case "events", "file":
+			return fmt.Errorf("%s: --trace %s=… is not supported: there are no trace events", p.Name, key)
+		default:
+			return fmt.Errorf("%s: Invalid parameter '%s'", p.Name, key)
+		}
+	}
+	return nil
+}
+
+// registry makes the set of drivers for one command.
+func (p *Program) registry() *block.Registry { return block.NewRegistry(p.Drivers...) }

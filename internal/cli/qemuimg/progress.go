@@ -1,0 +1,29 @@
+package qemuimg
+
+import (
+	"io"
+
+	"github.com/cowl-disk/cowl/internal/cli/render"
+)
+
+// startProgress shows progress as -p asks for it, and a line whenever a signal
+// asks for one. Call stop at the end.
+func (c *call) startProgress(minStep float64) (p *render.Progress, stop func(failed bool)) {
+	mode := c.progress
+	if c.quiet {
+		mode = render.ProgressOff
+	}
+	p = render.NewProgress(c.progressWriter(mode), mode, minStep)
+	unhook := onInfoSignal(p.Signal)
+	return p, func(failed bool) {
+		unhook()
+		p.Done(failed)
+	}
+}
+
+func (c *call) progressWriter(mode render.ProgressMode) io.Writer {
+	if c.streaming || mode == render.ProgressOff {
+		return c.Stderr
+	}
+	return c.Stdout
+}

@@ -1,0 +1,8 @@
+package qemuimg
+
+import (
+	"os"
+	"syscall"
+)
+
+var infoSignals = []os.Signal{syscall.SIGUSR1}
