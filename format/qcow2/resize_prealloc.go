@@ -40,7 +40,7 @@ func (im *image) preallocate(ctx context.Context, old, size int64, mode driver.P
 			return err
 		}
 		next := min(c1, (c>>im.l2Bits+1)<<im.l2Bits)
-		if err := im.preallocateTable(ctx, c, next, mode); err != nil {
+		if err := im.preallocateTable(ctx, c, next, mode, c<<im.clusterBits < old); err != nil {
 			return err
 		}
 		c = next
@@ -49,8 +49,8 @@ func (im *image) preallocate(ctx context.Context, old, size int64, mode driver.P
 }
 
 // preallocateTable gives room to guest clusters [c0, c1) of one L2 table, as far
-// as they are unallocated.
-func (im *image) preallocateTable(ctx context.Context, c0, c1 int64, mode driver.Prealloc) error {
+// as they are unallocated. first says that the old end of the disk lies in c0.
+func (im *image) preallocateTable(ctx context.Context, c0, c1 int64, mode driver.Prealloc, first bool) error {
 	if err := im.needTables(ctx, c0, c1); err != nil {
 		return err
 	}
@@ -59,12 +59,12 @@ func (im *image) preallocateTable(ctx context.Context, c0, c1 int64, mode driver
 		return err
 	}
 	defer im.unreserve(p)
-	// Only the first cluster can be in use: it held the end of the disk.
+	// Only the first cluster of all can be in use: it held the end of the disk.
 	e, err := im.entry(ctx, c0)
 	if err != nil {
 		return err
 	}
-	if im.kind(e) != kindUnallocated || e.Bitmap != 0 {
+	if k := im.kind(e); k != kindUnallocated && k != kindZeroPlain || first && e.Bitmap != 0 {
 		if c0++; c0 == c1 {
 			return nil
 		}
