@@ -159,10 +159,11 @@ func (c *checker) checkRefcounts() error {
 	}
 	c.res.TotalClusters = c.clusters(alignUp(c.size, sectorSize))
 	var err error
-	if c.l1, err = c.readL1(int64(c.hdr.L1TableOffset), int64(c.hdr.L1Size)); err != nil {
+	if c.l1, err = c.readL1(int64(c.hdr.L1TableOffset), c.wordsInFile(int64(c.hdr.L1TableOffset), int64(c.hdr.L1Size))); err != nil {
 		return err
 	}
-	if c.reftable, err = readWords(c.ctx, c.file, int64(c.hdr.RefcountTableOffset), int64(c.hdr.RefcountTableClusters)*c.cs/8); err != nil {
+	at := int64(c.hdr.RefcountTableOffset)
+	if c.reftable, err = readWords(c.ctx, c.file, at, c.wordsInFile(at, c.reftableBytes()/8)); err != nil {
 		c.res.CheckErrors++
 		return errCheck(textIO)
 	}
@@ -208,14 +209,13 @@ func (c *checker) countReferences(fix driver.CheckFix) error {
 		return err
 	}
 	c.l2Reads = 0
-	if err := c.countTables(int64(c.hdr.L1TableOffset), c.l1, 1, true, fix); err != nil {
+	if err := c.countTables(l1Table{int64(c.hdr.L1TableOffset), int64(c.hdr.L1Size)}, c.l1, fix); err != nil {
 		return err
 	}
 	if err := c.countSnapshots(fix); err != nil {
 		return err
 	}
-	tableSize := int64(len(c.reftable)) * 8
-	if err := c.count(int64(c.hdr.RefcountTableOffset), tableSize); err != nil {
+	if err := c.count(int64(c.hdr.RefcountTableOffset), c.reftableBytes()); err != nil {
 		return err
 	}
 	if err := c.count(c.cryptoArea.off, c.cryptoArea.n); err != nil {
@@ -267,6 +267,18 @@ func (c *checker) countTimes(off, n int64, times uint64) error {
 // maxRepeats bounds how often one finding is reported when a table is reached
 // from many snapshots.
 const maxRepeats = 16
+
+// wordsInFile returns how many of the n words of a table at off lie within the
+// file. The others are zero, and take no memory.
+func (c *checker) wordsInFile(off, n int64) int64 {
+	if off < 0 {
+		return 0
+	}
+	return max(0, min(n, (c.fileSize-off+7)/8))
+}
+
+// reftableBytes returns the length of the refcount table.
+func (c *checker) reftableBytes() int64 { return int64(c.hdr.RefcountTableClusters) * c.cs }
 
 // readL1 reads an L1 table.
 func (c *checker) readL1(off, n int64) ([]uint64, error) {

@@ -46,10 +46,7 @@ func (c *checker) countBitmaps() error {
 			return err
 		}
 		// What lies beyond the end of the file is zero.
-		n := min(t.n, (c.fileSize-t.off+7)/8)
-		if n <= 0 {
-			continue
-		}
+		n := c.wordsInFile(t.off, t.n)
 		words, err := readWords(c.ctx, c.file, t.off, n)
 		if err != nil {
 			c.res.CheckErrors++

@@ -42,10 +42,7 @@ func (c *checker) countSnapshots(fix driver.CheckFix) error {
 			return err
 		}
 		// What lies beyond the end of the file is zero.
-		n := min(t.n, (c.fileSize-t.off+7)/8)
-		if t.off < 0 || n <= 0 {
-			continue
-		}
+		n := c.wordsInFile(t.off, t.n)
 		if l1Bytes += n * 8; l1Bytes > 2*c.fileSize+c.cs {
 			c.say("ERROR: the L1 tables of the snapshots overlap")
 			c.res.CheckErrors++

@@ -7,13 +7,10 @@ import (
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
-// countTables counts an L1 table of times snapshots (or the active one), the L2
-// tables that it refers to and their clusters, and verifies the entries.
-func (c *checker) countTables(l1Offset int64, l1 []uint64, times uint64, active bool, fix driver.CheckFix) error {
-	if len(l1) == 0 {
-		return nil
-	}
-	if err := c.countTimes(l1Offset, int64(len(l1))*8, times); err != nil {
+// countTables counts the active L1 table, the L2 tables that it refers to and
+// their clusters, and verifies the entries.
+func (c *checker) countTables(t l1Table, l1 []uint64, fix driver.CheckFix) error {
+	if err := c.count(t.off, t.n*8); err != nil {
 		return err
 	}
 	// Tables that lie beyond the end of the file hold nothing and are not read.
@@ -33,7 +30,7 @@ func (c *checker) countTables(l1Offset int64, l1 []uint64, times uint64, active 
 	entries := func(end int) error {
 		for ; next < end; next++ {
 			if l1[next] != 0 {
-				if err := c.checkL1Entry(l1[next], times, active); err != nil {
+				if err := c.checkL1Entry(l1[next], 1, true); err != nil {
 					return err
 				}
 			}
@@ -53,7 +50,7 @@ func (c *checker) countTables(l1Offset int64, l1 []uint64, times uint64, active 
 			return errCheck(textIO)
 		}
 		c.progress(int64(i), int64(len(offsets)))
-		return c.countTable(offsets[i], b, times, active, fix)
+		return c.countTable(offsets[i], b, 1, true, fix)
 	})
 	if err != nil {
 		return err

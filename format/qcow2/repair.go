@@ -91,8 +91,8 @@ func (c *checker) overlaps(off, n int64, ignore metadataArea) metadataArea {
 		}
 	}
 	look(areaHeader, 0, c.cs)
-	look(areaActiveL1, int64(c.hdr.L1TableOffset), int64(len(c.l1))*8)
-	look(areaRefcountTable, int64(c.hdr.RefcountTableOffset), int64(len(c.reftable))*8)
+	look(areaActiveL1, int64(c.hdr.L1TableOffset), int64(c.hdr.L1Size)*8)
+	look(areaRefcountTable, int64(c.hdr.RefcountTableOffset), c.reftableBytes())
 	look(areaSnapshotTable, int64(c.hdr.SnapshotsOffset), c.snapshots.bytes)
 	for i := range c.snapshots.entries {
 		s := &c.snapshots.entries[i]
