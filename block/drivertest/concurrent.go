@@ -19,7 +19,7 @@ import (
 func testConcurrent(t *testing.T, s *suite) {
 	const workers, strip = 5, 3000
 	steps := 60
-	if testing.Short() || testkit.Race {
+	if s.light() {
 		steps = 20
 	}
 	name := s.create(t, nil)

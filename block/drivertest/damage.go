@@ -36,9 +36,13 @@ func testDamaged(t *testing.T, s *suite) {
 		randomStep(t, img, m, r, i)
 	}
 	closeImage(t, img)
-	whole := s.disk(name)
+	s.damaged(t, s.disk(name))
+}
+
+// damaged uses copies of a whole image that are damaged in many ways.
+func (s *suite) damaged(t *testing.T, whole *mem.Disk) {
 	runs := damageRuns
-	if testing.Short() || testkit.Race {
+	if s.light() {
 		runs = 30
 	}
 	for seed := range uint64(runs) {

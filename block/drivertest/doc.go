@@ -8,5 +8,6 @@
 // images. Everything goes through the block layer, as in real use. Formats are
 // laid out on disks in memory, so that faults can be injected.
 //
+// RunFixture is the part of the suite for formats that are only read.
 // Benchmark runs the same harness for speed.
 package drivertest

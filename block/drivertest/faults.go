@@ -24,6 +24,10 @@ const faultSteps = 40
 type faults struct {
 	count       atomic.Int64
 	first, last int64 // the changes that fail; none if first is 0
+	// cancel, if set, has the request cancelled during these changes, in place of
+	// failing them.
+	cancel bool
+	stop   context.CancelFunc // of the request under way
 }
 
 func (f *faults) hook(op mem.Op, _, _ int64) error {
@@ -31,19 +35,24 @@ func (f *faults) hook(op mem.Op, _, _ int64) error {
 		return nil
 	}
 	if n := f.count.Add(1); f.first > 0 && n >= f.first && n <= f.last {
+		if f.cancel {
+			f.stop()
+			return nil
+		}
 		return syscall.ENOSPC
 	}
 	return nil
 }
 
 // workload changes a disk in a fixed way and notes in l what becomes of it.
-func workload(img *block.Image, l *ledger, seed uint64) {
-	ctx := context.Background()
+func (f *faults) workload(img *block.Image, l *ledger, seed uint64) {
 	r := testkit.Rand(seed)
 	size := int64(len(l.want))
 	m := img.Limits().ClusterSize
 	for range faultSteps {
 		off, n := pick(r, size, m)
+		ctx, cancel := context.WithCancel(context.Background())
+		f.stop = cancel
 		switch r.IntN(10) {
 		case 0:
 			l.changed(make([]byte, n), off, img.WriteZeroes(ctx, off, n, driver.ZeroMayUnmap))
@@ -55,19 +64,20 @@ func workload(img *block.Image, l *ledger, seed uint64) {
 				l.flushed()
 			}
 		case 4:
-			compressedFault(img, l, off)
+			compressedFault(ctx, img, l, off)
 		default:
 			p := make([]byte, n)
 			testkit.FillDisk(r, p)
 			_, err := img.WriteAt(ctx, p, off)
 			l.changed(p, off, err)
 		}
+		cancel()
 	}
+	f.stop = func() {}
 }
 
 // compressedFault stores a compressed cluster, if there is room for one.
-func compressedFault(img *block.Image, l *ledger, off int64) {
-	ctx := context.Background()
+func compressedFault(ctx context.Context, img *block.Image, l *ledger, off int64) {
 	cluster := img.Limits().ClusterSize
 	if !img.CanCompress() || cluster == 0 {
 		return
@@ -92,7 +102,7 @@ func compressedFault(img *block.Image, l *ledger, off int64) {
 // faultRun makes an image, with some content that is durable, runs the workload
 // with the given failures, and returns the image still open. total is how many
 // changes of the file there were.
-func (s *suite) faultRun(t *testing.T, seed uint64, first, last int64) (name string, img *block.Image, l *ledger, total int64) {
+func (s *suite) faultRun(t *testing.T, seed uint64, f *faults) (name string, img *block.Image, l *ledger, total int64) {
 	t.Helper()
 	name = s.create(t, nil)
 	img = s.open(t, name, true)
@@ -107,9 +117,8 @@ func (s *suite) faultRun(t *testing.T, seed uint64, first, last int64) (name str
 		t.Fatal(err)
 	}
 	l.flushed()
-	f := &faults{first: first, last: last}
 	s.disk(name).SetHook(f.hook)
-	workload(img, l, seed)
+	f.workload(img, l, seed)
 	return name, img, l, f.count.Load()
 }
 
@@ -120,11 +129,11 @@ func (s *suite) eachFault(t *testing.T, run func(t *testing.T, seed uint64, n in
 		t.Skip("faults are injected below formats")
 	}
 	runs := int64(faultRuns)
-	if testing.Short() || testkit.Race {
+	if s.light() {
 		runs = 30
 	}
 	for seed := range uint64(2) {
-		_, img, l, total := s.faultRun(t, seed, 0, 0)
+		_, img, l, total := s.faultRun(t, seed, &faults{})
 		if err := l.read(img, false); err != nil {
 			t.Fatalf("without any fault: %v", err)
 		}
@@ -140,7 +149,7 @@ func (s *suite) eachFault(t *testing.T, run func(t *testing.T, seed uint64, n in
 // once and after reopening, and the image has leaks at most.
 func testFailOnce(t *testing.T, s *suite) {
 	s.eachFault(t, func(t *testing.T, seed uint64, n int64) {
-		name, img, l, _ := s.faultRun(t, seed, n, n)
+		name, img, l, _ := s.faultRun(t, seed, &faults{first: n, last: n})
 		if err := l.read(img, false); errors.Is(err, errWrongContent) {
 			t.Fatalf("after the fault: %v", err)
 		}
@@ -160,11 +169,29 @@ func testFailOnce(t *testing.T, s *suite) {
 // the machine dies. What was flushed before must be there.
 func testFailForGood(t *testing.T, s *suite) {
 	s.eachFault(t, func(t *testing.T, seed uint64, n int64) {
-		name, img, l, _ := s.faultRun(t, seed, n, 1<<62)
+		name, img, l, _ := s.faultRun(t, seed, &faults{first: n, last: 1 << 62})
 		if err := l.read(img, false); errors.Is(err, errWrongContent) {
 			t.Fatalf("after the fault: %v", err)
 		}
 		_ = img.Close(context.Background())
+		s.disk(name).SetHook(nil)
+		s.checkDurable(t, name, l)
+	})
+}
+
+// testCancelDuring cancels a request while it changes the file. That is no error
+// of the image: it goes on, and nothing is lost but what the request was about.
+func testCancelDuring(t *testing.T, s *suite) {
+	s.eachFault(t, func(t *testing.T, seed uint64, n int64) {
+		name, img, l, _ := s.faultRun(t, seed, &faults{first: n, last: n, cancel: true})
+		if err := l.read(img, false); err != nil {
+			t.Fatalf("after the cancellation: %v", err)
+		}
+		if err := img.Flush(context.Background()); err != nil {
+			t.Fatalf("flush after the cancellation: %v", err)
+		}
+		l.flushed()
+		closeImage(t, img)
 		s.disk(name).SetHook(nil)
 		s.checkDurable(t, name, l)
 	})

@@ -32,6 +32,8 @@ type Harness struct {
 	// Original is the name of the format in qemu-img. If it is set, and qemu-img
 	// is installed, that has to find images without fault and read the same.
 	Original string
+	// Light does less of what takes long: for further variants of a format.
+	Light bool
 	// Skip gives reasons not to run a subtest, by its name.
 	Skip map[string]string
 }
@@ -52,8 +54,10 @@ var subtests = []struct {
 	{"Concurrent", testConcurrent},
 	{"Backing", testBacking},
 	{"StaleMemory", testStaleMemory},
+	{"Stream", testStream},
 	{"FailOnce", testFailOnce},
 	{"FailForGood", testFailForGood},
+	{"CancelDuring", testCancelDuring},
 	{"Damaged", testDamaged},
 }
 
@@ -89,6 +93,9 @@ func newSuite(h Harness) *suite {
 	s.reg = block.NewRegistry(h.Driver, s.mem, raw.New())
 	return s
 }
+
+// light tells whether to do less.
+func (s *suite) light() bool { return s.Light || testing.Short() || testkit.Race }
 
 func (s *suite) desc() *driver.Desc { return s.Driver.Desc() }
 

@@ -36,7 +36,7 @@ func pick(r *rand.Rand, size, cluster int64) (off, n int64) {
 // closes the image, checks it and opens it again.
 func testRandom(t *testing.T, s *suite) {
 	rounds, steps := 6, 60
-	if testing.Short() || testkit.Race {
+	if s.light() {
 		rounds = 2
 	}
 	for seed := range uint64(3) {

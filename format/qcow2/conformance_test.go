@@ -9,7 +9,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	for _, c := range []struct {
+	for i, c := range []struct {
 		name string
 		o    opts.Dict
 	}{
@@ -23,7 +23,7 @@ func TestConformance(t *testing.T) {
 		{"metadata preallocated", opts.Dict{"preallocation": "metadata"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h := drivertest.Harness{Driver: qcow2.New(), Options: c.o, Original: "qcow2"}
+			h := drivertest.Harness{Driver: qcow2.New(), Options: c.o, Original: "qcow2", Light: i > 1}
 			if c.o["preallocation"] != nil {
 				h.Skip = map[string]string{"Backing": "preallocation excludes a backing file"}
 			}
