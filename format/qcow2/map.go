@@ -142,7 +142,7 @@ func (im *image) mapRange(ctx context.Context, off, n int64) (driver.Extent, err
 	case driver.ExtentData:
 		x.Child = im.data
 		x.Recurse = im.preallocated(ctx)
-	case driver.ExtentZero:
+	case driver.ExtentZero, driver.ExtentUnallocated:
 		if x.HasOffset {
 			x.Child = im.data
 		}
@@ -261,7 +261,7 @@ func (im *image) subclusterPiece(e ondisk.L2Entry, in int64) piece {
 	run := bits.TrailingZeros32(^(same >> sub))
 	stop := min(int64(sub)+int64(run), ondisk.SubclustersPerCluster) << im.subBits
 	p.n = stop - in
-	if k == kindNormal && p.kind != driver.ExtentUnallocated {
+	if k == kindNormal {
 		p.host, p.hasOff = hostOffset(e)+in, true
 	}
 	return p
