@@ -97,8 +97,11 @@ func (c *creation) preallocate() (end int64, err error) {
 		return c.plan.preallocate(pa)
 	}
 	return 0, c.plan.preallocateArea(pa, func(offset, length int64) error {
-		// The area begins at the end of the file, and what lies before it is
-		// written later: the room of the area itself is all that is made here.
+		// What lies before the area is written later and takes the room it
+		// needs then.
+		if err := extend(c.ctx, c.file, offset, driver.PreallocOff); err != nil {
+			return err
+		}
 		return extend(c.ctx, c.file, offset+length, c.prealloc)
 	})
 }
