@@ -14,11 +14,6 @@ func (rawDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
 	if err := desc.CreateOptions.Decode(req.Options, &o); err != nil {
 		return err
 	}
-	switch driver.Prealloc(o.Prealloc) {
-	case "", driver.PreallocOff, driver.PreallocMetadata, driver.PreallocFalloc, driver.PreallocFull:
-	default:
-		return driver.Errorf(driver.ErrInvalid, "invalid parameter value: %s", o.Prealloc)
-	}
 	if req.Size < 0 || req.Size > math.MaxInt64-sectorSize {
 		return driver.Errorf(driver.ErrInvalid, "Image size must be less than 8 EiB!")
 	}
@@ -31,7 +26,7 @@ func (rawDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
 		return nil
 	}
 	// Nothing is written but the size, so that there is nothing to flush.
-	return r.Resize(ctx, size, driver.ResizeOptions{Prealloc: driver.Prealloc(o.Prealloc)})
+	return r.Resize(ctx, size, driver.ResizeOptions{})
 }
 
 // Measure implements driver.Measurer: holes count, since they are part of the

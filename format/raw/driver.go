@@ -16,9 +16,10 @@ type openOptions struct {
 	Size   *int64 `opt:"size" type:"size" help:"virtual disk size"`
 }
 
+// createOptions has nothing of the format's own: preallocation and the like are
+// the protocol's.
 type createOptions struct {
-	Size     int64  `opt:"size" type:"size" help:"Virtual disk size"`
-	Prealloc string `opt:"preallocation" help:"Preallocation mode (allowed values: off, falloc, full)"`
+	Size int64 `opt:"size" type:"size" help:"Virtual disk size"`
 }
 
 var desc = driver.Desc{
