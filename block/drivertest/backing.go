@@ -1,10 +1,12 @@
 package drivertest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"testing"
 
+	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/protocol/mem"
@@ -54,4 +56,70 @@ func testBacking(t *testing.T, s *suite) {
 			}
 		})
 	}
+}
+
+// testChangeBacking records another backing file, and none, and looks at what
+// the disk reads then.
+func testChangeBacking(t *testing.T, s *suite) {
+	if !s.desc().Backing || s.Skip["Backing"] != "" {
+		t.Skip("the format has no backing files")
+	}
+	ctx := context.Background()
+	for _, base := range []string{"one", "another"} {
+		d := mem.NewDisk(0)
+		if _, err := d.WriteAt(ctx, bytes.Repeat([]byte(base), int(s.size)/len(base)+1), 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Resize(ctx, s.size, driver.ResizeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		s.mem.Add(base, d)
+	}
+	name := s.create(t, opts.Dict{"backing_file": "mem:one", "backing_fmt": "raw"})
+	img := s.open(t, name, true)
+	if _, ok := img.Node().(driver.BackingChanger); !ok {
+		closeImage(t, img)
+		t.Skip("the driver does not change backing files")
+	}
+	if _, err := img.WriteAt(ctx, []byte("own"), 100000); err != nil {
+		t.Fatal(err)
+	}
+	cluster := img.Limits().ClusterSize
+	for _, c := range []struct {
+		ref  driver.BackingRef
+		want byte // what the first byte reads as
+	}{
+		{driver.BackingRef{Filename: "mem:another", Format: "raw"}, 'a'},
+		{driver.BackingRef{}, 0},
+		{driver.BackingRef{Filename: "mem:one", Format: "raw"}, 'o'},
+	} {
+		if err := img.Node().(driver.BackingChanger).ChangeBacking(ctx, c.ref); err != nil {
+			t.Fatalf("%+v: %v", c.ref, err)
+		}
+		closeImage(t, img)
+		s.check(t, name, false)
+		img = s.open(t, name, true)
+		i, err := img.Info(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := i.Backing; (got == nil) != (c.ref.Filename == "") || got != nil && *got != c.ref {
+			t.Fatalf("backing file %+v, want %+v", got, c.ref)
+		}
+		p := make([]byte, 1)
+		if _, err := img.ReadAt(ctx, p, 0); err != nil || p[0] != c.want {
+			t.Fatalf("%+v: read %q, %v", c.ref, p, err)
+		}
+		// The cluster that was written came from the first backing file.
+		got := make([]byte, 3)
+		if _, err := img.ReadAt(ctx, got, 100000); err != nil || string(got) != "own" {
+			t.Fatalf("%+v: read %q, %v", c.ref, got, err)
+		}
+		if cluster >= 4096 {
+			if _, err := img.ReadAt(ctx, p, 100003); err != nil || p[0] != "one"[100003%3] {
+				t.Fatalf("%+v: the edge of what was written reads %q, %v", c.ref, p, err)
+			}
+		}
+	}
+	closeImage(t, img)
 }

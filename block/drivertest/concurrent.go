@@ -83,6 +83,21 @@ func concurrentStep(img *block.Image, content []byte, off int64, r *rand.Rand) e
 	case 3:
 		clear(content[from:to])
 		return img.WriteZeroes(ctx, off+int64(from), int64(to-from), driver.ZeroMayUnmap)
+	case 4:
+		if err := img.Discard(ctx, off, int64(len(content))); err != nil {
+			return err
+		}
+		got := make([]byte, len(content))
+		if _, err := img.ReadAt(ctx, got, off); err != nil && err != io.EOF {
+			return err
+		}
+		for i, b := range got {
+			if b != 0 && b != content[i] {
+				return errWrongContent
+			}
+		}
+		copy(content, got)
+		return nil
 	default:
 		got := make([]byte, len(content))
 		if _, err := img.ReadAt(ctx, got, off); err != nil && err != io.EOF {

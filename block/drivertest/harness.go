@@ -53,6 +53,7 @@ var subtests = []struct {
 	{"Random", testRandom},
 	{"Concurrent", testConcurrent},
 	{"Backing", testBacking},
+	{"ChangeBacking", testChangeBacking},
 	{"StaleMemory", testStaleMemory},
 	{"Stream", testStream},
 	{"FailOnce", testFailOnce},
