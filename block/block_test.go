@@ -296,7 +296,7 @@ func TestOptions(t *testing.T) {
 		{"json", block.Source{Filename: `json:{"driver":"raw","file":{"driver":"file","filename":"` + name + `"}}`}, ""},
 		{"protocol", block.Source{Filename: name, Format: "file"}, ""},
 		{"unknown driver", block.Source{Filename: name, Format: "nope"}, "Unknown driver 'nope'"},
-		{"unknown option", block.Source{Options: opts.Dict{"driver": "raw", "file.filename": name, "x": "1"}}, "Block format 'raw' doesn't support the option 'x'"},
+		{"unknown option", block.Source{Options: opts.Dict{"driver": "raw", "file.filename": name, "x": "1"}}, "Block format 'raw' does not support the option 'x'"},
 		{"no file", block.Source{Options: opts.Dict{"driver": "raw"}}, `A block device must be specified for "file"`},
 		{"unknown protocol", block.Source{Filename: "nope:x"}, "Unknown protocol 'nope'"},
 	} {

@@ -67,7 +67,12 @@ func jsonName(img *Image, d opts.Dict, file *Image) string {
 	}
 	if file != nil {
 		var sub any = map[string]any{"driver": file.desc.Name, "filename": file.name}
-		if rest, ok := strings.CutPrefix(file.name, "json:"); ok {
+		name := file.name
+		if file.format != nil && !strings.HasPrefix(name, "json:") {
+			// The name of a format alone would open what probing finds.
+			name = jsonName(file, nil, file.File())
+		}
+		if rest, ok := strings.CutPrefix(name, "json:"); ok {
 			sub = json.RawMessage(rest)
 		}
 		tree["file"] = sub

@@ -184,9 +184,12 @@ func (op *opener) openNode(ctx context.Context, spec nodeSpec, drv driver.Driver
 	}
 	fileOpts := d.Sub("file")
 	if v, ok := d["file"]; ok {
-		return nil, driver.Errorf(driver.ErrInvalid, "Cannot find device='' nor node-name='%s'", opts.Text(v))
+		return nil, driver.Errorf(driver.ErrInvalid, "Cannot find device='%[1]s' nor node-name='%[1]s'", opts.Text(v))
 	}
 	if filename == "" && len(fileOpts) == 0 {
+		if drv == nil {
+			return nil, driver.Errorf(driver.ErrInvalid, "Must specify either driver or file")
+		}
 		return nil, driver.Errorf(driver.ErrInvalid, "A block device must be specified for \"file\"")
 	}
 	access := spec.access
@@ -391,7 +394,7 @@ func optionError(err error, desc *driver.Desc) error {
 	if desc.Kind == driver.KindProtocol {
 		kind = "protocol"
 	}
-	return driver.Errorf(driver.ErrInvalid, "Block %s '%s' doesn't support the option '%s'", kind, desc.Name, unknown.Name)
+	return driver.Errorf(driver.ErrInvalid, "Block %s '%s' does not support the option '%s'", kind, desc.Name, unknown.Name)
 }
 
 // attach finds out what a node can do.

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -155,6 +156,10 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 	img, err := block.Open(ctx, job.Registry, block.Source{Filename: block.CombinePath(job.Filename, name), Format: format},
 		block.OpenOptions{Gate: job.Gate, Budget: job.Budget, Warn: job.Warn, NoIO: true})
 	if err != nil {
+		var open *block.OpenError
+		if errors.As(err, &open) && open == err {
+			err = open.Err
+		}
 		return 0, &BackingError{Err: err}
 	}
 	detected, have := img.Format(), img.Size()

@@ -37,7 +37,23 @@ func Info(ctx context.Context, img *block.Image) (*qapi.ImageInfo, error) {
 		out.BackingFormat = d.Backing.Format
 		out.FullBacking = fullBacking(img, d.Backing.Filename)
 	}
+	if f := img.File(); f != nil && out.ClusterSize == 0 && img.Driver().Desc().FileRole == driver.FileFiltered {
+		// What passes its file through has the clusters of it.
+		below, err := f.Info(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out.ClusterSize = below.ClusterSize
+	}
+	if img.Unwrap() != nil {
+		// The length of a file counts in whole sectors.
+		out.VirtualSize = (out.VirtualSize + 511) &^ 511
+	}
 	for _, c := range img.Children() {
+		if c.Role == "data-file" {
+			// Not opened for its description, so it is none of the children.
+			continue
+		}
 		info, err := Info(ctx, c.Image)
 		if err != nil {
 			return nil, err

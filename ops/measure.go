@@ -47,5 +47,9 @@ func Measure(ctx context.Context, req MeasureRequest) (*qapi.BlockMeasureInfo, e
 	if err != nil {
 		return nil, err
 	}
-	return &qapi.BlockMeasureInfo{Required: got.Required, FullyAllocated: got.FullyAllocated, Bitmaps: got.Bitmaps}, nil
+	out := &qapi.BlockMeasureInfo{Required: got.Required, FullyAllocated: got.FullyAllocated, Bitmaps: got.Bitmaps}
+	if out.Bitmaps == nil && req.Source != nil && req.Driver.Desc().Name == "qcow2" {
+		out.Bitmaps, err = bitmapsSize(ctx, req.Source, req.Options)
+	}
+	return out, err
 }

@@ -83,7 +83,8 @@ func runCompare(c *call, args []string) int {
 		return c.compareError(err, a)
 	}
 	code = c.compareResult(res, min(a.Size(), b.Size()))
-	stop(false)
+	// The result stands where the end of the progress would.
+	stop(true)
 	return code
 }
 

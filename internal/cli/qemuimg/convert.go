@@ -25,7 +25,11 @@ func runConvert(c *call, args []string) int {
 	if len(cv.sources) == 0 {
 		return c.errorf("Must specify image file name")
 	}
-	if err := cv.run(); err != nil {
+	err := cv.run()
+	if err == nil {
+		err = cv.printSum()
+	}
+	if err != nil {
 		return c.fail(err)
 	}
 	return 0
@@ -77,7 +81,7 @@ func (cv *conversion) run() (err error) {
 		}
 	}()
 	for _, name := range cv.sources {
-		img, err := c.open(c.image(name), block.OpenOptions{ForceShare: c.forceShare, Cache: cache})
+		img, err := c.open(c.image(name), block.OpenOptions{ForceShare: c.forceShare, Exclusive: true, Cache: cache})
 		if err != nil {
 			return err
 		}
@@ -136,7 +140,7 @@ func (cv *conversion) toTarget(job ops.ConvertJob, size int64) error {
 	if err != nil {
 		return cv.incomplete(err)
 	}
-	return cv.printSum()
+	return nil
 }
 
 // copyTo copies to the open target.

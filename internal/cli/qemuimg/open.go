@@ -8,7 +8,6 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
-	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -59,7 +58,7 @@ func openError(name string, err error) error {
 	if errors.As(err, &top) && top == err {
 		err = top.Err
 	}
-	return fmt.Errorf("Could not open '%s': %w", render.Filename(name), err)
+	return fmt.Errorf("Could not open '%s': %w", name, err)
 }
 
 func (c *call) openSource(ctx context.Context, src block.Source, name string, o block.OpenOptions) (*block.Image, error) {

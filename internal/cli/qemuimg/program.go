@@ -2,6 +2,7 @@ package qemuimg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
+	"github.com/cowl-disk/cowl/opts"
 )
 
 // Version is the version of this program. OriginalVersion is the version of the
@@ -85,12 +87,16 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 		}
 		return nil
 	})
+	var bad *getopt.Error
 	switch {
 	case err == errDone:
 		return 0
-	case err != nil:
+	case errors.As(err, &bad):
 		fmt.Fprintln(p.Stderr, err)
 		return p.tryHelp()
+	case err != nil:
+		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Name, err)
+		return 1
 	}
 	if len(rest) == 0 {
 		fmt.Fprintf(p.Stderr, "%s: Not enough arguments\n", p.Name)
@@ -199,21 +205,26 @@ func (p *Program) formats() {
 // trace reads a trace option. There are no trace events: naming one brings the
 // warning of the original, and writing a trace somewhere is refused.
 func (p *Program) trace(arg string) error {
-	for i, item := range strings.Split(arg, ",") {
-		key, val, ok := strings.Cut(item, "=")
-		switch {
-		case !ok && i == 0 && item != "help":
-			key, val = "enable", item
-		case item == "help":
-			return errDone
-		}
+	d := opts.Dict{}
+	if err := d.ParseList(arg, "enable"); err != nil {
+		return err
+	}
+	for _, key := range d.Keys() {
 		switch key {
-		case "enable":
-			fmt.Fprintf(p.Stderr, "%s: warning: trace event '%s' does not exist\n", p.Name, val)
+		case "enable", "help":
 		case "events", "file":
-			return fmt.Errorf("%s: --trace %s=… is not supported: there are no trace events", p.Name, key)
+			return fmt.Errorf("--trace %s=… is not supported: there are no trace events", key)
 		default:
-			return fmt.Errorf("%s: Invalid parameter '%s'", p.Name, key)
+			return fmt.Errorf("Invalid parameter '%s'", key)
+		}
+	}
+	switch name := d.String("enable"); name {
+	case "":
+	case "help", "?":
+		return errDone
+	default:
+		if !strings.Contains(name, "*") {
+			fmt.Fprintf(p.Stderr, "%s: warning: trace event '%s' does not exist\n", p.Name, name)
 		}
 	}
 	return nil

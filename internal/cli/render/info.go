@@ -14,6 +14,7 @@ import (
 func Info(w io.Writer, images []*qapi.ImageInfo) error {
 	p := &printer{w: w}
 	for i, img := range images {
+		p.indent = ""
 		if i > 0 {
 			p.line("")
 		}
@@ -102,7 +103,7 @@ func Snapshots(w io.Writer, list []qapi.SnapshotInfo) error {
 }
 
 func (p *printer) snapshots(list []qapi.SnapshotInfo) {
-	const row = "%-7s %-16s %8s %20s %15s %10s"
+	const row = "%-7s %-16s %8s %19s %15s %10s"
 	p.line(row, "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT")
 	for _, s := range list {
 		icount := ""
@@ -111,7 +112,7 @@ func (p *printer) snapshots(list []qapi.SnapshotInfo) {
 		}
 		sec := s.VMClockSec
 		clock := fmt.Sprintf("%04d:%02d:%02d.%03d", sec/3600, sec/60%60, sec%60, s.VMClockNsec/1e6)
-		p.line("%-7s %-16s %8s %19s %15s %10s", s.ID, s.Name, Size(s.VMStateSize),
+		p.line(row, s.ID, s.Name, Size(s.VMStateSize),
 			time.Unix(s.DateSec, 0).Format("2006-01-02 15:04:05"), clock, icount)
 	}
 }

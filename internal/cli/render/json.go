@@ -177,11 +177,11 @@ func quote(s string) string {
 }
 
 // Filename writes the name of an image: json: names get the layout of the
-// original, others stay as they are.
+// original, and names of files lose the prefix of their protocol.
 func Filename(name string) string {
 	rest, ok := strings.CutPrefix(name, "json:")
 	if !ok {
-		return name
+		return strings.TrimPrefix(name, "file:")
 	}
 	dec := json.NewDecoder(strings.NewReader(rest))
 	dec.UseNumber()
