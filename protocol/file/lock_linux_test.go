@@ -2,8 +2,10 @@ package file_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -133,11 +135,18 @@ func TestCreateRespectsLocks(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	testkit.Run(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
 	holder := users[3]
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	release := holder.hold(t, path)
 	_, errOut, _ := testkit.Try(t, "qemu-img", "create", "-f", "raw", path, "2M")
-	err := create(t, path, 2<<20, nil)
+	err = create(t, path, 2<<20, nil)
 	if err == nil || err.Error() != lockError.FindString(errOut) {
 		t.Errorf("%v, want %q", err, errOut)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the image in use has changed: %v", err)
 	}
 	release()
 	if err := create(t, path, 2<<20, nil); err != nil {
