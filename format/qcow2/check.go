@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -193,6 +194,13 @@ func (c *checker) checkRefcounts() error {
 			}
 		}
 	}
+	if c.changed {
+		// The copied flag lets a writer overwrite a cluster in place or drop its
+		// refcount; so refcounts are on disk before flags are corrected.
+		if err := c.file.Flush(c.ctx); err != nil {
+			return err
+		}
+	}
 	if c.suspect || !c.counts.copiedFlagsHold() {
 		if err := c.checkCopied(); err != nil {
 			return err
@@ -302,5 +310,5 @@ func (c *checker) markClean() error {
 		return err
 	}
 	c.hdr.Incompatible &^= marks
-	return c.writeWord(headerIncompatible, c.hdr.Incompatible)
+	return c.writeHeader(headerIncompatible, binary.BigEndian.AppendUint64(nil, c.hdr.Incompatible))
 }

@@ -245,7 +245,34 @@ var damages = []damage{
 	{name: "narrow refcount overflow", base: "ref1", do: func(p *patient) { p.put(p.dataEntry(3), p.get(p.dataEntry(1))) }},
 	{name: "wide leak", base: "ref64", do: func(p *patient) { p.setRef(p.cluster(p.l2(0)), 77) }},
 	{name: "wide zero", base: "ref64", do: func(p *patient) { p.setRef(p.cluster(p.l2(0)), 0) }},
+	{name: "none encrypted", base: "luks"},
+	{name: "encrypted header leaks", base: "luks", do: func(p *patient) { p.setRef(5, 9) }},
+	{name: "snapshot entry incomplete", base: "snap", do: func(p *patient) { p.shrinkSnapshot(0) }},
+	{name: "snapshot entry half complete", base: "snap", do: func(p *patient) { p.shrinkSnapshot(8) }},
+	{name: "snapshot with too much extra data", base: "snap", do: func(p *patient) { p.shrinkSnapshot(3000) }},
+	{name: "snapshots, too many", base: "snap", better: true, beyond: true, do: func(p *patient) { p.put32(60, 70000) }},
 	{name: "version 2 leak", base: "v2", do: func(p *patient) { p.put(p.dataEntry(2), 0) }},
+}
+
+// shrinkSnapshot makes a snapshot table of the first entry alone, with so many
+// bytes of extra data.
+func (p *patient) shrinkSnapshot(extra int) {
+	off := int64(p.h.SnapshotsOffset)
+	b := make([]byte, p.cs)
+	if _, err := p.f.ReadAt(b, off); err != nil && err != io.EOF {
+		p.t.Fatal(err)
+	}
+	s, _, err := ondisk.DecodeSnapshot(b)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	known := b[40:64]
+	n := append([]byte(nil), b[:36]...)
+	n = binary.BigEndian.AppendUint32(n, uint32(extra))
+	n = append(n, append(append([]byte(nil), known...), make([]byte, 4000)...)[:extra]...)
+	n = append(n, s.ID+s.Name...)
+	p.write(off, append(n, make([]byte, int(p.cs)-len(n))...))
+	p.put32(60, 1)
 }
 
 func (p *patient) bitmapDirectory() int64 {
@@ -295,6 +322,9 @@ func damageBases(t testing.TB, dir string) map[string]string {
 	mustTool(t, "qemu-img", "bitmap", "--add", "-g", "64k", bases["bitmap"], "b0")
 	mustTool(t, "qemu-img", "bitmap", "--add", "-g", "512", bases["bitmap"], "b1")
 	mustTool(t, "qemu-io", "-c", "write -P 1 0 64k", "-c", "write -P 4 8M 64k", bases["bitmap"])
+	bases["luks"] = filepath.Join(dir, "luks.qcow2")
+	mustTool(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=abc", "-o",
+		"cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", bases["luks"], "2M")
 	bases["comp"] = filepath.Join(dir, "comp.qcow2")
 	mustTool(t, "qemu-img", "convert", "-c", "-O", "qcow2", "-o", "cluster_size=4k", bases["plain"], bases["comp"])
 	mustTool(t, "qemu-io", "-c", "write -P 5 1M 8k", bases["comp"])

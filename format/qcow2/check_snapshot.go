@@ -1,7 +1,7 @@
 package qcow2
 
 import (
-	"errors"
+	"encoding/binary"
 	"strconv"
 
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -11,6 +11,9 @@ import (
 type snapshotTable struct {
 	entries []ondisk.Snapshot
 	bytes   int64 // in the file
+	kept    int64 // bytes without what is dropped
+	// reserved is what the entries take of the budget.
+	reserved int64
 }
 
 // snapshotResult counts what is wrong with the snapshot table, which is added
@@ -29,7 +32,7 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 	if n > maxSnapshots {
 		res.errors++
 		c.say("ERROR snapshot table too large")
-		c.report("You can force-remove all " + strconv.FormatInt(n-maxSnapshots, 10) + " overhanging snapshots by repairing the image")
+		c.report("You can force-remove all " + strconv.FormatInt(n-maxSnapshots, 10) + " overhanging snapshots with qemu-img check -r all")
 		return errCheck(textTooLarge)
 	}
 	if n == 0 {
@@ -40,46 +43,48 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 		c.say("ERROR snapshot table offset invalid")
 		return errCheck(textInvalid)
 	}
-	pos, at := off, off
-	var buf []byte
+	w := fileWindow{checker: c}
+	defer func() { c.budget.Release(c.snapshots.reserved) }()
+	pos := off
 	for i := range n {
-		s, length, err := c.nextSnapshot(&buf, pos, &at)
+		s, length, extra, err := w.snapshot(pos)
 		if err != nil {
 			res.errors++
 			c.say("ERROR failed to read the snapshot table: %v", err)
 			return errCheck(textIO)
 		}
-		if len(s.ExtraUnknown) > maxSnapshotExtra-snapshotExtraKnown {
-			extra := len(s.ExtraUnknown) + snapshotExtraKnown
+		if extra > maxSnapshotExtra {
 			if !c.fix.Errors {
 				res.errors++
 				c.say("ERROR failed to read the snapshot table: Too much extra metadata in snapshot table entry %d", i)
-				c.report("You can force-remove this extra metadata by updating the image via qemu-img check -r all")
+				c.report("You can force-remove this extra metadata with qemu-img check -r all")
 				return errCheck(textTooLarge)
 			}
 			c.say("Discarding too much extra metadata in snapshot table entry %d (%d > %d)", i, extra, maxSnapshotExtra)
 			res.corruptions++
-			s.ExtraUnknown = s.ExtraUnknown[:maxSnapshotExtra-snapshotExtraKnown]
 		}
-		pos += int64(length)
-		if pos-off > maxSnapshotTableBytes {
+		pos += length
+		kept := length - max(0, extra-maxSnapshotExtra)
+		if c.snapshots.kept += kept; c.snapshots.kept > maxSnapshotTableBytes {
 			if !c.fix.Errors {
 				res.errors++
 				c.say("ERROR failed to read the snapshot table: Snapshot table is too big")
-				c.report("You can force-remove all " + strconv.FormatInt(n-i, 10) + " overhanging snapshots by repairing the image")
+				c.report("You can force-remove all " + strconv.FormatInt(n-i, 10) + " overhanging snapshots with qemu-img check -r all")
 				return errCheck(textTooLarge)
 			}
 			c.say("Discarding %d overhanging snapshots (snapshot table is too big)", n-i)
 			res.corruptions += n - i
 			break
 		}
-		if err := c.budget.Table("snapshot table", int64(length)); err != nil {
+		if err := c.budget.Table("snapshot table", kept); err != nil {
 			return err
 		}
-		defer c.budget.Release(int64(length))
+		c.snapshots.reserved += kept
 		c.snapshots.entries = append(c.snapshots.entries, s)
 		c.snapshots.bytes = pos - off
-		if c.hdr.Version >= 3 && !s.HasDiskSize {
+	}
+	for i := range c.snapshots.entries {
+		if c.hdr.Version >= 3 && !c.snapshots.entries[i].HasDiskSize {
 			res.corruptions++
 			c.say("%s snapshot table entry %d is incomplete", verb(c.fix.Errors), i)
 		}
@@ -90,31 +95,49 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 // snapshotExtraKnown is the length of the extra data that has a meaning.
 const snapshotExtraKnown = 24
 
-// maxExtraRead bounds the extra data of an entry that is read to be dropped.
-const maxExtraRead = 1 << 20
+// fileWindow reads small pieces that follow each other.
+type fileWindow struct {
+	*checker
+	b   []byte
+	off int64
+}
 
-// nextSnapshot decodes the entry at pos; buf holds the file from there to at.
-func (c *checker) nextSnapshot(buf *[]byte, pos int64, at *int64) (ondisk.Snapshot, int, error) {
-	for {
-		s, n, err := ondisk.DecodeSnapshot(*buf)
-		if err == nil && (n < len(*buf) || *at >= c.fileSize) {
-			*buf = (*buf)[n:]
-			return s, n, nil
+// at returns the n bytes at off, which are valid until the next call.
+func (w *fileWindow) at(off, n int64) ([]byte, error) {
+	if off < w.off || off+n > w.off+int64(len(w.b)) {
+		if size := max(n, 64<<10); int64(cap(w.b)) < size {
+			w.b = make([]byte, size)
 		}
-		if err != nil && !errors.Is(err, ondisk.ErrShort) {
-			return s, 0, err
+		w.off, w.b = off, w.b[:cap(w.b)]
+		if err := readZeroPadded(w.ctx, w.file, w.b, off); err != nil {
+			w.b = nil
+			return nil, err
 		}
-		if len(*buf) >= 40 && int64(be32((*buf)[36:])) > maxExtraRead {
-			return s, 0, errors.New("Too much extra metadata in a snapshot table entry")
-		}
-		if *at >= c.fileSize+c.cs {
-			return s, 0, errors.New(textIO)
-		}
-		piece := make([]byte, 64<<10)
-		if err := readZeroPadded(c.ctx, c.file, piece, *at); err != nil {
-			return s, 0, err
-		}
-		*buf = append(*buf, piece...)
-		*at += int64(len(piece))
 	}
+	return w.b[off-w.off:][:n], nil
+}
+
+// snapshot decodes the entry at pos. It returns the length of the entry and of
+// its extra data in the file; of extra data beyond what is legal the start is
+// kept.
+func (w *fileWindow) snapshot(pos int64) (s ondisk.Snapshot, length, extra int64, err error) {
+	b, err := w.at(pos, snapshotFixedSize)
+	if err != nil {
+		return s, 0, 0, err
+	}
+	extra = int64(be32(b[36:]))
+	names := int64(be16(b[12:])) + int64(be16(b[14:]))
+	kept := min(extra, maxSnapshotExtra)
+	entry := append([]byte(nil), b[:36]...)
+	entry = binary.BigEndian.AppendUint32(entry, uint32(kept))
+	if b, err = w.at(pos+snapshotFixedSize, kept); err != nil {
+		return s, 0, 0, err
+	}
+	entry = append(entry, b...)
+	if b, err = w.at(pos+snapshotFixedSize+extra, names); err != nil {
+		return s, 0, 0, err
+	}
+	entry = append(entry, b...)
+	s, _, err = ondisk.DecodeSnapshot(entry)
+	return s, alignUp(snapshotFixedSize+extra+names, 8), extra, err
 }

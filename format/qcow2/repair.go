@@ -14,8 +14,19 @@ const (
 	headerIncompatible  = 72
 )
 
-// write writes metadata.
+// write writes metadata. It never touches the header: whatever an image says of
+// itself, repair does not turn it into something else.
 func (c *checker) write(off int64, b []byte) error {
+	if off < c.cs {
+		return errCheck(textIO)
+	}
+	c.changed = true
+	_, err := c.file.WriteAt(c.ctx, b, off)
+	return err
+}
+
+// writeHeader writes a field of the header.
+func (c *checker) writeHeader(off int64, b []byte) error {
 	c.changed = true
 	_, err := c.file.WriteAt(c.ctx, b, off)
 	return err

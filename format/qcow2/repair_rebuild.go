@@ -91,7 +91,7 @@ func (c *checker) writeRefcounts() error {
 	}
 	b := binary.BigEndian.AppendUint64(nil, uint64(offset))
 	b = binary.BigEndian.AppendUint32(b, uint32(int64(len(r.table))*8/c.cs))
-	if err := c.write(headerRefcountTable, b); err != nil {
+	if err := c.writeHeader(headerRefcountTable, b); err != nil {
 		return err
 	}
 	if err := c.file.Flush(c.ctx); err != nil {

@@ -42,17 +42,19 @@ func (c *checker) fixSnapshotTable(res *snapshotResult) error {
 	}
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(c.snapshots.entries)))
 	b = binary.BigEndian.AppendUint64(b, uint64(start)<<c.hdr.ClusterBits)
-	if err := c.write(headerSnapshots, b); err != nil {
+	if err := c.writeHeader(headerSnapshots, b); err != nil {
 		return fail(err.Error())
 	}
 	if err := c.file.Flush(c.ctx); err != nil {
 		return fail(err.Error())
 	}
-	first := int64(c.hdr.SnapshotsOffset) >> c.hdr.ClusterBits
-	old := c.clusters(c.snapshots.bytes)
+	old := clusterSpan{int64(c.hdr.SnapshotsOffset), c.snapshots.bytes}
 	c.hdr.NbSnapshots, c.hdr.SnapshotsOffset = uint32(len(c.snapshots.entries)), uint64(start)<<c.hdr.ClusterBits
-	if err := c.setRefcounts(first, old, 0); err != nil {
-		return fail(err.Error())
+	// A table that reaches beyond the end of the file was not counted.
+	if old.n > 0 && old.off+old.n-c.fileSize < c.cs {
+		if err := c.setRefcounts(old.off>>c.hdr.ClusterBits, c.clusters(old.n), 0); err != nil {
+			return fail(err.Error())
+		}
 	}
 	res.fixed += res.corruptions
 	res.corruptions = 0
@@ -118,12 +120,16 @@ func (c *checker) freeRun(n int64) (start int64, ok bool) {
 // it lowers refcounts by one instead.
 func (c *checker) setRefcounts(start, n int64, v uint64) error {
 	for i := start; i < start+n; {
-		off, _ := c.blockOffset(i >> c.blockBits)
+		end := min(start+n, (i>>c.blockBits+1)<<c.blockBits)
+		off, bad := c.blockOffset(i >> c.blockBits)
+		if off == 0 || bad {
+			i = end
+			continue
+		}
 		b := make([]byte, c.cs)
 		if err := readZeroPadded(c.ctx, c.file, b, off); err != nil {
 			return err
 		}
-		end := min(start+n, (i>>c.blockBits+1)<<c.blockBits)
 		for ; i < end; i++ {
 			j := int(i & (1<<c.blockBits - 1))
 			w := v
