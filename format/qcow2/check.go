@@ -178,9 +178,12 @@ func (c *checker) checkRefcounts() error {
 	}
 	switch {
 	case c.rebuild && c.fix.Errors:
+		unread := c.res.CheckErrors - before.CheckErrors
 		if err := c.rebuildRefcounts(); err != nil {
 			return err
 		}
+		// Blocks that could not be read are not used any more.
+		c.res.CheckErrors -= unread
 	case c.fix.Leaks || c.fix.Errors:
 		if c.rebuild {
 			c.say("ERROR need to rebuild refcount structures")

@@ -138,6 +138,9 @@ type damage struct {
 	better bool
 	// beyond marks damage that cannot be repaired.
 	beyond bool
+	// selfView marks images whose guest sees metadata as data, and so sees
+	// repairs.
+	selfView bool
 	// refused marks images that the original does not even open to check.
 	refused bool
 }
@@ -216,7 +219,7 @@ var damages = []damage{
 		p.put(p.dataEntry(1), uint64(p.clusters()*p.cs)|ondisk.FlagCopied)
 	}},
 	{name: "L2 entry is the header", base: "plain", do: func(p *patient) { p.put(p.dataEntry(1), uint64(p.h.RefcountTableOffset)|ondisk.FlagCopied) }},
-	{name: "L2 entry is its table", base: "plain", do: func(p *patient) { p.put(p.dataEntry(1), uint64(p.l2(0))|ondisk.FlagCopied) }},
+	{name: "L2 entry is its table", base: "plain", selfView: true, do: func(p *patient) { p.put(p.dataEntry(1), uint64(p.l2(0))|ondisk.FlagCopied) }},
 	{name: "compressed with copied flag", base: "comp", do: func(p *patient) { o := p.compressedEntry(); p.put(o, p.get(o)|ondisk.FlagCopied) }},
 	{name: "compressed outside", base: "comp", do: func(p *patient) { p.put(p.compressedEntry(), ondisk.EncodeCompressed(1<<33, 100, p.h.ClusterBits)) }},
 	{name: "compressed at a table", base: "comp", do: func(p *patient) { p.put(p.compressedEntry(), ondisk.EncodeCompressed(p.l2(0), 100, p.h.ClusterBits)) }},
@@ -237,7 +240,7 @@ var damages = []damage{
 	{name: "snapshot L1 unaligned", base: "snap", do: func(p *patient) { o := int64(p.h.SnapshotsOffset); p.put(o, p.get(o)+512) }},
 	{name: "snapshot L1 too large", base: "snap", do: func(p *patient) { p.put32(int64(p.h.SnapshotsOffset)+8, 0x500000) }},
 	{name: "snapshot L1 outside", base: "snap", do: func(p *patient) { p.put(int64(p.h.SnapshotsOffset), 1<<40) }},
-	{name: "snapshot table offset unaligned", base: "snap", do: func(p *patient) { p.put(64, p.h.SnapshotsOffset+8) }},
+	{name: "snapshot table offset unaligned", base: "snap", beyond: true, do: func(p *patient) { p.put(64, p.h.SnapshotsOffset+8) }},
 	{name: "bitmap table entry reserved", base: "bitmap", refused: true, better: true, beyond: true, do: func(p *patient) { p.put(p.bitmapTable(), p.get(p.bitmapTable())|2) }},
 	{name: "bitmap refcount zero", base: "bitmap", better: true, do: func(p *patient) { p.setRef(p.cluster(p.bitmapTable()), 0) }},
 	{name: "bitmap directory broken", base: "bitmap", refused: true, better: true, beyond: true, do: func(p *patient) { p.put32(p.bitmapDirectory()+20, 8) }},
