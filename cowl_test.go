@@ -1,0 +1,70 @@
+package cowl_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cowl-disk/cowl"
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+func TestOverlay(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	base, overlay := filepath.Join(dir, "base.raw"), filepath.Join(dir, "overlay.qcow2")
+	want := bytes.Repeat([]byte("cowl"), 1<<18)
+	if err := os.WriteFile(base, want, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	name, format := "base.raw", "raw"
+	job := cowl.CreateJob{Filename: overlay, Format: "qcow2", Size: -1, Backing: &name, BackingFormat: &format, Gate: cowl.AllowAll()}
+	if err := cowl.Create(ctx, job); err != nil {
+		t.Fatal(err)
+	}
+
+	_, err := cowl.Open(ctx, cowl.Source{Filename: overlay, Format: "qcow2"}, cowl.OpenOptions{Gate: cowl.DenyAll()})
+	if !errors.Is(err, driver.ErrGate) {
+		t.Fatalf("opened without leave: %v", err)
+	}
+
+	img, err := cowl.Open(ctx, cowl.Source{Filename: overlay, Format: "qcow2"}, cowl.OpenOptions{Write: true, Gate: cowl.AllowAll()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := img.WriteAt(ctx, []byte("OVERLAY"), 100); err != nil {
+		t.Fatal(err)
+	}
+	copy(want[100:], "OVERLAY")
+	got := make([]byte, len(want))
+	if _, err := img.ReadAt(ctx, got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("read back something else (%v)", err)
+	}
+	if err := img.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCreateNeedsLeave(t *testing.T) {
+	dir := t.TempDir()
+	name, format := "nowhere.raw", "raw"
+	err := cowl.Create(t.Context(), cowl.CreateJob{Filename: filepath.Join(dir, "x"), Format: "qcow2", Size: -1, Backing: &name, BackingFormat: &format})
+	if err == nil {
+		t.Fatal("created on a backing file that does not exist")
+	}
+}
+
+func ExampleOpen() {
+	ctx := context.Background()
+	img, err := cowl.Open(ctx, cowl.Source{Filename: "null-co://"}, cowl.OpenOptions{Gate: cowl.DenyAll()})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer img.Close(ctx)
+	fmt.Println(img.Format(), img.Size())
+	// Output: raw 1073741824
+}
