@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"context"
+	"errors"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -404,7 +405,12 @@ func (im *image) findRoom(ctx context.Context, c, n int64) (host, got int64, fre
 		host = c << im.clusterBits
 		return host, n, im.alloc.touchData(host, host+n<<im.clusterBits), nil
 	}
-	return im.allocClusters(ctx, n)
+	host, got, fresh, err = im.allocClusters(ctx, n)
+	if err != nil && n > 1 && im.alloc.fileLimit > 0 && errors.Is(err, driver.ErrRange) {
+		// On a device there may be room for less.
+		return im.allocRun(ctx, n, 1)
+	}
+	return host, got, fresh, err
 }
 
 // editEntries changes the L2 entries of guest clusters [c0, c1), which the

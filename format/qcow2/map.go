@@ -301,15 +301,15 @@ func (im *image) detectPreallocation(ctx context.Context) (bool, error) {
 	if clusters < threshold {
 		return false, nil
 	}
+	im.hdrMu.Lock()
+	table, regions := int64(im.hdr.RefcountTableOffset), int64(im.hdr.RefcountTableClusters)<<(im.clusterBits-3)
+	im.hdrMu.Unlock()
 	buf := make([]byte, im.clusterSize)
 	perBlock := int64(1) << im.refBlockBits
 	var count int64
-	for region := int64(0); region*perBlock < clusters; region++ {
+	for region := int64(0); region*perBlock < clusters && region < regions; region++ {
 		var entry [8]byte
-		if region >= int64(im.hdr.RefcountTableClusters)<<(im.clusterBits-3) {
-			break
-		}
-		if err := im.readPadded(ctx, im.file, entry[:], int64(im.hdr.RefcountTableOffset)+region*8); err != nil {
+		if err := im.readPadded(ctx, im.file, entry[:], table+region*8); err != nil {
 			return false, err
 		}
 		off := int64(be64(entry[:]) &^ ondisk.ReftReservedMask)

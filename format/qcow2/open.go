@@ -209,10 +209,13 @@ func (im *image) reserve(what string, n int64) error {
 	return nil
 }
 
-// openDataFile opens the external data file if the image has one. The original
-// refuses to work without it even for a look at metadata; so does this.
+// openDataFile opens the external data file if the image has one, unless only
+// metadata will be looked at.
 func (im *image) openDataFile(ctx context.Context, options map[string]any) error {
 	if im.hdr.Incompatible&ondisk.IncompatDataFile == 0 {
+		if im.access.NoIO {
+			return nil
+		}
 		if len(options) > 0 {
 			return driver.Errorf(driver.ErrInvalid, "'data-file' can only be set for images with an external data file")
 		}
@@ -222,17 +225,26 @@ func (im *image) openDataFile(ctx context.Context, options map[string]any) error
 		return nil
 	}
 	im.external = true
-	im.dataRaw = im.hdr.Autoclear&ondisk.AutoclearDataFileRaw != 0
-	name := im.dataFileName()
-	if name == "" && len(options) == 0 {
-		return driver.Errorf(driver.ErrInvalid, "'data-file' is required for this image")
+	if im.access.NoIO {
+		return nil
 	}
+	im.dataRaw = im.hdr.Autoclear&ondisk.AutoclearDataFileRaw != 0
 	if im.env.OpenChild == nil {
 		return driver.Errorf(driver.ErrUnsupported, "'data-file' cannot be opened here")
 	}
-	var err error
-	im.data, err = im.env.OpenChild(ctx, driver.ChildRef{Role: "data-file", Filename: name, Options: options, ReadOnly: !im.writable})
-	return err
+	ref := driver.ChildRef{Role: "data-file", Filename: im.dataFileName(), ReadOnly: !im.writable}
+	if len(options) > 0 {
+		ref.Options = options
+	}
+	data, err := im.env.OpenChild(ctx, ref)
+	if err != nil && ref.Filename == "" {
+		return driver.Errorf(driver.ErrInvalid, "'data-file' is required for this image: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	im.data = data
+	return nil
 }
 
 // openForWriting clears autoclear bits that nobody knows and repairs an image

@@ -2,7 +2,6 @@ package qcow2
 
 import (
 	"context"
-	"math/bits"
 	"sync"
 	"sync/atomic"
 
@@ -213,19 +212,19 @@ func (a *allocator) set(ctx context.Context, cluster int64, v uint64) error {
 // maxCluster is the first cluster index that no table entry can name.
 func (a *allocator) maxCluster() int64 { return 1 << (56 - a.im.clusterBits) }
 
-// find returns the first of n free clusters in a row at or behind from. mu is
-// held.
-func (a *allocator) find(ctx context.Context, from, n int64) (int64, error) {
+// find returns the first run of free clusters at or behind from that is at least
+// least long, and as much of it as is wanted, at most n. mu is held.
+func (a *allocator) find(ctx context.Context, from, n, least int64) (start, got int64, err error) {
 	per, order := a.perBlock(), a.im.refOrder
-	start, pos := int64(-1), from
-	for {
+	start = -1
+	for pos := from; ; {
 		if pos >= a.maxCluster() {
-			return 0, driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
+			return 0, 0, driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
 		}
 		region := pos / per
 		b, err := a.block(ctx, region)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		end := (region + 1) * per
 		if b == nil {
@@ -236,24 +235,25 @@ func (a *allocator) find(ctx context.Context, from, n int64) (int64, error) {
 		} else {
 			base := region * per
 			if start < 0 {
-				i := nextFree(b.data, int(pos-base), int(per), order)
-				pos = base + int64(i)
+				pos = base + int64(nextFree(b.data, int(pos-base), int(per), order))
 				if pos == end {
 					continue
 				}
 				start = pos
 			}
-			limit := min(end, start+n)
-			if limit > pos {
+			if limit := min(end, start+n); limit > pos {
 				pos = base + int64(nextUsed(b.data, int(pos-base), int(limit-base), order))
-				if pos < limit {
+				if pos < limit { // a used cluster ends the run
+					if pos-start >= least {
+						return start, pos - start, nil
+					}
 					start = -1
 					continue
 				}
 			}
 		}
 		if pos-start >= n {
-			return start, nil
+			return start, n, nil
 		}
 	}
 }
@@ -336,7 +336,7 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 // cluster lies in. mu is held.
 func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 	im := a.im
-	c, err := a.find(ctx, a.free, 1)
+	c, _, err := a.find(ctx, a.free, 1, 1)
 	if err != nil {
 		return err
 	}
@@ -378,13 +378,20 @@ func (a *allocator) addBlock(region, c int64) {
 	}
 }
 
-// allocClusters finds n clusters in a row, or fewer where the file cannot grow.
+// allocClusters finds up to n clusters in a row. A hole that does not hold all of
+// them will do if it holds as many as an L2 table maps: those are what freed
+// guest ranges leave. fresh says that the clusters read as zeroes.
 func (im *image) allocClusters(ctx context.Context, n int64) (host, got int64, fresh bool, err error) {
+	return im.allocRun(ctx, n, min(n, int64(1)<<im.l2Bits))
+}
+
+// allocRun finds at least least and up to n clusters in a row.
+func (im *image) allocRun(ctx context.Context, n, least int64) (host, got int64, fresh bool, err error) {
 	a := &im.alloc
 	for {
 		var start int64
 		a.mu.Lock()
-		start, fresh, err = a.claim(ctx, n)
+		start, got, fresh, err = a.claim(ctx, n, least)
 		a.mu.Unlock()
 		if g, ok := err.(*errGrow); ok {
 			if err := im.growRefcountTable(ctx, g.region); err != nil {
@@ -392,38 +399,37 @@ func (im *image) allocClusters(ctx context.Context, n int64) (host, got int64, f
 			}
 			continue
 		}
-		if err != nil && n > 1 && a.fileLimit > 0 && ctx.Err() == nil && !im.refused.Load() {
-			n = 1 << (bits.Len64(uint64(n-1)) - 1)
-			continue
-		}
-		return start << im.clusterBits, n, fresh, err
+		return start << im.clusterBits, got, fresh, err
 	}
 }
 
-// claim finds and takes n clusters in a row. mu is held.
-func (a *allocator) claim(ctx context.Context, n int64) (start int64, fresh bool, err error) {
+// claim finds and takes clusters in a row, as allocRun. mu is held.
+func (a *allocator) claim(ctx context.Context, n, least int64) (start, got int64, fresh bool, err error) {
 	for {
 		from := a.free
-		if n > 1 {
+		if least > 1 {
 			from = max(a.free, a.run)
 		}
-		if start, err = a.find(ctx, from, n); err != nil {
-			return 0, false, err
+		if start, got, err = a.find(ctx, from, n, least); err != nil {
+			return 0, 0, false, err
+		}
+		if end := (start + got) << a.im.clusterBits; a.fileLimit > 0 && end > a.fileLimit && start<<a.im.clusterBits < a.fileLimit && least == 1 {
+			got = a.fileLimit>>a.im.clusterBits - start
 		}
 		fresh = a.zeroOnGrow && start<<a.im.clusterBits >= a.fresh
-		again, err := a.take(ctx, start, n)
+		again, err := a.take(ctx, start, got)
 		if err != nil {
-			return 0, false, err
+			return 0, 0, false, err
 		}
 		if again {
 			continue
 		}
-		if n > 1 {
-			a.run = start + n
+		if least > 1 {
+			a.run = start + got
 		}
-		if n == 1 || start == a.free {
-			a.free = start + n
+		if least == 1 || start == a.free {
+			a.free = start + got
 		}
-		return start, fresh, nil
+		return start, got, fresh, nil
 	}
 }

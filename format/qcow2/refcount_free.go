@@ -215,7 +215,7 @@ func (a *allocator) claimBytes(ctx context.Context, n int64) (int64, error) {
 		}
 	}
 	if off == 0 || im.alignUp(off+1)-off < n {
-		c, _, err := a.claim(ctx, 1)
+		c, _, _, err := a.claim(ctx, 1, 1)
 		if err != nil {
 			return 0, err
 		}

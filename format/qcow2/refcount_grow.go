@@ -58,9 +58,16 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 				a.dirty--
 			}
 			delete(a.blocks, region)
+			delete(a.metadata, first+i)
 		}
 		a.table = oldTable
+		for i := range a.tableDirty {
+			if i*l1Sector/8 >= len(oldTable) {
+				delete(a.tableDirty, i)
+			}
+		}
 	}
+	a.fresh = max(a.fresh, (first+total)<<im.clusterBits) // whatever comes of it, the range is not untouched any more
 	a.table = make([]uint64, tableClusters*perCluster)
 	copy(a.table, oldTable)
 	for i := range blocks {
@@ -94,7 +101,6 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 	}
 	a.tableOff = newOff
 	a.tableDirty = map[int]struct{}{}
-	a.fresh = max(a.fresh, (first+total)<<im.clusterBits)
 	a.holdSpans()
 	a.ready = append(a.ready, drop{off: oldOff, n: oldClusters << im.clusterBits, how: discardOther})
 	return nil

@@ -124,11 +124,7 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 		return nil
 	}
 	clusters := im.clusters(n * 8)
-	host, got, _, err := im.allocClusters(ctx, clusters)
-	if err == nil && got < clusters {
-		im.freeNow(ctx, host, got<<im.clusterBits)
-		err = driver.Errorf(driver.ErrRange, "No space left on device")
-	}
+	host, _, _, err := im.allocRun(ctx, clusters, clusters)
 	if err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func (im *image) roomAtEnd(ctx context.Context, c, n int64) (host, got int64, ze
 		// for tables and not for this.
 		free := a.free
 		a.free = max(a.free, a.fresh>>im.clusterBits)
-		start, fresh, err := a.claim(ctx, 1)
+		start, _, fresh, err := a.claim(ctx, 1, 1)
 		a.free = free
 		a.mu.Unlock()
 		if err == nil {
@@ -123,7 +123,7 @@ func (im *image) roomAtEnd(ctx context.Context, c, n int64) (host, got int64, ze
 	} else {
 		a.mu.Unlock()
 	}
-	return im.allocClusters(ctx, n)
+	return im.allocRun(ctx, n, n)
 }
 
 // materialise makes the file cover a new range in the way that mode asks for. It

@@ -37,6 +37,9 @@ func (im *image) loadSnapshots(ctx context.Context) error {
 				return driver.Errorf(driver.ErrCorrupt, "Could not read snapshots: %w", err)
 			}
 		}
+		if len(s.ExtraUnknown) > maxSnapshotExtra {
+			return driver.Errorf(driver.ErrCorrupt, "Too much extra metadata in snapshot table entry %d", i)
+		}
 		off += int64(n)
 		buf = buf[n:]
 		if off-start > maxSnapshotTableBytes {
