@@ -153,8 +153,10 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 		}
 		return size, nil
 	}
+	// A machine that writes to the backing file is no matter: only its size is of
+	// interest.
 	img, err := block.Open(ctx, job.Registry, block.Source{Filename: block.CombinePath(job.Filename, name), Format: format},
-		block.OpenOptions{Gate: job.Gate, Budget: job.Budget, Warn: job.Warn, NoIO: true})
+		block.OpenOptions{Gate: job.Gate, Budget: job.Budget, Warn: job.Warn, NoIO: true, ForceShare: true})
 	if err != nil {
 		var open *block.OpenError
 		if errors.As(err, &open) && open == err {

@@ -23,7 +23,7 @@ var cliTools = sync.OnceValues(func() (tools cliBinaries, err error) {
 	if tools.io, err = exec.LookPath("qemu-io"); err != nil {
 		return tools, err
 	}
-	// TestCLI removes it at its end.
+	// TestMain removes it.
 	if cliDir, err = os.MkdirTemp("", "cowl-cli-"); err != nil {
 		return tools, err
 	}
@@ -40,11 +40,12 @@ var cliDir string
 
 type cliBinaries struct{ img, io, ours string }
 
-// cliCleanup removes the binary.
-func cliCleanup() {
+func TestMain(m *testing.M) {
+	code := m.Run()
 	if cliDir != "" {
 		os.RemoveAll(cliDir)
 	}
+	os.Exit(code)
 }
 
 func needCLI(t *testing.T) cliBinaries {
@@ -206,7 +207,6 @@ func words(line string) (out []string) {
 
 func TestCLI(t *testing.T) {
 	tools := needCLI(t)
-	t.Cleanup(cliCleanup)
 	base := fixtures(t, tools)
 	shared := [2]string{base, copyTree(t, base)}
 	seen := map[string]bool{}

@@ -256,7 +256,7 @@ func (c *call) out() io.Writer {
 // print reports an error of printing, if there is one.
 func (c *call) print(err error) int {
 	if err != nil {
-		return c.fail(fmt.Errorf("Could not write the output: %w", err))
+		return c.errorf("Could not write the output: %s", render.System(err))
 	}
 	return 0
 }

@@ -83,7 +83,7 @@ func (cv *conversion) toStream(job ops.ConvertJob) error {
 		if errors.As(err, &io) {
 			return cv.incomplete(err)
 		}
-		return fmt.Errorf("error while writing to the standard output: %s", render.Error(err))
+		return fmt.Errorf("error while writing to the standard output: %s", render.System(err))
 	}
 	return nil
 }

@@ -104,6 +104,10 @@ func createError(err error) error {
 	if errors.As(err, &open) && open == err && open.Role == "" {
 		return open.Err
 	}
+	var io *block.IOError
+	if errors.As(err, &io) && io.Op == "resize" {
+		return fmt.Errorf("Could not resize image: Failed to resize underlying file: %w", io.Err)
+	}
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -140,5 +141,5 @@ func (c *call) ddError(err error) int {
 	if io.Op == "write" {
 		doing = "writing to output image file"
 	}
-	return c.fail(fmt.Errorf("error while %s: %w", doing, io.Err))
+	return c.errorf("error while %s: %s", doing, render.System(io.Err))
 }
