@@ -107,6 +107,8 @@ type converter struct {
 
 	write, hash turns
 	noReflink   atomic.Bool
+	meter       *meter
+	done        atomic.Int64 // bytes of the disk
 
 	copied, zeroed, reflinked, skipped atomic.Int64
 }
@@ -164,8 +166,7 @@ func (c *converter) run(ctx context.Context) (ConvertResult, error) {
 	workers := c.workers()
 	g, gctx := errgroup.WithContext(ctx)
 	units := make(chan unit, workers)
-	var done atomic.Int64
-	progress := newMeter(c.job.Progress, "copy", c.src.size)
+	c.meter = newMeter(c.job.Progress, "copy", c.src.size)
 	g.Go(func() error {
 		defer close(units)
 		return c.plan(gctx, units)
@@ -176,7 +177,6 @@ func (c *converter) run(ctx context.Context) (ConvertResult, error) {
 				if err := c.do(gctx, u); err != nil {
 					return err
 				}
-				progress.set(done.Add(u.n))
 			}
 			return nil
 		})
@@ -187,7 +187,7 @@ func (c *converter) run(ctx context.Context) (ConvertResult, error) {
 	}
 	res := ConvertResult{Copied: c.copied.Load(), Zero: c.zeroed.Load(), Reflinked: c.reflinked.Load(), Skipped: c.skipped.Load()}
 	if err == nil {
-		progress.finish()
+		c.meter.finish()
 	}
 	return res, err
 }
@@ -301,7 +301,11 @@ func (c *converter) classify(ctx context.Context, off int64) (unit, error) {
 	if e.file != nil && c.offload() {
 		// Whole blocks of the file system; the last bytes of a disk are read.
 		step := max(c.unit, offloadBlock)
-		if n := min((e.end-off)/step*step, maxOffload); n > 0 && e.host%offloadBlock == 0 {
+		most := int64(maxOffload)
+		if c.limit != nil {
+			most = chunkSize
+		}
+		if n := min((e.end-off)/step*step, max(most/step*step, step)); n > 0 && e.host%offloadBlock == 0 {
 			return unit{off: off, n: n, kind: kindData, file: e.file, host: e.host}, nil
 		}
 	}

@@ -17,9 +17,11 @@ func (c *converter) do(ctx context.Context, u unit) error {
 	switch u.kind {
 	case kindSkip:
 		c.skipped.Add(u.n)
+		c.advance(u.n)
 		return c.hashRange(ctx, u)
 	case kindZero:
 		c.zeroed.Add(u.n)
+		defer c.advance(u.n)
 		if err := c.writeZero(ctx, u.off, u.n); err != nil {
 			return err
 		}
@@ -46,6 +48,9 @@ func (c *converter) do(ctx context.Context, u unit) error {
 	}
 	return nil
 }
+
+// advance counts n bytes of the disk as done.
+func (c *converter) advance(n int64) { c.meter.set(c.done.Add(n)) }
 
 // turn is a unit's place in the order of writing.
 type turn struct {
@@ -83,12 +88,14 @@ func (c *converter) copyBySystem(ctx context.Context, u unit) (bool, error) {
 	if c.job.CopyRange {
 		mode |= driver.CopyOffload
 	}
-	if err := c.limit.wait(ctx, u.n); err != nil {
-		return false, err
-	}
 	n, err := c.job.Target.CopyRange(ctx, u.file, u.host, u.off, u.n, mode)
 	if err == nil && n == u.n {
 		c.reflinked.Add(n)
+		c.advance(n)
+		if c.job.CopyRange {
+			// Shared blocks cost nothing; copied ones count.
+			return true, c.limit.wait(ctx, n)
+		}
 		return true, nil
 	}
 	if ctx.Err() != nil {
@@ -122,10 +129,13 @@ func (c *converter) copyChunk(ctx context.Context, u unit, t *turn, last bool) e
 	} else if err := c.writeSparse(ctx, buf, u.off, t, last); err != nil {
 		return err
 	}
-	if c.job.Checksum == nil {
-		return nil
+	if c.job.Checksum != nil {
+		if err := c.hashBytes(ctx, u.seq, buf, last); err != nil {
+			return err
+		}
 	}
-	return c.hashBytes(ctx, u.seq, buf, last)
+	c.advance(u.n)
+	return nil
 }
 
 func (c *converter) readSource(ctx context.Context, p []byte, off int64) error {
