@@ -378,7 +378,7 @@ func (op *opener) openProtocol(ctx context.Context, spec nodeSpec, drv driver.Dr
 			img.name = jsonName(img, d, nil)
 		}
 	}
-	if info, err := node.Info(ctx); err == nil && info.Filename != "" && filename == "" {
+	if info, err := node.Info(ctx); err == nil && info.Filename != "" {
 		img.name = info.Filename
 	}
 	return img, nil

@@ -36,5 +36,5 @@ func Resize(ctx context.Context, job ResizeJob) error {
 	if job.Size < current && !job.Shrink {
 		return driver.Errorf(driver.ErrInvalid, "%w", ErrShrink)
 	}
-	return job.Image.Resize(ctx, job.Size, driver.ResizeOptions{Prealloc: prealloc})
+	return job.Image.Resize(ctx, job.Size, driver.ResizeOptions{Prealloc: prealloc, Exact: true})
 }

@@ -67,7 +67,7 @@ func boot(t *testing.T, emulator, kernel, initrd, img string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, emulator, "-accel", "kvm", "-accel", "tcg", "-m", "512", "-nodefaults", "-nographic", "-no-reboot",
+	cmd := exec.CommandContext(ctx, emulator, "-accel", "tcg", "-m", "512", "-nodefaults", "-nographic", "-no-reboot",
 		"-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1",
 		"-drive", "if=none,id=d,format=qcow2,file="+img, "-device", "nvme,serial=cowl,drive=d")
 	var out bytes.Buffer
