@@ -29,7 +29,7 @@ func smallImages(t testing.TB) [][]byte {
 }
 
 // FuzzCheck looks for panics, endless loops and memory without bound in open,
-// map, check and repair, and for repairs after which the check finds more.
+// map, check and repair.
 func FuzzCheck(f *testing.F) {
 	for _, b := range smallImages(f) {
 		f.Add(b)
