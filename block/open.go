@@ -290,7 +290,7 @@ func takeCommon(d opts.Dict, spec *nodeSpec) (common, error) {
 		}
 		c.detect = detectUnmap
 	default:
-		return c, driver.Errorf(driver.ErrInvalid, "Invalid parameter '%s'", v)
+		return c, driver.Errorf(driver.ErrInvalid, "invalid parameter value: %s", v)
 	}
 	return c, nil
 }
@@ -390,11 +390,10 @@ func optionError(err error, desc *driver.Desc) error {
 	if !errors.As(err, &unknown) {
 		return err
 	}
-	kind := "format"
 	if desc.Kind == driver.KindProtocol {
-		kind = "protocol"
+		return driver.Errorf(driver.ErrInvalid, "Block protocol '%s' doesn't support the option '%s'", desc.Name, unknown.Name)
 	}
-	return driver.Errorf(driver.ErrInvalid, "Block %s '%s' does not support the option '%s'", kind, desc.Name, unknown.Name)
+	return driver.Errorf(driver.ErrInvalid, "Block format '%s' does not support the option '%s'", desc.Name, unknown.Name)
 }
 
 // attach finds out what a node can do.

@@ -1,14 +1,9 @@
 package opts
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -121,75 +116,6 @@ func (d Dict) ParseList(s, implied string) error {
 			return fmt.Errorf("option %q has no name", item)
 		}
 		d[key] = val
-	}
-	return nil
-}
-
-// MaxJSONDepth bounds the nesting of json: names.
-const MaxJSONDepth = 64
-
-// errDepth is returned for JSON nested deeper than MaxJSONDepth.
-var errDepth = errors.New("JSON is nested too deeply")
-
-// ParseJSON reads a JSON object as a flattened Dict.
-func ParseJSON(s string) (Dict, error) {
-	dec := json.NewDecoder(bytes.NewReader([]byte(s)))
-	dec.UseNumber()
-	tok, err := dec.Token()
-	if err != nil {
-		return nil, fmt.Errorf("JSON parse error: %w", noEOF(err))
-	}
-	if tok != json.Delim('{') {
-		return nil, errors.New("Invalid JSON object given")
-	}
-	d := Dict{}
-	if err := flatten(dec, d, "", json.Delim('{'), 0); err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, errors.New("JSON parse error: text after the object")
-	}
-	return d, nil
-}
-
-func noEOF(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
-// flatten reads the rest of the object or list that open began.
-func flatten(dec *json.Decoder, d Dict, prefix string, open json.Delim, depth int) error {
-	if depth > MaxJSONDepth {
-		return errDepth
-	}
-	for i := 0; dec.More(); i++ {
-		key := strconv.Itoa(i)
-		if open == '{' {
-			tok, err := dec.Token()
-			if err != nil {
-				return fmt.Errorf("JSON parse error: %w", noEOF(err))
-			}
-			key = tok.(string)
-		}
-		if prefix != "" {
-			key = prefix + "." + key
-		}
-		tok, err := dec.Token()
-		if err != nil {
-			return fmt.Errorf("JSON parse error: %w", noEOF(err))
-		}
-		if open, ok := tok.(json.Delim); ok {
-			if err := flatten(dec, d, key, open, depth+1); err != nil {
-				return err
-			}
-			continue
-		}
-		d[key] = tok
-	}
-	if _, err := dec.Token(); err != nil {
-		return fmt.Errorf("JSON parse error: %w", noEOF(err))
 	}
 	return nil
 }

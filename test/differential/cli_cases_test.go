@@ -192,6 +192,19 @@ info 'json:{"driver":"qcow2"}'
 info 'json:{"driver":"raw","file.filename":"raw.img"}'
 info 'json:{"driver":"raw","size":65536,"file":{"driver":"file","filename":"raw.img"}}'
 info null-co://
+info 'json:'
+info 'json:[1]'
+info 'json:{}'
+info 'json:{"driver":"raw","driver":"qcow2"}'
+info 'json:{"driver":"raw"} x'
+info 'json:{"driver":"file","filename":"raw.img","x":1}'
+info 'json:{"driver":"raw","file":{"driver":"file"}}'
+info --image-opts driver=qcow2,file.filename=a.qcow2,detect-zeroes=foo
+info --image-opts driver=qcow2,file.filename=a.qcow2,discard=foo
+info host_device:raw.img
+info file:nope
+info raw.img/x
+create raw.img/x 1M
 info -t writeback raw.img
 
 # map
