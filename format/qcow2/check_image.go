@@ -38,6 +38,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 		if ferr := im.file.Flush(ctx); err == nil {
 			err = ferr
 		}
+		c.l1, c.reftable = nil, nil // make room for what is read again
 		if ierr := im.invalidate(ctx); err == nil {
 			err = ierr
 		}

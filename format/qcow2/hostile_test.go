@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
@@ -389,6 +390,8 @@ func exercise(f *sparseFile, budget *driver.Budget) {
 }
 
 func TestHostileImages(t *testing.T) {
+	// What is measured shall be what is held, not what waits to be collected.
+	defer debug.SetGCPercent(debug.SetGCPercent(10))
 	bases := map[string]*sparseFile{}
 	for _, h := range hostiles {
 		t.Run(h.name, func(t *testing.T) {
@@ -431,7 +434,8 @@ func TestHostileImages(t *testing.T) {
 			if spent > limit {
 				t.Errorf("took %v", spent)
 			}
-			if high > before.HeapAlloc+128<<20 {
+			// The largest legal L1 table is 32 MiB, and is there twice in a check.
+			if high > before.HeapAlloc+96<<20 {
 				t.Errorf("held %d MiB", (high-before.HeapAlloc)>>20)
 			}
 			t.Logf("%v, at most %d MiB, in all %d MiB", spent.Round(time.Millisecond), int64(max(high, before.HeapAlloc)-before.HeapAlloc)>>20, (after.TotalAlloc-before.TotalAlloc)>>20)
