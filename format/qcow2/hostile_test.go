@@ -434,8 +434,9 @@ func TestHostileImages(t *testing.T) {
 			if spent > limit {
 				t.Errorf("took %v", spent)
 			}
-			// The largest legal L1 table is 32 MiB, and is there twice in a check.
-			if high > before.HeapAlloc+96<<20 {
+			// The largest legal L1 table is 32 MiB, is there twice in a check, and
+			// once more until it is collected.
+			if high > before.HeapAlloc+112<<20 {
 				t.Errorf("held %d MiB", (high-before.HeapAlloc)>>20)
 			}
 			t.Logf("%v, at most %d MiB, in all %d MiB", spent.Round(time.Millisecond), int64(max(high, before.HeapAlloc)-before.HeapAlloc)>>20, (after.TotalAlloc-before.TotalAlloc)>>20)
