@@ -105,7 +105,7 @@ func (c *checker) repeat(times uint64, format string, args ...any) {
 // countTable counts the clusters of one L2 table.
 func (c *checker) countTable(off int64, b []byte, times uint64, active bool, fix driver.CheckFix) error {
 	t := l2Check{checker: c, off: off, b: b, times: times, active: active, fix: fix}
-	if !c.hdr.ExtendedL2() && !c.dataFile && times == 1 {
+	if !c.hdr.ExtendedL2() && !c.dataFile && times < countMask {
 		return t.fast()
 	}
 	for i := range len(b) / int(c.entrySize) {
@@ -128,9 +128,8 @@ type l2Check struct {
 	stop   bool  // the rest of the table cannot be trusted
 }
 
-// fast goes through a table of standard entries. First references to sound data
-// clusters, which is what nearly all entries are, are counted here; the rest is
-// left to entry.
+// fast goes through a table of standard entries. Sound data clusters, which is
+// what nearly all entries are, are counted here; the rest is left to entry.
 func (t *l2Check) fast() error {
 	c := t.checker
 	const odd = ondisk.FlagCompressed | ondisk.L2StdReservedMask | ondisk.FlagZero
@@ -139,6 +138,9 @@ func (t *l2Check) fast() error {
 	clusters := uint64(min(c.counts.clusters, c.fileSize>>shift))
 	var chunk *countChunk
 	chunkIndex := ^uint64(0)
+	// Counts up to room can grow here.
+	room := int64(min(countMask-1, ondisk.MaxRefcount(c.hdr.RefcountOrder))) - int64(t.times)
+	times := uint16(t.times)
 	var allocated, fragmented int64
 	next := t.next
 	for i := 0; i+8 <= len(t.b); i += 8 {
@@ -157,8 +159,8 @@ func (t *l2Check) fast() error {
 				}
 				chunkIndex = k >> chunkBits
 			}
-			if p := &chunk[k&(1<<chunkBits-1)]; *p == 0 {
-				*p = 1
+			if p := &chunk[k&(1<<chunkBits-1)]; int64(*p&countMask) <= room {
+				*p += times
 				if t.active {
 					*p |= refPlain << (e >> 63)
 					allocated++
