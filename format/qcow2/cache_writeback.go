@@ -126,7 +126,7 @@ func (a *allocator) takeDirty() refBatch {
 	var r refBatch
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.dirty > 0 {
+	if a.dirty.Load() > 0 {
 		for _, b := range a.blocks {
 			if b.dirty {
 				r.blocks = append(r.blocks, b)
@@ -142,7 +142,7 @@ func (a *allocator) takeDirty() refBatch {
 			r.jobs = addJob(r.jobs, b.off, b.data)
 			b.dirty, b.writing = false, true
 		}
-		a.dirty = 0
+		a.dirty.Store(0)
 	}
 	for i := range a.tableDirty {
 		r.tableSectors = append(r.tableSectors, i)
@@ -264,9 +264,7 @@ func (im *image) pressed() bool {
 }
 
 func (a *allocator) pressed() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.dirty > a.max
+	return a.dirty.Load() > int64(a.max)
 }
 
 // relieve writes metadata back if a lot is waiting. No lock is held.
@@ -344,6 +342,9 @@ func (im *image) coverEnd(ctx context.Context) error {
 	a := &im.alloc
 	a.mu.Lock()
 	end := a.fresh
+	if b := a.freeByte; b != 0 && im.alignUp(b) == end {
+		end = (b + ondisk.CompressedSector - 1) &^ (ondisk.CompressedSector - 1) // the last cluster is not full
+	}
 	for end > im.file.Size() {
 		v, err := a.get(ctx, (end-1)>>im.clusterBits)
 		if err != nil {
@@ -353,7 +354,7 @@ func (im *image) coverEnd(ctx context.Context) error {
 		if v != 0 {
 			break
 		}
-		end -= im.clusterSize
+		end = im.alignDown(end - 1)
 	}
 	a.mu.Unlock()
 	if end <= im.file.Size() || a.fileLimit > 0 {

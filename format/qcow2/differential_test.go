@@ -154,7 +154,7 @@ func TestSnapshots(t *testing.T) {
 			change := func() {
 				img := openImage(t, path, true)
 				for range 40 {
-					step(t, r, img, m, false)
+					step(t, r, img, m, o[0] != "compat=0.10")
 				}
 				closeImage(t, img)
 				checkClean(t, path)

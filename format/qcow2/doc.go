@@ -21,16 +21,22 @@
 //
 // # Lock order
 //
-//	flushMu  one writeback, resize or repair at a time; held across I/O
-//	meta     L1, cached L2 slices, pending allocations, dropped clusters;
-//	         readers share it, it is never held across I/O
-//	alloc.mu refcounts and the allocator; held across the rare loading of a
-//	         refcount block, never while meta is wanted
+//	resizeMu one Resize at a time; held across I/O
+//	tableMu  L1 entries change, and L2 tables are made, with it held; across the
+//	         reading of a table that a snapshot shares
+//	flushMu  one writeback, growth of the refcount table or repair at a time;
+//	         held across I/O
+//	meta     L1, cached L2 slices, pending changes, dropped references; lookups
+//	         share it; never held across I/O
+//	alloc.mu refcounts and the allocator; held across the loading of a refcount
+//	         block and the growth of the refcount table, both rare
+//	hdrMu    the header and its writing; codec.lastMu, recurseMu: leaves
 //
-// Locks are taken in this order and alloc.mu and meta are never held together,
-// except that meta may be held while alloc.mu's lists are appended to by way of
-// no call at all: each part of the work takes one lock, gives it back, and takes
-// the next. Functions that Guard.Defer runs take alloc.mu only.
+// Locks are taken in this order. meta and alloc.mu are never held together: work
+// takes one, gives it back, and takes the other. Whoever changes the L2 entries
+// of guest clusters first registers them as pending, which is not a lock: others
+// wait on a channel, holding none. Functions given to Guard.Defer take alloc.mu
+// only.
 //
 // # Not supported
 //

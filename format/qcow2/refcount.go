@@ -28,8 +28,8 @@ type allocator struct {
 	tableOff   int64
 	tableDirty map[int]struct{} // sectors of the table
 	blocks     map[int64]*refBlock
-	max        int // blocks to keep; more only while they are dirty
-	dirty      int
+	max        int          // blocks to keep; more only while they are dirty
+	dirty      atomic.Int64 // dirty blocks
 
 	free     int64 // no cluster below this index is free
 	run      int64 // where the search for several clusters in a row starts
@@ -80,7 +80,8 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 		return driver.Errorf(driver.ErrCorrupt, "Could not initialize refcount handling: %w", err)
 	}
 	a.im, a.table, a.tableOff = im, table, int64(h.RefcountTableOffset)
-	a.tableDirty, a.blocks, a.dirty = map[int]struct{}{}, map[int64]*refBlock{}, 0
+	a.tableDirty, a.blocks = map[int]struct{}{}, map[int64]*refBlock{}
+	a.dirty.Store(0)
 	a.max = int(max(minRefcountCacheSize, im.sizes.refcount>>im.clusterBits))
 	a.free, a.run, a.freeByte, a.ready = 0, 0, 0, nil
 	a.readyLen.Store(0)
@@ -180,7 +181,7 @@ func (a *allocator) keep(b *refBlock) {
 func (a *allocator) markDirty(b *refBlock) {
 	if !b.dirty {
 		b.dirty = true
-		a.dirty++
+		a.dirty.Add(1)
 	}
 }
 

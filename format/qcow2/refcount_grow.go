@@ -55,7 +55,7 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 		for i := range blocks {
 			region := int64(len(oldTable)) + i
 			if b := a.blocks[region]; b != nil && b.dirty {
-				a.dirty--
+				a.dirty.Add(-1)
 			}
 			delete(a.blocks, region)
 			delete(a.metadata, first+i)
@@ -118,7 +118,7 @@ func (im *image) writeGrownTable(ctx context.Context, off int64) error {
 			return err
 		}
 		b.dirty = false
-		a.dirty--
+		a.dirty.Add(-1)
 	}
 	buf := make([]byte, 0, len(a.table)*8)
 	for _, e := range a.table {

@@ -140,7 +140,7 @@ func (im *image) shrinkRefcounts(ctx context.Context) error {
 		a.table[region] = 0
 		a.tableDirty[int(region*8/l1Sector)] = struct{}{}
 		if b.dirty {
-			a.dirty--
+			a.dirty.Add(-1)
 		}
 		delete(a.blocks, region)
 		if self < 0 {
