@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -141,6 +142,36 @@ func sameJSON(t *testing.T, got any, want []byte) {
 	by, _ := json.Marshal(y)
 	if !bytes.Equal(bx, by) {
 		t.Fatalf("got  %s\nwant %s", bx, by)
+	}
+}
+
+// TestEncryptedInfo looks at encrypted images, which cannot be read.
+func TestEncryptedInfo(t *testing.T) {
+	for _, o := range []string{"encrypt.format=luks,encrypt.iter-time=10", "encrypt.format=luks,encrypt.iter-time=10,encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256", "encrypt.format=aes"} {
+		path := filepath.Join(t.TempDir(), "a.qcow2")
+		testkit.Run(t, "qemu-img", "create", "-q", "--object", "secret,id=s,data=abc", "-f", "qcow2", "-o", o+",encrypt.key-secret=s", path, "1M")
+		var want struct {
+			Specific json.RawMessage `json:"format-specific"`
+		}
+		if err := json.Unmarshal([]byte(testkit.Run(t, "qemu-img", "info", "--output=json", path)), &want); err != nil {
+			t.Fatal(err)
+		}
+		opt := openOpts(false)
+		opt.NoIO = true
+		img, err := block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := img.Info(context.Background())
+		if err != nil || !info.Encrypted {
+			t.Fatalf("%+v %v", info, err)
+		}
+		sameJSON(t, info.Specific, want.Specific)
+		closeImage(t, img)
+		_, err = block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, openOpts(false))
+		if !errors.Is(err, driver.ErrUnsupported) {
+			t.Fatalf("opened an encrypted image: %v", err)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package qcow2
 
 import (
 	"context"
-	"encoding/json"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -53,12 +52,7 @@ func (im *image) Info(ctx context.Context) (*driver.Info, error) {
 			spec.DataFileRaw = &raw
 		}
 	}
-	switch h.CryptMethod {
-	case ondisk.CryptAES:
-		spec.Encrypt = json.RawMessage(`{"format":"aes"}`)
-	case ondisk.CryptLUKS:
-		spec.Encrypt = json.RawMessage(`{"format":"luks"}`)
-	}
+	spec.Encrypt = im.encrypt
 	info.Specific = &qapi.ImageInfoSpecific{Type: "qcow2", Data: spec}
 	return info, nil
 }

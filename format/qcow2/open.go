@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"math/bits"
 	"sync"
@@ -104,6 +105,7 @@ type image struct {
 	snapshots     []ondisk.Snapshot
 	snapshotBytes int64 // length of the snapshot table
 	bitmaps       []qapi.Qcow2BitmapInfo
+	encrypt       json.RawMessage         // for Info
 	bitmapsExt    ondisk.BitmapsExtension // zero if there are none
 
 	begun   atomic.Bool // the image has been marked as being written
@@ -186,6 +188,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 	if err := im.loadBitmapNames(ctx); err != nil {
 		return nil, err
 	}
+	im.encrypt = im.loadEncryption(ctx)
 	im.codec.init(&im.geometry)
 	if im.writable {
 		if err := im.openForWriting(ctx); err != nil {
