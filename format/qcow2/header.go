@@ -290,12 +290,11 @@ func (im *image) writeHeader(ctx context.Context) error {
 
 // Places of header fields that are written by themselves.
 const (
-	hdrSizeOffset       = 24
-	hdrL1Offset         = 36 // size and offset of the L1 table
-	hdrRefTableOffset   = 48 // offset and size of the refcount table
-	hdrIncompatOffset   = 72
-	hdrAutoclearOffset  = 88
-	incompatRuntimeBits = ondisk.IncompatDirty | ondisk.IncompatCorrupt
+	hdrSizeOffset      = 24
+	hdrL1Offset        = 36 // size and offset of the L1 table
+	hdrRefTableOffset  = 48 // offset and size of the refcount table
+	hdrIncompatOffset  = 72
+	hdrAutoclearOffset = 88
 )
 
 // writeHeaderField writes some bytes of the header and makes them durable.

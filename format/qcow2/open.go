@@ -136,7 +136,6 @@ type image struct {
 type span struct {
 	off, end int64
 	what     string
-	bit      overlapSet
 }
 
 func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {

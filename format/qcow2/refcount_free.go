@@ -249,7 +249,7 @@ func (a *allocator) holdSpans() {
 	var spans []span
 	add := func(bit overlapSet, off, n int64, what string) {
 		if n > 0 && im.overlap&bit != 0 {
-			spans = append(spans, span{off: off, end: im.alignUp(off + n), what: what, bit: bit})
+			spans = append(spans, span{off: off, end: im.alignUp(off + n), what: what})
 		}
 	}
 	add(overlapMainHeader, 0, im.clusterSize, "qcow2_header")

@@ -137,7 +137,6 @@ func (im *image) materialise(ctx context.Context, host, n int64, mode driver.Pre
 		if err != nil {
 			return false, fmt.Errorf("Failed to resize underlying file: %w", err)
 		}
-		grows = false
 	} else if mode == driver.PreallocFull || mode == driver.PreallocFalloc && !ok || !zero && im.version < 3 {
 		buf := make([]byte, min(n, 1<<20))
 		for off := host; off < end; off += int64(len(buf)) {
