@@ -19,7 +19,7 @@ type refCounts struct {
 }
 
 const (
-	chunkBits  = 16
+	chunkBits  = 10
 	chunkBytes = 2 << chunkBits
 
 	countMask = 1<<14 - 1 // the highest value means: see spill

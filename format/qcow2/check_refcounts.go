@@ -105,7 +105,7 @@ func (c *checker) compareRefcounts(fix driver.CheckFix) error {
 			}
 		}
 	}
-	var freed []clusterSpan
+	cmp := blockCompare{checker: c, fix: fix}
 	err := readTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
 		missing(index[i])
 		next = index[i] + 1
@@ -113,9 +113,8 @@ func (c *checker) compareRefcounts(fix driver.CheckFix) error {
 			c.unreadableBlock(index[i])
 			return nil
 		}
-		cmp := blockCompare{checker: c, first: index[i] << c.blockBits, b: b, fix: fix}
+		cmp.first, cmp.b, cmp.dirty = index[i]<<c.blockBits, b, false
 		cmp.run()
-		freed = append(freed, cmp.freed...)
 		if !cmp.dirty {
 			return nil
 		}
@@ -125,7 +124,7 @@ func (c *checker) compareRefcounts(fix driver.CheckFix) error {
 		return err
 	}
 	missing(blocks)
-	return c.discard(freed)
+	return c.discard(cmp.freed)
 }
 
 // misplacedBlock reports the first block whose place is impossible.
@@ -160,12 +159,13 @@ func (c *checker) missingBlock(block int64) {
 	}
 }
 
-// blockCompare compares one refcount block.
+// blockCompare compares refcount blocks, one at a time.
 type blockCompare struct {
 	*checker
 	first int64 // cluster
 	b     []byte
 	fix   driver.CheckFix
+	none  countChunk // stands for chunks without references
 	dirty bool
 	freed []clusterSpan
 }
@@ -176,7 +176,7 @@ func (t *blockCompare) run() {
 		stop := min(end, (i|(1<<chunkBits-1))+1)
 		chunk := t.counts.chunks[i>>chunkBits]
 		if chunk == nil {
-			chunk = &countChunk{}
+			chunk = &t.none
 		}
 		t.compare(chunk, i, stop)
 		i = stop

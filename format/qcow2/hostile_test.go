@@ -340,6 +340,14 @@ var hostiles = []hostile{
 	{"truncated to a cluster", "", func(f *sparseFile) { f.Resize(context.Background(), hostileCluster, driver.ResizeOptions{}) }},
 	{"empty", "", func(f *sparseFile) { f.Resize(context.Background(), 0, driver.ResizeOptions{}) }},
 	{"enormous sparse file", "", func(f *sparseFile) { f.Resize(context.Background(), maxSparse, driver.ResizeOptions{}) }},
+	{"references all over a sparse file", "", func(f *sparseFile) {
+		every(8, func(i int64) {
+			every(512, func(j int64) {
+				f.put64(l2Of(f, i)+8*j, uint64(1+i*512+j)<<28|ondisk.FlagCopied)
+			})
+		})
+		f.Resize(context.Background(), 1<<41, driver.ResizeOptions{})
+	}},
 	{"large sparse file", "", func(f *sparseFile) { f.Resize(context.Background(), 1<<40, driver.ResizeOptions{}) }},
 }
 

@@ -110,6 +110,10 @@ func (r *rebuilder) writeBlocks(first, end int64) (grown bool, err error) {
 	free := int64(0)
 	buf := make([]byte, r.cs)
 	for i := first; i < end; i++ {
+		if i < r.counts.clusters && r.counts.chunks[i>>chunkBits] == nil {
+			i |= 1<<chunkBits - 1
+			continue
+		}
 		if r.counts.get(i) == 0 {
 			continue
 		}
