@@ -94,7 +94,7 @@ fuzz() {
 	for pkg in $(go list ./...); do
 		for target in $(go test -list '^Fuzz' "$pkg" | grep '^Fuzz' || true); do
 			echo "$pkg $target"
-			go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-10s}" -parallel 2 "$pkg" >fuzz.log 2>&1 || { cat fuzz.log; exit 1; }
+			go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-10s}" -fuzzminimizetime 1x -parallel 2 "$pkg" >fuzz.log 2>&1 || { cat fuzz.log; exit 1; }
 			rm -f fuzz.log
 		done
 	done
