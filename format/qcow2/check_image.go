@@ -16,15 +16,21 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 	if (fix.Leaks || fix.Errors) && !im.writable {
 		return nil, driver.Errorf(driver.ErrReadOnly, "Image is read-only")
 	}
+	im.flushMu.Lock()
+	defer im.flushMu.Unlock()
 	if im.writable && im.begun.Load() {
-		if err := im.Flush(ctx); err != nil {
+		// Refcounts that were postponed and clusters that wait to be freed too.
+		if err := im.settle(ctx); err != nil {
 			return nil, err
 		}
 	}
-	im.flushMu.Lock()
-	defer im.flushMu.Unlock()
 	im.hdrMu.Lock()
 	c := newChecker(ctx, im.file, im.env.Budget, &im.hdr, im.exts, im.bitmapsExt)
+	if im.l1Off == int64(im.hdr.L1TableOffset) && len(im.l1) == int(im.hdr.L1Size) {
+		// What was flushed is what is in memory: no second copy of a table that
+		// may have 32 MiB. If a repair changes it, it is read again below.
+		c.l1 = im.l1[:c.wordsInFile(im.l1Off, int64(len(im.l1)))]
+	}
 	im.hdrMu.Unlock()
 	c.fix = fix
 	if report != nil {

@@ -360,3 +360,52 @@ func TestDataFileOption(t *testing.T) {
 		t.Fatalf("read %v, %v", p, err)
 	}
 }
+
+// TestFeatureNames refuses an unknown feature by the name that the image gives it.
+func TestFeatureNames(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.qcow2")
+	create(t, path, 1<<20)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := bytes.Index(b, []byte("corrupt bit")) - 2
+	if entry < 0 {
+		t.Fatal("no feature name table")
+	}
+	patch(t, path, int64(entry)+1, append([]byte{50}, "time travel\x00"...))
+	patch(t, path, 72, u64(1<<50|1<<51))
+	const want = "Unsupported qcow2 feature(s): time travel, Unknown incompatible feature: 8000000000000"
+	_, err = block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, openOpts(false))
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
+	}
+	if _, errOut, _ := testkit.Try(t, "qemu-img", "info", "-f", "qcow2", path); !strings.Contains(errOut, want) {
+		t.Errorf("the original says %q", errOut)
+	}
+}
+
+// TestCheckWhileOpen checks an image in the middle of work: what waits to be
+// freed is no leak, and postponed refcounts are no errors.
+func TestCheckWhileOpen(t *testing.T) {
+	for _, o := range [][]string{nil, {"lazy_refcounts=on"}} {
+		path, m := makeVariant(t, t.TempDir(), 4<<20, o)
+		img := openImage(t, path, true)
+		r := testkit.Rand(3)
+		for range 5 {
+			for range 20 {
+				step(t, r, img, m, true)
+			}
+			var lines []string
+			res, err := img.Node().(driver.Checker).Check(context.Background(), driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+			if err != nil || res.Leaks+res.Corruptions+res.CheckErrors != 0 {
+				t.Fatalf("%+v %v\n%s", res, err, strings.Join(lines, "\n"))
+			}
+		}
+		if d := m.Diff(readAll(t, img), 0); d != "" {
+			t.Fatal(d)
+		}
+		closeImage(t, img)
+		checkClean(t, path)
+	}
+}
