@@ -257,7 +257,11 @@ const (
 // pressed says whether so much is waiting that it should be written.
 func (im *image) pressed() bool {
 	im.meta.RLock()
-	limit := max(im.cache.max/2, minDirty, int(2*im.clusterSize/im.cache.size))
+	limit := im.cache.max / 2
+	if int64(im.cache.max)*im.cache.size >= int64(len(im.l1))*im.clusterSize {
+		limit = im.cache.max // all tables fit: nothing is gained by writing early
+	}
+	limit = max(limit, minDirty, int(2*im.clusterSize/im.cache.size))
 	pressed := im.cache.dirty > limit || len(im.drops) > maxDropRanges || im.dropped > maxDropBytes
 	im.meta.RUnlock()
 	return pressed || im.alloc.readyLen.Load() > maxDropBytes || im.alloc.pressed()
