@@ -160,8 +160,11 @@ func (c *checker) checkRefcounts() error {
 	}
 	c.res.TotalClusters = c.clusters(alignUp(c.size, sectorSize))
 	var err error
-	if c.l1, err = c.readL1(int64(c.hdr.L1TableOffset), c.wordsInFile(int64(c.hdr.L1TableOffset), int64(c.hdr.L1Size))); err != nil {
-		return err
+	if c.l1 == nil {
+		off := int64(c.hdr.L1TableOffset)
+		if c.l1, err = c.readL1(off, c.wordsInFile(off, int64(c.hdr.L1Size))); err != nil {
+			return err
+		}
 	}
 	at := int64(c.hdr.RefcountTableOffset)
 	if c.reftable, err = readWords(c.ctx, c.file, at, c.wordsInFile(at, c.reftableBytes()/8)); err != nil {

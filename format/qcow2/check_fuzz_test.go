@@ -40,7 +40,7 @@ func FuzzCheck(f *testing.F) {
 		}
 		file := newSparse()
 		file.WriteAt(context.Background(), b, 0)
-		exercise(file, &driver.Budget{MaxMemory: 256 << 20})
+		exercise(file, &driver.Budget{MaxMemory: 256 << 20}, func() {})
 	})
 }
 

@@ -8,6 +8,9 @@ import (
 // l1Table names an L1 table by its place and its number of entries.
 type l1Table struct{ off, n int64 }
 
+// pieceWords is how many entries of a snapshot's L1 table are in memory at once.
+const pieceWords = 128 << 10
+
 // countSnapshots counts the snapshot table and the tables of the snapshots.
 // Tables that several snapshots share are read once.
 func (c *checker) countSnapshots(fix driver.CheckFix) error {
@@ -48,22 +51,24 @@ func (c *checker) countSnapshots(fix driver.CheckFix) error {
 			c.res.CheckErrors++
 			return errCheck(textInvalid)
 		}
-		l1, err := c.readL1(t.off, n)
-		if err != nil {
-			return err
-		}
-		for _, e := range l1 {
-			if e == 0 {
-				continue
-			}
-			if err := c.checkL1Entry(e, times, false); err != nil {
+		for i := int64(0); i < n; i += pieceWords {
+			l1, err := c.readL1(t.off+i*8, min(pieceWords, n-i))
+			if err != nil {
 				return err
 			}
-			off := int64(e & ondisk.OffsetMask)
-			if l2Times[off] == 0 && off < c.fileSize {
-				offsets = append(offsets, off)
+			for _, e := range l1 {
+				if e == 0 {
+					continue
+				}
+				if err := c.checkL1Entry(e, times, false); err != nil {
+					return err
+				}
+				off := int64(e & ondisk.OffsetMask)
+				if l2Times[off] == 0 && off < c.fileSize {
+					offsets = append(offsets, off)
+				}
+				l2Times[off] += times
 			}
-			l2Times[off] += times
 		}
 	}
 	c.l2Reads = int64(len(offsets))

@@ -288,7 +288,7 @@ func (im *image) loadTables(ctx context.Context) error {
 	if err := im.reserve("Active L1 table", n*8); err != nil {
 		return err
 	}
-	l1, err := im.readTable(ctx, int64(h.L1TableOffset), n)
+	l1, err := im.readTableInto(ctx, im.l1, int64(h.L1TableOffset), n)
 	if err != nil {
 		return driver.Errorf(driver.ErrCorrupt, "Could not read L1 table: %w", err)
 	}
@@ -300,10 +300,19 @@ func (im *image) loadTables(ctx context.Context) error {
 // readTable reads n big-endian 64-bit entries at off. What lies beyond the end
 // of the file is zero, as in the original: a table may end in a hole.
 func (im *image) readTable(ctx context.Context, off, n int64) ([]uint64, error) {
+	return im.readTableInto(ctx, nil, off, n)
+}
+
+// readTableInto is readTable that uses the room of into if it is enough.
+func (im *image) readTableInto(ctx context.Context, into []uint64, off, n int64) ([]uint64, error) {
 	if end := off + n*8; n > 0 && !im.access.Check && off >= im.alignUp(im.file.Size()) {
 		return nil, driver.Errorf(driver.ErrCorrupt, "table at %d to %d lies beyond the end of the file (%d bytes)", off, end, im.file.Size())
 	}
-	table := make([]uint64, n)
+	table := into
+	if int64(cap(table)) < n {
+		table = make([]uint64, n)
+	}
+	table = table[:n]
 	buf := make([]byte, min(n*8, 1<<20))
 	for i := int64(0); i < n; {
 		p := buf[:min(int64(len(buf)), (n-i)*8)]
