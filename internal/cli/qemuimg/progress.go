@@ -14,7 +14,9 @@ func (c *call) startProgress(minStep float64) (p *render.Progress, stop func(fai
 		mode = render.ProgressOff
 	}
 	p = render.NewProgress(c.progressWriter(mode), mode, minStep)
+	// Who sees the first sign of progress may send a signal at once.
 	unhook := onInfoSignal(p.Signal)
+	p.Start()
 	return p, func(failed bool) {
 		unhook()
 		p.Done(failed)

@@ -36,14 +36,21 @@ type Progress struct {
 	finished bool
 }
 
-// NewProgress shows progress on w, in steps of at least minStep percent.
+// NewProgress shows progress on w, in steps of at least minStep percent. Nothing
+// is shown before Start.
 func NewProgress(w io.Writer, mode ProgressMode, minStep float64) *Progress {
 	p := &Progress{w: w, mode: mode, minStep: minStep, now: time.Now}
 	p.started = p.now()
-	if mode == ProgressText {
+	return p
+}
+
+// Start shows that the work begins.
+func (p *Progress) Start() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mode == ProgressText {
 		p.text()
 	}
-	return p
 }
 
 // Report is an ops.ProgressFunc.

@@ -94,6 +94,7 @@ func TestMapPrinter(t *testing.T) {
 func TestProgress(t *testing.T) {
 	var b strings.Builder
 	p := NewProgress(&b, ProgressText, 1)
+	p.Start()
 	p.Report(ops.Progress{Done: 1, Total: 1000})
 	p.Report(ops.Progress{Done: 125, Total: 1000})
 	p.Report(ops.Progress{Done: 1000, Total: 1000})
