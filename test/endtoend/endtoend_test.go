@@ -6,7 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/cowl-disk/cowl/internal/testkit"
@@ -38,6 +38,12 @@ func cowl(t *testing.T, args ...string) string {
 	return testkit.Run(t, program, args...)
 }
 
+// goroot is the folder of the Go tools, whose sources make a real tree of files.
+func goroot(t *testing.T) string {
+	t.Helper()
+	return strings.TrimSpace(testkit.Run(t, "go", "env", "GOROOT"))
+}
+
 // makeExt4 makes a disk image with a file system that holds the files of tree.
 func makeExt4(t *testing.T, dir, tree, size string) string {
 	t.Helper()
@@ -51,7 +57,7 @@ func makeExt4(t *testing.T, dir, tree, size string) string {
 func TestRealDisk(t *testing.T) {
 	original := testkit.Tool(t, "qemu-img")
 	dir := t.TempDir()
-	disk := makeExt4(t, dir, filepath.Join(runtime.GOROOT(), "src"), "512M")
+	disk := makeExt4(t, dir, filepath.Join(goroot(t), "src"), "512M")
 	path := func(name string) string { return filepath.Join(dir, name) }
 	prev := disk
 	for _, step := range []struct {

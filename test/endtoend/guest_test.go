@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +28,7 @@ func TestGuest(t *testing.T) {
 		t.Skip("no cloud kernel in /boot: install linux-image-cloud-amd64")
 	}
 	dir := t.TempDir()
-	tree := filepath.Join(runtime.GOROOT(), "src", "net")
+	tree := filepath.Join(goroot(t), "src", "net")
 	disk := makeExt4(t, dir, tree, "128M")
 	files, digest, err := treehash.Sum(tree)
 	if err != nil {
