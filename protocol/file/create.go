@@ -46,7 +46,9 @@ func (d *regular) Create(ctx context.Context, req *driver.CreateRequest) (err er
 	}()
 	// Everything is going to be overwritten, and the length is promised to our
 	// caller.
-	if err := lockNode(f, name, locks{perm: driver.PermWrite | driver.PermResize, unshared: driver.PermResize}, false); err != nil {
+	want := locks{perm: driver.PermWrite | driver.PermResize, unshared: driver.PermResize}
+	defer unlockNode(f, want, locks{}) // for the reason given at Close
+	if err := lockNode(f, name, want, false); err != nil {
 		return err
 	}
 	if err := setLength(ctx, f, 0, driver.PreallocOff); err != nil {

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
+	"syscall"
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -204,4 +206,55 @@ func TestLockingOffAndOn(t *testing.T) {
 			o.Close(ctx)
 		}
 	}
+}
+
+// TestCloseUnlocks closes a file that another descriptor of the same open file
+// description keeps open, as a child process does that was forked but did not
+// execute its program yet.
+func TestCloseUnlocks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(path, make([]byte, 4096), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	exclusive := driver.Access{Write: true, Perm: cr | wr | rs, Shared: 0}
+	s, err := tryOpen(file.New(), exclusive, driver.Cache{}, opts.Dict{"filename": path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dups := duplicate(t, path)
+	if len(dups) == 0 {
+		t.Fatal("found no descriptor to duplicate")
+	}
+	if err := s.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = tryOpen(file.New(), exclusive, driver.Cache{}, opts.Dict{"filename": path}); err != nil {
+		t.Fatal(err)
+	}
+	s.Close(ctx)
+}
+
+// duplicate duplicates the descriptors of this process that have path open.
+func duplicate(t *testing.T, path string) (dups []int) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range fds {
+		if name, err := os.Readlink("/proc/self/fd/" + e.Name()); err != nil || name != path {
+			continue
+		}
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		dup, err := syscall.Dup(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { syscall.Close(dup) })
+		dups = append(dups, dup)
+	}
+	return dups
 }

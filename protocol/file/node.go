@@ -160,6 +160,12 @@ func (n *node) Flush(ctx context.Context) error {
 // Close implements driver.Node. It does not flush, and it lets the image locks
 // go.
 func (n *node) Close(context.Context) error {
+	n.lockMu.Lock()
+	defer n.lockMu.Unlock()
+	// A child process that is being started has the open file too until it
+	// executes its program: closing ours would not be enough.
+	unlockNode(n.f, n.held, locks{})
+	n.held = locks{}
 	return sysErrorf(n.f.Close(), "Could not close '%s'", n.name)
 }
 
