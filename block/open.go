@@ -437,13 +437,7 @@ func (op *opener) openFormat(ctx context.Context, spec nodeSpec, drv driver.Driv
 		}
 		return nil, err
 	}
-	// What the user set for children is for them, not for the driver.
-	own := opts.Dict{}
-	for k, v := range d {
-		if desc.OpenOptions.Lookup(k) != nil || !isChildOption(k) {
-			own[k] = v
-		}
-	}
+	own := d.Clone()
 	if img.probedRaw && op.o.ProbedRaw != nil {
 		op.o.ProbedRaw(file.name)
 	}
@@ -475,12 +469,6 @@ func relock(ctx context.Context, file *Image, access driver.Access) error {
 		return r.Relock(ctx, access)
 	}
 	return nil
-}
-
-// isChildOption says whether a dotted key belongs to a child that a format
-// opens by itself.
-func isChildOption(key string) bool {
-	return strings.HasPrefix(key, "data-file.") || strings.HasPrefix(key, "extents.")
 }
 
 // takeBacking removes the options for the backing file.

@@ -132,8 +132,9 @@ type Deleter interface {
 type OpenRequest struct {
 	// Name is how the user named the node, for messages.
 	Name string
-	// Options holds what the OpenOptions schema declares. For a protocol opened
-	// by file name it has the key "filename".
+	// Options holds what the OpenOptions schema declares, and options of further
+	// children ("data-file.filename"), which the driver hands to Env.OpenChild. For
+	// a protocol opened by file name it has the key "filename".
 	Options opts.Dict
 	// File is the "file" child of formats and filters. It is a Storage
 	// whatever it really is: the block layer adapts formats.

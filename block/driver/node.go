@@ -127,7 +127,7 @@ type Extent struct {
 	Kind       ExtentKind
 	Child      Storage // where Data lies; nil in answers of a Storage
 	HostOffset int64   // valid if HasOffset
-	HasOffset  bool    // Data, and zero ranges that have room on disk
+	HasOffset  bool    // Data, and zero or unallocated ranges that have room on disk
 	Compressed bool    // Encoded: by compression
 	// Recurse asks the block layer to look for holes of Child inside a Data
 	// extent when it reports block status (raw images, preallocated metadata).
