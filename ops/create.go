@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -97,8 +98,12 @@ func Create(ctx context.Context, job CreateJob) error {
 	if job.Announce != nil {
 		job.Announce(describe(job, schema, d, size))
 	}
-	return block.Create(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Size: size,
+	err = block.Create(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Size: size,
 		Options: d, Gate: job.Gate, Budget: job.Budget, Warn: job.Warn})
+	if errors.Is(err, syscall.EFBIG) {
+		return driver.Errorf(driver.ErrInvalid, "The image size is too large for file format '%s'", job.Format)
+	}
+	return err
 }
 
 func nonEmpty(name string) string {

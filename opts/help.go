@@ -51,11 +51,11 @@ func (o *Option) check(v any) error {
 		}
 	case TypeNumber:
 		if _, err := parseNumber(text); err != nil {
-			return &ValueError{o.Name, "a number"}
+			return numberError(o.Name, text, err)
 		}
 	case TypeSize:
 		if _, err := ParseSizeUint(text, 'b'); err != nil {
-			return &ValueError{o.Name, "a non-negative number below 2^64"}
+			return SizeError(o.Name, text, err)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package opts
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -104,6 +105,29 @@ func (e *UnknownError) Error() string { return fmt.Sprintf("Invalid parameter '%
 // ValueError says that a value does not fit its option.
 type ValueError struct{ Name, Want string }
 
+// RangeError says that a number is too large for its option.
+type RangeError struct{ Name, Value, How string }
+
+func (e *RangeError) Error() string {
+	return fmt.Sprintf("Value '%s' is %s for parameter '%s'", e.Value, e.How, e.Name)
+}
+
+// SizeError words the failure of reading text as the size that an option holds.
+func SizeError(name, text string, err error) error {
+	if errors.Is(err, ErrSizeRange) {
+		return &RangeError{Name: name, Value: text, How: "out of range"}
+	}
+	return &ValueError{name, "a non-negative number below 2^64"}
+}
+
+// numberError is SizeError for plain numbers.
+func numberError(name, text string, err error) error {
+	if errors.Is(err, strconv.ErrRange) {
+		return &RangeError{Name: name, Value: text, How: "too large"}
+	}
+	return &ValueError{name, "a number"}
+}
+
 func (e *ValueError) Error() string {
 	return fmt.Sprintf("Parameter '%s' expects %s", e.Name, e.Want)
 }
@@ -158,12 +182,11 @@ func (o *Option) set(f reflect.Value, val any) error {
 		} else {
 			n, err = parseNumber(text)
 		}
-		if err != nil {
-			want := "a number"
-			if o.Type == TypeSize {
-				want = "a non-negative number below 2^64"
-			}
-			return &ValueError{o.Name, want}
+		switch {
+		case err != nil && o.Type == TypeSize:
+			return SizeError(o.Name, text, err)
+		case err != nil:
+			return numberError(o.Name, text, err)
 		}
 		if f.CanUint() {
 			f.SetUint(uint64(n))

@@ -9,6 +9,7 @@ var cliDifferences = map[string]string{
 	"measure -s 1M":                                                     "later versions have the letter",
 	"info -t writeback raw.img":                                         "later versions have the letter",
 	"convert -b a.qcow2 -F qcow2 -O qcow2 raw.img out":                  "later versions have the letter",
+	"create -f qcow2 -o refcount_bits=-1 x 1M":                          "the original takes -1 for 2^64-1",
 	"bench --object bad raw.img raw.img":                                "later versions have the option",
 	"convert --bitmaps -O qcow2 a.qcow2 out":                            "not supported yet",
 }
@@ -77,6 +78,13 @@ create --fo qcow2 x 1M
 create -f qcow2 x
 create -f qcow2 -o size=1M x
 create -f qcow2 -o size=1M x 2M
+create -f qcow2 -o size=17E x
+create -f qcow2 -o size=-1 x
+create -f qcow2 -o cluster_size=99999999999999999999 x 1M
+create -f qcow2 -o refcount_bits=99999999999999999999 x 1M
+create -f qcow2 -o refcount_bits=-1 x 1M
+create -f qcow2 x 4E
+create x 7.9E
 create -f qcow2 -o bogus=1 x 1M
 create -f qcow2 -o cluster_size=1 x 1M
 create -f qcow2 -o cluster_size=abc x 1M

@@ -96,7 +96,7 @@ func relativeSize(text string) (sign, n int64, err error) {
 	}
 	u, err := opts.ParseSizeUint(text, 'b')
 	if err != nil {
-		err = &opts.ValueError{Name: "size", Want: "a non-negative number below 2^64"}
+		err = opts.SizeError("size", text, err)
 	}
 	return sign, int64(u), err
 }
