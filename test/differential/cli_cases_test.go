@@ -138,6 +138,10 @@ create -f qcow2 -o help x
 create -o help x
 create -o bogus,help x
 create -f bogus -o help
+create -f file -o help
+create -f file -o help x
+create -f null-co -o help
+create -o help foo:bar
 create -o '' x 1M
 create -o ,, x 1M
 create -o a, x 1M
@@ -517,6 +521,10 @@ convert -l 2 -O qcow2 snap.qcow2 out
 convert -l snapshot.id=1 snap.qcow2 out
 convert -l snapshot.name=first snap.qcow2 out
 convert -l snapshot.bogus=1 a.qcow2 out
+convert -l snapshot.id=1,snapshot.name=first snap.qcow2 out
+convert -l snapshot.id=2,snapshot.name=first snap.qcow2 out
+convert -l snapshot.name=1 snap.qcow2 out
+measure -l snapshot.id=9 snap.qcow2
 convert -l 1 raw.img out
 convert -l 1 snap.qcow2 raw.img out
 convert --bitmaps -O qcow2 a.qcow2 out

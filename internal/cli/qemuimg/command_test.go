@@ -86,16 +86,15 @@ func TestNumber(t *testing.T) {
 	}
 }
 
-func TestSnapshotName(t *testing.T) {
-	for arg, want := range map[string]string{"1": "1", "a=b": "a=b", "snapshot.id=3": "3", "snapshot.name=x y": "x y"} {
-		if got, err := snapshotName(arg); err != nil || got != want {
-			t.Errorf("snapshotName(%q) = %q, %v", arg, got, err)
+func TestParseSnapshot(t *testing.T) {
+	for arg, want := range map[string]snapshotParam{"1": {either: "1"}, "a=b": {either: "a=b"}, "snapshot.id=3": {id: "3"},
+		"snapshot.name=x y": {name: "x y"}, "snapshot.id=1,snapshot.name=x": {id: "1", name: "x"}} {
+		if got, err := parseSnapshot(arg); err != nil || got != want {
+			t.Errorf("parseSnapshot(%q) = %v, %v", arg, got, err)
 		}
 	}
-	for _, arg := range []string{"snapshot.bogus=1", "snapshot.id=1,snapshot.name=x"} {
-		if got, err := snapshotName(arg); err == nil {
-			t.Errorf("snapshotName(%q) = %q", arg, got)
-		}
+	if got, err := parseSnapshot("snapshot.bogus=1"); err == nil {
+		t.Errorf("parseSnapshot(snapshot.bogus=1) = %v", got)
 	}
 }
 

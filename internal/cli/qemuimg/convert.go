@@ -87,7 +87,7 @@ func (cv *conversion) run() (err error) {
 		}
 		job.Sources = append(job.Sources, img)
 	}
-	if cv.snapshot != "" {
+	if cv.snapshot.given() {
 		if len(job.Sources) > 1 {
 			return fmt.Errorf("No support for concatenating multiple snapshot")
 		}

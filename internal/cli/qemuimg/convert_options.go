@@ -91,7 +91,7 @@ type conversion struct {
 	sources []string
 	target  string
 
-	snapshot        string
+	snapshot        snapshotParam
 	format          string
 	formatGiven     bool
 	targetImageOpts bool
@@ -139,7 +139,7 @@ const (
 func (cv *conversion) set(id int, arg string) (err error) {
 	switch id {
 	case convertSnapshot:
-		cv.snapshot, err = snapshotName(arg)
+		cv.snapshot, err = parseSnapshot(arg)
 	case convertFormat:
 		cv.format, cv.formatGiven = arg, true
 	case convertTargetImageOpts:

@@ -8,7 +8,6 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/ops"
-	"github.com/cowl-disk/cowl/opts"
 )
 
 const (
@@ -124,13 +123,8 @@ func (c *call) createHelp(format, filename string) int {
 	if err := schema.WriteHelp(c.Stdout, caption); err != nil {
 		return c.print(err)
 	}
-	if filename == "" && protocolOptions(c, format, schema) {
+	if filename == "" {
 		fmt.Fprint(c.Stdout, "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n")
 	}
 	return 0
-}
-
-// protocolOptions says whether a file name would add options.
-func protocolOptions(c *call, format string, _ *opts.Schema) bool {
-	return c.reg.Lookup(format).Desc().Kind != driver.KindProtocol
 }

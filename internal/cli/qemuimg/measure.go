@@ -38,7 +38,7 @@ func measureCommand() *command {
 }
 
 func runMeasure(c *call, args []string) int {
-	format, bytes, snapshot := "raw", int64(-1), ""
+	format, bytes, snapshot := "raw", int64(-1), snapshotParam{}
 	var list optionList
 	code, ok := c.parse(args, func(id int, arg string) (err error) {
 		switch id {
@@ -49,7 +49,7 @@ func runMeasure(c *call, args []string) int {
 		case measureSize:
 			bytes, err = number("image size", arg, 0, math.MaxInt64)
 		case measureSnapshot:
-			snapshot, err = snapshotName(arg)
+			snapshot, err = parseSnapshot(arg)
 		}
 		return err
 	})
@@ -62,7 +62,7 @@ func runMeasure(c *call, args []string) int {
 	switch {
 	case len(c.operands) > 1:
 		return c.errorf("At most one filename argument is allowed.")
-	case len(c.operands) == 0 && (c.imageOpts || c.hasFormat || snapshot != ""):
+	case len(c.operands) == 0 && (c.imageOpts || c.hasFormat || snapshot.given()):
 		return c.errorf("--image-opts, -f, and -l require a filename argument.")
 	case len(c.operands) == 0 && bytes < 0:
 		return c.errorf("Either --size N or one filename must be specified.")
