@@ -90,7 +90,7 @@ func checkCompress(drv driver.Driver, d opts.Dict) error {
 // openTarget makes the target if it is to be made, and opens it.
 func (cv *conversion) openTarget(p *targetPlan, cache driver.Cache) (*block.Image, error) {
 	if !cv.noCreate {
-		if err := cv.create(p); err != nil {
+		if err := cv.create(p, cache); err != nil {
 			return nil, err
 		}
 	}
@@ -129,15 +129,17 @@ func (cv *conversion) openGrowing(p *targetPlan, cache driver.Cache) (*block.Ima
 	if d := p.options.String("preallocation"); d != "" && d != string(driver.PreallocOff) {
 		return nil, errors.New("The standard input ('-') cannot be combined with preallocation")
 	}
-	if err := cv.create(p); err != nil {
+	if err := cv.create(p, cache); err != nil {
 		return nil, err
 	}
 	return cv.open(image{name: cv.target, format: p.format}, block.OpenOptions{Write: true, Resize: true, Unmap: true, Cache: cache})
 }
 
-func (cv *conversion) create(p *targetPlan) error {
+// create makes the target. It need not be durable before what is copied is: the
+// cache mode of the copy decides.
+func (cv *conversion) create(p *targetPlan, cache driver.Cache) error {
 	err := block.Create(cv.ctx, cv.reg, block.CreateRequest{Filename: cv.target, Format: p.format, Size: p.size,
-		Options: p.options, Gate: driver.AllowAll, Warn: func(m string) { cv.warnf("%s", m) }})
+		Options: p.options, Cache: cache, Gate: driver.AllowAll, Warn: func(m string) { cv.warnf("%s", m) }})
 	if err != nil {
 		return fmt.Errorf("%s: error while converting %s: %w", cv.target, p.format, createError(err))
 	}
