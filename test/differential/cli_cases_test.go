@@ -9,6 +9,8 @@ var cliDifferences = map[string]string{
 	"measure -s 1M":                                                     "later versions have the letter",
 	"info -t writeback raw.img":                                         "later versions have the letter",
 	"convert -b a.qcow2 -F qcow2 -O qcow2 raw.img out":                  "later versions have the letter",
+	"dd if=raw.img of=raw.img":                                          "the original empties the image that it is about to read",
+	"dd -f raw if=a.qcow2 of=a.qcow2":                                   "the original empties the image that it is about to read",
 	"create -f qcow2 -o refcount_bits=-1 x 1M":                          "the original takes -1 for 2^64-1",
 	"bench --object bad raw.img raw.img":                                "later versions have the option",
 	"convert --bitmaps -O qcow2 a.qcow2 out":                            "not supported yet",
@@ -543,6 +545,9 @@ convert raw.img raw.img
 convert a.qcow2 a.qcow2
 convert -n raw.img raw.img
 convert -U raw.img same.img
+convert mid.qcow2 a.qcow2
+convert top.qcow2 a.qcow2
+convert ext.qcow2 ext.data
 dd if=raw.img of=raw.img
 dd -f raw if=a.qcow2 of=a.qcow2
 dd -f qcow2 -O qcow2 if=a.qcow2 of=a.qcow2

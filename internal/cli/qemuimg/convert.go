@@ -130,6 +130,11 @@ func (cv *conversion) toTarget(job ops.ConvertJob, size int64) error {
 	if !ok {
 		return fmt.Errorf("Invalid cache option: %s", cv.targetCache)
 	}
+	if !cv.noCreate {
+		if err := keepSources(cv.target, job.Sources...); err != nil {
+			return fmt.Errorf("%s: error while converting %s: %w", cv.target, plan.format, err)
+		}
+	}
 	if job.Target, err = cv.openTarget(plan, cache); err != nil {
 		return err
 	}

@@ -96,6 +96,9 @@ func runDD(c *call, args []string) int {
 		return c.errorf("Format driver '%s' does not support image creation", format)
 	}
 	start, n, beyond := o.window(src.Size())
+	if err := keepSources(o.out, src); err != nil {
+		return c.fail(fmt.Errorf("%s: error while creating output image: %w", o.out, err))
+	}
 	if err := block.Create(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll}); err != nil {
 		return c.fail(fmt.Errorf("%s: error while creating output image: %w", o.out, createError(err)))
 	}
