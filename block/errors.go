@@ -12,8 +12,13 @@ type OpenError struct {
 }
 
 func (e *OpenError) Error() string {
-	if e.Role == "backing" {
+	switch e.Role {
+	case "backing":
 		return fmt.Sprintf("Could not open backing file: %v", e.Err)
+	case "":
+	default:
+		// The file that could not be opened is named by its protocol.
+		return e.Err.Error()
 	}
 	return fmt.Sprintf("Could not open '%s': %v", e.Path, e.Err)
 }

@@ -205,6 +205,7 @@ info 'json:{"driver":"qcow2","file":{"driver":"file","filename":"a.qcow2"}}'
 info 'json:{"driver":"qcow2"}'
 info 'json:{"driver":"raw","file.filename":"raw.img"}'
 info 'json:{"driver":"raw","size":65536,"file":{"driver":"file","filename":"raw.img"}}'
+map --image-opts driver=qcow2,file.filename=ext.qcow2,data-file.filename=nowhere
 info null-co://
 info 'json:'
 info 'json:[1]'

@@ -44,6 +44,8 @@ func (cv *conversion) check() error {
 		return fmt.Errorf("Cannot enable copy offloading when -S is used")
 	case cv.salvage && cv.copyRange:
 		return fmt.Errorf("Cannot use copy offloading in salvaging mode")
+	case cv.reflink == ops.ReflinkAlways && cv.compress:
+		return fmt.Errorf("Cannot use --reflink=always when -c is used")
 	case cv.targetImageOpts && !cv.noCreate:
 		return fmt.Errorf("--target-image-opts requires use of -n flag")
 	case cv.noCreate && cv.list.given() && !cv.list.wantsHelp():
