@@ -2,8 +2,8 @@ package ops
 
 import (
 	"context"
-	"io"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,7 +15,7 @@ import (
 
 // BenchJob sends Count requests of Size bytes, Depth at a time, the first at
 // Offset and each further one Step bytes behind the one before, wrapping around
-// at the end of the disk.
+// at the end of the disk. A request beyond the end fails.
 type BenchJob struct {
 	Image   *block.Image
 	Count   int
@@ -33,8 +33,8 @@ type BenchJob struct {
 
 // Bench runs a BenchJob and tells how long it took.
 func Bench(ctx context.Context, job BenchJob) (time.Duration, error) {
-	if job.Size <= 0 || job.Count < 0 || job.Depth <= 0 || job.Size > job.Image.Size() {
-		return 0, driver.Errorf(driver.ErrInvalid, "requests of %d bytes do not fit a disk of %d", job.Size, job.Image.Size())
+	if job.Size <= 0 || job.Count < 0 || job.Depth <= 0 || job.Offset < 0 {
+		return 0, driver.Errorf(driver.ErrInvalid, "a benchmark needs requests of some size, a number and a depth")
 	}
 	b := &bench{BenchJob: job, next: job.Offset}
 	if b.Step == 0 {
@@ -131,10 +131,13 @@ func (b *bench) worker(ctx context.Context) error {
 			return ctx.Err()
 		}
 		var err error
-		if b.Write {
+		switch {
+		case off > b.Image.Size()-b.Size:
+			err = &block.IOError{Op: "access", Image: b.Image.Filename(), Offset: off, Err: driver.Errorf(driver.ErrRange, "%w", syscall.EIO)}
+		case b.Write:
 			_, err = b.Image.WriteAt(ctx, buf, off)
-		} else if _, err = b.Image.ReadAt(ctx, buf, off); err == io.EOF {
-			err = nil
+		default:
+			_, err = b.Image.ReadAt(ctx, buf, off)
 		}
 		b.end()
 		if err == nil && flush {

@@ -3,6 +3,7 @@ package file
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"math"
 	"os"
 	"syscall"
@@ -35,6 +36,12 @@ func (d *regular) Create(ctx context.Context, req *driver.CreateRequest) (err er
 		return driver.Errorf(syscall.EFBIG, "Image size %d is too large", req.Size)
 	}
 	name := d.path(req.Filename)
+	if st, err := os.Stat(name); err == nil && st.Mode()&fs.ModeDevice != 0 {
+		if req.Size > 0 {
+			return driver.Errorf(driver.ErrUnsupported, "Cannot grow device files")
+		}
+		return nil
+	}
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return sysErrorf(err, "Could not create '%s'", name)

@@ -163,5 +163,5 @@ func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error
 	case n.zeroes:
 		return driver.Extent{Length: min(length, left), Kind: driver.ExtentZero, HostOffset: off, HasOffset: true}, nil
 	}
-	return driver.Extent{Length: min(length, left), Kind: driver.ExtentData}, nil
+	return driver.Extent{Length: min(length, left), Kind: driver.ExtentData, HostOffset: off, HasOffset: true}, nil
 }
