@@ -429,6 +429,7 @@ func (op *opener) openFormat(ctx context.Context, spec nodeSpec, drv driver.Driv
 	img.children = []Child{{Role: "file", Image: file}}
 	img.probedRaw = probed && spec.access.Write && desc.Name == "raw"
 	backOpts, noBacking := takeBacking(d)
+	leaveOut := noBacking
 	img.env.OpenChild = op.childOpener(spec, img, d)
 	chain := append(spec.chain[:len(spec.chain):len(spec.chain)], identity(file.name))
 	fail := func(err error) (*Image, error) {
@@ -451,8 +452,14 @@ func (op *opener) openFormat(ctx context.Context, spec nodeSpec, drv driver.Driv
 		_ = node.Close(ctx)
 		return fail(fmt.Errorf("driver %s opened a node that is not a format", desc.Name))
 	}
+	if noBacking {
+		// Leaving out what is not there changes nothing.
+		if info, err := node.Info(ctx); err == nil && info.Backing == nil {
+			noBacking = false
+		}
+	}
 	img.name = formatName(img, file, own, backOpts, noBacking)
-	if spec.backing && desc.Backing && !noBacking {
+	if spec.backing && desc.Backing && !leaveOut {
 		if err := op.openBacking(ctx, spec, img, backOpts, chain); err != nil {
 			_ = node.Close(ctx)
 			return fail(err)
