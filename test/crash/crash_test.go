@@ -6,6 +6,7 @@ package crash
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -51,6 +52,7 @@ type scenario struct {
 	backing  bool
 	compress bool
 	resize   bool
+	sectors  int64 // of the longest request, default 40
 }
 
 var scenarios = []scenario{
@@ -65,6 +67,7 @@ var scenarios = []scenario{
 	{name: "subclusters with backing file", size: 2 << 20, options: opts.Dict{"cluster_size": "16384", "extended_l2": "on"}, backing: true},
 	{name: "lazy refcounts", size: 512 << 10, options: opts.Dict{"cluster_size": "1024", "lazy_refcounts": "on"}},
 	{name: "compressed", size: 1 << 20, options: opts.Dict{"cluster_size": "4096"}, compress: true, backing: true},
+	{name: "refcount table growth", size: 8 << 20, options: opts.Dict{"cluster_size": "512", "refcount_bits": "64"}, sectors: 600},
 	{name: "preallocated metadata", size: 512 << 10, options: opts.Dict{"cluster_size": "1024", "preallocation": "metadata"}, resize: true},
 }
 
@@ -176,7 +179,7 @@ func operate(t *testing.T, r *rand.Rand, s scenario, img *block.Image, rec *test
 	for range 150 {
 		size := img.Size()
 		off := r.Int64N(size/sector) * sector
-		n := (1 + r.Int64N(min(size-off, 40*sector)/sector)) * sector
+		n := (1 + r.Int64N(min(size-off, cmp.Or(s.sectors, 40)*sector)/sector)) * sector
 		c := change{event: rec.Len(), off: off, data: make([]byte, n)}
 		var err error
 		switch k := r.IntN(20); {
