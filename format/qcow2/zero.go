@@ -8,7 +8,7 @@ import (
 )
 
 // WriteZeroes makes whole subclusters read as zeroes without writing them.
-// Without ZeroMayUnmap, clusters that have room keep it.
+// Without ZeroMayUnmap, clusters that have room keep it, except in version 2.
 func (im *image) WriteZeroes(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
 	c0, c1, err := im.clusterRange(off, n)
 	if err != nil || n == 0 {
@@ -22,7 +22,7 @@ func (im *image) WriteZeroes(ctx context.Context, off, n int64, flags driver.Zer
 		return driver.Errorf(driver.ErrUnsupported, "%d zeroes at %d are not aligned", n, off)
 	}
 	if im.version < 3 {
-		return im.zeroVersion2(ctx, off, n)
+		return im.zeroVersion2(ctx, c0, c1)
 	}
 	if err := im.beginWrite(ctx); err != nil {
 		return err
@@ -73,20 +73,19 @@ func (im *image) zeroed(old ondisk.L2Entry, flags driver.ZeroFlags) (e ondisk.L2
 	return e, free
 }
 
-// zeroVersion2 succeeds only where nothing needs to change: version 2 has no
-// zero clusters.
-func (im *image) zeroVersion2(ctx context.Context, off, n int64) error {
-	for end := off + n; off < end; {
-		x, err := im.Map(ctx, off, end-off)
-		if err != nil {
-			return err
-		}
-		if x.Kind != driver.ExtentUnallocated || im.hasBacking() {
-			return driver.Errorf(driver.ErrUnsupported, "version 2 has no zero clusters")
-		}
-		off += x.Length
+// zeroVersion2 gives clusters back: version 2 has no zero clusters, but what is
+// not allocated reads as zeroes if there is no backing file. Room is not kept,
+// whatever the flags: writing zeroes to it would be the only other way.
+func (im *image) zeroVersion2(ctx context.Context, c0, c1 int64) error {
+	if im.hasBacking() {
+		return driver.Errorf(driver.ErrUnsupported, "version 2 has no zero clusters")
 	}
-	return nil
+	return im.change(ctx, c0, c1, changeOptions{
+		how: discardRequest,
+		edit: func(_ int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
+			return ondisk.L2Entry{}, im.kind(old) != kindUnallocated
+		},
+	})
 }
 
 // zeroRaw zeroes the external data file too, which must read the same by itself.
