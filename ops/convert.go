@@ -37,6 +37,9 @@ type ConvertJob struct {
 	// TargetBase is the backing image of the target if what the top layer of the
 	// source leaves to its backing file shall be left to it; nil: copy all.
 	TargetBase *block.Image
+	// TargetNew: the target was made for this job, so that it reads as zeroes
+	// behind the end of TargetBase.
+	TargetNew bool
 	// Compress writes compressed clusters.
 	Compress bool
 	// Sparse is how many zero bytes in a row become a hole; 0 turns the search
@@ -144,12 +147,25 @@ func (c *converter) clearTarget(ctx context.Context) error {
 		// A compressed cluster cannot replace one that is there.
 		flags = driver.ZeroMayUnmap
 	}
-	err := c.job.Target.WriteZeroes(ctx, 0, c.src.size, flags)
+	lim := c.job.Target.Limits()
+	whole := c.src.size / max(lim.ZeroAlignment, 1) * max(lim.ZeroAlignment, 1)
+	err := c.job.Target.WriteZeroes(ctx, 0, whole, flags)
 	if errors.Is(err, driver.ErrUnsupported) {
 		return nil
 	}
-	c.zero = err == nil
-	return err
+	if err != nil {
+		return err
+	}
+	// Less than a cluster is left where the target goes on.
+	if err := c.job.Target.WriteZeroes(ctx, whole, c.src.size-whole, driver.ZeroMayUnmap); err != nil {
+		return err
+	}
+	c.zero = true
+	if lim.ClusterSize > 0 {
+		// What was freed can be used again only once it is written that it is free.
+		return c.job.Target.Flush(ctx)
+	}
+	return nil
 }
 
 func (c *converter) workers() int {
@@ -261,6 +277,13 @@ func (c *converter) look(ctx context.Context, off int64) (extent, error) {
 		return extent{}, err
 	}
 	e := extent{kind: kindData, end: off + st.Length}
+	if base := c.job.TargetBase; base != nil && c.job.TargetNew && (st.Zero || !st.Data) {
+		if off >= base.Size() {
+			e.kind = kindSkip
+			return e, nil
+		}
+		e.end = min(e.end, base.Size())
+	}
 	switch {
 	case st.Zero && c.job.Sparse > 0:
 		e.kind = kindZero

@@ -284,14 +284,18 @@ func (im *image) relieve(ctx context.Context) error {
 	return im.writeback(ctx, false, true)
 }
 
-// Flush makes everything durable that was written and committed.
+// Flush makes everything durable that was written and committed. What was given
+// up before can be allocated again, unless it is being read.
 func (im *image) Flush(ctx context.Context) error {
 	if !im.writable {
 		return nil
 	}
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
-	return im.writeback(ctx, true, !im.postponed())
+	if err := im.writeback(ctx, true, !im.postponed()); err != nil {
+		return err
+	}
+	return im.applyReady(ctx)
 }
 
 // postponed says whether refcounts may wait: the dirty bit protects them.

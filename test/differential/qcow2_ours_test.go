@@ -30,7 +30,7 @@ func TestQcow2Ours(t *testing.T) {
 	for seed := range matrixImages(140) {
 		r := testkit.Rand(uint64(seed))
 		s := pickSpec(r)
-		t.Run(fmt.Sprintf("%d/%s", seed, s), func(t *testing.T) {
+		t.Run(fmt.Sprint(seed, " ", s), func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			path := dir + "/image"
@@ -124,8 +124,13 @@ func changeOnce(ctx context.Context, r *rand.Rand, img *block.Image, m *testkit.
 		if to > size && img.Backing() == nil {
 			mode = pick(r, driver.PreallocOff, driver.PreallocMetadata, driver.PreallocFalloc, driver.PreallocFull)
 		}
-		m.Resize(to)
-		return fmt.Sprintf("resize %d to %d, %v", size, to, mode), img.Resize(ctx, to, driver.ResizeOptions{Prealloc: mode})
+		err := img.Resize(ctx, to, driver.ResizeOptions{Prealloc: mode})
+		if err == nil {
+			m.Resize(to)
+		} else if strings.Contains(err.Error(), "Can't resize a v2 image which has snapshots") {
+			err = nil
+		}
+		return fmt.Sprintf("resize %d to %d, %v", size, to, mode), err
 	}
 	return say("write"), write()
 }
@@ -180,6 +185,11 @@ func writeCompressed(ctx context.Context, r *rand.Rand, img *block.Image, m *tes
 	if !ok {
 		return write()
 	}
+	err = img.WriteEncoded(ctx, off, enc)
+	if err != nil && strings.Contains(err.Error(), "already allocated") {
+		// Room that is preallocated for subclusters shows the backing file.
+		return write()
+	}
 	m.Write(p[:n], off)
-	return img.WriteEncoded(ctx, off, enc)
+	return err
 }

@@ -62,15 +62,16 @@ func pickSpec(r *rand.Rand) spec {
 	return s
 }
 
+// String has no characters that options or file names could mistake.
 func (s spec) String() string {
-	out := fmt.Sprintf("%s,cluster=%d,refcount=%d,size=%d", s.compat, s.cluster, s.refcount, s.size)
+	out := fmt.Sprintf("%s cluster %d refcount %d size %d", s.compat, s.cluster, s.refcount, s.size)
 	for _, x := range []struct {
 		on   bool
 		name string
 	}{{s.extended, "extended_l2"}, {s.zstd, "zstd"}, {s.lazy, "lazy"}, {s.dataFile, "data_file"}, {s.dataFileRaw, "data_file_raw"},
-		{s.backing != "", "backing=" + s.backing}, {s.longer, "longer"}, {s.prealloc != "off", s.prealloc}} {
+		{s.backing != "", "backing " + s.backing}, {s.longer, "longer"}, {s.prealloc != "off", s.prealloc}} {
 		if x.on {
-			out += "," + x.name
+			out += " " + x.name
 		}
 	}
 	return out

@@ -160,6 +160,7 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 	}
 	if plan.backing {
 		job.TargetBase = job.Target.Backing()
+		job.TargetNew = !cv.noCreate
 	}
 	job.TargetZero = cv.targetIsZero
 	if !cv.noCreate && !plan.backing && cv.sparse > 0 {
