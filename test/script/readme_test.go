@@ -10,18 +10,30 @@ import (
 
 // TestReadmeTour runs the commands of the README's tour, in order, in one shell
 // session that stops at the first failure.
-func TestReadmeTour(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+func TestReadmeTour(t *testing.T) { runBlocks(t, "../../README.md") }
+
+// TestGuide runs those of the user's guide.
+func TestGuide(t *testing.T) { runBlocks(t, "../../docs/guide.md") }
+
+// runBlocks runs the blocks of a document that are marked as sh.
+func runBlocks(t *testing.T, name string) {
+	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, ok := strings.Cut(string(readme), "\n```sh\n")
-	if !ok {
-		t.Fatal("the README has no ```sh block")
+	var script strings.Builder
+	for i, part := range strings.Split(string(text), "\n```sh\n") {
+		if i == 0 {
+			continue
+		}
+		block, _, ok := strings.Cut(part, "\n```\n")
+		if !ok {
+			t.Fatalf("block %d of %s does not end", i, name)
+		}
+		script.WriteString(block + "\n")
 	}
-	tour, _, ok := strings.Cut(rest, "\n```\n")
-	if !ok || !strings.Contains(tour, "cowl convert") {
-		t.Fatalf("the README's tour is not where it was: %q", tour)
+	if strings.Count(script.String(), "cowl ") < 5 {
+		t.Fatalf("the commands of %s are not where they were", name)
 	}
 	bin := t.TempDir()
 	build := exec.Command("go", "build", "-o", filepath.Join(bin, "cowl"), "../../cmd/cowl")
@@ -29,7 +41,7 @@ func TestReadmeTour(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	cmd := exec.Command("bash", "-euxo", "pipefail", "-c", tour)
+	cmd := exec.Command("bash", "-euxo", "pipefail", "-c", script.String())
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 	if out, err := cmd.CombinedOutput(); err != nil {
