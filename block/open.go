@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 
@@ -460,7 +461,12 @@ func (op *opener) openFormat(ctx context.Context, spec nodeSpec, drv driver.Driv
 	}
 	img.name = formatName(img, file, own, backOpts, noBacking)
 	if spec.backing && desc.Backing && !leaveOut {
-		if err := op.openBacking(ctx, spec, img, backOpts, chain); err != nil {
+		// A name in JSON says only when it is open which file it means.
+		err := chainLoop(spec.chain, chain[len(chain)-1], img.name)
+		if err == nil {
+			err = op.openBacking(ctx, spec, img, backOpts, chain)
+		}
+		if err != nil {
 			_ = node.Close(ctx)
 			return fail(err)
 		}
@@ -523,6 +529,14 @@ func (op *opener) childOpener(spec nodeSpec, img *Image, d opts.Dict) func(conte
 	}
 }
 
+// chainLoop returns an error if the image id, called name, is in chain.
+func chainLoop(chain []string, id, name string) error {
+	if slices.Contains(chain, id) {
+		return driver.Errorf(driver.ErrCorrupt, "the backing file chain is a loop: '%s' stands in it twice", name)
+	}
+	return nil
+}
+
 func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o opts.Dict, chain []string) error {
 	info, err := img.node.Info(ctx)
 	if err != nil {
@@ -541,12 +555,8 @@ func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o 
 		if err := op.o.Gate.Allow(ctx, img.File().name, "backing", src.Filename); err != nil {
 			return driver.Errorf(driver.ErrGate, "%w", err)
 		}
-		id := identity(strings.TrimPrefix(src.Filename, "file:"))
-		for _, above := range chain {
-			if above == id {
-				return &OpenError{Path: src.Filename, Role: "backing", Err: driver.Errorf(driver.ErrCorrupt,
-					"the backing file chain is a loop: '%s' stands in it twice", src.Filename)}
-			}
+		if err := chainLoop(chain, identity(strings.TrimPrefix(src.Filename, "file:")), src.Filename); err != nil {
+			return &OpenError{Path: src.Filename, Role: "backing", Err: err}
 		}
 	case len(o) > 0:
 	default:

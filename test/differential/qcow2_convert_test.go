@@ -17,7 +17,7 @@ import (
 // complains about, and is no larger than what the original makes.
 func TestQcow2Convert(t *testing.T) {
 	testkit.Tool(t, "qemu-img")
-	for seed := range matrixImages(90) {
+	for seed := range matrixImages(70) {
 		r := testkit.Rand(2000 + uint64(seed))
 		from, to := pickSpec(r), pickSpec(r)
 		if to.cluster == 512 {

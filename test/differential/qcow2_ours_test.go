@@ -27,7 +27,7 @@ func matrixImages(n int) int {
 // reads the same and finds nothing to complain about.
 func TestQcow2Ours(t *testing.T) {
 	testkit.Tool(t, "qemu-img")
-	for seed := range matrixImages(140) {
+	for seed := range matrixImages(110) {
 		r := testkit.Rand(uint64(seed))
 		s := pickSpec(r)
 		t.Run(fmt.Sprint(seed, " ", s), func(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 // complain about then, and its internal snapshots stay as they were.
 func TestQcow2Theirs(t *testing.T) {
 	testkit.Tool(t, "qemu-io")
-	for seed := range matrixImages(110) {
+	for seed := range matrixImages(80) {
 		r := testkit.Rand(1000 + uint64(seed))
 		s := pickSpec(r)
 		t.Run(fmt.Sprint(seed, " ", s), func(t *testing.T) {

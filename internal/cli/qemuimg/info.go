@@ -101,7 +101,6 @@ func (c *call) collectInfo(im image, chain bool, o block.OpenOptions) ([]*qapi.I
 func renderNames(list []*qapi.ImageInfo) []*qapi.ImageInfo {
 	for _, info := range list {
 		info.Filename = render.Filename(info.Filename)
-		info.FullBacking = render.Filename(info.FullBacking)
 		for i := range info.Children {
 			renderNames([]*qapi.ImageInfo{&info.Children[i].Info})
 		}
