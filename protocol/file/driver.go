@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/opts"
 )
 
 var fileDesc = driver.Desc{
@@ -130,6 +132,16 @@ func (d *fileDriver) wrongType(name string) error {
 		want = "either a character or block device"
 	}
 	return driver.Errorf(driver.ErrInvalid, "'%s' driver requires '%s' to be %s", d.desc.Name, name, want)
+}
+
+// ParseFilename implements driver.FilenameParser. What is left of a name without
+// its scheme shall not look like a name with another scheme.
+func (d *fileDriver) ParseFilename(name string) (opts.Dict, error) {
+	rest := d.path(name)
+	if i := strings.IndexAny(rest, ":/"); rest != name && i >= 0 && rest[i] == ':' && filepath.VolumeName(rest) == "" {
+		rest = "./" + rest
+	}
+	return opts.Dict{"filename": rest}, nil
 }
 
 // path removes the scheme of a name given to Create or Delete.
