@@ -32,6 +32,7 @@ type OpenOptions struct {
 	NoBacking  bool
 	NoIO       bool // only metadata will be read
 	Check      bool // for check and repair: open leniently
+	Sequential bool // the disk will be passed through once, in order: small caches do
 	Snapshot   string
 
 	// Gate decides about the files that the image names. It must be set.
@@ -444,7 +445,7 @@ func (op *opener) openFormat(ctx context.Context, spec nodeSpec, drv driver.Driv
 		op.o.ProbedRaw(file.name)
 	}
 	node, err := drv.Open(ctx, &driver.OpenRequest{Name: file.name, Options: own, File: file,
-		Access: spec.access, Cache: spec.cache, BackingGiven: len(backOpts) > 0, Env: img.env})
+		Access: spec.access, Cache: spec.cache, BackingGiven: len(backOpts) > 0, Sequential: op.o.Sequential, Env: img.env})
 	if err != nil {
 		return fail(optionError(err, desc))
 	}

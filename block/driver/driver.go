@@ -144,7 +144,10 @@ type OpenRequest struct {
 	Cache  Cache
 	// BackingGiven: the user names a backing file, whether the image does or not.
 	BackingGiven bool
-	Env          *Env
+	// Sequential: the disk will be passed through once, in order, so that caches
+	// of tables gain nothing by being large.
+	Sequential bool
+	Env        *Env
 }
 
 // Cache holds the cache mode of an open node, as -t and -T choose it.

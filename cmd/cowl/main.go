@@ -19,7 +19,7 @@ import (
 
 // gcPercent is how much garbage is let grow, of what is alive: mostly caches of
 // tables, which cost the collector next to nothing.
-const gcPercent = 20
+const gcPercent = 50
 
 func main() {
 	if os.Getenv("GOGC") == "" {

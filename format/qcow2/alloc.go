@@ -3,6 +3,7 @@ package qcow2
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -100,6 +101,10 @@ func (im *image) beginWrite(ctx context.Context) error {
 		return nil
 	}
 	h := im.hdr
+	if h.Autoclear&ondisk.AutoclearBitmaps != 0 && im.bitmapsExt.Count > 0 {
+		im.env.Warn(fmt.Sprintf("the %d persistent dirty bitmaps of '%s' are not kept up to date and become invalid with this change",
+			im.bitmapsExt.Count, im.name))
+	}
 	h.Autoclear &^= ondisk.AutoclearBitmaps
 	if im.lazy {
 		h.Incompatible |= ondisk.IncompatDirty

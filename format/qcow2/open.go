@@ -157,7 +157,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 	if err := im.loadHeader(ctx); err != nil {
 		return nil, err
 	}
-	if im.sizes, err = im.opt.caches(&im.geometry, im.size.Load()); err != nil {
+	if im.sizes, err = im.opt.caches(&im.geometry, im.size.Load(), req.Sequential); err != nil {
 		return nil, err
 	}
 	if im.hdr.CryptMethod == ondisk.CryptNone && encryptOptions.String("format") != "" {

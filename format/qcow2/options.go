@@ -104,6 +104,7 @@ type cacheSizes struct {
 
 const (
 	maxDefaultL2Cache    = 32 << 20
+	sequentialL2Cache    = 4 << 20
 	maxDefaultRefBlocks  = 4 << 20
 	defaultSliceSize     = 16 << 10
 	minCacheTables       = 2 // tables that one request may need at once
@@ -112,7 +113,7 @@ const (
 	minSliceSize         = 512
 )
 
-func (o *openOptions) caches(g *geometry, diskSize int64) (cacheSizes, error) {
+func (o *openOptions) caches(g *geometry, diskSize int64, sequential bool) (cacheSizes, error) {
 	invalid := func(format string, args ...any) (cacheSizes, error) {
 		return cacheSizes{}, driver.Errorf(driver.ErrInvalid, format, args...)
 	}
@@ -126,6 +127,9 @@ func (o *openOptions) caches(g *geometry, diskSize int64) (cacheSizes, error) {
 	// What maps the whole disk, and one table more so that it never thrashes.
 	need := (diskSize/g.l2Range() + 2) * g.clusterSize
 	c.l2 = min(maxDefaultL2Cache, need)
+	if sequential {
+		c.l2 = min(sequentialL2Cache, need)
+	}
 	c.refcount = max(maxDefaultRefBlocks, minRefcountCacheSize*g.clusterSize)
 	if o.CacheSize != nil && o.L2CacheSize != nil && o.RefcountCacheSize != nil {
 		return invalid("cache-size, l2-cache-size and refcount-cache-size may not be set at the same time")

@@ -66,7 +66,7 @@ func runChecksum(c *call, args []string) int {
 	if !ok {
 		return c.errorf("Invalid source cache option: %s", c.cache)
 	}
-	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{ForceShare: c.forceShare, Cache: cache})
+	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Sequential: true, ForceShare: c.forceShare, Cache: cache})
 	if err != nil {
 		return c.fail(err)
 	}

@@ -63,7 +63,7 @@ func runCompare(c *call, args []string) int {
 	if !ok {
 		return c.errorf("Invalid source cache option: %s", c.cache)
 	}
-	o := block.OpenOptions{ForceShare: c.forceShare, Cache: cache}
+	o := block.OpenOptions{Sequential: true, ForceShare: c.forceShare, Cache: cache}
 	a, err := c.open(c.image(c.operands[0]), o)
 	if err != nil {
 		return c.fail(err)

@@ -83,7 +83,7 @@ func (cv *conversion) run() (err error) {
 		}
 	}()
 	for _, name := range cv.sources {
-		img, err := c.open(c.image(name), block.OpenOptions{ForceShare: c.forceShare, Exclusive: true, Cache: cache})
+		img, err := c.open(c.image(name), block.OpenOptions{Sequential: true, ForceShare: c.forceShare, Exclusive: true, Cache: cache})
 		if err != nil {
 			return err
 		}

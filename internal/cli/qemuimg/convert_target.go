@@ -95,7 +95,7 @@ func (cv *conversion) openTarget(p *targetPlan, cache driver.Cache) (*block.Imag
 		}
 	}
 	return cv.open(image{name: cv.target, format: p.format, imageOpts: cv.targetImageOpts},
-		block.OpenOptions{Write: true, Unmap: cv.sparse > 0, Cache: cache})
+		block.OpenOptions{Write: true, Sequential: true, Unmap: cv.sparse > 0, Cache: cache})
 }
 
 // harmless marks errors that came before anything was written.
@@ -132,7 +132,7 @@ func (cv *conversion) openGrowing(p *targetPlan, cache driver.Cache) (*block.Ima
 	if err := cv.create(p, cache); err != nil {
 		return nil, err
 	}
-	return cv.open(image{name: cv.target, format: p.format}, block.OpenOptions{Write: true, Resize: true, Unmap: true, Cache: cache})
+	return cv.open(image{name: cv.target, format: p.format}, block.OpenOptions{Write: true, Sequential: true, Resize: true, Unmap: true, Cache: cache})
 }
 
 // create makes the target. It need not be durable before what is copied is: the

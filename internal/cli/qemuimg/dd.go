@@ -83,7 +83,7 @@ func runDD(c *call, args []string) int {
 	if !o.hasIn || !o.hasOut {
 		return c.errorf("Must specify both input and output files")
 	}
-	src, err := c.open(c.image(o.in), block.OpenOptions{ForceShare: c.forceShare})
+	src, err := c.open(c.image(o.in), block.OpenOptions{Sequential: true, ForceShare: c.forceShare})
 	if err != nil {
 		return c.fail(err)
 	}
@@ -102,7 +102,7 @@ func runDD(c *call, args []string) int {
 	if err := block.Create(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll}); err != nil {
 		return c.fail(fmt.Errorf("%s: error while creating output image: %w", o.out, createError(err)))
 	}
-	dst, err := c.open(image{name: o.out, format: format}, block.OpenOptions{Write: true, Unmap: true})
+	dst, err := c.open(image{name: o.out, format: format}, block.OpenOptions{Write: true, Sequential: true, Unmap: true})
 	if err != nil {
 		return c.fail(err)
 	}

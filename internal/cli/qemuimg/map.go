@@ -47,7 +47,7 @@ func runMap(c *call, args []string) int {
 	if len(c.operands) != 1 {
 		return c.usage("Expecting one image file name")
 	}
-	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{ForceShare: c.forceShare})
+	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Sequential: true, ForceShare: c.forceShare})
 	if err != nil {
 		return c.fail(err)
 	}

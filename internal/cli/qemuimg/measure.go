@@ -71,7 +71,7 @@ func runMeasure(c *call, args []string) int {
 	}
 	req := ops.MeasureRequest{Size: bytes}
 	if len(c.operands) == 1 {
-		img, err := c.open(c.image(c.operands[0]), block.OpenOptions{ForceShare: c.forceShare})
+		img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Sequential: true, ForceShare: c.forceShare})
 		if err != nil {
 			return c.fail(err)
 		}
