@@ -42,7 +42,11 @@ type Image struct {
 	backing  *Image
 
 	serial *sync.Mutex // held around every call of a driver that asks for it
-	closed atomic.Bool
+	// changing is shared by the requests that change a format's disk, for as long
+	// as they take, and held alone by snapshot operations. It is taken first, by
+	// exported methods only: a request that took it twice could wait for itself.
+	changing sync.RWMutex
+	closed   atomic.Bool
 }
 
 // Child is a node that an image has opened, with its role.

@@ -31,6 +31,13 @@ func (img *Image) WriteAt(ctx context.Context, p []byte, off int64) (int, error)
 		}
 		return n, img.fail("write", off, err)
 	}
+	img.changing.RLock()
+	defer img.changing.RUnlock()
+	return img.writeDisk(ctx, p, off)
+}
+
+// writeDisk is WriteAt of a format. changing is held.
+func (img *Image) writeDisk(ctx context.Context, p []byte, off int64) (int, error) {
 	if err := img.bounds("write", off, int64(len(p))); err != nil {
 		return 0, err
 	}
@@ -44,7 +51,7 @@ func (img *Image) WriteAt(ctx context.Context, p []byte, off int64) (int, error)
 		if img.detect == detectUnmap {
 			flags = driver.ZeroMayUnmap
 		}
-		return len(p), img.WriteZeroes(ctx, off, int64(len(p)), flags)
+		return len(p), img.zeroDisk(ctx, off, int64(len(p)), flags)
 	}
 	e := img.guard.Enter()
 	n, err := img.writeFormat(ctx, p, off, nil)
@@ -202,6 +209,8 @@ func (img *Image) WriteAtOrdered(ctx context.Context, p []byte, off int64, alloc
 	if err := img.checkWritable("write", off); err != nil {
 		return 0, err
 	}
+	img.changing.RLock()
+	defer img.changing.RUnlock()
 	if err := img.bounds("write", off, int64(len(p))); err != nil {
 		return 0, err
 	}
@@ -225,6 +234,8 @@ func (img *Image) CopyRange(ctx context.Context, src driver.Storage, srcOff, off
 	if err := img.checkWritable("copy", off); err != nil {
 		return 0, err
 	}
+	img.changing.RLock()
+	defer img.changing.RUnlock()
 	if err := img.bounds("copy", off, n); err != nil {
 		return 0, err
 	}
@@ -294,6 +305,8 @@ func (img *Image) WriteEncoded(ctx context.Context, off int64, enc []byte) error
 	if err := img.checkWritable("write", off); err != nil {
 		return err
 	}
+	img.changing.RLock()
+	defer img.changing.RUnlock()
 	if err := img.bounds("write", off, 1); err != nil {
 		return err
 	}

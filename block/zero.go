@@ -17,6 +17,13 @@ func (img *Image) WriteZeroes(ctx context.Context, off, n int64, flags driver.Ze
 	if err := img.checkWritable("write zeroes", off); err != nil {
 		return err
 	}
+	img.changing.RLock()
+	defer img.changing.RUnlock()
+	return img.zeroDisk(ctx, off, n, flags)
+}
+
+// zeroDisk is WriteZeroes. changing is held.
+func (img *Image) zeroDisk(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
 	if img.storage == nil || n < 0 || off < 0 {
 		if err := img.bounds("write zeroes", off, n); err != nil {
 			return err
@@ -112,6 +119,8 @@ func (img *Image) Discard(ctx context.Context, off, n int64) error {
 	if err := img.checkWritable("discard", off); err != nil {
 		return err
 	}
+	img.changing.RLock()
+	defer img.changing.RUnlock()
 	if err := img.bounds("discard", off, n); err != nil {
 		return err
 	}
@@ -153,6 +162,8 @@ func (img *Image) Resize(ctx context.Context, size int64, opt driver.ResizeOptio
 	if err := img.checkWritable("resize", -1); err != nil {
 		return err
 	}
+	img.changing.RLock()
+	defer img.changing.RUnlock()
 	r, ok := img.node.(driver.Resizer)
 	if !ok {
 		return img.fail("resize", -1, driver.Errorf(driver.ErrUnsupported, "Image format driver does not support resize"))
@@ -187,7 +198,7 @@ func (img *Image) Resize(ctx context.Context, size int64, opt driver.ResizeOptio
 
 // ownLastCluster makes sure that a last cluster which reaches beyond the end of
 // the disk does not lie in the backing file, which may go on there: writing its
-// last byte once more copies it, with zeroes behind the end.
+// last byte once more copies it, with zeroes behind the end. changing is held.
 func (img *Image) ownLastCluster(ctx context.Context, size int64) error {
 	unit := max(img.limits.ClusterSize, img.limits.ZeroAlignment)
 	if unit <= 1 || size%unit == 0 {
@@ -201,7 +212,7 @@ func (img *Image) ownLastCluster(ctx context.Context, size int64) error {
 	if _, err := img.ReadAt(ctx, last[:], size-1); err != nil && err != io.EOF {
 		return err
 	}
-	_, err = img.WriteAt(ctx, last[:], size-1)
+	_, err = img.writeDisk(ctx, last[:], size-1)
 	return err
 }
 

@@ -18,6 +18,8 @@ var (
 	ErrInvalid     = errors.New("invalid argument")
 	ErrRange       = errors.New("beyond the end of the image")
 	ErrNeedsRepair = errors.New("image needs repair")
+	ErrNoSnapshot  = errors.New("no such snapshot")
+	ErrBitmaps     = errors.New("image has bitmaps")
 )
 
 // kindError has a message of its own and a kind that errors.Is finds.

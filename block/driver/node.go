@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"time"
 
 	"github.com/cowl-disk/cowl/qapi"
 )
@@ -274,6 +275,35 @@ type BackingChanger interface {
 type SnapshotOpener interface {
 	OpenSnapshot(ctx context.Context, idOrName string) error
 }
+
+// Snapshotter is implemented by formats whose images hold internal snapshots;
+// Info lists them. The caller sees to it that no change of the disk is under way
+// during a call, nor begins; reads may go on. A call that fails has changed
+// nothing that a reader of the disk or of a snapshot could see, unless its error
+// says otherwise. Whenever a call is cut short by a crash, the disk and the
+// snapshots read as before it or as after it.
+type Snapshotter interface {
+	// CreateSnapshot keeps the disk as it is now and returns the new snapshot's
+	// id, which no other has. Names need not be unique.
+	CreateSnapshot(ctx context.Context, req SnapshotRequest) (id string, err error)
+	// ApplySnapshot makes the disk what it was when the snapshot was taken, its
+	// size included. The snapshot stays. idOrName is matched against ids first,
+	// then names. ErrBitmaps: the image has bitmaps that would no longer be true.
+	ApplySnapshot(ctx context.Context, idOrName string) error
+	// DeleteSnapshot removes the first snapshot that has both the id and the name.
+	// If the snapshot is gone but its room could not all be given back, that is an
+	// error too.
+	DeleteSnapshot(ctx context.Context, id, name string) error
+}
+
+// SnapshotRequest says what a new snapshot is to be called.
+type SnapshotRequest struct {
+	Name string    // at most MaxSnapshotName bytes
+	Date time.Time // when it was taken
+}
+
+// MaxSnapshotName is the longest name in bytes that a snapshot may be given.
+const MaxSnapshotName = 255
 
 // CopyMode says which ways of copying CopyFrom may use.
 type CopyMode uint8

@@ -19,13 +19,19 @@
 // that no reader uses it any more. With lazy refcounts the dirty bit is durable
 // before the first change and step 1 is left to Close.
 //
+// Snapshot operations first bring everything to the file and then work on the
+// tables there, in passes over all of them; the order is told with each. What they
+// do takes effect with one write to the header. Refcounts and copied flags disagree
+// while they work, harmlessly (a refcount too high, a flag missing), and version 3
+// images have the dirty bit set meanwhile.
+//
 // # Lock order
 //
-//	resizeMu one Resize at a time; held across I/O
+//	resizeMu one Resize or snapshot operation at a time; held across I/O
 //	tableMu  L1 entries change, and L2 tables are made, with it held; across the
-//	         reading of a table that a snapshot shares
-//	flushMu  one writeback, growth of the refcount table or repair at a time;
-//	         held across I/O
+//	         reading of a table that a snapshot shares, and snapshot operations
+//	flushMu  one writeback, growth of the refcount table, repair or snapshot
+//	         operation at a time; held across I/O
 //	meta     L1, cached L2 slices, pending changes, dropped references; lookups
 //	         share it; never held across I/O
 //	alloc.mu refcounts and the allocator; held across the loading of a refcount

@@ -43,4 +43,6 @@ func (*Driver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, 
 var (
 	_ driver.Driver = (*Driver)(nil)
 	_ driver.Prober = (*Driver)(nil)
+
+	_ driver.Snapshotter = (*image)(nil)
 )

@@ -102,18 +102,26 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 		a.dataFresh, a.dataZero = im.data.Size(), info.ZeroOnGrow
 	}
 	a.holdSpans()
-	a.metadata = nil
-	if im.overlap&(overlapActiveL2|overlapRefcountBlock) != 0 && len(im.l1)+len(table) <= maxMetadataSet {
-		a.metadata = map[int64]struct{}{}
-		for _, e := range im.l1 {
-			a.metadata[int64(e&ondisk.OffsetMask)>>im.clusterBits] = struct{}{}
-		}
-		for _, e := range table {
-			a.metadata[int64(e&^ondisk.ReftReservedMask)>>im.clusterBits] = struct{}{}
-		}
-		delete(a.metadata, 0)
-	}
+	a.listMetadata()
 	return nil
+}
+
+// listMetadata lists the clusters of the active L2 tables and the refcount blocks
+// anew. mu is held; no L1 entry changes.
+func (a *allocator) listMetadata() {
+	im := a.im
+	a.metadata = nil
+	if im.overlap&(overlapActiveL2|overlapRefcountBlock) == 0 || len(im.l1)+len(a.table) > maxMetadataSet {
+		return
+	}
+	a.metadata = map[int64]struct{}{}
+	for _, e := range im.l1 {
+		a.metadata[int64(e&ondisk.OffsetMask)>>im.clusterBits] = struct{}{}
+	}
+	for _, e := range a.table {
+		a.metadata[int64(e&^ondisk.ReftReservedMask)>>im.clusterBits] = struct{}{}
+	}
+	delete(a.metadata, 0)
 }
 
 // touchData notes that an external data file is going to be written in

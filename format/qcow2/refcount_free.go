@@ -166,22 +166,24 @@ func (im *image) discardHoles(ctx context.Context, clusters []int64) {
 	if !ok {
 		return
 	}
-	align := max(1, im.file.Limits().DiscardAlignment)
 	for i := 0; i < len(clusters); {
 		j := i + 1
 		for j < len(clusters) && clusters[j] == clusters[j-1]+1 {
 			j++
 		}
-		off, end := clusters[i]<<im.clusterBits, (clusters[j-1]+1)<<im.clusterBits
-		end = min(end, im.file.Size())
-		off, end = (off+align-1)/align*align, end/align*align
-		if off < end {
-			if err := d.Discard(ctx, off, end-off); err != nil {
-				return
-			}
+		if !im.discardRun(ctx, d, clusters[i], int64(j-i)) {
+			return
 		}
 		i = j
 	}
+}
+
+// discardRun tells the file of n free clusters and says whether it could be told.
+func (im *image) discardRun(ctx context.Context, d driver.Discarder, first, n int64) bool {
+	align := max(1, im.file.Limits().DiscardAlignment)
+	off, end := first<<im.clusterBits, min((first+n)<<im.clusterBits, im.file.Size())
+	off, end = (off+align-1)/align*align, end/align*align
+	return off >= end || d.Discard(ctx, off, end-off) == nil
 }
 
 // allocBytes finds room for n compressed bytes, less than a cluster: behind the

@@ -49,7 +49,7 @@ func (p *Program) commands() []*command {
 		measureCommand(),
 		unsupported("rebase", "Change backing file of the image"),
 		resizeCommand(),
-		unsupported("snapshot", "List or manipulate snapshots within image"),
+		snapshotCommand(),
 	}
 	if p.cowl() {
 		list = append(list, checksumCommand())

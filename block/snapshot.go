@@ -1,0 +1,70 @@
+package block
+
+import (
+	"context"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/qapi"
+)
+
+// Snapshots lists the internal snapshots. ok is false if the format has none and
+// cannot have any.
+func (img *Image) Snapshots(ctx context.Context) (list []qapi.SnapshotInfo, ok bool, err error) {
+	at := img.withSnapshots()
+	if _, ok = at.node.(driver.Snapshotter); !ok {
+		return nil, false, nil
+	}
+	info, err := at.node.Info(ctx)
+	if err != nil {
+		return nil, true, at.fail("list snapshots", -1, err)
+	}
+	return info.Snapshots, true, nil
+}
+
+// withSnapshots returns the image whose snapshots are those of img: what passes its
+// child through has those of the child.
+func (img *Image) withSnapshots() *Image {
+	for img.storage == nil && img.desc.FileRole == driver.FileFiltered && img.File() != nil {
+		img = img.File()
+	}
+	return img
+}
+
+// CreateSnapshot keeps the disk as it is now as an internal snapshot and returns
+// its id. Writes that are under way end before, others wait until it is done.
+func (img *Image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest) (id string, err error) {
+	err = img.snapshot("create snapshot", func(s driver.Snapshotter) (err error) {
+		id, err = s.CreateSnapshot(ctx, req)
+		return err
+	})
+	return id, err
+}
+
+// ApplySnapshot makes the disk, and its size, what they were when the snapshot
+// was taken. It waits for the writes under way and holds up others, as
+// CreateSnapshot does; reads during the call see the one or the other content.
+func (img *Image) ApplySnapshot(ctx context.Context, idOrName string) error {
+	return img.snapshot("apply snapshot", func(s driver.Snapshotter) error { return s.ApplySnapshot(ctx, idOrName) })
+}
+
+// DeleteSnapshot removes the first snapshot that has the id and the name.
+func (img *Image) DeleteSnapshot(ctx context.Context, id, name string) error {
+	return img.snapshot("delete snapshot", func(s driver.Snapshotter) error { return s.DeleteSnapshot(ctx, id, name) })
+}
+
+// snapshot runs f while nothing changes the disk.
+func (img *Image) snapshot(op string, f func(driver.Snapshotter) error) error {
+	at := img.withSnapshots()
+	s, ok := at.node.(driver.Snapshotter)
+	if !ok {
+		return img.fail(op, -1, driver.Errorf(driver.ErrUnsupported, "the format %s has no internal snapshots", at.desc.Name))
+	}
+	if err := at.checkWritable(op, -1); err != nil {
+		return err
+	}
+	at.changing.Lock()
+	defer at.changing.Unlock()
+	at.lock()
+	defer at.unlock()
+	return at.fail(op, -1, f(s))
+}

@@ -1,0 +1,119 @@
+package qcow2
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// CreateSnapshot keeps the disk as it is now. Order on disk: places for the new
+// tables and a reference more to all that the disk uses; barrier; copied flags of
+// the active tables cleared, the new tables; barrier; the header names them.
+func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest) (string, error) {
+	if err := im.canSnapshot(); err != nil {
+		return "", err
+	}
+	if len(req.Name) > driver.MaxSnapshotName {
+		return "", driver.Errorf(driver.ErrInvalid, "the name of a snapshot may have %d bytes, this one has %d", driver.MaxSnapshotName, len(req.Name))
+	}
+	im.resizeMu.Lock()
+	defer im.resizeMu.Unlock()
+	im.tableMu.Lock()
+	defer im.tableMu.Unlock()
+	if len(im.snapshots) >= maxSnapshots {
+		return "", driver.Errorf(driver.ErrRange, "File too large")
+	}
+	s := ondisk.Snapshot{
+		ID: nextSnapshotID(im.snapshots), Name: req.Name, L1Size: uint32(len(im.l1)),
+		DateSec: uint32(req.Date.Unix()), DateNsec: uint32(req.Date.Nanosecond()),
+		DiskSize: uint64(im.size.Load()), HasDiskSize: true, HasIcount: true,
+	}
+	l1Room, err := im.snapshotRoom(ctx, int64(len(im.l1))*8)
+	if err != nil {
+		return "", err
+	}
+	s.L1TableOffset = uint64(l1Room.off)
+	op, err := im.beginSnapshot(ctx, append(slices.Clone(im.snapshots), s), l1Room)
+	if err != nil {
+		return "", err
+	}
+	defer op.end()
+	active, err := im.tablesOf(im.l1)
+	if err == nil {
+		err = im.raiseTables(ctx, active)
+	}
+	if err != nil {
+		return "", op.cancel(ctx, err)
+	}
+	l1, err := op.keepActive(ctx, active, l1Room)
+	if err == nil {
+		err = op.writeTable(ctx)
+	}
+	if err != nil {
+		im.reload(nil)
+		im.lowerTables(context.WithoutCancel(ctx), active, -1)
+		return "", op.cancel(ctx, err)
+	}
+	// From here on the snapshot exists, whatever becomes of ctx.
+	ctx = context.WithoutCancel(ctx)
+	if err := op.commitTable(ctx); err != nil {
+		return "", err
+	}
+	im.reload(l1)
+	return s.ID, op.finish(ctx, op.dropOldTable(ctx))
+}
+
+// keepActive makes the references that were added durable, clears the copied
+// flags of the active tables and copies the L1 table to room. It returns the L1
+// table as the file has it now.
+func (op *snapshotOp) keepActive(ctx context.Context, active namedTables, room span) ([]uint64, error) {
+	im := op.im
+	if err := im.flushRefcounts(ctx); err != nil {
+		return nil, err
+	}
+	if err := im.syncCopied(ctx, active); err != nil {
+		return nil, err
+	}
+	l1, err := im.copiedL1(ctx, im.l1)
+	if err != nil {
+		return nil, err
+	}
+	if err := im.writeL1(ctx, l1, im.l1); err != nil {
+		return nil, err
+	}
+	return l1, im.writeWhole(ctx, encodeEntries(l1), room)
+}
+
+// writeL1 writes the sectors of the active L1 table in which l1 differs from old.
+func (im *image) writeL1(ctx context.Context, l1, old []uint64) error {
+	const per = l1Sector / 8
+	var jobs []writeJob
+	for i := 0; i*per < len(l1); i++ {
+		end := min(len(l1), (i+1)*per)
+		if !slices.Equal(l1[i*per:end], old[i*per:end]) {
+			jobs = addJob(jobs, im.l1Off+int64(i)*l1Sector, encodeSector(l1, i))
+		}
+	}
+	return im.writeJobs(ctx, jobs)
+}
+
+func encodeEntries(table []uint64) []byte {
+	b := make([]byte, 0, len(table)*8)
+	for _, e := range table {
+		b = binary.BigEndian.AppendUint64(b, e)
+	}
+	return b
+}
+
+// writeWhole writes b at the start of room and zeroes in the rest of it.
+func (im *image) writeWhole(ctx context.Context, b []byte, room span) error {
+	if room.end == room.off {
+		return nil
+	}
+	b = append(b, make([]byte, room.end-room.off-int64(len(b)))...)
+	_, err := im.file.WriteAt(ctx, b, room.off)
+	return err
+}

@@ -1,0 +1,294 @@
+package qcow2
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// namedTables are the L2 tables that an L1 table names, by place in the file.
+type namedTables struct {
+	offsets []int64
+	times   []uint64 // how often each is named: once, unless the image is damaged
+}
+
+// tablesOf lists the L2 tables that l1 names. Each lies in the file, so that
+// reading them all costs no more than reading the file.
+func (im *image) tablesOf(l1 []uint64) (namedTables, error) {
+	var all []int64
+	size := im.file.Size()
+	for i, e := range l1 {
+		off := int64(e & ondisk.OffsetMask)
+		switch {
+		case off == 0:
+			continue
+		case off&(im.clusterSize-1) != 0:
+			return namedTables{}, driver.Errorf(driver.ErrCorrupt, "L2 table offset %#x unaligned (L1 index: %#x)", off, i)
+		case off >= size:
+			return namedTables{}, driver.Errorf(driver.ErrCorrupt, "L2 table at offset %#x lies beyond the end of the file (L1 index: %#x)", off, i)
+		}
+		all = append(all, off)
+	}
+	slices.Sort(all)
+	var t namedTables
+	for _, off := range all {
+		if n := len(t.offsets); n > 0 && t.offsets[n-1] == off {
+			t.times[n-1]++
+			continue
+		}
+		t.offsets, t.times = append(t.offsets, off), append(t.times, 1)
+	}
+	return t, nil
+}
+
+// refRun is a run of clusters, each referred to so many times.
+type refRun struct {
+	first, n int64
+	times    uint64
+}
+
+// maxRefRuns is how many runs are collected before they are sorted and applied.
+const maxRefRuns = 64 << 10
+
+// refPass adds references to clusters, or takes them away, in large batches in
+// the order of the file. flushMu is held throughout, and nobody allocates.
+type refPass struct {
+	im   *image
+	down bool
+	// limit is the number of batches to apply, the rest is left out; negative: all.
+	limit   int
+	applied int
+	runs    []refRun
+	err     error // the first of a pass downwards, which goes on
+}
+
+// add notes references to n clusters.
+func (r *refPass) add(ctx context.Context, first, n int64, times uint64) error {
+	if l := len(r.runs); l > 0 {
+		if p := &r.runs[l-1]; p.first+p.n == first && p.times == times {
+			p.n += n
+			return nil
+		}
+	}
+	if len(r.runs) >= maxRefRuns {
+		if err := r.apply(ctx); err != nil {
+			return err
+		}
+	}
+	r.runs = append(r.runs, refRun{first, n, times})
+	return nil
+}
+
+// apply applies the batch. On error nothing of it is applied, unless the pass is
+// one downwards: there the error is kept, and what it concerns left as it is.
+func (r *refPass) apply(ctx context.Context) error {
+	runs := r.runs
+	r.runs = r.runs[:0]
+	if len(runs) == 0 || r.limit >= 0 && r.applied >= r.limit {
+		return ctx.Err()
+	}
+	slices.SortFunc(runs, func(a, b refRun) int { return cmp.Compare(a.first, b.first) })
+	im, a := r.im, &r.im.alloc
+	var freed []refRun
+	a.mu.Lock()
+	for i := range runs {
+		var n int64
+		var err error
+		if r.down {
+			freed, err = a.lower(ctx, runs[i], freed)
+		} else if n, err = a.raise(ctx, runs[i]); err != nil {
+			// Take back what was raised of this batch.
+			runs[i].n = n
+			for _, done := range runs[:i+1] {
+				_, _ = a.lower(ctx, done, nil)
+			}
+			a.mu.Unlock()
+			return err
+		}
+		if err != nil && r.err == nil {
+			r.err = err
+		}
+	}
+	a.mu.Unlock()
+	r.applied++
+	if r.down && im.passed(discardSnapshot) && r.limit < 0 {
+		im.discardFreed(ctx, freed)
+	}
+	if a.pressed() {
+		if _, err := im.writeRefcounts(ctx); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// discardFreed tells the file of clusters that became free. It is a courtesy:
+// errors do not matter.
+func (im *image) discardFreed(ctx context.Context, freed []refRun) {
+	d, ok := im.file.(driver.Discarder)
+	for i := 0; ok && i < len(freed); i++ {
+		ok = im.discardRun(ctx, d, freed[i].first, freed[i].n)
+	}
+}
+
+// raise adds the references of a run and returns how many clusters it did. mu is
+// held.
+func (a *allocator) raise(ctx context.Context, run refRun) (int64, error) {
+	im, per := a.im, a.perBlock()
+	highest := ondisk.MaxRefcount(im.refOrder)
+	for c, end := run.first, run.first+run.n; c < end; {
+		b, err := a.block(ctx, c/per)
+		if err != nil {
+			return c - run.first, err
+		}
+		for base, stop := c/per*per, min(end, (c/per+1)*per); c < stop; c++ {
+			var v uint64
+			if b != nil {
+				v = ondisk.GetRefcount(b.data, int(c-base), im.refOrder)
+			}
+			if v == 0 {
+				return c - run.first, driver.Errorf(driver.ErrCorrupt, "the cluster at offset %#x is in use but its refcount is zero: the image needs a check", c<<im.clusterBits)
+			}
+			if run.times > highest || v > highest-run.times {
+				return c - run.first, driver.Errorf(driver.ErrInvalid, "the cluster at offset %#x would have more references than the %d-bit refcounts of the image can tell", c<<im.clusterBits, 1<<im.refOrder)
+			}
+			ondisk.SetRefcount(b.data, int(c-base), im.refOrder, v+run.times)
+		}
+		a.markDirty(b)
+	}
+	return run.n, nil
+}
+
+// lower takes the references of a run away and appends the clusters that became
+// free to freed. Where there are not that many it leaves the rest. mu is held.
+func (a *allocator) lower(ctx context.Context, run refRun, freed []refRun) ([]refRun, error) {
+	im, per := a.im, a.perBlock()
+	var failed error
+	for c, end := run.first, run.first+run.n; c < end; {
+		b, err := a.block(ctx, c/per)
+		base, stop := c/per*per, min(end, (c/per+1)*per)
+		if b == nil || err != nil {
+			if err == nil {
+				err = driver.Errorf(driver.ErrCorrupt, "cluster %d has no refcount block", c)
+			}
+			failed = cmp.Or(failed, err)
+			c = stop
+			continue
+		}
+		for ; c < stop; c++ {
+			v := ondisk.GetRefcount(b.data, int(c-base), im.refOrder)
+			if v < run.times {
+				failed = cmp.Or(failed, driver.Errorf(driver.ErrCorrupt, "the refcount of the cluster at offset %#x is too low", c<<im.clusterBits))
+				continue
+			}
+			ondisk.SetRefcount(b.data, int(c-base), im.refOrder, v-run.times)
+			if v == run.times {
+				a.released(c)
+				if l := len(freed); l > 0 && freed[l-1].first+freed[l-1].n == c {
+					freed[l-1].n++
+				} else {
+					freed = append(freed, refRun{first: c, n: 1})
+				}
+			}
+		}
+		a.markDirty(b)
+	}
+	return freed, failed
+}
+
+// tables adds the references that the L2 tables t make, and those to themselves.
+// The file holds them as they are.
+func (r *refPass) tables(ctx context.Context, t namedTables) error {
+	im := r.im
+	skip := func(err error) error {
+		if r.down && ctx.Err() == nil {
+			r.err = cmp.Or(r.err, err)
+			return nil
+		}
+		return err
+	}
+	err := readTables(ctx, im.file, t.offsets, im.clusterSize, func(i int, b []byte, err error) error {
+		if err == nil {
+			err = im.goodEntries(t.offsets[i], b)
+		}
+		if err != nil {
+			return skip(err)
+		}
+		return r.table(ctx, b, t.times[i])
+	})
+	for i := 0; i < len(t.offsets) && err == nil; i++ {
+		err = r.add(ctx, t.offsets[i]>>im.clusterBits, 1, t.times[i])
+	}
+	if err == nil {
+		err = r.apply(ctx)
+	}
+	return err
+}
+
+// goodEntries judges the entries of an L2 table.
+func (im *image) goodEntries(off int64, b []byte) error {
+	for i := range len(b) / int(im.l2EntrySize) {
+		e := ondisk.LoadL2(b, i, im.extended)
+		if what := im.badEntry(e); what != "" {
+			return driver.Errorf(driver.ErrCorrupt, "%s: %#x (L2 offset: %#x, L2 index: %#x)", what, e.Desc, off, i)
+		}
+	}
+	return nil
+}
+
+// table adds the references that the entries of an L2 table make.
+func (r *refPass) table(ctx context.Context, b []byte, times uint64) error {
+	im := r.im
+	for i := range len(b) / int(im.l2EntrySize) {
+		e := ondisk.LoadL2(b, i, im.extended)
+		var err error
+		switch im.kind(e) {
+		case kindNormal, kindZeroAlloc:
+			err = r.add(ctx, hostOffset(e)>>im.clusterBits, 1, times)
+		case kindCompressed:
+			d := ondisk.DecodeCompressed(e.Desc, im.clusterBits)
+			first := d.Offset >> im.clusterBits
+			err = r.add(ctx, first, im.clusters(d.Offset+d.Size)-first, times)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// raiseTables adds a reference to everything that the L2 tables t use, and to
+// them. On error nothing is added, unless that cannot even be taken back: then
+// clusters are leaked.
+func (im *image) raiseTables(ctx context.Context, t namedTables) error {
+	up := refPass{im: im, limit: -1}
+	err := up.tables(ctx, t)
+	if err != nil && up.applied > 0 {
+		im.lowerTables(context.WithoutCancel(ctx), t, up.applied)
+	}
+	return err
+}
+
+// lowerTables takes away what raiseTables adds, in its first batches only if
+// limit is not negative. It does what it can and returns the first error.
+func (im *image) lowerTables(ctx context.Context, t namedTables, limit int) error {
+	down := refPass{im: im, down: true, limit: limit}
+	err := down.tables(ctx, t)
+	return cmp.Or(err, down.err)
+}
+
+// lowerClusters takes away one reference to each cluster of a range.
+func (im *image) lowerClusters(ctx context.Context, off, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	down := refPass{im: im, down: true, limit: -1}
+	err := down.add(ctx, off>>im.clusterBits, im.clusters(n), 1)
+	if err == nil {
+		err = down.apply(ctx)
+	}
+	return cmp.Or(err, down.err)
+}

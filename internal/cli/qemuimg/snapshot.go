@@ -1,0 +1,147 @@
+package qemuimg
+
+import (
+	"errors"
+	"time"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/render"
+)
+
+const (
+	snapshotList = iota + 1
+	snapshotApply
+	snapshotCreate
+	snapshotDelete
+)
+
+func snapshotCommand() *command {
+	return &command{
+		name: "snapshot", summary: "List or manipulate snapshots within image", run: runSnapshot,
+		usage: []string{"[-f FMT | --image-opts] [-l | -a|-c|-d SNAPSHOT]",
+			"[-U] [-q] [--object OBJDEF] FILENAME"},
+		about: "Internal snapshots keep the disk as it was, in the same file. Nobody else may have\nthe image open while it is changed.",
+		options: []option{helpOption(), quietOption(), formatOption(), imageOptsOption(), forceShareOption(),
+			{id: snapshotList, long: "list", short: 'l', help: "list the snapshots (the default)"},
+			{id: snapshotCreate, long: "create", short: 'c', value: "SNAPSHOT", help: "keep the disk as it is now under this name"},
+			{id: snapshotApply, long: "apply", short: 'a', value: "SNAPSHOT", help: "make the disk what it was then; what it holds now is lost.\nSNAPSHOT is an id or a name"},
+			{id: snapshotDelete, long: "delete", short: 'd', value: "SNAPSHOT", help: "remove the first snapshot of this name"},
+			objectOption(),
+		},
+		operands: []operand{{"FILENAME", "the image"}},
+		examples: []string{"disk.qcow2", "-c before-update disk.qcow2", "-a before-update disk.qcow2"},
+	}
+}
+
+func runSnapshot(c *call, args []string) int {
+	action, name := 0, ""
+	code, ok := c.parse(args, func(id int, arg string) error {
+		if action != 0 {
+			return usagef("Cannot mix '-l', '-a', '-c', '-d'")
+		}
+		action, name = id, arg
+		return nil
+	})
+	if !ok {
+		return code
+	}
+	if len(c.operands) != 1 {
+		return c.usage("Expecting one image file name")
+	}
+	if action == 0 {
+		action = snapshotList
+	}
+	o := block.OpenOptions{ForceShare: c.forceShare}
+	if action != snapshotList {
+		o.Write, o.Unmap = true, true
+	}
+	img, err := c.open(c.image(c.operands[0]), o)
+	if err != nil {
+		return c.fail(err)
+	}
+	switch action {
+	case snapshotList:
+		code = c.listSnapshots(img)
+	case snapshotCreate:
+		code = c.createSnapshot(img, name)
+	case snapshotApply:
+		code = c.applySnapshot(img, name)
+	case snapshotDelete:
+		code = c.deleteSnapshot(img, name)
+	}
+	if err := c.close(img); err != nil && code == 0 {
+		return c.fail(err)
+	}
+	return code
+}
+
+func (c *call) listSnapshots(img *block.Image) int {
+	list, _, err := img.Snapshots(c.ctx)
+	if err != nil {
+		return c.fail(err)
+	}
+	if len(list) == 0 {
+		return 0
+	}
+	return c.print(render.Snapshots(c.Stdout, list))
+}
+
+func (c *call) createSnapshot(img *block.Image, name string) int {
+	req := driver.SnapshotRequest{Name: name, Date: time.Now().Truncate(time.Microsecond)}
+	req.Name = name[:min(len(name), driver.MaxSnapshotName)]
+	if _, err := img.CreateSnapshot(c.ctx, req); err != nil {
+		return c.errorf("Could not create snapshot '%s': %s", name, snapshotReason(err))
+	}
+	return 0
+}
+
+func (c *call) applySnapshot(img *block.Image, name string) int {
+	err := img.ApplySnapshot(c.ctx, name)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, driver.ErrBitmaps):
+		return c.errorf("Could not apply snapshot '%s': Device has active dirty bitmaps", name)
+	}
+	if _, ok, _ := img.Snapshots(c.ctx); !ok {
+		return c.errorf("Could not apply snapshot '%s': Block driver does not support snapshots", name)
+	}
+	return c.errorf("Could not apply snapshot '%s': Failed to load snapshot: %s", name, snapshotReason(err))
+}
+
+// deleteSnapshot deletes by name only, unlike applySnapshot: so does the original.
+func (c *call) deleteSnapshot(img *block.Image, name string) int {
+	list, _, err := img.Snapshots(c.ctx)
+	if err != nil {
+		return c.fail(err)
+	}
+	for _, s := range list {
+		if s.Name != name {
+			continue
+		}
+		if err := img.DeleteSnapshot(c.ctx, s.ID, s.Name); err != nil {
+			return c.errorf("Could not delete snapshot '%s': %s", name, snapshotReason(err))
+		}
+		return 0
+	}
+	return c.errorf("Could not delete snapshot '%s': snapshot not found", name)
+}
+
+// snapshotReason says why a snapshot operation failed, in the words of the
+// original where it has no more than an error number.
+func snapshotReason(err error) string {
+	switch {
+	case errors.Is(err, driver.ErrNoSnapshot):
+		return "No such file or directory"
+	case errors.Is(err, driver.ErrUnsupported):
+		return "Operation not supported"
+	case errors.Is(err, driver.ErrInvalid):
+		return "Invalid argument"
+	}
+	var io *block.IOError
+	if errors.As(err, &io) {
+		err = io.Err
+	}
+	return render.Error(err)
+}
