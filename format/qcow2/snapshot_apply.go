@@ -63,7 +63,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 		former, err = im.tablesOf(im.l1)
 	}
 	if err == nil {
-		err = im.raiseTables(ctx, kept)
+		err = op.raiseTables(ctx, kept)
 	}
 	if err != nil {
 		return op.cancel(ctx, err)

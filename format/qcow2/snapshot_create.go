@@ -43,7 +43,7 @@ func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest)
 	defer op.end()
 	active, err := im.tablesOf(im.l1)
 	if err == nil {
-		err = im.raiseTables(ctx, active)
+		err = op.raiseTables(ctx, active)
 	}
 	if err != nil {
 		return "", op.cancel(ctx, err)

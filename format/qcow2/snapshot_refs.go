@@ -62,7 +62,9 @@ type refPass struct {
 	limit   int
 	applied int
 	runs    []refRun
-	err     error // the first of a pass downwards, which goes on
+	// rooms were found to be free just now: nothing may refer to them.
+	rooms []span
+	err   error // the first of a pass downwards, which goes on
 }
 
 // add notes references to n clusters.
@@ -89,6 +91,13 @@ func (r *refPass) apply(ctx context.Context) error {
 	r.runs = r.runs[:0]
 	if len(runs) == 0 || r.limit >= 0 && r.applied >= r.limit {
 		return ctx.Err()
+	}
+	for _, run := range runs {
+		for _, room := range r.rooms {
+			if first, end := room.off>>r.im.clusterBits, room.end>>r.im.clusterBits; run.first < end && first < run.first+run.n {
+				return uncounted(max(run.first, first) << r.im.clusterBits)
+			}
+		}
 	}
 	slices.SortFunc(runs, func(a, b refRun) int { return cmp.Compare(a.first, b.first) })
 	im, a := r.im, &r.im.alloc
@@ -150,7 +159,7 @@ func (a *allocator) raise(ctx context.Context, run refRun) (int64, error) {
 				v = ondisk.GetRefcount(b.data, int(c-base), im.refOrder)
 			}
 			if v == 0 {
-				return c - run.first, driver.Errorf(driver.ErrCorrupt, "the cluster at offset %#x is in use but its refcount is zero: the image needs a check", c<<im.clusterBits)
+				return c - run.first, uncounted(c << im.clusterBits)
 			}
 			if run.times > highest || v > highest-run.times {
 				return c - run.first, driver.Errorf(driver.ErrInvalid, "the cluster at offset %#x would have more references than the %d-bit refcounts of the image can tell", c<<im.clusterBits, 1<<im.refOrder)
@@ -160,6 +169,10 @@ func (a *allocator) raise(ctx context.Context, run refRun) (int64, error) {
 		a.markDirty(b)
 	}
 	return run.n, nil
+}
+
+func uncounted(off int64) error {
+	return driver.Errorf(driver.ErrCorrupt, "the cluster at offset %#x is in use but its refcount is zero: the image needs a check", off)
 }
 
 // lower takes the references of a run away and appends the clusters that became
@@ -263,8 +276,9 @@ func (r *refPass) table(ctx context.Context, b []byte, times uint64) error {
 // raiseTables adds a reference to everything that the L2 tables t use, and to
 // them. On error nothing is added, unless that cannot even be taken back: then
 // clusters are leaked.
-func (im *image) raiseTables(ctx context.Context, t namedTables) error {
-	up := refPass{im: im, limit: -1}
+func (op *snapshotOp) raiseTables(ctx context.Context, t namedTables) error {
+	im := op.im
+	up := refPass{im: im, limit: -1, rooms: op.rooms}
 	err := up.tables(ctx, t)
 	if err != nil && up.applied > 0 {
 		im.lowerTables(context.WithoutCancel(ctx), t, up.applied)

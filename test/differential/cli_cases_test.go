@@ -14,6 +14,10 @@ var cliDifferences = map[string]string{
 	"create -f qcow2 -o refcount_bits=-1 x 1M":                          "the original takes -1 for 2^64-1",
 	"bench --object bad raw.img raw.img":                                "later versions have the option",
 	"convert --bitmaps -O qcow2 a.qcow2 out":                            "not supported yet",
+	"snapshot -c x corrupt.qcow2":                                       "the original overwrites a cluster that is in use but not counted",
+	"snapshot --create x a.qcow2":                                       "in later versions the long option takes its argument",
+	"snapshot --apply=first snap.qcow2":                                 "in later versions the long option takes its argument",
+	"snapshot --delete first snap.qcow2":                                "in later versions the long option takes its argument",
 }
 
 // cliOtherFiles are the command lines that leave other files behind on purpose.
@@ -29,7 +33,7 @@ func cliLines() []string {
 			out = append(out, line)
 		}
 	}
-	for _, cmd := range []string{"create", "info", "map", "check", "compare", "measure", "resize", "dd", "bench", "convert"} {
+	for _, cmd := range []string{"create", "info", "map", "check", "compare", "measure", "resize", "snapshot", "dd", "bench", "convert"} {
 		out = append(out, cmd, cmd+" --bogus", cmd+" -Z", cmd+" --object bad raw.img raw.img")
 		switch cmd {
 		case "create", "resize", "dd", "compare", "convert":
@@ -351,6 +355,59 @@ measure raw.img raw.img
 measure -s 1M
 
 # resize
+snapshot a.qcow2
+snapshot -l snap.qcow2
+snapshot --list snap.qcow2
+snapshot -q snap.qcow2
+snapshot -U snap.qcow2
+snapshot -f qcow2 -l snap.qcow2
+snapshot -f raw -l snap.qcow2
+snapshot -l raw.img
+snapshot -l a.qcow2 b.qcow2
+snapshot -l -c x a.qcow2
+snapshot -c x -c y a.qcow2
+snapshot -lc x a.qcow2
+snapshot -c
+snapshot -c x
+snapshot -c x nope
+snapshot -c x a.qcow2 && snapshot a.qcow2 && check -q a.qcow2
+snapshot -qc x a.qcow2 && snapshot -l a.qcow2
+snapshot -c '' a.qcow2 && snapshot -c '' a.qcow2 && snapshot a.qcow2 && snapshot -d '' a.qcow2 && snapshot a.qcow2
+snapshot -c '#' old.qcow2 && snapshot old.qcow2 && resize old.qcow2 4M && snapshot -d '#' old.qcow2 && resize old.qcow2 4M && check -q old.qcow2
+snapshot -c first snap.qcow2 && snapshot -d first snap.qcow2 && snapshot -a first snap.qcow2 && snapshot -d first snap.qcow2 && snapshot -d first snap.qcow2 && snapshot snap.qcow2 && check -q snap.qcow2
+snapshot -d 'a longer snapshot name than fits' snap.qcow2 && snapshot -c x snap.qcow2 && snapshot snap.qcow2 && check -q snap.qcow2
+snapshot -d first snap.qcow2 && snapshot -c x snap.qcow2 && snapshot snap.qcow2
+snapshot -a first snap.qcow2 && check -q snap.qcow2
+snapshot -a 2 snap.qcow2 && check -q snap.qcow2
+snapshot -a nope snap.qcow2
+snapshot -d nope snap.qcow2
+snapshot -d 1 snap.qcow2
+snapshot -U -c x a.qcow2
+snapshot -U -a first snap.qcow2
+resize snap.qcow2 2M && snapshot -a first snap.qcow2 && check -q snap.qcow2
+resize snap.qcow2 2M && snapshot -c big snap.qcow2 && snapshot -a first snap.qcow2 && snapshot -a big snap.qcow2 && check -q snap.qcow2
+snapshot -c x mid.qcow2 && snapshot -a x mid.qcow2 && snapshot -d x mid.qcow2 && check -q mid.qcow2
+snapshot -c x comp.qcow2 && snapshot -c y comp.qcow2 && snapshot -d x comp.qcow2 && snapshot -a y comp.qcow2 && check -q comp.qcow2
+snapshot -c x orphan.qcow2
+snapshot -c x ext.qcow2
+snapshot -a x ext.qcow2
+snapshot -d x ext.qcow2
+snapshot -l ext.qcow2
+snapshot -c x bitmap.qcow2 && snapshot -a x bitmap.qcow2 && snapshot -d x bitmap.qcow2
+snapshot -c x raw.img
+snapshot -f raw -c x raw.img
+snapshot -f raw -a x raw.img
+snapshot -f raw -d x raw.img
+snapshot -c x corrupt.qcow2
+snapshot -c x leak.qcow2
+snapshot --image-opts -c x driver=qcow2,file.filename=a.qcow2 && snapshot a.qcow2
+snapshot --image-opts -c x driver=raw,file.driver=qcow2,file.file.filename=a.qcow2 && snapshot --image-opts driver=raw,file.driver=qcow2,file.file.filename=a.qcow2
+snapshot --image-opts -d first driver=raw,file.driver=qcow2,file.file.filename=snap.qcow2 && snapshot snap.qcow2
+snapshot --image-opts -a first driver=raw,file.driver=qcow2,file.file.filename=snap.qcow2
+snapshot --create x a.qcow2
+snapshot --apply=first snap.qcow2
+snapshot --delete first snap.qcow2
+
 resize a.qcow2 2M && info a.qcow2
 resize a.qcow2 +1M && info a.qcow2 && check a.qcow2
 resize large.img -1M

@@ -147,6 +147,7 @@ var volatileText = []struct {
 	{regexp.MustCompile(`disk size: .*`), "disk size: X"},
 	{regexp.MustCompile(`Run completed in [0-9.]+ seconds`), "Run completed in X seconds"},
 	{regexp.MustCompile(`more info(rmation)?\b`), "more info"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), "DATE"},
 	{regexp.MustCompile(`(    \(\d+\.\d\d/100%\)\r)+`), "PROGRESS"},
 }
 
@@ -162,6 +163,8 @@ func normalJSON(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
 		delete(v, "actual-size")
+		delete(v, "date-sec")
+		delete(v, "date-nsec")
 		for k := range v {
 			v[k] = normalJSON(v[k])
 		}
