@@ -130,6 +130,8 @@ type image struct {
 	recurseMu sync.Mutex
 
 	codec codec
+
+	refRuns int // see maxRefRuns
 }
 
 // span is a range of the file with what lies there.
@@ -139,7 +141,7 @@ type span struct {
 }
 
 func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
-	im := &image{name: req.Name, env: req.Env, file: req.File, data: req.File, writable: req.Access.Write, access: req.Access, backingGiven: req.BackingGiven}
+	im := &image{name: req.Name, env: req.Env, file: req.File, data: req.File, writable: req.Access.Write, access: req.Access, backingGiven: req.BackingGiven, refRuns: maxRefRuns}
 	defer func() {
 		if err != nil {
 			im.release()

@@ -50,7 +50,8 @@ type refRun struct {
 	times    uint64
 }
 
-// maxRefRuns is how many runs are collected before they are sorted and applied.
+// maxRefRuns is how many runs are collected before they are sorted and applied,
+// unless a test sets image.refRuns.
 const maxRefRuns = 64 << 10
 
 // refPass adds references to clusters, or takes them away, in large batches in
@@ -75,7 +76,7 @@ func (r *refPass) add(ctx context.Context, first, n int64, times uint64) error {
 			return nil
 		}
 	}
-	if len(r.runs) >= maxRefRuns {
+	if len(r.runs) >= r.im.refRuns {
 		if err := r.apply(ctx); err != nil {
 			return err
 		}
