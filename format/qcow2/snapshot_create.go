@@ -55,6 +55,7 @@ func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest)
 	if err != nil {
 		im.reload(nil)
 		im.lowerTables(context.WithoutCancel(ctx), active, -1)
+		op.dirtied = false // some flags may be missing: whoever opens the image next sets them
 		return "", op.cancel(ctx, err)
 	}
 	// From here on the snapshot exists, whatever becomes of ctx.

@@ -26,7 +26,7 @@ type snapshotOp struct {
 	table   []byte            // of list, encoded
 	room    span              // for the table
 	rooms   []span            // all that was allocated for the operation
-	dirtied bool              // the dirty bit was set by the operation
+	dirtied bool              // the operation set the dirty bit, and clears it
 }
 
 // canSnapshot says whether the image can have snapshots at all.
