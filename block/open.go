@@ -34,6 +34,10 @@ type OpenOptions struct {
 	Check      bool // for check and repair: open leniently
 	Sequential bool // the disk will be passed through once, in order: small caches do
 	Snapshot   string
+	// WriteBacking opens one layer of the backing chain for writing and resizing:
+	// the one that WriteBase names (as FindBacking finds it), or the first.
+	WriteBacking bool
+	WriteBase    string
 
 	// Gate decides about the files that the image names. It must be set.
 	Gate driver.Gate
@@ -52,6 +56,8 @@ type opener struct {
 	reg    *Registry
 	o      OpenOptions
 	budget *driver.Budget
+	// wroteBacking: the layer that WriteBacking asks for was met.
+	wroteBacking bool
 }
 
 // node says what to open at one place of the tree.
@@ -441,7 +447,7 @@ func (op *opener) openFormat(ctx context.Context, spec nodeSpec, drv driver.Driv
 		return nil, err
 	}
 	own := d.Clone()
-	if img.probedRaw && op.o.ProbedRaw != nil {
+	if img.probedRaw && op.o.ProbedRaw != nil && spec.role != "backing" {
 		op.o.ProbedRaw(file.name)
 	}
 	node, err := drv.Open(ctx, &driver.OpenRequest{Name: file.name, Options: own, File: file,
@@ -566,6 +572,12 @@ func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o 
 	access := driver.Access{Shared: driver.PermAll, NoLock: spec.access.NoLock, NoIO: spec.access.NoIO}
 	if !access.NoIO {
 		access.Perm = driver.PermConsistentRead
+	}
+	if op.o.WriteBacking && !op.wroteBacking &&
+		(op.o.WriteBase == "" || info.Backing != nil && namesBacking(img, info.Backing.Filename, op.o.WriteBase)) {
+		op.wroteBacking = true
+		access.Write = true
+		access.Perm |= driver.PermConsistentRead | driver.PermWrite | driver.PermResize
 	}
 	cache := spec.cache
 	cache.WriteThrough = false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/qapi"
 )
 
@@ -267,6 +268,33 @@ type CheckResult struct {
 // file. An empty filename removes it.
 type BackingChanger interface {
 	ChangeBacking(ctx context.Context, ref BackingRef) error
+}
+
+// Emptier is implemented by formats with backing files that can give up all
+// their contents at once, so that the whole disk is unallocated.
+type Emptier interface {
+	// MakeEmpty drops every mapping. The caller makes sure that the backing file
+	// shows the same contents already, durably, and that no request is under way:
+	// a crash may leave any part of the mappings. ErrUnsupported leaves the image
+	// as it is.
+	MakeEmpty(ctx context.Context) error
+}
+
+// Amender is implemented by formats whose features can be changed in place. Its
+// driver declares AmendOptions.
+type Amender interface {
+	// Amend changes what req.Options say. A crash at any time leaves an image
+	// with the contents it had. No other request may be under way.
+	Amend(ctx context.Context, req *AmendRequest) error
+}
+
+// AmendRequest says what to change.
+type AmendRequest struct {
+	Options opts.Dict // of the AmendOptions schema
+	// Resize changes the size of the disk, by way of the block layer.
+	Resize func(ctx context.Context, size int64) error
+	// Progress takes how much is done of how much, in any unit. May be nil.
+	Progress func(done, total int64)
 }
 
 // SnapshotOpener is implemented by formats with internal snapshots. OpenSnapshot

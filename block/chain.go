@@ -1,0 +1,63 @@
+package block
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+// FindBacking returns the layer of the backing chain that name means, nil if
+// there is none: name is looked up in the directory of each image of the chain
+// in turn, and compared with the backing file that this image records.
+func (img *Image) FindBacking(ctx context.Context, name string) (*Image, error) {
+	for layer := img; layer != nil && layer.backing != nil; layer = layer.backing {
+		info, err := layer.Info(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if info.Backing != nil && namesBacking(layer, info.Backing.Filename, name) {
+			return layer.backing, nil
+		}
+	}
+	return nil, nil
+}
+
+// namesBacking says whether name means the backing file of img, which records it
+// as stored.
+func namesBacking(img *Image, stored, name string) bool {
+	if img.File() == nil {
+		return false
+	}
+	full := CombinePath(img.File().name, stored)
+	if hasProtocol(name) || hasProtocol(stored) {
+		return name == stored || name == full
+	}
+	a, errA := realPath(CombinePath(img.File().name, name))
+	b, errB := realPath(full)
+	return errA == nil && errB == nil && a == b
+}
+
+// realPath is the absolute path of a file that exists, without symbolic links.
+func realPath(name string) (string, error) {
+	p, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(p)
+}
+
+// ChangeBacking records another backing file in the image; "" for none. What is
+// open stays open. ErrUnsupported if the format has no backing files.
+func (img *Image) ChangeBacking(ctx context.Context, ref driver.BackingRef) error {
+	if err := img.checkWritable("change the backing file", -1); err != nil {
+		return err
+	}
+	c, ok := img.node.(driver.BackingChanger)
+	if !ok {
+		return img.fail("change the backing file", -1, driver.Errorf(driver.ErrUnsupported, "Operation not supported"))
+	}
+	img.lock()
+	defer img.unlock()
+	return img.fail("change the backing file", -1, c.ChangeBacking(ctx, ref))
+}

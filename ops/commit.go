@@ -1,0 +1,178 @@
+package ops
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/bufpool"
+)
+
+// CommitJob says what to commit where.
+type CommitJob struct {
+	// Top is open for writing unless it is kept.
+	Top *block.Image
+	// Base is a layer of Top's backing chain that is open for writing and
+	// resizing. What the layers above it hold goes into it.
+	Base *block.Image
+	// Keep leaves Top as it is. Without it, Top is emptied in the end if its
+	// format can be; Base must then be its backing file.
+	Keep      bool
+	RateLimit int64 // bytes per second, 0 for none
+	Workers   int   // 0 means a default
+	Progress  ProgressFunc
+}
+
+// Commit writes the contents of the layers above a base into the base, which is
+// made larger if Top is. Stopped at any time it loses nothing: a part of the
+// contents may be in the base already, and Top is emptied only after all are
+// there durably. Whoever reads the base by itself, or through other images that
+// rest on it, sees it change.
+func Commit(ctx context.Context, job CommitJob) error {
+	c := &committer{job: job, limit: newRateLimit(job.RateLimit)}
+	size := job.Top.Size()
+	if size > job.Base.Size() {
+		if err := job.Base.Resize(ctx, size, driver.ResizeOptions{}); err != nil {
+			return err
+		}
+	}
+	c.meter = newMeter(job.Progress, "commit", size)
+	if err := c.run(ctx, size); err != nil {
+		return err
+	}
+	if err := job.Base.Flush(ctx); err != nil {
+		return err
+	}
+	if e, ok := job.Top.Node().(driver.Emptier); ok && !job.Keep {
+		err := e.MakeEmpty(ctx)
+		if err == nil {
+			err = job.Top.Flush(ctx)
+		}
+		if err != nil && !errors.Is(err, driver.ErrUnsupported) {
+			return err
+		}
+	}
+	c.meter.finish()
+	return nil
+}
+
+type committer struct {
+	job   CommitJob
+	limit *rateLimit
+	meter *meter
+	done  atomic.Int64
+}
+
+// part is a range of the disk of one kind.
+type part struct {
+	off, n int64
+	kind   kind
+}
+
+// maxPart bounds ranges that are not read, so that progress and cancelling work.
+const maxPart = 1 << 30
+
+func (c *committer) run(ctx context.Context, size int64) error {
+	workers := c.job.Workers
+	if workers <= 0 {
+		workers = min(max(2, runtime.GOMAXPROCS(0)), 8)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	parts := make(chan part, 2*workers)
+	g.Go(func() error {
+		defer close(parts)
+		return c.plan(gctx, size, parts)
+	})
+	for range workers {
+		g.Go(func() error {
+			for p := range parts {
+				if err := c.do(gctx, p); err != nil {
+					return err
+				}
+				c.meter.set(c.done.Add(p.n))
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	if e := ctx.Err(); e != nil {
+		return e
+	}
+	return err
+}
+
+// plan hands out what the layers above the base hold. Neighbours that hold data
+// go together, up to the end of a chunk.
+func (c *committer) plan(ctx context.Context, size int64, out chan<- part) error {
+	var p part
+	emit := func() error {
+		if p.n == 0 {
+			return nil
+		}
+		select {
+		case out <- p:
+			p = part{}
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	for off := int64(0); off < size; {
+		st, err := c.job.Top.Status(ctx, off, min(size-off, maxPart), c.job.Base)
+		if err != nil {
+			return err
+		}
+		k, n := kindSkip, st.Length
+		switch {
+		case st.Zero && !st.Data && st.Allocated:
+			k = kindZero
+		case st.Zero && !st.Allocated:
+			// A layer above the base ends here: what the base holds there was
+			// never seen.
+			k = kindZero
+		case st.Data:
+			k = kindData
+			n = min(n, (off/chunkSize+1)*chunkSize-off)
+		}
+		if p.n > 0 && (p.kind != k || k != kindData || off%chunkSize == 0) {
+			if err := emit(); err != nil {
+				return err
+			}
+		}
+		if p.n == 0 {
+			p = part{off: off, kind: k}
+		}
+		p.n += n
+		off += n
+	}
+	return emit()
+}
+
+func (c *committer) do(ctx context.Context, p part) error {
+	base := c.job.Base
+	switch p.kind {
+	case kindSkip:
+		return nil
+	case kindZero:
+		zero, err := base.ReadsZero(ctx, p.off, p.n)
+		if err != nil || zero {
+			return err
+		}
+		return base.WriteZeroes(ctx, p.off, p.n, driver.ZeroMayUnmap)
+	}
+	if err := c.limit.wait(ctx, p.n); err != nil {
+		return err
+	}
+	buf := bufpool.Get(int(p.n))
+	defer bufpool.Put(buf)
+	if _, err := c.job.Top.ReadAt(ctx, buf, p.off); err != nil {
+		return err
+	}
+	_, err := base.WriteAt(ctx, buf, p.off)
+	return err
+}

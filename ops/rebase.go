@@ -1,0 +1,338 @@
+package ops
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/zero"
+)
+
+// RebaseJob says how to change the backing file of an image.
+type RebaseJob struct {
+	// Image is open for writing, with its backing chain unless Unsafe is set.
+	Image *block.Image
+	// Backing is what will be recorded, "" in Filename for no backing file.
+	Backing driver.BackingRef
+	// New is what Backing names, open for reading: nil if there will be none. It
+	// may be a layer of the image's own chain. Not used with Unsafe.
+	New *block.Image
+	// Unsafe changes what is recorded and nothing else.
+	Unsafe bool
+	// Compress writes compressed clusters.
+	Compress bool
+	Workers  int // 0 means a default
+	Progress ProgressFunc
+}
+
+// BackingChangeError says that the copying, if any, is done, and that the backing
+// file could not be recorded.
+type BackingChangeError struct {
+	Backing driver.BackingRef
+	Err     error
+}
+
+func (e *BackingChangeError) Error() string {
+	return fmt.Sprintf("Could not change the backing file to '%s': %v", e.Backing.Filename, e.Err)
+}
+
+func (e *BackingChangeError) Unwrap() error { return e.Err }
+
+// Rebase gives an image another backing file. Unless that is unsafe, it copies
+// first what the image would read otherwise from the new one, durably. The
+// contents are the same at any time: each write keeps what a guest would see
+// through the old backing file, and the name in the header is changed last.
+func Rebase(ctx context.Context, job RebaseJob) error {
+	if !job.Unsafe {
+		if err := rebaseContents(ctx, job); err != nil {
+			return err
+		}
+		if err := job.Image.Flush(ctx); err != nil {
+			return err
+		}
+	}
+	if err := job.Image.ChangeBacking(ctx, job.Backing); err != nil {
+		return &BackingChangeError{Backing: job.Backing, Err: err}
+	}
+	return nil
+}
+
+// rebaser copies what differs.
+type rebaser struct {
+	job RebaseJob
+	old *block.Image // nil: there is no backing file
+	// shared: New is a layer below old.
+	shared      bool
+	unit, chunk int64
+	meter       *meter
+	done        atomic.Int64
+}
+
+func rebaseContents(ctx context.Context, job RebaseJob) error {
+	r := &rebaser{job: job, old: job.Image.Backing(), chunk: chunkSize}
+	if job.Compress && !job.Image.CanCompress() {
+		return driver.Errorf(driver.ErrUnsupported, "Compression not supported for this file format")
+	}
+	for l := r.old; l != nil; l = l.Backing() {
+		if l == job.New {
+			r.shared = true
+		}
+	}
+	lim := job.Image.Limits()
+	r.unit = max(lim.ZeroAlignment, 1)
+	if job.Compress || r.unit == 1 {
+		r.unit = max(lim.ClusterSize, 512)
+	}
+	r.chunk = max(r.unit, chunkSize/r.unit*r.unit)
+	workers := job.Workers
+	if workers <= 0 {
+		workers = min(max(2, runtime.GOMAXPROCS(0)), 8)
+	}
+	size := job.Image.Size()
+	r.meter = newMeter(job.Progress, "rebase", size)
+	g, gctx := errgroup.WithContext(ctx)
+	parts := make(chan part, 2*workers)
+	g.Go(func() error {
+		defer close(parts)
+		return r.plan(gctx, size, parts)
+	})
+	for range workers {
+		g.Go(func() error {
+			for p := range parts {
+				if err := r.do(gctx, p); err != nil {
+					return err
+				}
+				r.meter.set(r.done.Add(p.n))
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	if e := ctx.Err(); e != nil {
+		return e
+	}
+	if err == nil {
+		r.meter.finish()
+	}
+	return err
+}
+
+// plan hands out the ranges that the image leaves to its backing file and that
+// may read otherwise from the new one. Each part starts at a multiple of the
+// unit, and no two parts share one.
+func (r *rebaser) plan(ctx context.Context, size int64, out chan<- part) error {
+	for off := int64(0); off < size; {
+		p, err := r.next(ctx, off, size)
+		if err != nil {
+			return err
+		}
+		select {
+		case out <- p:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		off += p.n
+	}
+	return nil
+}
+
+// next describes what begins at off, a multiple of the unit.
+func (r *rebaser) next(ctx context.Context, off, size int64) (part, error) {
+	k, n, err := r.look(ctx, off, min(size-off, maxPart))
+	if err != nil {
+		return part{}, err
+	}
+	if end := off + n; k == kindSkip && (end == size || end/r.unit*r.unit > off) {
+		if end != size {
+			end = end / r.unit * r.unit
+		}
+		return part{off: off, n: end - off, kind: kindSkip}, nil
+	}
+	// Some of it has to be compared: as much as is in a chunk, up to a longer
+	// range that has not.
+	limit := min((off/r.chunk+1)*r.chunk, size)
+	end := off
+	for end < limit {
+		k, n, err := r.look(ctx, end, size-end)
+		if err != nil {
+			return part{}, err
+		}
+		stop := end + n
+		if at := (end + r.unit - 1) / r.unit * r.unit; k == kindSkip && at > off && (stop-at >= r.unit || stop == size) {
+			end = at
+			break
+		}
+		end = stop
+	}
+	end = min((end+r.unit-1)/r.unit*r.unit, limit)
+	return part{off: off, n: end - off, kind: kindData}, nil
+}
+
+// look says whether a range that begins at off may read otherwise through the
+// new backing file, and how long it is.
+func (r *rebaser) look(ctx context.Context, off, n int64) (kind, int64, error) {
+	own, err := r.job.Image.StatusLayer(ctx, off, n)
+	if err != nil {
+		return 0, 0, err
+	}
+	n = own.Length
+	if own.Allocated || own.Data {
+		return kindSkip, n, nil
+	}
+	oldZero, n, err := r.side(ctx, r.old, off, n, r.shared)
+	if err != nil || oldZero == sideSame {
+		return kindSkip, n, err
+	}
+	newZero, n, err := r.side(ctx, r.job.New, off, n, false)
+	if err != nil {
+		return 0, 0, err
+	}
+	if oldZero == sideZero && newZero == sideZero {
+		return kindSkip, n, nil
+	}
+	return kindData, n, nil
+}
+
+type side uint8
+
+const (
+	sideData side = iota
+	sideZero
+	sideSame // left to the new backing file
+)
+
+// side says what one of the backing files holds at off.
+func (r *rebaser) side(ctx context.Context, img *block.Image, off, n int64, shared bool) (side, int64, error) {
+	if shared && img == r.job.New {
+		return sideSame, n, nil
+	}
+	if img == nil || off >= img.Size() {
+		return sideZero, n, nil
+	}
+	var stop *block.Image
+	if shared {
+		stop = r.job.New
+	}
+	st, err := img.Status(ctx, off, min(n, img.Size()-off), stop)
+	if err != nil {
+		return 0, 0, err
+	}
+	switch {
+	case st.Zero:
+		return sideZero, st.Length, nil
+	case st.Data:
+		return sideData, st.Length, nil
+	}
+	return sideSame, st.Length, nil
+}
+
+// do compares a part and copies what differs.
+func (r *rebaser) do(ctx context.Context, p part) error {
+	if p.kind == kindSkip {
+		return nil
+	}
+	was, will := bufpool.Get(int(p.n)), bufpool.Get(int(p.n))
+	defer bufpool.Put(was)
+	defer bufpool.Put(will)
+	if err := readBackingPart(ctx, r.old, was, p.off); err != nil {
+		return err
+	}
+	if err := readBackingPart(ctx, r.job.New, will, p.off); err != nil {
+		return err
+	}
+	if bytes.Equal(was, will) {
+		return nil
+	}
+	for i := int64(0); i < p.n; {
+		n := min(r.unit, p.n-i)
+		if bytes.Equal(was[i:i+n], will[i:i+n]) {
+			i += n
+			continue
+		}
+		// Units that differ and are of one kind go together.
+		isZero := zero.IsZero(was[i : i+n])
+		end := i + n
+		for end < p.n && !r.job.Compress {
+			m := min(r.unit, p.n-end)
+			if bytes.Equal(was[end:end+m], will[end:end+m]) || zero.IsZero(was[end:end+m]) != isZero {
+				break
+			}
+			end += m
+		}
+		if err := r.copy(ctx, p.off+i, was[i:end], isZero); err != nil {
+			return err
+		}
+		i = end
+	}
+	return nil
+}
+
+// readBackingPart reads what an overlay would see of a backing image.
+func readBackingPart(ctx context.Context, img *block.Image, p []byte, off int64) error {
+	n := 0
+	if img != nil && off < img.Size() {
+		var err error
+		if n, err = img.ReadAt(ctx, p, off); err != nil && err != io.EOF {
+			return err
+		}
+	}
+	clear(p[n:])
+	return nil
+}
+
+// copy writes what the old backing file holds to the image, except where the
+// image has contents of its own.
+func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool) error {
+	img := r.job.Image
+	for len(data) > 0 {
+		st, err := img.StatusLayer(ctx, off, int64(len(data)))
+		if err != nil {
+			return err
+		}
+		n := st.Length
+		if n == 0 {
+			return driver.Errorf(driver.ErrRange, "the image shrank")
+		}
+		p := data[:n]
+		switch {
+		case st.Allocated || st.Data:
+		case isZero:
+			err = img.WriteZeroes(ctx, off, n, 0)
+		case r.job.Compress && off%r.unit == 0 && (n == r.unit || off+n == img.Size()):
+			err = r.compress(ctx, off, p)
+		default:
+			_, err = img.WriteAt(ctx, p, off)
+		}
+		if err != nil {
+			return err
+		}
+		data, off = data[n:], off+n
+	}
+	return nil
+}
+
+// compress writes a whole cluster that is not allocated.
+func (r *rebaser) compress(ctx context.Context, off int64, p []byte) error {
+	cluster := int(r.unit)
+	room := bufpool.Get(3 * cluster)
+	defer bufpool.Put(room)
+	in := room[:cluster]
+	clear(in[copy(in, p):])
+	enc, ok, err := r.job.Image.Encode(room[cluster:cluster:3*cluster], in)
+	if err != nil {
+		return err
+	}
+	if ok {
+		return r.job.Image.WriteEncoded(ctx, off, enc)
+	}
+	_, err = r.job.Image.WriteAt(ctx, p, off)
+	return err
+}
