@@ -26,7 +26,7 @@ func (img *Image) FindBacking(ctx context.Context, name string) (*Image, error) 
 // namesBacking says whether name means the backing file of img, which records it
 // as stored.
 func namesBacking(img *Image, stored, name string) bool {
-	if img.File() == nil {
+	if img.File() == nil || name == "" {
 		return false
 	}
 	full := CombinePath(img.File().name, stored)

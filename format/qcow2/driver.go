@@ -22,6 +22,7 @@ var desc = driver.Desc{
 	Summary:       "QEMU copy-on-write image, versions 2 and 3",
 	OpenOptions:   openSchema,
 	CreateOptions: createSchema,
+	AmendOptions:  amendSchema,
 }
 
 // Desc describes the driver.

@@ -243,51 +243,6 @@ func (im *image) dataFileName() string {
 	return ""
 }
 
-// encodeHeader lays out the first cluster: header, extensions, backing file
-// name. Extensions that are not understood are kept as they were.
-func (im *image) encodeHeader() ([]byte, ondisk.Header, error) {
-	h := im.hdr
-	exts := make([]ondisk.Extension, 0, len(im.exts)+1)
-	if im.backingFormat != "" {
-		exts = append(exts, ondisk.Extension{Type: ondisk.ExtBackingFormat, Data: []byte(im.backingFormat)})
-	}
-	for _, e := range im.exts {
-		if e.Type != ondisk.ExtBackingFormat {
-			exts = append(exts, e)
-		}
-	}
-	h.BackingFileOffset, h.BackingFileSize = 0, 0
-	b := h.Append(nil)
-	h.HeaderLength = uint32(len(b))
-	for _, e := range exts {
-		b = ondisk.AppendExtension(b, e)
-	}
-	b = ondisk.AppendExtension(b, ondisk.Extension{Type: ondisk.ExtEnd})
-	if im.backing != "" {
-		h.BackingFileOffset, h.BackingFileSize = uint64(len(b)), uint32(len(im.backing))
-		b = append(b, im.backing...)
-	}
-	if int64(len(b)) > im.clusterSize {
-		return nil, h, driver.Errorf(driver.ErrInvalid, "the header needs %d bytes and the cluster has %d", len(b), im.clusterSize)
-	}
-	copy(b, h.Append(nil))
-	return append(b, make([]byte, im.clusterSize-int64(len(b)))...), h, nil
-}
-
-// writeHeader writes header, extensions and backing file name anew and makes
-// them durable. hdrMu is held.
-func (im *image) writeHeader(ctx context.Context) error {
-	b, h, err := im.encodeHeader()
-	if err != nil {
-		return err
-	}
-	if _, err := im.file.WriteAt(ctx, b, 0); err != nil {
-		return err
-	}
-	im.hdr = h
-	return im.file.Flush(ctx)
-}
-
 // Places of header fields that are written by themselves.
 const (
 	hdrSizeOffset      = 24
@@ -295,6 +250,8 @@ const (
 	hdrRefTableOffset  = 48 // offset and size of the refcount table
 	hdrIncompatOffset  = 72
 	hdrAutoclearOffset = 88
+
+	hdrHeaderLengthOffset = 100 // behind the width of refcounts
 )
 
 // writeHeaderField writes some bytes of the header and makes them durable.

@@ -35,11 +35,11 @@ func (p *Program) cowl() bool { return p.Name == "cowl" }
 
 func (p *Program) commands() []*command {
 	list := []*command{
-		unsupported("amend", "Update format-specific options of the image"),
+		amendCommand(),
 		benchCommand(),
 		unsupported("bitmap", "Perform modifications of the persistent bitmap in the image"),
 		checkCommand(),
-		unsupported("commit", "Commit image to its backing file"),
+		commitCommand(),
 		compareCommand(),
 		convertCommand(),
 		createCommand(),
@@ -47,7 +47,7 @@ func (p *Program) commands() []*command {
 		infoCommand(),
 		mapCommand(),
 		measureCommand(),
-		unsupported("rebase", "Change backing file of the image"),
+		rebaseCommand(),
 		resizeCommand(),
 		snapshotCommand(),
 	}

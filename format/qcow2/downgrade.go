@@ -1,0 +1,141 @@
+package qcow2
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+)
+
+// downgrade makes a version 2 image of one of version 3, if it has nothing that
+// version 2 cannot say. Zero clusters become data, or unallocated where there is
+// no backing file, before the version changes.
+func (im *image) downgrade(ctx context.Context, progress func(done, total int64)) error {
+	refuse := func(format string, args ...any) error {
+		return driver.Errorf(driver.ErrUnsupported, format, args...)
+	}
+	if im.external {
+		return refuse("Cannot downgrade an image with a data file")
+	}
+	if im.refOrder != 4 {
+		return refuse("compat=0.10 requires refcount_bits=16")
+	}
+	for i := range im.snapshots {
+		if s := &im.snapshots[i]; s.VMStateSize != 0 || int64(s.DiskSize) != im.size.Load() {
+			return refuse("Internal snapshots prevent downgrade of image")
+		}
+	}
+	if err := im.markClean(ctx); err != nil {
+		return err
+	}
+	if bits := im.hdr.Incompatible &^ ondisk.IncompatCompression; bits != 0 {
+		return refuse("Cannot downgrade an image with incompatible features %#x set", bits)
+	}
+	zstd := im.compression != ondisk.CompressionZlib
+	for i := range im.snapshots {
+		s := &im.snapshots[i]
+		l1, err := im.readTable(ctx, int64(s.L1TableOffset), int64(s.L1Size))
+		if err != nil {
+			return err
+		}
+		zero, compressed, err := im.findKinds(ctx, l1)
+		switch {
+		case err != nil:
+			return err
+		case zero:
+			return refuse("Cannot downgrade an image whose internal snapshot '%s' has zero clusters", s.Name)
+		case compressed && zstd:
+			return errZstdClusters
+		}
+	}
+	if zstd {
+		im.meta.RLock()
+		l1 := append([]uint64(nil), im.l1...)
+		im.meta.RUnlock()
+		if _, compressed, err := im.findKinds(ctx, l1); err != nil {
+			return err
+		} else if compressed {
+			return errZstdClusters
+		}
+	}
+	if err := im.beginWrite(ctx); err != nil {
+		return err
+	}
+	if err := im.expandZeroes(ctx, progress); err != nil {
+		return fmt.Errorf("Failed to turn zero into data clusters: %w", err)
+	}
+	return im.rewriteHeader(ctx, func(h *ondisk.Header) {
+		h.Version = 2
+		h.Incompatible, h.Compatible, h.Autoclear = 0, 0, 0
+		h.CompressionType, h.Extra = ondisk.CompressionZlib, nil
+		im.exts = im.withoutExtension(ondisk.ExtFeatureNames)
+	})
+}
+
+var errZstdClusters = driver.Errorf(driver.ErrUnsupported,
+	"Cannot downgrade an image with zstd compression type and existing compressed clusters")
+
+// findKinds looks for zero clusters and compressed clusters in all that an L1
+// table refers to. Nothing is waiting to be written.
+func (im *image) findKinds(ctx context.Context, l1 []uint64) (zero, compressed bool, err error) {
+	buf := make([]byte, im.clusterSize)
+	for _, e := range l1 {
+		off := int64(e & ondisk.OffsetMask)
+		if off == 0 {
+			continue
+		}
+		if err := im.readPadded(ctx, im.file, buf, off); err != nil {
+			return false, false, err
+		}
+		for i := range int(im.clusterSize / im.l2EntrySize) {
+			switch im.kind(ondisk.LoadL2(buf, i, im.extended)) {
+			case kindZeroPlain, kindZeroAlloc:
+				zero = true
+			case kindCompressed:
+				compressed = true
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			return false, false, err
+		}
+	}
+	return zero, compressed, nil
+}
+
+// expandChunk is how many zeroes are written at once.
+const expandChunk = 1 << 20
+
+// expandZeroes replaces the zero clusters of the active disk.
+func (im *image) expandZeroes(ctx context.Context, progress func(done, total int64)) error {
+	size := im.alignUp(im.size.Load())
+	for off := int64(0); off < size; {
+		if progress != nil {
+			progress(off, size)
+		}
+		x, err := im.mapRange(ctx, off, size-off)
+		if err != nil {
+			return err
+		}
+		n := x.Length
+		if x.Kind == driver.ExtentZero {
+			if im.hasBacking() {
+				n = min(n, max(expandChunk, im.clusterSize))
+				err = im.zeroRange(ctx, off, n)
+			} else {
+				err = im.change(ctx, off>>im.clusterBits, im.clusters(off+n), changeOptions{how: discardRequest,
+					edit: func(_ int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
+						if k := im.kind(old); k == kindZeroPlain || k == kindZeroAlloc {
+							return ondisk.L2Entry{}, true
+						}
+						return old, false
+					}})
+			}
+		}
+		if err != nil {
+			return err
+		}
+		off += n
+	}
+	return nil
+}

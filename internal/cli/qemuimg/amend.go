@@ -1,0 +1,107 @@
+package qemuimg
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/ops"
+)
+
+const (
+	amendOptionList = iota + 1
+	amendForce
+)
+
+func amendCommand() *command {
+	return &command{
+		name: "amend", summary: "Update format-specific options of the image", run: runAmend,
+		usage: []string{"[-f FMT | --image-opts] [-t CACHE] [--force] [-p] [-q]",
+			"[--object OBJDEF] -o OPTIONS FILENAME"},
+		about: "Changes features of an image in place; what is on the disk stays as it is.\n'-f FMT -o help' lists the options of a format.",
+		options: []option{helpOption(), quietOption(), progressOption(),
+			{id: amendOptionList, long: "options", short: 'o', value: "OPTIONS", help: "what to change, NAME=VALUE,…; 'help' lists the options"},
+			formatOption(), imageOptsOption(),
+			{id: optCache, long: "cache", short: 't', value: "CACHE", help: "the cache mode for FILENAME (default: writeback)"},
+			{id: amendForce, long: "force", help: "allow what may make the image inaccessible; nothing that is supported\nneeds it"},
+			objectOption(),
+		},
+		operands: []operand{{"FILENAME", "the image to change"}},
+		examples: []string{"-o compat=1.1,lazy_refcounts=on disk.qcow2", "-o refcount_bits=64 disk.qcow2"},
+	}
+}
+
+func runAmend(c *call, args []string) int {
+	c.cache = cacheWriteback
+	var list optionList
+	code, ok := c.parse(args, func(id int, arg string) error {
+		if id == amendOptionList {
+			return list.add(arg)
+		}
+		return nil
+	})
+	if !ok {
+		return code
+	}
+	if !list.given() {
+		return c.usage("Must specify options (-o)")
+	}
+	if err := c.amend(&list); err != nil {
+		return c.fail(err)
+	}
+	return 0
+}
+
+func (c *call) amend(list *optionList) (err error) {
+	progress, stop := c.startProgress(1)
+	defer func() { stop(err != nil) }()
+	if c.hasFormat && list.wantsHelp() {
+		drv := c.reg.Lookup(c.format)
+		if drv == nil {
+			return fmt.Errorf("Unknown file format '%s'", c.format)
+		}
+		return c.amendHelp(drv)
+	}
+	if len(c.operands) != 1 {
+		return errors.New("Expecting one image file name")
+	}
+	cache, ok := cacheMode(c.cache)
+	if !ok {
+		return fmt.Errorf("Invalid cache option: %s", c.cache)
+	}
+	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Write: true, Resize: true, Cache: cache})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := c.close(img); err == nil {
+			err = e
+		}
+	}()
+	if list.wantsHelp() {
+		return c.amendHelp(img.Driver())
+	}
+	job := ops.AmendJob{Image: img, Progress: progress.Report}
+	if _, err := ops.AmendSchema(img.Driver()); err != nil {
+		return err
+	}
+	if job.Options, err = list.dict(); err != nil {
+		return err
+	}
+	err = ops.Amend(c.ctx, job)
+	var io *block.IOError
+	if errors.As(err, &io) && io.Op == "resize" {
+		return io.Err
+	}
+	return err
+}
+
+// amendHelp prints the options for amending images of a format.
+func (c *call) amendHelp(drv driver.Driver) error {
+	schema, err := ops.AmendSchema(drv)
+	if err != nil {
+		return err
+	}
+	return schema.WriteHelp(c.Stdout, fmt.Sprintf("Amend options for '%s':", drv.Desc().Name))
+}

@@ -1,0 +1,96 @@
+package qemuimg
+
+import (
+	"fmt"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/ops"
+)
+
+const (
+	commitDrop = iota + 1
+	commitBase
+	commitRate
+)
+
+func commitCommand() *command {
+	return &command{
+		name: "commit", summary: "Commit image to its backing file", run: runCommit,
+		usage: []string{"[-f FMT | --image-opts] [-t CACHE_MODE] [-b BASE_IMG] [-d]",
+			"[-r RATE] [-p] [-q] [--object OBJDEF] FILENAME"},
+		about: "Writes what FILENAME holds into its backing file, which grows if FILENAME is\nlarger, and empties FILENAME. Other images that rest on the backing file, or on\nlayers between BASE_IMG and FILENAME, are invalid afterwards. Stopped at any time,\nFILENAME has the content it had.",
+		options: []option{helpOption(), quietOption(), progressOption(), formatOption(), imageOptsOption(),
+			{id: optCache, long: "cache", short: 't', value: "CACHE_MODE", help: "the cache mode for writing (default: writeback)"},
+			{id: commitDrop, long: "drop", short: 'd', help: "do not empty FILENAME in the end"},
+			{id: commitBase, long: "base", short: 'b', value: "BASE_IMG", help: "the image in the backing chain to commit to, instead of the next one;\nimplies --drop"},
+			{id: commitRate, long: "rate", short: 'r', value: "RATE", help: "copy at most RATE bytes per second"},
+			objectOption(),
+		},
+		operands: []operand{{"FILENAME", "the image to commit"}},
+		examples: []string{"overlay.qcow2", "-b base.qcow2 overlay.qcow2"},
+	}
+}
+
+func runCommit(c *call, args []string) int {
+	c.cache = cacheWriteback
+	job := ops.CommitJob{}
+	var base *string
+	code, ok := c.parse(args, func(id int, arg string) (err error) {
+		switch id {
+		case commitDrop:
+			job.Keep = true
+		case commitBase:
+			base, job.Keep = &arg, true
+		case commitRate:
+			job.RateLimit, err = size("rate limit", arg)
+		}
+		return err
+	})
+	if !ok {
+		return code
+	}
+	if len(c.operands) != 1 {
+		return c.usage("Expecting one image file name")
+	}
+	cache, ok := cacheMode(c.cache)
+	if !ok {
+		return c.errorf("Invalid cache option: %s", c.cache)
+	}
+	o := block.OpenOptions{Write: true, Unmap: true, Cache: cache, WriteBacking: base == nil || *base != ""}
+	if base != nil {
+		o.WriteBase = *base
+	}
+	top, err := c.open(c.image(c.operands[0]), o)
+	if err != nil {
+		return c.fail(err)
+	}
+	job.Top = top
+	err = c.commit(job, base)
+	if e := c.close(top); err == nil {
+		err = e
+	}
+	if err != nil {
+		return c.fail(err)
+	}
+	c.printf("Image committed.\n")
+	return 0
+}
+
+func (c *call) commit(job ops.CommitJob, base *string) (err error) {
+	progress, stop := c.startProgress(1)
+	defer func() { stop(err != nil) }()
+	job.Progress = progress.Report
+	job.Base = job.Top.Backing()
+	if base != nil {
+		if job.Base, err = job.Top.FindBacking(c.ctx, *base); err != nil {
+			return err
+		}
+	}
+	switch {
+	case job.Base == nil && base != nil:
+		return fmt.Errorf("Did not find '%s' in the backing chain of '%s'", *base, c.operands[0])
+	case job.Base == nil:
+		return fmt.Errorf("Image does not have a backing file")
+	}
+	return ops.Commit(c.ctx, job)
+}

@@ -1,0 +1,200 @@
+package qemuimg
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/ops"
+)
+
+const (
+	rebaseBacking = iota + 1
+	rebaseBackingFormat
+	rebaseBackingCache
+	rebaseUnsafe
+	rebaseCompress
+)
+
+func rebaseCommand() *command {
+	return &command{
+		name: "rebase", summary: "Change backing file of the image", run: runRebase,
+		usage: []string{"[-f FMT | --image-opts] [-t CACHE] [-q] [-U] [-p]",
+			"[-b BACKING_FILENAME [-F BACKING_FMT] [-T BACKING_CACHE]] [-u]",
+			"[--object OBJDEF] [-c] FILENAME"},
+		about: "Lets FILENAME rest on BACKING_FILENAME. What differs between the old and the new\nbacking file is copied into FILENAME first, so that its content stays the same.",
+		options: []option{helpOption(), quietOption(), progressOption(), formatOption(), imageOptsOption(),
+			{id: optCache, long: "cache", short: 't', value: "CACHE", help: "the cache mode for FILENAME (default: writeback)"},
+			{id: rebaseBacking, long: "backing", short: 'b', value: `BACKING_FILENAME|""`, help: "the new backing file, \"\" for none; relative names are looked up in the\ndirectory of FILENAME"},
+			{id: rebaseBackingFormat, long: "backing-format", short: 'F', value: "BACKING_FMT", help: "the format of BACKING_FILENAME, which must be given; -B means the same"},
+			{id: rebaseBackingFormat, short: 'B', value: "BACKING_FMT"},
+			{id: rebaseBackingCache, long: "backing-cache", short: 'T', value: "CACHE", help: "the cache mode for BACKING_FILENAME (default: writeback)"},
+			{id: rebaseUnsafe, long: "backing-unsafe", short: 'u', help: "change the name only: for a backing file that was renamed or whose content is\nthe same. Nothing is read, and the backing file need not exist"},
+			{id: rebaseCompress, long: "compress", short: 'c', help: "write compressed clusters, where the format has them"},
+			forceShareOption(), objectOption(),
+		},
+		operands: []operand{{"FILENAME", "the image to change"}},
+		examples: []string{"-b new.qcow2 -F qcow2 overlay.qcow2", "-b '' overlay.qcow2", "-u -b moved/base.raw -F raw overlay.qcow2"},
+	}
+}
+
+// rebasing is one run of rebase.
+type rebasing struct {
+	*call
+	job         ops.RebaseJob
+	backing     *string
+	format      *string
+	sourceCache string
+}
+
+func runRebase(c *call, args []string) int {
+	c.cache = cacheWriteback
+	r := &rebasing{call: c, sourceCache: cacheWriteback}
+	code, ok := c.parse(args, func(id int, arg string) error {
+		switch id {
+		case rebaseBacking:
+			r.backing = &arg
+		case rebaseBackingFormat:
+			r.format = &arg
+		case rebaseBackingCache:
+			r.sourceCache = arg
+		case rebaseUnsafe:
+			r.job.Unsafe = true
+		case rebaseCompress:
+			r.job.Compress = true
+		}
+		return nil
+	})
+	if !ok {
+		return code
+	}
+	switch {
+	case len(c.operands) != 1:
+		return c.usage("Expecting one image file name")
+	case !r.job.Unsafe && r.backing == nil:
+		return c.usage("Must specify backing file (-b) or use unsafe mode (-u)")
+	}
+	if err := r.run(); err != nil {
+		return c.fail(err)
+	}
+	return 0
+}
+
+func (r *rebasing) run() (err error) {
+	progress, stop := r.startProgress(1)
+	defer func() { stop(err != nil) }()
+	r.job.Progress = progress.Report
+	cache, ok := cacheMode(r.cache)
+	if !ok {
+		return fmt.Errorf("Invalid cache option: %s", r.cache)
+	}
+	source, ok := cacheMode(r.sourceCache)
+	if !ok {
+		return fmt.Errorf("Invalid source cache option: %s", r.sourceCache)
+	}
+	img, err := r.open(r.image(r.operands[0]), block.OpenOptions{Write: true, Cache: cache, NoBacking: r.job.Unsafe})
+	if err != nil {
+		return err
+	}
+	r.job.Image = img
+	err = r.rebase(source)
+	if e := r.close(img); err == nil {
+		err = e
+	}
+	return err
+}
+
+// rebase does the work, once the image is open.
+func (r *rebasing) rebase(cache driver.Cache) error {
+	if r.job.Compress && !r.job.Image.CanCompress() {
+		return errors.New("Compression not supported for this file format")
+	}
+	if r.format != nil && r.reg.Lookup(*r.format) == nil {
+		return fmt.Errorf("Invalid format name: '%s'", *r.format)
+	}
+	if r.backing != nil && *r.backing != "" {
+		r.job.Backing.Filename = *r.backing
+		if r.format != nil {
+			r.job.Backing.Format = *r.format
+		}
+	}
+	if !r.job.Unsafe && r.job.Backing.Filename != "" {
+		opened, err := r.openNew(cache)
+		if err != nil {
+			return err
+		}
+		if opened != nil {
+			defer r.close(opened)
+		}
+	}
+	if r.job.Backing.Filename != "" && r.job.Backing.Format == "" {
+		// Known before anything is copied.
+		return fmt.Errorf("Could not change the backing file to '%s': backing format must be specified", r.job.Backing.Filename)
+	}
+	return r.worded(ops.Rebase(r.ctx, r.job))
+}
+
+// openNew finds the new backing file in the chain, or opens it; then it is
+// returned for being closed.
+func (r *rebasing) openNew(cache driver.Cache) (*block.Image, error) {
+	img, name := r.job.Image, r.job.Backing.Filename
+	overlay := r.operands[0]
+	if f := img.File(); f != nil {
+		overlay = f.Filename()
+	}
+	full := block.CombinePath(overlay, name)
+	in, err := img.FindBacking(r.ctx, full)
+	if err != nil {
+		return nil, err
+	}
+	if in != nil {
+		r.job.New = in
+		return nil, nil
+	}
+	src := block.Source{Filename: full, Format: r.job.Backing.Format}
+	opened, err := r.openSource(r.ctx, src, full, block.OpenOptions{ForceShare: r.forceShare, Cache: cache})
+	if err != nil {
+		return nil, fmt.Errorf("Could not open new backing file '%s': %w", name, errors.Unwrap(err))
+	}
+	r.job.New = opened
+	return opened, nil
+}
+
+// worded says an error of rebasing as users know it.
+func (r *rebasing) worded(err error) error {
+	if err == nil || r.ctx.Err() != nil {
+		return err
+	}
+	var io *block.IOError
+	errors.As(err, &io)
+	var change *ops.BackingChangeError
+	if errors.As(err, &change) {
+		if io != nil {
+			err = io.Err
+		}
+		if errors.Is(err, driver.ErrRange) {
+			return fmt.Errorf("Could not change the backing file to '%s': No space left in the file header", change.Backing.Filename)
+		}
+		if errors.Is(err, driver.ErrInvalid) {
+			err = syscall.EINVAL
+		}
+		return fmt.Errorf("Could not change the backing file to '%s': %s", change.Backing.Filename, render.System(err))
+	}
+	if io == nil {
+		return err
+	}
+	switch {
+	case io.Op == "map" && io.Image == r.job.Image.Filename():
+		return fmt.Errorf("error while reading image metadata: %s", render.System(io.Err))
+	case io.Op == "map":
+		return fmt.Errorf("error while reading base image metadata: %s", render.System(io.Err))
+	case io.Op == "read" && r.job.New != nil && io.Image == r.job.New.Filename():
+		return errors.New("error while reading from new backing file")
+	case io.Op == "read":
+		return errors.New("error while reading from old backing file")
+	}
+	return fmt.Errorf("Error while writing to COW image: %s", render.System(io.Err))
+}
