@@ -103,14 +103,20 @@ func (im *image) checkAmend(a *amendment) error {
 		}
 		return driver.Errorf(driver.ErrUnsupported, "encryption is not supported yet: its options cannot be amended")
 	}
-	switch compat := text(a.Compat); compat {
-	case "":
+	if a.Compat == nil {
+		compat := "1.1"
+		if im.version < 3 {
+			compat = "0.10"
+		}
+		a.Compat = &compat
+	}
+	switch *a.Compat {
 	case "0.10", "v2":
 		a.version = 2
 	case "1.1", "v3":
 		a.version = 3
 	default:
-		return invalid("Unknown compatibility level %s", compat)
+		return invalid("Unknown compatibility level %s", *a.Compat)
 	}
 	if a.DataFile != nil && !im.external {
 		return invalid("data-file can only be set for images that use an external data file")

@@ -53,17 +53,6 @@ func (im *image) encodeHeader(nameAt int64) (headerImage, error) {
 	return headerImage{data: append(b, make([]byte, im.clusterSize-int64(len(b)))...), hdr: h, used: used}, nil
 }
 
-// usedSectors lists the sectors, by index, that spans touch.
-func usedSectors(spans []span) map[int64]bool {
-	m := map[int64]bool{}
-	for _, s := range spans {
-		for i := s.off / hdrSector; i*hdrSector < s.end; i++ {
-			m[i] = true
-		}
-	}
-	return m
-}
-
 // currentHeader reads the header cluster that is on disk.
 func (im *image) currentHeader(ctx context.Context) (headerImage, error) {
 	cur := headerImage{data: make([]byte, im.clusterSize)}
@@ -93,18 +82,27 @@ func (im *image) currentHeader(ctx context.Context) (headerImage, error) {
 	return cur, nil
 }
 
-// headerChanges returns the sectors behind the first one that have to be written
-// for next to stand, and whether cur uses one of them.
-func headerChanges(cur, next headerImage) (sectors []int64, inUse bool) {
-	old, used := usedSectors(cur.used), usedSectors(next.used)
-	for i := int64(1); i*hdrSector < int64(len(next.data)); i++ {
-		if !used[i] || bytes.Equal(sectorOf(cur.data, i), sectorOf(next.data, i)) {
-			continue
-		}
-		sectors = append(sectors, i)
-		inUse = inUse || old[i]
+// over returns what the header cluster holds when next is written over cur:
+// bytes behind the first sector that next does not use stay as they are.
+func (next headerImage) over(cur headerImage) []byte {
+	b := bytes.Clone(cur.data)
+	copy(b[:hdrSector], next.data)
+	for _, s := range next.used {
+		copy(b[s.off:s.end], next.data[s.off:s.end])
 	}
-	return sectors, inUse
+	return b
+}
+
+// disturbs says whether writing next over cur changes, behind the first sector,
+// what cur means.
+func (next headerImage) disturbs(cur headerImage) bool {
+	b := next.over(cur)
+	for _, s := range cur.used {
+		if from := max(s.off, hdrSector); from < s.end && !bytes.Equal(b[from:s.end], cur.data[from:s.end]) {
+			return true
+		}
+	}
+	return false
 }
 
 func sectorOf(b []byte, i int64) []byte { return b[i*hdrSector : (i+1)*hdrSector] }
@@ -126,28 +124,46 @@ func (im *image) writeHeader(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sectors, inUse := headerChanges(cur, next)
-	if inUse {
+	if next.disturbs(cur) {
 		if next, cur, err = im.apart(ctx, cur, next); err != nil {
 			return err
 		}
-		sectors, _ = headerChanges(cur, next)
 	}
-	for _, i := range sectors {
-		if _, err := im.file.WriteAt(ctx, sectorOf(next.data, i), i*hdrSector); err != nil {
-			return err
-		}
-	}
-	if len(sectors) > 0 {
+	b := next.over(cur)
+	if wrote, err := im.writeSectors(ctx, cur.data, b); err != nil {
+		return err
+	} else if wrote {
 		if err := im.file.Flush(ctx); err != nil {
 			return err
 		}
 	}
-	if _, err := im.file.WriteAt(ctx, sectorOf(next.data, 0), 0); err != nil {
+	_, err = im.file.WriteAt(ctx, sectorOf(b, 0), 0)
+	if err == nil {
+		err = im.file.Flush(ctx)
+	}
+	if err != nil {
+		im.refused.Store(true) // which header is on disk is not known
 		return err
 	}
 	im.hdr = next.hdr
-	return im.file.Flush(ctx)
+	// Remains of the old header are of no use to anybody, and do no harm.
+	_, _ = im.writeSectors(ctx, b, next.data)
+	return nil
+}
+
+// writeSectors writes the sectors of the header behind the first one in which want
+// differs from have.
+func (im *image) writeSectors(ctx context.Context, have, want []byte) (wrote bool, err error) {
+	for i := int64(1); i*hdrSector < int64(len(want)); i++ {
+		if bytes.Equal(sectorOf(have, i), sectorOf(want, i)) {
+			continue
+		}
+		if _, err := im.file.WriteAt(ctx, sectorOf(want, i), i*hdrSector); err != nil {
+			return wrote, err
+		}
+		wrote = true
+	}
+	return wrote, nil
 }
 
 // apart finds a layout of the new header that does not overwrite the current
@@ -158,7 +174,7 @@ func (im *image) apart(ctx context.Context, cur, next headerImage) (headerImage,
 	if err != nil {
 		return next, cur, err
 	}
-	if _, inUse := headerChanges(cur, moved); !inUse {
+	if !moved.disturbs(cur) {
 		return moved, cur, nil
 	}
 	short, ok := shortHeader(cur)
@@ -174,7 +190,7 @@ func (im *image) apart(ctx context.Context, cur, next headerImage) (headerImage,
 	if moved, err = im.moveName(short, next); err != nil {
 		return next, short, err
 	}
-	if _, inUse := headerChanges(short, moved); inUse {
+	if moved.disturbs(short) {
 		return next, short, nil
 	}
 	return moved, short, nil
