@@ -74,6 +74,8 @@ type rebaser struct {
 	unit, chunk int64
 	meter       *meter
 	done        atomic.Int64
+
+	own, was, will answer // of the plan
 }
 
 func rebaseContents(ctx context.Context, job RebaseJob) error {
@@ -176,27 +178,46 @@ func (r *rebaser) next(ctx context.Context, off, size int64) (part, error) {
 	return part{off: off, n: end - off, kind: kindData}, nil
 }
 
+// answer is what a layer or a chain said of the disk from off to end. One run of
+// the plan asks for ever higher offsets: what was said of a long range need not
+// be asked again for each of its parts.
+type answer struct {
+	off, end int64
+	side     side
+}
+
+// ask returns what is known of off, from the last answer or a new one.
+func (a *answer) ask(off, n int64, find func(off, n int64) (side, int64, error)) (side, int64, error) {
+	if off < a.off || off >= a.end {
+		s, got, err := find(off, n)
+		if err != nil {
+			return 0, 0, err
+		}
+		*a = answer{off, off + got, s}
+	}
+	return a.side, min(n, a.end-off), nil
+}
+
 // look says whether a range that begins at off may read otherwise through the
 // new backing file, and how long it is.
 func (r *rebaser) look(ctx context.Context, off, n int64) (kind, int64, error) {
-	own, err := r.job.Image.StatusLayer(ctx, off, n)
-	if err != nil {
-		return 0, 0, err
-	}
-	n = own.Length
-	if own.Allocated || own.Data {
-		return kindSkip, n, nil
-	}
-	oldZero, n, err := r.side(ctx, r.old, off, n, r.shared)
-	if err != nil || oldZero == sideSame {
+	own, n, err := r.own.ask(off, n, func(off, n int64) (side, int64, error) {
+		st, err := r.job.Image.StatusLayer(ctx, off, n)
+		if st.Allocated || st.Data {
+			return sideData, st.Length, err
+		}
+		return sideSame, st.Length, err
+	})
+	if err != nil || own == sideData {
 		return kindSkip, n, err
 	}
-	newZero, n, err := r.side(ctx, r.job.New, off, n, false)
-	if err != nil {
-		return 0, 0, err
+	was, n, err := r.was.ask(off, n, func(off, n int64) (side, int64, error) { return r.side(ctx, r.old, off, n, r.shared) })
+	if err != nil || was == sideSame {
+		return kindSkip, n, err
 	}
-	if oldZero == sideZero && newZero == sideZero {
-		return kindSkip, n, nil
+	will, n, err := r.will.ask(off, n, func(off, n int64) (side, int64, error) { return r.side(ctx, r.job.New, off, n, false) })
+	if err != nil || was == sideZero && will == sideZero {
+		return kindSkip, n, err
 	}
 	return kindData, n, nil
 }
@@ -222,10 +243,9 @@ func (r *rebaser) side(ctx context.Context, img *block.Image, off, n int64, shar
 		stop = r.job.New
 	}
 	st, err := img.Status(ctx, off, min(n, img.Size()-off), stop)
-	if err != nil {
-		return 0, 0, err
-	}
 	switch {
+	case err != nil:
+		return 0, 0, err
 	case st.Zero:
 		return sideZero, st.Length, nil
 	case st.Data:
