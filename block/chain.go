@@ -61,3 +61,21 @@ func (img *Image) ChangeBacking(ctx context.Context, ref driver.BackingRef) erro
 	defer img.unlock()
 	return img.fail("change the backing file", -1, c.ChangeBacking(ctx, ref))
 }
+
+// KeepReadersOut makes sure that nobody else reads the layers between the image
+// and base, which will not be consistent any more, and that nobody starts to. It
+// fails if somebody does, where images are locked.
+func (img *Image) KeepReadersOut(ctx context.Context, base *Image) error {
+	for layer := img.backing; layer != nil && layer != base; layer = layer.backing {
+		file := layer.File()
+		if file == nil || file.access.NoLock {
+			continue
+		}
+		access := file.access
+		access.Shared &^= driver.PermConsistentRead
+		if err := relock(ctx, file, access); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,9 +1,12 @@
 package qemuimg
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -61,6 +64,9 @@ func runCommit(c *call, args []string) int {
 		o.WriteBase = *base
 	}
 	top, err := c.open(c.image(c.operands[0]), o)
+	if errors.Is(err, driver.ErrLocked) {
+		err = c.lockError(err, o)
+	}
 	if err != nil {
 		return c.fail(err)
 	}
@@ -74,6 +80,23 @@ func runCommit(c *call, args []string) int {
 	}
 	c.printf("Image committed.\n")
 	return 0
+}
+
+// lockError is the error of an image that cannot be opened together with its
+// base for writing. Where it can be opened by itself, it is the base that is in
+// use, and only that is said.
+func (c *call) lockError(err error, o block.OpenOptions) error {
+	o.WriteBacking = false
+	img, alone := c.open(c.image(c.operands[0]), o)
+	if alone != nil {
+		return alone
+	}
+	_ = c.close(img)
+	var layer *block.OpenError
+	for errors.As(err, &layer) {
+		err = layer.Err
+	}
+	return err
 }
 
 func (c *call) commit(job ops.CommitJob, base *string) (err error) {
@@ -92,5 +115,22 @@ func (c *call) commit(job ops.CommitJob, base *string) (err error) {
 	case job.Base == nil:
 		return fmt.Errorf("Image does not have a backing file")
 	}
-	return ops.Commit(c.ctx, job)
+	if err := job.Top.KeepReadersOut(c.ctx, job.Base); err != nil {
+		return err
+	}
+	if err := ops.Commit(c.ctx, job); err != nil && c.ctx.Err() == nil {
+		return fmt.Errorf("Block job failed: %s", commitError(err))
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// commitError is the text of an error without the name of the image it came from.
+func commitError(err error) string {
+	var io *block.IOError
+	if errors.As(err, &io) {
+		err = io.Err
+	}
+	return render.System(err)
 }
