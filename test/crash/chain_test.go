@@ -3,11 +3,13 @@ package crash
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cowl-disk/cowl/block"
@@ -25,7 +27,7 @@ import (
 type chainCase struct {
 	name    string
 	options opts.Dict
-	do      func(ctx context.Context, t *testing.T, c *chainRun)
+	do      func(ctx context.Context, c *chainRun) error
 }
 
 // chainRun is an image over a backing file that is not recorded.
@@ -40,84 +42,82 @@ const chainSize = 768 << 10
 // The backing files: the first two hold the same, the third something else.
 var chainNames = []string{"mem:base", "mem:base-" + strings.Repeat("long", 120), "mem:other"}
 
-func (c *chainRun) amend(ctx context.Context, t *testing.T, list string) {
-	t.Helper()
+func (c *chainRun) amend(ctx context.Context, list string) error {
 	d := opts.Dict{}
 	if err := d.ParseList(list, ""); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if err := ops.Amend(ctx, ops.AmendJob{Image: c.img, Options: d}); err != nil {
-		t.Fatalf("%s: %v", list, err)
+		return fmt.Errorf("%s: %w", list, err)
+	}
+	return nil
+}
+
+// amendAll makes amendments one after the other, with writes in between.
+func amendAll(lists ...string) func(ctx context.Context, c *chainRun) error {
+	return func(ctx context.Context, c *chainRun) error {
+		for _, list := range lists {
+			if err := c.amend(ctx, list); err != nil {
+				return err
+			}
+			if err := scribble(ctx, c); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 }
 
-func doChangeBacking(ctx context.Context, t *testing.T, c *chainRun) {
+func doChangeBacking(ctx context.Context, c *chainRun) error {
 	for range 6 {
-		i := c.r.IntN(2)
-		name := chainNames[i]
+		name := chainNames[c.r.IntN(2)]
 		if err := c.img.ChangeBacking(ctx, driver.BackingRef{Filename: name, Format: "raw"}); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
+	return nil
 }
 
-func doRefcountBits(ctx context.Context, t *testing.T, c *chainRun) {
-	for _, bits := range []string{"64", "1", "8", "16", "2", "32"} {
-		c.amend(ctx, t, "refcount_bits="+bits)
-		scribble(ctx, t, c)
-	}
-}
+var doRefcountBits = amendAll("refcount_bits=64", "refcount_bits=1", "refcount_bits=8", "refcount_bits=16", "refcount_bits=2", "refcount_bits=32")
+
+var doCompat = amendAll("compat=0.10", "compat=1.1,lazy_refcounts=on", "lazy_refcounts=off", "compat=0.10", "compat=1.1,refcount_bits=4")
 
 // scribble writes over what the image shows with the same bytes, so that room
 // is allocated.
-func scribble(ctx context.Context, t *testing.T, c *chainRun) {
-	t.Helper()
+func scribble(ctx context.Context, c *chainRun) error {
 	for range 8 {
 		off := c.r.Int64N(chainSize/sector) * sector
 		p := make([]byte, min(chainSize-off, (1+c.r.Int64N(60))*sector))
 		if _, err := c.img.ReadAt(ctx, p, off); err != nil {
-			t.Fatal(err)
+			return err
 		}
 		if _, err := c.img.WriteAt(ctx, p, off); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
-}
-
-func doCompat(ctx context.Context, t *testing.T, c *chainRun) {
-	c.amend(ctx, t, "compat=0.10")
-	scribble(ctx, t, c)
-	c.amend(ctx, t, "compat=1.1,lazy_refcounts=on")
-	c.amend(ctx, t, "lazy_refcounts=off")
-	c.amend(ctx, t, "compat=0.10")
-	c.amend(ctx, t, "compat=1.1,refcount_bits=4")
+	return nil
 }
 
 // doCommit empties the image after its backing file has taken up all.
-func doCommit(ctx context.Context, t *testing.T, c *chainRun) {
+func doCommit(ctx context.Context, c *chainRun) error {
 	if err := ops.Commit(ctx, ops.CommitJob{Top: c.img, Base: c.img.Backing()}); err != nil {
-		t.Fatal(err)
+		return err
 	}
-	scribble(ctx, t, c)
+	return scribble(ctx, c)
 }
 
-func doRebase(ctx context.Context, t *testing.T, c *chainRun) {
+func doRebase(ctx context.Context, c *chainRun) error {
 	other, err := block.Open(ctx, c.reg, block.Source{Filename: chainNames[2], Format: "raw"}, block.OpenOptions{Gate: driver.AllowAll})
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer other.Close(ctx)
-	job := ops.RebaseJob{Image: c.img, New: other, Backing: driver.BackingRef{Filename: chainNames[2], Format: "raw"},
-		Compress: c.r.IntN(2) == 0, Workers: 2}
-	if err := ops.Rebase(ctx, job); err != nil {
-		t.Fatal(err)
-	}
+	return ops.Rebase(ctx, ops.RebaseJob{Image: c.img, New: other, Backing: driver.BackingRef{Filename: chainNames[2], Format: "raw"},
+		Compress: c.r.IntN(2) == 0, Workers: 2})
 }
 
-func doRebaseNone(ctx context.Context, t *testing.T, c *chainRun) {
-	if err := ops.Rebase(ctx, ops.RebaseJob{Image: c.img, Workers: 2}); err != nil {
-		t.Fatal(err)
-	}
+func doRebaseNone(ctx context.Context, c *chainRun) error {
+	return ops.Rebase(ctx, ops.RebaseJob{Image: c.img, Workers: 2})
 }
 
 var chainCases = []chainCase{
@@ -151,70 +151,93 @@ func TestChain(t *testing.T) {
 	}
 }
 
-func runChain(t *testing.T, cs chainCase, seed uint64) {
+// chainWorld is an image with its backing files, before the operation.
+type chainWorld struct {
+	r       *rand.Rand
+	memory  *mem.Driver
+	dev     *recorded
+	reg     *block.Registry
+	initial *mem.Disk
+	want    []byte // what the image shows
+}
+
+func openChain(ctx context.Context, reg *block.Registry) (*block.Image, error) {
+	return block.Open(ctx, reg, block.Source{Filename: "recorded:x", Format: "qcow2"},
+		block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.AllowAll, WriteBacking: true})
+}
+
+func newChainWorld(t *testing.T, cs chainCase, seed uint64) *chainWorld {
 	ctx := t.Context()
-	r := testkit.Rand(seed)
-	memory := mem.New().(*mem.Driver)
-	dev := &recorded{}
-	reg := block.NewRegistry(raw.New(), qcow2.New(), memory, dev)
+	w := &chainWorld{r: testkit.Rand(seed), memory: mem.New().(*mem.Driver), dev: &recorded{}}
+	w.reg = block.NewRegistry(raw.New(), qcow2.New(), w.memory, w.dev)
 	base, other := make([]byte, chainSize*3/4), make([]byte, chainSize)
-	testkit.FillDisk(r, base)
+	testkit.FillDisk(w.r, base)
 	copy(other, base)
 	for range 20 {
-		off := r.IntN(chainSize/sector-16) * sector
-		testkit.Fill(r, other[off:off+16*sector])
+		off := w.r.IntN(chainSize/sector-16) * sector
+		testkit.Fill(w.r, other[off:off+16*sector])
 	}
 	for i, content := range [][]byte{base, base, other} {
 		d := mem.NewDisk(int64(len(content)))
 		if _, err := d.WriteAt(ctx, content, 0); err != nil {
 			t.Fatal(err)
 		}
-		memory.Add(strings.TrimPrefix(chainNames[i], "mem:"), d)
+		w.memory.Add(strings.TrimPrefix(chainNames[i], "mem:"), d)
 	}
 	o := cs.options.Clone()
 	o["backing_file"], o["backing_fmt"] = chainNames[0], "raw"
-	if err := block.Create(ctx, reg, block.CreateRequest{Filename: "mem:img", Format: "qcow2", Size: chainSize, Options: o, Gate: driver.AllowAll}); err != nil {
+	if err := block.Create(ctx, w.reg, block.CreateRequest{Filename: "mem:img", Format: "qcow2", Size: chainSize, Options: o, Gate: driver.AllowAll}); err != nil {
 		t.Fatal(err)
 	}
-	dev.disk = memory.Disk("img")
-	open := func(reg *block.Registry) (*block.Image, error) {
-		return block.Open(ctx, reg, block.Source{Filename: "recorded:x", Format: "qcow2"},
-			block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.AllowAll, WriteBacking: true})
-	}
-	img, err := open(reg)
+	w.dev.disk = w.memory.Disk("img")
+	img, err := openChain(ctx, w.reg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := history{start: make([]byte, chainSize)}
 	copy(h.start, base)
-	operate(t, r, scenario{size: chainSize}, img, dev.rec, &h)
+	operate(t, w.r, scenario{size: chainSize}, img, w.dev.rec, &h)
+	w.want = make([]byte, chainSize)
+	if _, err := img.ReadAt(ctx, w.want, 0); err != nil {
+		t.Fatal(err)
+	}
 	if err := img.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
-	initial := dev.disk.Clone()
-	if img, err = open(reg); err != nil {
+	w.initial = w.dev.disk.Clone()
+	return w
+}
+
+// judge looks at a disk that a crash or an error left.
+func (w *chainWorld) judge(ctx context.Context, left *mem.Disk) error {
+	return judgeChain(ctx, block.NewRegistry(raw.New(), qcow2.New(), w.memory, &recorded{disk: left}), w.want)
+}
+
+func runChain(t *testing.T, cs chainCase, seed uint64) {
+	ctx := t.Context()
+	w := newChainWorld(t, cs, seed)
+	img, err := openChain(ctx, w.reg)
+	if err != nil {
 		t.Fatal(err)
 	}
-	rec := dev.rec
-	want := make([]byte, chainSize)
-	if _, err := img.ReadAt(ctx, want, 0); err != nil {
+	rec := w.dev.rec
+	if err := cs.do(ctx, &chainRun{r: w.r, reg: w.reg, img: img}); err != nil {
 		t.Fatal(err)
 	}
-	cs.do(ctx, t, &chainRun{r: r, reg: reg, img: img})
 	if err := img.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
 	events := rec.Events()
 	for i := range 80 {
-		n := r.IntN(len(events) + 1)
+		n := w.r.IntN(len(events) + 1)
 		if i == 0 {
 			n = len(events)
 		}
-		left := initial.Clone()
-		if err := testkit.Replay(ctx, left, testkit.Crash(r, events, n)); err != nil {
+		left := w.initial.Clone()
+		if err := testkit.Replay(ctx, left, testkit.Crash(w.r, events, n)); err != nil {
 			t.Fatal(err)
 		}
-		if err := judgeChain(ctx, block.NewRegistry(raw.New(), qcow2.New(), memory, &recorded{disk: left}), open, want); err != nil {
+		if err := w.judge(ctx, left); err != nil {
 			dump := filepath.Join(os.TempDir(), fmt.Sprintf("cowl-chain-%d.qcow2", seed))
 			save(t, left, dump)
 			t.Fatalf("seed %d, crash after event %d of %d: %v (image in %s)", seed, n, len(events), err, dump)
@@ -222,9 +245,86 @@ func runChain(t *testing.T, cs chainCase, seed uint64) {
 	}
 }
 
+// failing is a device on which one write or flush fails.
+type failing struct {
+	recorded
+	after atomic.Int64 // changes until the one that fails
+}
+
+type failingNode struct {
+	driver.Storage
+	d *failing
+}
+
+func (d *failing) Open(context.Context, *driver.OpenRequest) (driver.Node, error) {
+	return &failingNode{Storage: d.disk, d: d}, nil
+}
+
+func (n *failingNode) fail() error {
+	if n.d.after.Add(-1) == -1 {
+		return errors.New("injected failure")
+	}
+	return nil
+}
+
+func (n *failingNode) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := n.fail(); err != nil {
+		// Some of it is written.
+		_, _ = n.Storage.WriteAt(ctx, p[:len(p)/2/sector*sector], off)
+		return 0, err
+	}
+	return n.Storage.WriteAt(ctx, p, off)
+}
+
+func (n *failingNode) Flush(ctx context.Context) error {
+	if err := n.fail(); err != nil {
+		return err
+	}
+	return n.Storage.Flush(ctx)
+}
+
+func (n *failingNode) Resize(ctx context.Context, size int64, opt driver.ResizeOptions) error {
+	return n.Storage.(driver.Resizer).Resize(ctx, size, opt)
+}
+
+// TestChainFailures lets each operation fail at every write in turn. The image is
+// closed then, and what is on disk is judged.
+func TestChainFailures(t *testing.T) {
+	for _, cs := range chainCases {
+		t.Run(cs.name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			w := newChainWorld(t, cs, 9)
+			for n := int64(0); n < 400; n += 1 + n/20 {
+				dev := &failing{recorded: recorded{disk: w.initial.Clone()}}
+				reg := block.NewRegistry(raw.New(), qcow2.New(), w.memory, dev)
+				dev.after.Store(1 << 60)
+				img, err := openChain(ctx, reg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				dev.after.Store(n)
+				err = cs.do(ctx, &chainRun{r: w.r, reg: reg, img: img})
+				if e := img.Close(ctx); err == nil {
+					err = e
+				}
+				if jerr := w.judge(ctx, dev.disk); jerr != nil {
+					t.Fatalf("failure of change %d (%v): %v", n, err, jerr)
+				}
+				if dev.after.Load() >= 0 {
+					if err != nil {
+						t.Fatalf("fails without a reason: %v", err)
+					}
+					break // done before the failure was due
+				}
+			}
+		})
+	}
+}
+
 // judgeChain opens what a crash left, checks it and looks at what it shows.
-func judgeChain(ctx context.Context, reg *block.Registry, open func(*block.Registry) (*block.Image, error), want []byte) error {
-	img, err := open(reg)
+func judgeChain(ctx context.Context, reg *block.Registry, want []byte) error {
+	img, err := openChain(ctx, reg)
 	if err != nil {
 		return fmt.Errorf("does not open: %w", err)
 	}
