@@ -26,8 +26,8 @@ const (
 	maxBitmapDirectory    = 1024 * maxBitmaps
 )
 
-// geometry is what follows from the header and never changes while the image is
-// open. Sizes are bytes.
+// geometry is what follows from the header. It changes only by Amend, with no
+// request under way. Sizes are bytes.
 type geometry struct {
 	version      uint32
 	clusterBits  uint32
