@@ -107,6 +107,9 @@ func (img *Image) Protocol() *Image {
 // Size returns the size of the disk in bytes.
 func (img *Image) Size() int64 { return img.node.Size() }
 
+// CacheMode returns how the image was opened.
+func (img *Image) CacheMode() driver.Cache { return img.cache }
+
 // Limits returns the limits of the node.
 func (img *Image) Limits() driver.Limits { return img.limits }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -91,6 +92,9 @@ func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
 		c.job.Warn = func(string) {}
 	}
 	c.unit, c.chunk = c.granularity()
+	if c.encoded = c.looksEncoded(ctx); c.encoded && oneWriter(ctx, job.Target) {
+		c.writing = &sync.Mutex{}
+	}
 	if !job.TargetZero && job.TargetBase == nil && job.Sparse > 0 {
 		if err := c.clearTarget(ctx); err != nil {
 			return ConvertResult{}, err
@@ -109,6 +113,8 @@ type converter struct {
 	zero  bool // the target reads as zeroes where nothing was written
 
 	write, hash turns
+	encoded     bool        // reading the source means decoding
+	writing     *sync.Mutex // nil: writes to the target may run side by side
 	noReflink   atomic.Bool
 	meter       *meter
 	done        atomic.Int64 // bytes of the disk
@@ -168,11 +174,47 @@ func (c *converter) clearTarget(ctx context.Context) error {
 	return nil
 }
 
+// workers is how many requests are in flight. Where they decode there is one more
+// for each processor, so that there is something to do while a request waits to
+// write.
 func (c *converter) workers() int {
-	if n := c.job.Workers; n > 0 {
-		return n
+	n := c.job.Workers
+	if n <= 0 {
+		n = max(2, runtime.GOMAXPROCS(0))
+		if c.encoded {
+			n *= 2
+		}
+		n = min(n, 8)
 	}
-	return min(max(2, runtime.GOMAXPROCS(0)), 8)
+	return n
+}
+
+// looksEncoded says whether compressed clusters are among the first ones of the
+// source.
+func (c *converter) looksEncoded(ctx context.Context) bool {
+	off := int64(0)
+	for range 64 {
+		if off >= c.src.size {
+			break
+		}
+		st, _, err := c.src.status(ctx, off, false)
+		if err != nil || st.Compressed {
+			return err == nil
+		}
+		off += st.Length
+	}
+	return false
+}
+
+// oneWriter says whether the system lets one write at a time into the target:
+// that is how file systems treat a file that goes through the page cache. Who
+// waits in the system for another write burns a processor meanwhile. That is the
+// fastest way to take turns if there is nothing else to do, and a waste if there
+// are clusters to decode: see docs/decisions/004-one-writer.md.
+func oneWriter(ctx context.Context, target *block.Image) bool {
+	p := target.Protocol()
+	info, err := p.Info(ctx)
+	return err == nil && info.ZeroOnGrow && !p.CacheMode().Direct
 }
 
 func (c *converter) run(ctx context.Context) (ConvertResult, error) {

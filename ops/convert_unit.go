@@ -172,6 +172,10 @@ func (c *converter) writeSparse(ctx context.Context, buf []byte, off int64, t *t
 	if err := t.take(ctx); err != nil {
 		return err
 	}
+	if c.writing != nil {
+		c.writing.Lock()
+		defer c.writing.Unlock()
+	}
 	for len(buf) > 0 {
 		n := len(buf)
 		isZero := false
