@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -102,26 +103,48 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 		a.dataFresh, a.dataZero = im.data.Size(), info.ZeroOnGrow
 	}
 	a.holdSpans()
-	a.listMetadata()
+	if err := a.listMetadata(ctx); err != nil {
+		return err
+	}
 	return nil
 }
 
-// listMetadata lists the clusters of the active L2 tables and the refcount blocks
-// anew. mu is held; no L1 entry changes.
-func (a *allocator) listMetadata() {
+// listMetadata lists the clusters of L2 tables and refcount blocks anew, as far as
+// the overlap checks ask for them; nothing if there are too many. mu is held; no
+// L1 entry changes.
+func (a *allocator) listMetadata(ctx context.Context) error {
 	im := a.im
 	a.metadata = nil
-	if im.overlap&(overlapActiveL2|overlapRefcountBlock) == 0 || len(im.l1)+len(a.table) > maxMetadataSet {
-		return
+	if im.overlap&(overlapActiveL2|overlapRefcountBlock|overlapInactiveL2) == 0 || len(im.l1)+len(a.table) > maxMetadataSet {
+		return nil
 	}
-	a.metadata = map[int64]struct{}{}
-	for _, e := range im.l1 {
-		a.metadata[int64(e&ondisk.OffsetMask)>>im.clusterBits] = struct{}{}
+	set := map[int64]struct{}{}
+	add := func(table []uint64, mask uint64) {
+		for _, e := range table {
+			set[int64(e&mask)>>im.clusterBits] = struct{}{}
+		}
 	}
-	for _, e := range a.table {
-		a.metadata[int64(e&^ondisk.ReftReservedMask)>>im.clusterBits] = struct{}{}
+	if im.overlap&overlapActiveL2 != 0 {
+		add(im.l1, ondisk.OffsetMask)
 	}
-	delete(a.metadata, 0)
+	if im.overlap&overlapRefcountBlock != 0 {
+		add(a.table, ^ondisk.ReftReservedMask)
+	}
+	if im.overlap&overlapInactiveL2 != 0 {
+		for i := range im.snapshots {
+			s := &im.snapshots[i]
+			l1, err := im.readTable(ctx, int64(s.L1TableOffset), min(int64(s.L1Size), maxL1Bytes/8))
+			if err != nil {
+				return fmt.Errorf("Could not read the L1 table of snapshot '%s': %w", s.Name, err)
+			}
+			if add(l1, ondisk.OffsetMask); len(set) > maxMetadataSet {
+				return nil
+			}
+		}
+	}
+	delete(set, 0)
+	a.metadata = set
+	return nil
 }
 
 // touchData notes that an external data file is going to be written in

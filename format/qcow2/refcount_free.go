@@ -290,7 +290,7 @@ func (a *allocator) overlapping(c, n int64) string {
 	if a.metadata != nil {
 		for i := c; i < c+n; i++ {
 			if _, ok := a.metadata[i]; ok {
-				return "active L2 table or refcount block"
+				return "L2 table or refcount block"
 			}
 		}
 	}

@@ -149,7 +149,7 @@ func (op *snapshotOp) finish(ctx context.Context, failed error) error {
 	im.recurse.Store(0)
 	im.alloc.mu.Lock()
 	im.alloc.holdSpans()
-	im.alloc.listMetadata()
+	failed = cmp.Or(failed, im.alloc.listMetadata(ctx))
 	im.alloc.mu.Unlock()
 	failed = cmp.Or(failed, im.flushRefcounts(ctx))
 	if failed == nil && op.dirtied {
