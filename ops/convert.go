@@ -206,11 +206,10 @@ func (c *converter) looksEncoded(ctx context.Context) bool {
 	return false
 }
 
-// oneWriter says whether the system lets one write at a time into the target:
-// that is how file systems treat a file that goes through the page cache. Who
-// waits in the system for another write burns a processor meanwhile. That is the
-// fastest way to take turns if there is nothing else to do, and a waste if there
-// are clusters to decode: see docs/decisions/004-one-writer.md.
+// oneWriter says whether the target is a file that goes through the page cache,
+// where file systems let one write at a time in. Taking turns on a lock of our
+// own leaves the processors to decoding meanwhile; what was measured is in
+// docs/decisions/004-one-writer.md.
 func oneWriter(ctx context.Context, target *block.Image) bool {
 	p := target.Protocol()
 	info, err := p.Info(ctx)
