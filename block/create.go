@@ -18,6 +18,7 @@ type CreateRequest struct {
 	Options opts.Dict
 	Cache   driver.Cache
 	Gate    driver.Gate
+	Objects driver.Objects // secrets and TLS credentials by id, or nil
 	Budget  *driver.Budget
 	Warn    func(string)
 }
@@ -39,7 +40,7 @@ func Create(ctx context.Context, reg *Registry, req CreateRequest) error {
 	if !ok || drv.Desc().CreateOptions == nil {
 		return driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support image creation", req.Format)
 	}
-	env := &driver.Env{Gate: req.Gate, Budget: req.Budget, Warn: req.Warn}
+	env := &driver.Env{Gate: req.Gate, Budget: req.Budget, Warn: req.Warn, Objects: req.Objects}
 	if env.Warn == nil {
 		env.Warn = func(string) {}
 	}
@@ -126,7 +127,7 @@ func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, fil
 		return nil, err
 	}
 	return Open(ctx, reg, Source{Filename: filename, Format: proto.Desc().Name},
-		OpenOptions{Write: true, Resize: true, Unmap: true, Cache: req.Cache, Gate: gate, Budget: req.Budget, Warn: req.Warn})
+		OpenOptions{Write: true, Resize: true, Unmap: true, Cache: req.Cache, Gate: gate, Objects: req.Objects, Budget: req.Budget, Warn: req.Warn})
 }
 
 // splitOptions gives each option to the driver that declares it, the format

@@ -41,6 +41,9 @@ type OpenOptions struct {
 
 	// Gate decides about the files that the image names. It must be set.
 	Gate driver.Gate
+	// Objects holds the secrets and TLS credentials that options refer to by id; nil
+	// if there are none.
+	Objects driver.Objects
 	// Budget bounds what the image may cost; nil means the defaults.
 	Budget *driver.Budget
 	// Warn takes warnings for the user, nil drops them. Log may be nil.
@@ -306,7 +309,7 @@ func takeCommon(d opts.Dict, spec *nodeSpec) (common, error) {
 func (op *opener) newImage(spec nodeSpec, drv driver.Driver, c common) *Image {
 	img := &Image{reg: op.reg, drv: drv, desc: drv.Desc(), writable: spec.access.Write, access: spec.access,
 		unmap: spec.unmap, detect: c.detect, cache: spec.cache}
-	img.env = &driver.Env{Gate: op.o.Gate, Budget: op.budget, Log: op.o.Log, Warn: op.o.Warn, Guard: &img.guard}
+	img.env = &driver.Env{Gate: op.o.Gate, Budget: op.budget, Log: op.o.Log, Warn: op.o.Warn, Guard: &img.guard, Objects: op.o.Objects}
 	if img.desc.Serial {
 		img.serial = &sync.Mutex{}
 	}

@@ -27,8 +27,10 @@ type CreateJob struct {
 	// Unsafe: do not look at the backing file.
 	Unsafe bool
 	Gate   driver.Gate
-	Budget *driver.Budget
-	Warn   func(string)
+	// Objects holds the secrets that options refer to by id, or nil.
+	Objects driver.Objects
+	Budget  *driver.Budget
+	Warn    func(string)
 	// Announce, if not nil, is called with what will be created before it is,
 	// once everything was found in order.
 	Announce func(Creating)
@@ -99,7 +101,7 @@ func Create(ctx context.Context, job CreateJob) error {
 		job.Announce(describe(job, schema, d, size))
 	}
 	err = block.Create(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Size: size,
-		Options: d, Gate: job.Gate, Budget: job.Budget, Warn: job.Warn})
+		Options: d, Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn})
 	if errors.Is(err, syscall.EFBIG) {
 		return driver.Errorf(driver.ErrInvalid, "The image size is too large for file format '%s'", job.Format)
 	}
@@ -161,7 +163,7 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 	// A machine that writes to the backing file is no matter: only its size is of
 	// interest.
 	img, err := block.Open(ctx, job.Registry, block.Source{Filename: block.CombinePath(job.Filename, name), Format: format},
-		block.OpenOptions{Gate: job.Gate, Budget: job.Budget, Warn: job.Warn, NoIO: true, ForceShare: true})
+		block.OpenOptions{Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, NoIO: true, ForceShare: true})
 	if err != nil {
 		var open *block.OpenError
 		if errors.As(err, &open) && open == err {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
+	"github.com/cowl-disk/cowl/internal/cli/object"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 )
 
@@ -96,7 +97,7 @@ type call struct {
 	cmd      *command
 	reg      *block.Registry
 	operands []string
-	objects  objects
+	objects  object.Set
 
 	// What the options that several commands have were set to.
 	format     string
@@ -167,7 +168,10 @@ func (c *call) common(id int, arg string) error {
 	case optImageOpts:
 		c.imageOpts = true
 	case optObject:
-		return c.object(arg)
+		if err := c.objects.Define(arg, c.Stdout); err != object.ErrHelp {
+			return err
+		}
+		return errDone
 	case optForceShare:
 		c.forceShare = true
 	case optQuiet:

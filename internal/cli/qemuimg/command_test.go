@@ -97,19 +97,3 @@ func TestParseSnapshot(t *testing.T) {
 		t.Errorf("parseSnapshot(snapshot.bogus=1) = %v", got)
 	}
 }
-
-func TestSecret(t *testing.T) {
-	p, _, _ := testProgram("qemu-img")
-	c := &call{Program: p}
-	if err := c.object("secret,id=s1,data=aGVsbG8=,format=base64"); err != nil {
-		t.Fatal(err)
-	}
-	if got := c.objects.secrets["s1"]; got != "hello" {
-		t.Errorf("secret %q", got)
-	}
-	for _, def := range []string{"secret,id=s1,data=x", "secret,id=s2,data=!,format=base64", "secret,id=s2,data=x,format=hex", "secret,id=s2,data=x,keyid=s1", "secret,id=s2,data=x,file=y"} {
-		if err := c.object(def); err == nil {
-			t.Errorf("%s was taken", def)
-		}
-	}
-}

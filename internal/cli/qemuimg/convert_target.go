@@ -139,7 +139,7 @@ func (cv *conversion) openGrowing(p *targetPlan, cache driver.Cache) (*block.Ima
 // cache mode of the copy decides.
 func (cv *conversion) create(p *targetPlan, cache driver.Cache) error {
 	err := block.Create(cv.ctx, cv.reg, block.CreateRequest{Filename: cv.target, Format: p.format, Size: p.size,
-		Options: p.options, Cache: cache, Gate: driver.AllowAll, Warn: func(m string) { cv.warnf("%s", m) }})
+		Options: p.options, Cache: cache, Gate: driver.AllowAll, Objects: &cv.objects, Warn: func(m string) { cv.warnf("%s", m) }})
 	if err != nil {
 		return fmt.Errorf("%s: error while converting %s: %w", cv.target, p.format, createError(err))
 	}

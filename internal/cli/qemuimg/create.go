@@ -41,7 +41,7 @@ func createCommand() *command {
 
 func runCreate(c *call, args []string) int {
 	c.format = "raw"
-	job := ops.CreateJob{Registry: c.reg, Size: -1, Gate: driver.AllowAll, Warn: func(m string) { c.warnf("%s", m) }}
+	job := ops.CreateJob{Registry: c.reg, Size: -1, Gate: driver.AllowAll, Objects: &c.objects, Warn: func(m string) { c.warnf("%s", m) }}
 	var list optionList
 	code, ok := c.parse(args, func(id int, arg string) error {
 		switch id {

@@ -99,7 +99,7 @@ func runDD(c *call, args []string) int {
 	if err := keepSources(o.out, src); err != nil {
 		return c.fail(fmt.Errorf("%s: error while creating output image: %w", o.out, err))
 	}
-	if err := block.Create(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll}); err != nil {
+	if err := block.Create(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll, Objects: &c.objects}); err != nil {
 		return c.fail(fmt.Errorf("%s: error while creating output image: %w", o.out, createError(err)))
 	}
 	dst, err := c.open(image{name: o.out, format: format}, block.OpenOptions{Write: true, Sequential: true, Unmap: true})

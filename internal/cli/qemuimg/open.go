@@ -63,6 +63,7 @@ func openError(name string, err error) error {
 
 func (c *call) openSource(ctx context.Context, src block.Source, name string, o block.OpenOptions) (*block.Image, error) {
 	o.Gate = driver.AllowAll
+	o.Objects = &c.objects
 	o.Warn = func(msg string) { c.warnf("%s", msg) }
 	o.ProbedRaw = c.probedRaw
 	if o.Write && o.ForceShare {

@@ -1,0 +1,48 @@
+package driver
+
+import "context"
+
+// Bitmapper is implemented by formats whose images hold dirty bitmaps: records of
+// which parts of the disk were written since some moment. The node keeps the
+// enabled ones up to date at every change of the disk, and makes them durable with
+// Close (and with Flush where it can). Names are unique within an image.
+//
+// An image that was not closed properly, or was changed by a program that does not
+// know bitmaps, holds bitmaps that are no longer true: Inconsistent. They can be
+// looked at by Bitmaps and removed; every other call refuses them with ErrBitmaps.
+//
+// AddBitmap, RemoveBitmap, ClearBitmap, EnableBitmap and SetBitmap need an image that
+// is open for writing. All calls are safe beside reads and writes of the disk.
+type Bitmapper interface {
+	// Bitmaps lists them in the order in which the image has them.
+	Bitmaps(ctx context.Context) ([]BitmapInfo, error)
+	// AddBitmap adds a bitmap with no bit set.
+	AddBitmap(ctx context.Context, spec BitmapSpec) error
+	// RemoveBitmap removes a bitmap, whatever its state.
+	RemoveBitmap(ctx context.Context, name string) error
+	// ClearBitmap unsets all bits.
+	ClearBitmap(ctx context.Context, name string) error
+	// EnableBitmap starts or stops recording.
+	EnableBitmap(ctx context.Context, name string, on bool) error
+	// SetBitmap marks n bytes at off dirty, whole granules.
+	SetBitmap(ctx context.Context, name string, off, n int64) error
+	// BitmapExtent tells whether the byte at off is dirty, and how many bytes from
+	// there on, at most n and within the disk, are of the same state.
+	BitmapExtent(ctx context.Context, name string, off, n int64) (length int64, dirty bool, err error)
+}
+
+// BitmapSpec describes a new bitmap.
+type BitmapSpec struct {
+	Name        string // 1 to 1023 bytes
+	Granularity int64  // bytes a bit stands for, a power of two from 512 to 2 GiB; 0: the default
+	Disabled    bool   // do not record yet
+}
+
+// BitmapInfo describes a bitmap.
+type BitmapInfo struct {
+	Name         string
+	Granularity  int64 // bytes
+	Enabled      bool  // records changes
+	Inconsistent bool  // no longer true: see Bitmapper
+	Dirty        int64 // bytes of the disk in dirty granules, 0 if Inconsistent
+}

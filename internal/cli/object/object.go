@@ -1,0 +1,185 @@
+// Package object reads the --object options of the programs: secrets and TLS
+// credentials, which other options refer to by id.
+package object
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// Set holds the objects that were defined. The zero value is empty. It implements
+// driver.Objects.
+type Set struct {
+	mu   sync.Mutex
+	byID map[string]any // []byte: a secret; *driver.TLSCreds; *opts.Dict: any other
+}
+
+// ErrHelp is returned by Define after it printed help.
+var ErrHelp = errors.New("help was printed")
+
+// params are the types of object and their parameters.
+var params = map[string][]string{
+	"authz-list-file": {"filename", "refresh"},
+	"authz-simple":    {"identity"},
+	"secret":          {"data", "file", "format", "iv", "keyid"},
+	"tls-creds-anon":  {"dir", "endpoint", "priority", "verify-peer"},
+	"tls-creds-psk":   {"dir", "endpoint", "priority", "username", "verify-peer"},
+	"tls-creds-x509":  {"dir", "endpoint", "passwordid", "priority", "sanity-check", "verify-peer"},
+}
+
+var identifier = regexp.MustCompile(`^[A-Za-z][-A-Za-z0-9._]*$`)
+
+// Define defines the object that def describes: a list of key=value, the type
+// first, or a JSON object. It prints the help that def asks for to out and returns
+// ErrHelp then.
+func (s *Set) Define(def string, out io.Writer) error {
+	if def == "help" || def == "?" {
+		fmt.Fprintln(out, "List of user creatable objects:")
+		for _, name := range sortedKeys(params) {
+			fmt.Fprintln(out, "  "+name)
+		}
+		return ErrHelp
+	}
+	d := opts.Dict{}
+	var err error
+	if strings.HasPrefix(def, "{") {
+		d, err = opts.ParseJSON(def)
+	} else {
+		err = d.ParseList(def, "qom-type")
+	}
+	if err != nil {
+		return err
+	}
+	typ, ok := d.Take("qom-type")
+	if !ok {
+		return errors.New("Parameter 'qom-type' is missing")
+	}
+	known, ok := params[typ]
+	if !ok {
+		return fmt.Errorf("Parameter 'qom-type' does not accept value '%s'", typ)
+	}
+	if _, help := d["help"]; help {
+		fmt.Fprintf(out, "%s options:\n", typ)
+		for _, p := range known {
+			fmt.Fprintf(out, "  %s=<string>\n", p)
+		}
+		return ErrHelp
+	}
+	id, ok := d.Take("id")
+	s.mu.Lock()
+	_, taken := s.byID[id]
+	s.mu.Unlock()
+	switch {
+	case !ok:
+		return errors.New("Parameter 'id' is missing")
+	case !identifier.MatchString(id):
+		return errors.New("Parameter 'id' expects an identifier\nIdentifiers consist of letters, digits, '-', '.', '_', starting with a letter.")
+	case taken:
+		return fmt.Errorf("attempt to add duplicate property '%s' to object (type 'container')", id)
+	}
+	for _, k := range d.Keys() {
+		if !slices.Contains(known, k) {
+			return fmt.Errorf("Parameter '%s' is unexpected", k)
+		}
+	}
+	obj, err := s.build(typ, d)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID == nil {
+		s.byID = map[string]any{}
+	}
+	s.byID[id] = obj
+	return nil
+}
+
+func (s *Set) build(typ string, d opts.Dict) (any, error) {
+	switch typ {
+	case "secret":
+		return s.secret(d)
+	case "tls-creds-anon", "tls-creds-psk", "tls-creds-x509":
+		return tlsCreds(strings.TrimPrefix(typ, "tls-creds-"), d)
+	case "authz-simple", "authz-list-file":
+		return authz(typ, d)
+	}
+	return nil, fmt.Errorf("Parameter 'qom-type' does not accept value '%s'", typ)
+}
+
+// tlsCreds reads the options of TLS credentials. The files are read by who uses
+// them.
+func tlsCreds(typ string, d opts.Dict) (*driver.TLSCreds, error) {
+	c := &driver.TLSCreds{Type: typ, Dir: d.String("dir"), VerifyPeer: true, Username: d.String("username"),
+		PasswordID: d.String("passwordid"), Priority: d.String("priority")}
+	switch e := d.String("endpoint"); e {
+	case "server":
+		c.Server = true
+	case "", "client":
+	default:
+		return nil, fmt.Errorf("Parameter 'endpoint' does not accept value '%s'", e)
+	}
+	for key, to := range map[string]*bool{"verify-peer": &c.VerifyPeer, "sanity-check": new(bool)} {
+		v, ok := d[key]
+		if !ok {
+			continue
+		}
+		b, err := opts.ParseBool(opts.Text(v))
+		if err != nil {
+			return nil, fmt.Errorf("Parameter '%s' expects 'on' or 'off'", key)
+		}
+		*to = b
+	}
+	return c, nil
+}
+
+// get returns the object with an id.
+func (s *Set) get(id string) (any, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.byID[id]
+	return v, ok
+}
+
+// Secret implements driver.Objects.
+func (s *Set) Secret(id string) ([]byte, error) {
+	v, ok := s.get(id)
+	if !ok {
+		return nil, driver.Errorf(driver.ErrInvalid, "No secret with id '%s'", id)
+	}
+	b, ok := v.([]byte)
+	if !ok {
+		return nil, driver.Errorf(driver.ErrInvalid, "Object with id '%s' is not a secret", id)
+	}
+	return b, nil
+}
+
+// TLSCreds implements driver.Objects.
+func (s *Set) TLSCreds(id string) (*driver.TLSCreds, error) {
+	v, ok := s.get(id)
+	if !ok {
+		return nil, driver.Errorf(driver.ErrInvalid, "No TLS credentials with id '%s'", id)
+	}
+	c, ok := v.(*driver.TLSCreds)
+	if !ok {
+		return nil, driver.Errorf(driver.ErrInvalid, "Object with id '%s' is not TLS credentials", id)
+	}
+	return c, nil
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

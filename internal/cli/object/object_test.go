@@ -1,0 +1,95 @@
+package object
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/base64"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestSecret(t *testing.T) {
+	s := &Set{}
+	file := filepath.Join(t.TempDir(), "s")
+	if err := os.WriteFile(file, []byte("from a file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, def := range []string{"secret,id=s1,data=aGVsbG8=,format=base64", "secret,id=s3,file=" + file, `{"qom-type":"secret","id":"s4","data":"in JSON"}`} {
+		if err := s.Define(def, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id, want := range map[string]string{"s1": "hello", "s3": "from a file", "s4": "in JSON"} {
+		if got, err := s.Secret(id); err != nil || string(got) != want {
+			t.Errorf("secret %s: %q, %v", id, got, err)
+		}
+	}
+	for _, def := range []string{"secret,id=s1,data=x", "secret,id=s2,data=!,format=base64", "secret,id=s2,data=x,format=hex",
+		"secret,id=s2,data=x,keyid=s1", "secret,id=s2,data=x,file=y", "secret,id=s2", "secret,data=x", "bogus,id=s2"} {
+		if err := s.Define(def, io.Discard); err == nil {
+			t.Errorf("%s was taken", def)
+		}
+	}
+	if _, err := s.Secret("s2"); err == nil {
+		t.Error("a secret that was refused is there")
+	}
+}
+
+// seal encrypts as the original expects it.
+func seal(t *testing.T, key, iv, plain []byte) []byte {
+	t.Helper()
+	b, err := aes.NewCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pad := aes.BlockSize - len(plain)%aes.BlockSize
+	out := append(bytes.Clone(plain), bytes.Repeat([]byte{byte(pad)}, pad)...)
+	cipher.NewCBCEncrypter(b, iv).CryptBlocks(out, out)
+	return out
+}
+
+func TestEncryptedSecret(t *testing.T) {
+	key, iv := bytes.Repeat([]byte{7}, 32), bytes.Repeat([]byte{9}, 16)
+	sealed := seal(t, key, iv, []byte("sixteen bytes !!"))
+	file := filepath.Join(t.TempDir(), "sealed")
+	if err := os.WriteFile(file, sealed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b64 := base64.StdEncoding.EncodeToString
+	s := &Set{}
+	for _, def := range []string{
+		"secret,id=master,format=base64,data=" + b64(key),
+		"secret,id=a,keyid=master,iv=" + b64(iv) + ",format=base64,data=" + b64(sealed),
+		"secret,id=b,keyid=master,iv=" + b64(iv) + ",file=" + file,
+	} {
+		if err := s.Define(def, io.Discard); err != nil {
+			t.Fatalf("%s: %v", def, err)
+		}
+	}
+	for _, id := range []string{"a", "b"} {
+		if got, err := s.Secret(id); err != nil || string(got) != "sixteen bytes !!" {
+			t.Errorf("%s: %q, %v", id, got, err)
+		}
+	}
+}
+
+func TestTLSCreds(t *testing.T) {
+	s := &Set{}
+	if err := s.Define("tls-creds-x509,id=t,dir=/d,endpoint=server,verify-peer=off,passwordid=p", io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.TLSCreds("t")
+	if err != nil || c.Type != "x509" || !c.Server || c.Dir != "/d" || c.VerifyPeer || c.PasswordID != "p" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := s.Secret("t"); err == nil || !strings.Contains(err.Error(), "is not a secret") {
+		t.Errorf("credentials as a secret: %v", err)
+	}
+	if _, err := s.TLSCreds("other"); err == nil {
+		t.Error("credentials that nobody defined")
+	}
+}
