@@ -186,6 +186,9 @@ func (w *world) snapshotStep(ctx context.Context) error {
 		w.next++
 		w.note("create %s", name)
 		id, err := w.img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: name, Date: time.Unix(1700000000, 0)})
+		if tooMany(err) {
+			return nil
+		}
 		if err != nil {
 			return w.fail("snapshot: %w", err)
 		}
@@ -198,6 +201,9 @@ func (w *world) snapshotStep(ctx context.Context) error {
 			if err == nil {
 				return w.fail("a snapshot was applied to an image with bitmaps")
 			}
+			return nil
+		}
+		if tooMany(err) {
 			return nil
 		}
 		if err != nil {
@@ -213,4 +219,10 @@ func (w *world) snapshotStep(ctx context.Context) error {
 		w.kept = slices.Delete(w.kept, i, i+1)
 	}
 	return w.flush(ctx)
+}
+
+// tooMany tells whether narrow refcounts cannot count another snapshot: compressed
+// clusters share theirs.
+func tooMany(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "more references than")
 }
