@@ -111,8 +111,18 @@ func (im *image) prepareResize(ctx context.Context, size int64) (finish func(siz
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	nothing := func(int64) error { return nil }
-	if len(s.list) == 0 || size == im.size.Load() {
+	if len(s.list)+len(s.gone) == 0 || size == im.size.Load() {
 		return nothing, nil
+	}
+	// On disk those that were removed are still there, as if they were true.
+	var gone []*bitmap
+	for _, b := range s.gone {
+		if b.flags&ondisk.BitmapInUse == 0 {
+			gone = append(gone, b)
+		}
+	}
+	if err := im.writeFlags(ctx, gone, func(b *bitmap) uint32 { return b.flags | ondisk.BitmapInUse }); err != nil {
+		return nil, err
 	}
 	for _, b := range s.list {
 		if err := im.bitmapFits(size, b.shift); err != nil {

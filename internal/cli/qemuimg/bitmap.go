@@ -120,7 +120,8 @@ func runBitmap(c *call, args []string) (code int) {
 	if err := w.check(c.operands); err != nil {
 		return c.fail(err)
 	}
-	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Write: true})
+	// What the disk holds does not matter, nor where.
+	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Write: true, NoBacking: true})
 	if err != nil {
 		return c.fail(err)
 	}
@@ -131,7 +132,7 @@ func runBitmap(c *call, args []string) (code int) {
 	}()
 	src := img
 	if w.source != nil {
-		if src, err = c.open(image{name: *w.source, format: w.sourceFormat}, block.OpenOptions{}); err != nil {
+		if src, err = c.open(image{name: *w.source, format: w.sourceFormat}, block.OpenOptions{NoBacking: true}); err != nil {
 			return c.fail(err)
 		}
 		defer c.close(src)

@@ -157,6 +157,11 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 	if cv.compress && !job.Target.CanCompress() {
 		return fmt.Errorf("Compression not supported for this file format")
 	}
+	if cv.bitmaps {
+		if _, ok, err := job.Target.Bitmaps(cv.ctx); err != nil || !ok {
+			return &harmless{cmp.Or(err, fmt.Errorf("Format driver '%s' does not support bitmaps", job.Target.Format()))}
+		}
+	}
 	if cv.noCreate && job.Target.Size() < size {
 		return &harmless{fmt.Errorf("output file is smaller than input file")}
 	}
@@ -171,9 +176,6 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 			return err
 		}
 		job.TargetZero = zero
-	}
-	if _, ok, err := job.Target.Bitmaps(cv.ctx); cv.bitmaps && (err != nil || !ok) {
-		return &harmless{cmp.Or(err, fmt.Errorf("Format driver '%s' does not support bitmaps", job.Target.Format()))}
 	}
 	if _, err := ops.Convert(cv.ctx, job); err != nil {
 		return err
