@@ -101,11 +101,11 @@ func (s *bitmapState) names() []string { return slices.Sorted(maps.Keys(s.bitmap
 // a model, and cuts every session off anywhere: a bitmap is then true or known not
 // to be.
 func TestBitmaps(t *testing.T) {
-	seeds := uint64(2)
+	seeds, scenarios := uint64(2), bitmapScenarios
 	if testing.Short() || testkit.Race {
-		seeds = 1
+		seeds, scenarios = 1, scenarios[1:4]
 	}
-	for _, s := range bitmapScenarios {
+	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			for seed := range seeds {
