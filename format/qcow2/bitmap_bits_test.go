@@ -133,11 +133,11 @@ func TestBitSet(t *testing.T) {
 // TestBitSetWithoutRoom: where the budget ends, more is dirty than was written.
 func TestBitSetWithoutRoom(t *testing.T) {
 	budget := &driver.Budget{MaxMemory: 40 << 10}
-	s, err := newBitSet(128<<30, 9, budget) // 8192 pages
-	if err == nil {
+	if _, err := newBitSet(128<<30, 9, budget); err == nil { // 8192 pages
 		t.Fatal("8192 pages fit into 40 KiB")
 	}
-	if s, err = newBitSet(8<<30, 9, budget); err != nil {
+	s, err := newBitSet(8<<30, 9, budget)
+	if err != nil {
 		t.Fatal(err)
 	}
 	r := testkit.Rand(1)

@@ -26,9 +26,9 @@ const (
 func bitmapCommand() *command {
 	return &command{
 		name: "bitmap", summary: "Perform modifications of the persistent bitmap in the image", run: runBitmap,
-		usage: []string{"(--merge SOURCE | --add | --remove | --remove-all | --clear | --enable | --disable)...",
-			"[-b SRC_FILENAME [-F SRC_FMT]] [-g SIZE] [-f FMT | --image-opts]",
-			"[--object OBJDEF] FILENAME [BITMAP]"},
+		usage: []string{"(--merge SOURCE | --add | --remove | --remove-all | --clear |",
+			"--enable | --disable)... [-b SRC_FILENAME [-F SRC_FMT]] [-g SIZE]",
+			"[-f FMT | --image-opts] [--object OBJDEF] FILENAME [BITMAP]"},
 		about: "A persistent dirty bitmap records which parts of the disk were written. Several\nmodifications are made in the order in which they are given; the first that fails\nends the command, and those before it stay.",
 		options: []option{helpOption(), formatOption(), imageOptsOption(),
 			{id: bitmapAdd, long: "add", help: "add BITMAP, which records writes from then on"},
