@@ -269,6 +269,17 @@ func (s *bitSet) bytes() int64 {
 	return n<<s.shift - over
 }
 
+// allUnset says whether no bit in [lo, hi) is set, where that can be told without
+// looking at bits.
+func (s *bitSet) allUnset(lo, hi int64) bool {
+	for p := lo / pageBits; p*pageBits < min(hi, s.n); p++ {
+		if s.pages[p].Load() != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // export encodes the bits from bit lo on, a multiple of 8, as they are stored
 // (section "Bitmap data"): the first one is the lowest of the first byte.
 func (s *bitSet) export(dst []byte, lo int64) (zero, ones bool) {

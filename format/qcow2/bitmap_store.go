@@ -161,6 +161,9 @@ func (st *bitmapStore) storeBitmap(ctx context.Context, b *bitmap) error {
 			continue
 		}
 		t.entries[i] = 0
+		if bits.allUnset(i*per, (i+1)*per) {
+			continue
+		}
 		zero, ones := bits.export(buf, i*per)
 		switch {
 		case zero:
