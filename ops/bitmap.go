@@ -28,35 +28,33 @@ func findBitmap(ctx context.Context, img *block.Image, name string) (driver.Bitm
 // differ: then whole granules of dst are marked. ErrNoBitmap, ErrBitmaps and
 // ErrInvalid come before anything is changed.
 func MergeBitmap(ctx context.Context, dst *block.Image, name string, src *block.Image, from string) error {
-	if _, err := findBitmap(ctx, dst, name); err != nil {
+	to, err := findBitmap(ctx, dst, name)
+	if err != nil {
 		return err
 	}
-	if _, err := findBitmap(ctx, src, from); err != nil {
+	of, err := findBitmap(ctx, src, from)
+	if err != nil {
 		return err
 	}
-	for _, b := range []struct {
-		img  *block.Image
-		name string
-	}{{dst, name}, {src, from}} {
-		if b.img.Size() == 0 {
-			return nil
+	if to.Inconsistent || of.Inconsistent {
+		img, bad := dst, name
+		if !to.Inconsistent {
+			img, bad = src, from
 		}
-		// Says whether the bitmap can be used.
-		if _, _, err := b.img.BitmapExtent(ctx, b.name, 0, 1); err != nil {
-			return err
-		}
+		_, _, err := img.BitmapExtent(ctx, bad, 0, 1)
+		return err
 	}
-	if dst.Size() != src.Size() {
-		return driver.Errorf(driver.ErrInvalid, "Bitmaps are of different sizes (destination size is %d, source size is %d) and can't be merged", dst.Size(), src.Size())
+	if to.Size != of.Size {
+		return driver.Errorf(driver.ErrInvalid, "Bitmaps are of different sizes (destination size is %d, source size is %d) and can't be merged", to.Size, of.Size)
 	}
 	if dst == src && name == from {
 		return nil
 	}
-	for off := int64(0); off < src.Size(); {
+	for off := int64(0); off < of.Size; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, dirty, err := src.BitmapExtent(ctx, from, off, src.Size()-off)
+		n, dirty, err := src.BitmapExtent(ctx, from, off, of.Size-off)
 		if err != nil {
 			return err
 		}

@@ -47,6 +47,7 @@ type BitmapSpec struct {
 type BitmapInfo struct {
 	Name         string
 	Granularity  int64 // bytes
+	Size         int64 // of the disk that it is of: not that of a snapshot that is shown
 	Enabled      bool  // records changes
 	Inconsistent bool  // no longer true: see Bitmapper
 	Dirty        int64 // bytes of the disk in dirty granules, 0 if Inconsistent

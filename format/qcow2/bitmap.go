@@ -182,12 +182,12 @@ func (im *image) Bitmaps(ctx context.Context) ([]driver.BitmapInfo, error) {
 	defer s.mu.Unlock()
 	list := make([]driver.BitmapInfo, 0, len(s.list))
 	for _, b := range s.list {
-		i := driver.BitmapInfo{Name: b.name, Granularity: 1 << b.shift, Enabled: b.enabled, Inconsistent: b.inconsistent}
+		i := driver.BitmapInfo{Name: b.name, Granularity: 1 << b.shift, Size: b.size, Enabled: b.enabled, Inconsistent: b.inconsistent}
 		if !b.inconsistent {
 			if err := im.loadBits(ctx, b); err != nil {
 				return nil, err
 			}
-			i.Enabled, i.Dirty = b.enabled, b.bits.Load().bytes()
+			i.Dirty = b.bits.Load().bytes()
 		}
 		list = append(list, i)
 	}
