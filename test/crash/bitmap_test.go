@@ -15,6 +15,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/ops"
@@ -129,6 +130,9 @@ func runBitmaps(t *testing.T, s scenario, seed uint64) {
 	state := &bitmapState{disk: make([]byte, s.size), bitmaps: map[string]*dirtyBitmap{}}
 	for session := range 8 {
 		where := fmt.Sprintf("seed %d, session %d", seed, session)
+		if r.IntN(2) == 0 {
+			asOriginal(t, dev.disk)
+		}
 		before, initial := state, dev.disk.Clone()
 		state = state.clone()
 		img, err := block.Open(ctx, reg, source, block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.AllowAll})
@@ -172,6 +176,42 @@ func runBitmaps(t *testing.T, s scenario, seed uint64) {
 				repairWithOriginal(t, image)
 			}
 		}
+	}
+}
+
+// asOriginal puts the bitmaps extension of a header where the original has it: behind
+// the names of features, beyond the first sector.
+func asOriginal(t *testing.T, disk *mem.Disk) {
+	t.Helper()
+	ctx := t.Context()
+	b := make([]byte, 1024)
+	if _, err := disk.ReadAt(ctx, b, 0); err != nil {
+		t.Fatal(err)
+	}
+	h, err := ondisk.DecodeHeader(b)
+	if err != nil || h.ClusterSize() < int64(len(b)) || h.BackingFileOffset != 0 {
+		return
+	}
+	exts, err := ondisk.DecodeExtensions(bytes.Clone(b[h.HeaderLength:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortStableFunc(exts, func(a, b ondisk.Extension) int {
+		last := func(e ondisk.Extension) int {
+			if e.Type == ondisk.ExtBitmaps {
+				return 1
+			}
+			return 0
+		}
+		return last(a) - last(b)
+	})
+	out := b[:h.HeaderLength:h.HeaderLength]
+	for _, e := range exts {
+		out = ondisk.AppendExtension(out, e)
+	}
+	out = ondisk.AppendExtension(out, ondisk.Extension{Type: ondisk.ExtEnd})
+	if _, err := disk.WriteAt(ctx, out, 0); err != nil {
+		t.Fatal(err)
 	}
 }
 
