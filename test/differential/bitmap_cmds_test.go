@@ -12,6 +12,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/protocol/file"
 )
 
@@ -273,6 +274,9 @@ func normalNode(s string) string {
 }
 
 func TestBitmapCommands(t *testing.T) {
+	if testkit.Race {
+		t.Skip("the programs are built without the race detector: there is nothing to find")
+	}
 	tools := needCLI(t)
 	base := bitmapFixtures(t, tools)
 	seen := map[string]bool{}

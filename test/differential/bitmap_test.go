@@ -284,3 +284,31 @@ func TestBitmapSameWrites(t *testing.T) {
 		t.Error(out.stdout)
 	}
 }
+
+// TestBitmapAllDirty: a bitmap of which all is dirty needs no room for its bits. The
+// original reads it.
+func TestBitmapAllDirty(t *testing.T) {
+	tools := needCLI(t)
+	testkit.Tool(t, "qemu-nbd")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.qcow2")
+	must(t, dir, tools.img, "create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "a.qcow2", "10M")
+	must(t, dir, tools.img, "bitmap", "--add", "-g", "512", "a.qcow2", "b")
+	img := library(t, path, true)
+	if err := img.SetBitmap(t.Context(), "b", 0, 10<<20); err != nil {
+		t.Fatal(err)
+	}
+	closeLibrary(t, img)
+	sameBits(t, path)
+	img = library(t, path, false)
+	if got := fmt.Sprint(ourRanges(t, img, "b")); got != "[[0 10485760]]" {
+		t.Error(got)
+	}
+	closeLibrary(t, img)
+	if info, err := os.Stat(path); err != nil || info.Size() > 8<<10 {
+		t.Errorf("%v %v", info.Size(), err)
+	}
+	must(t, dir, tools.img, "check", "a.qcow2")
+	must(t, dir, tools.img, "bitmap", "--merge", "b", "a.qcow2", "b")
+	sameBits(t, path)
+}
