@@ -5,7 +5,6 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/opts"
-	"github.com/cowl-disk/cowl/qapi"
 )
 
 // The parts of a bitmap in a qcow2 image, in bytes: the fixed part of an entry
@@ -16,28 +15,15 @@ const (
 	bitmapDirAlign   = 8
 	bitmapTableEntry = 8
 	defaultCluster   = 65536
-	defaultCompat    = "1.1"
 )
 
 // bitmapsSize tells how much room the persistent bitmaps of source would take in
 // a new qcow2 image with the given options; nil if either side cannot have any.
 func bitmapsSize(ctx context.Context, source *block.Image, options opts.Dict) (*int64, error) {
-	info, err := source.Info(ctx)
-	if err != nil || info.Specific == nil {
-		return nil, err
-	}
-	var spec qapi.InfoSpecificQcow2
-	switch s := info.Specific.Data.(type) {
-	case qapi.InfoSpecificQcow2:
-		spec = s
-	case *qapi.InfoSpecificQcow2:
-		spec = *s
-	default:
-		return nil, nil
-	}
+	list, ok, err := source.Bitmaps(ctx)
 	compat := options.String("compat")
-	if spec.Compat != defaultCompat || compat == "0.10" || compat == "v2" {
-		return nil, nil
+	if err != nil || !ok || compat == "0.10" || compat == "v2" {
+		return nil, err
 	}
 	cluster := int64(defaultCluster)
 	if text := options.String("cluster_size"); text != "" {
@@ -47,11 +33,8 @@ func bitmapsSize(ctx context.Context, source *block.Image, options opts.Dict) (*
 	}
 	up := func(n, unit int64) int64 { return (n + unit - 1) / unit }
 	total, dir := int64(0), int64(0)
-	for _, b := range spec.Bitmaps {
-		if b.Granularity == 0 {
-			continue
-		}
-		bytes := up(up(source.Size(), int64(b.Granularity)), 8)
+	for _, b := range list {
+		bytes := up(up(source.Size(), b.Granularity), 8)
 		clusters := up(bytes, cluster)
 		total += clusters*cluster + up(clusters*bitmapTableEntry, cluster)*cluster
 		dir += up(bitmapDirEntry+int64(len(b.Name)), bitmapDirAlign) * bitmapDirAlign

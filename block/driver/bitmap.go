@@ -9,12 +9,17 @@ import "context"
 //
 // An image that was not closed properly, or was changed by a program that does not
 // know bitmaps, holds bitmaps that are no longer true: Inconsistent. They can be
-// looked at by Bitmaps and removed; every other call refuses them with ErrBitmaps.
+// looked at by Bitmaps and removed; every other call refuses them with ErrBitmaps,
+// and so does a change of the size of the disk. A name that no bitmap has is
+// ErrNoBitmap.
 //
 // AddBitmap, RemoveBitmap, ClearBitmap, EnableBitmap and SetBitmap need an image that
-// is open for writing. All calls are safe beside reads and writes of the disk.
+// is open for writing. All calls are safe beside reads and writes of the disk; but a
+// write is recorded when it begins, and so whoever clears or enables a bitmap, for
+// what is written from then on, keeps writes out meanwhile.
 type Bitmapper interface {
-	// Bitmaps lists them in the order in which the image has them.
+	// Bitmaps lists them in the order in which the image has them. ErrUnsupported:
+	// this image, unlike others of its format, cannot have any.
 	Bitmaps(ctx context.Context) ([]BitmapInfo, error)
 	// AddBitmap adds a bitmap with no bit set.
 	AddBitmap(ctx context.Context, spec BitmapSpec) error
@@ -42,6 +47,7 @@ type BitmapSpec struct {
 type BitmapInfo struct {
 	Name         string
 	Granularity  int64 // bytes
+	Size         int64 // of the disk that it is of: not that of a snapshot that is shown
 	Enabled      bool  // records changes
 	Inconsistent bool  // no longer true: see Bitmapper
 	Dirty        int64 // bytes of the disk in dirty granules, 0 if Inconsistent

@@ -20,6 +20,7 @@ var (
 	ErrNeedsRepair = errors.New("image needs repair")
 	ErrNoSnapshot  = errors.New("no such snapshot")
 	ErrBitmaps     = errors.New("image has bitmaps")
+	ErrNoBitmap    = errors.New("no such bitmap")
 )
 
 // kindError has a message of its own and a kind that errors.Is finds.

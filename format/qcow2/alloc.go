@@ -3,7 +3,6 @@ package qcow2
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -82,8 +81,8 @@ func (im *image) unreserve(p *pending) {
 	}
 }
 
-// beginWrite is called before every change. The first one clears autoclear bits
-// that will not be honoured and, with lazy refcounts, sets the dirty bit.
+// beginWrite is called before every change. The first one flags the enabled
+// bitmaps in use and, with lazy refcounts, sets the dirty bit.
 func (im *image) beginWrite(ctx context.Context) error {
 	if im.refused.Load() {
 		return driver.Errorf(driver.ErrCorrupt, "image is corrupt: writing is no longer possible")
@@ -94,6 +93,9 @@ func (im *image) beginWrite(ctx context.Context) error {
 	if !im.writable {
 		return driver.Errorf(driver.ErrReadOnly, "Image is read-only")
 	}
+	if err := im.beginBitmaps(ctx); err != nil {
+		return err
+	}
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
 	if im.begun.Load() || im.version < 3 {
@@ -101,20 +103,15 @@ func (im *image) beginWrite(ctx context.Context) error {
 		return nil
 	}
 	h := im.hdr
-	if h.Autoclear&ondisk.AutoclearBitmaps != 0 && im.bitmapsExt.Count > 0 {
-		im.env.Warn(fmt.Sprintf("the %d persistent dirty bitmaps of '%s' are not kept up to date and become invalid with this change",
-			im.bitmapsExt.Count, im.name))
-	}
-	h.Autoclear &^= ondisk.AutoclearBitmaps
 	if im.lazy {
 		h.Incompatible |= ondisk.IncompatDirty
 	}
-	if h.Autoclear != im.hdr.Autoclear || h.Incompatible != im.hdr.Incompatible {
+	if h.Incompatible != im.hdr.Incompatible {
 		full := h.Append(nil)
-		if err := im.writeHeaderField(ctx, hdrIncompatOffset, full[hdrIncompatOffset:hdrAutoclearOffset+8]); err != nil {
+		if err := im.writeHeaderField(ctx, hdrIncompatOffset, full[hdrIncompatOffset:hdrIncompatOffset+8]); err != nil {
 			return err
 		}
-		im.hdr.Autoclear, im.hdr.Incompatible = h.Autoclear, h.Incompatible
+		im.hdr.Incompatible = h.Incompatible
 	}
 	im.begun.Store(true)
 	return nil
@@ -218,7 +215,11 @@ func (im *image) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 	if off < 0 || n <= 0 || off >= im.size.Load() {
 		return driver.WriteTarget{}, driver.Errorf(driver.ErrRange, "write of %d bytes at %d: beyond the end of the disk", n, off)
 	}
-	return im.allocate(ctx, off, min(n, im.size.Load()-off))
+	t, err := im.allocate(ctx, off, min(n, im.size.Load()-off))
+	if err == nil {
+		im.mark(off, t.Length)
+	}
+	return t, err
 }
 
 // allocate is Allocate for a range that the caller has checked.

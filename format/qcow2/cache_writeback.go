@@ -327,11 +327,12 @@ func (im *image) Close(ctx context.Context) error {
 	if !im.writable || im.access.Check && !im.begun.Load() {
 		return nil
 	}
-	im.flushMu.Lock()
-	defer im.flushMu.Unlock()
 	if !im.begun.Load() {
 		return nil
 	}
+	bitmapErr := im.storeBitmaps(ctx)
+	im.flushMu.Lock()
+	defer im.flushMu.Unlock()
 	if err := im.settle(ctx); err != nil {
 		return err
 	}
@@ -339,9 +340,11 @@ func (im *image) Close(ctx context.Context) error {
 		return err
 	}
 	if im.lazy && !im.refused.Load() {
-		return im.setIncompatible(ctx, 0, ondisk.IncompatDirty)
+		if err := im.setIncompatible(ctx, 0, ondisk.IncompatDirty); err != nil {
+			return err
+		}
 	}
-	return nil
+	return bitmapErr
 }
 
 // coverEnd grows the file to the end of the last cluster in use: writers may

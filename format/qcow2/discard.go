@@ -28,6 +28,10 @@ func (im *image) Discard(ctx context.Context, off, n int64) error {
 		// The data file must go on reading the same by itself.
 		return im.WriteZeroes(ctx, off, n, driver.ZeroMayUnmap)
 	}
+	if err := im.beginWrite(ctx); err != nil {
+		return err
+	}
+	im.mark(off, n)
 	return im.change(ctx, c0, c1, changeOptions{
 		makeTables: im.hasBacking(),
 		how:        discardRequest,

@@ -25,9 +25,14 @@
 // while they work, harmlessly (a refcount too high, a flag missing), and version 3
 // images have the dirty bit set meanwhile.
 //
+// Dirty bitmaps are marked in memory before the change that they record. On disk
+// they are in use meanwhile: a crash leaves them inconsistent. Close stores them.
+//
 // # Lock order
 //
 //	resizeMu one Resize or snapshot operation at a time; held across I/O
+//	bm.mu    bitmaps, but not the setting of their bits; held across I/O by what
+//	         changes bitmaps themselves
 //	tableMu  L1 entries change, and L2 tables are made, with it held; across the
 //	         reading of a table that a snapshot shares, and snapshot operations
 //	flushMu  one writeback, growth of the refcount table, repair or snapshot
@@ -46,7 +51,5 @@
 //
 // # Not supported
 //
-// Encrypted images are opened for looking at metadata only. Bitmaps are kept
-// but not maintained: the first change to an image clears their autoclear bit,
-// as the specification asks of a program that does not know them.
+// Encrypted images are opened for looking at metadata only.
 package qcow2

@@ -160,7 +160,7 @@ func (im *image) checkTable(off uint64, n, size, maxBytes int64, what string) er
 // useExtensions judges the extensions that mean something here.
 func (im *image) useExtensions(h *ondisk.Header, exts []ondisk.Extension) error {
 	corrupt := func(format string, args ...any) error { return driver.Errorf(driver.ErrCorrupt, format, args...) }
-	im.backingFormat, im.bitmapsExt = "", ondisk.BitmapsExtension{}
+	im.backingFormat, im.bitmapsExt, im.bm.stale = "", ondisk.BitmapsExtension{}, false
 	for _, e := range exts {
 		if err := im.env.Budget.Descriptor("header extension", int64(len(e.Data))); err != nil {
 			return err
@@ -180,20 +180,21 @@ func (im *image) useExtensions(h *ondisk.Header, exts []ondisk.Extension) error 
 			}
 		case ondisk.ExtBitmaps:
 			if h.Autoclear&ondisk.AutoclearBitmaps == 0 {
+				im.bm.stale = true
 				break
 			}
 			b, err := ondisk.DecodeBitmapsExtension(e.Data)
 			switch {
 			case err != nil || len(e.Data) != 24:
 				return corrupt("bitmaps_ext: Invalid extension length")
-			case b.Count > maxBitmaps:
-				return corrupt("bitmaps_ext: Image has %d bitmaps, exceeding the QEMU supported maximum of %d", b.Count, maxBitmaps)
+			case b.Count > ondisk.MaxBitmaps:
+				return corrupt("bitmaps_ext: Image has %d bitmaps, exceeding the QEMU supported maximum of %d", b.Count, ondisk.MaxBitmaps)
 			case b.Count == 0:
 				return corrupt("found bitmaps extension with zero bitmaps")
 			case b.DirectoryOffset&uint64(im.clusterSize-1) != 0 || b.DirectoryOffset > 1<<62:
 				return corrupt("bitmaps_ext: invalid bitmap directory offset")
-			case b.DirectorySize > maxBitmapDirectory:
-				return corrupt("bitmaps_ext: bitmap directory size (%d) exceeds the maximum supported size (%d)", b.DirectorySize, maxBitmapDirectory)
+			case b.DirectorySize > ondisk.MaxBitmapDirectory:
+				return corrupt("bitmaps_ext: bitmap directory size (%d) exceeds the maximum supported size (%d)", b.DirectorySize, ondisk.MaxBitmapDirectory)
 			}
 			im.bitmapsExt = b
 		}

@@ -5,7 +5,6 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
-	"github.com/cowl-disk/cowl/internal/safeio"
 	"github.com/cowl-disk/cowl/qapi"
 )
 
@@ -20,6 +19,7 @@ func (im *image) Limits() driver.Limits {
 // Info describes the image.
 func (im *image) Info(ctx context.Context) (*driver.Info, error) {
 	zeroInit := im.zeroInit(ctx)
+	bitmaps := im.bitmapsInfo()
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
 	h := &im.hdr
@@ -38,7 +38,7 @@ func (im *image) Info(ctx context.Context) (*driver.Info, error) {
 		info.Snapshots = append(info.Snapshots, snapshotInfo(&im.snapshots[i]))
 	}
 	info.VMStateOffset = im.l1Entries(int64(h.Size)) * im.l2Range()
-	spec := qapi.InfoSpecificQcow2{Compat: "0.10", RefcountBits: 1 << h.RefcountOrder, CompressionType: "zlib", Bitmaps: im.bitmaps}
+	spec := qapi.InfoSpecificQcow2{Compat: "0.10", RefcountBits: 1 << h.RefcountOrder, CompressionType: "zlib", Bitmaps: bitmaps}
 	if h.CompressionType == ondisk.CompressionZstd {
 		spec.CompressionType = "zstd"
 	}
@@ -71,49 +71,4 @@ func (im *image) zeroInit(ctx context.Context) bool {
 	}
 	info, err := im.data.Info(ctx)
 	return err == nil && info.ZeroInit
-}
-
-// Bits of a bitmap directory entry's flags (section "Bitmap directory").
-const (
-	bitmapInUse = 1 << 0
-	bitmapAuto  = 1 << 1
-)
-
-const bitmapDirEntrySize = 24
-
-// loadBitmapNames reads the bitmap directory for Info.
-func (im *image) loadBitmapNames(ctx context.Context) error {
-	im.bitmaps = nil
-	if im.bitmapsExt.Count == 0 || im.access.Check {
-		return nil
-	}
-	size := int64(im.bitmapsExt.DirectorySize)
-	if err := im.env.Budget.Descriptor("bitmap directory", size); err != nil {
-		return err
-	}
-	dir, err := safeio.ReadAt(ctx, im.file, int64(im.bitmapsExt.DirectoryOffset), size)
-	if err != nil {
-		return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap directory: %w", err)
-	}
-	for range im.bitmapsExt.Count {
-		if len(dir) < bitmapDirEntrySize {
-			return driver.Errorf(driver.ErrCorrupt, "Could not parse bitmap directory")
-		}
-		flags := be32(dir[12:])
-		granularity, nameLen := dir[17], int64(be16(dir[18:]))
-		total := bitmapDirEntrySize + int64(be32(dir[20:])) + nameLen
-		if total > int64(len(dir)) || granularity > 31 {
-			return driver.Errorf(driver.ErrCorrupt, "Could not parse bitmap directory")
-		}
-		b := qapi.Qcow2BitmapInfo{Name: string(dir[total-nameLen : total]), Granularity: 1 << granularity, Flags: []string{}}
-		if flags&bitmapInUse != 0 {
-			b.Flags = append(b.Flags, "in-use")
-		}
-		if flags&bitmapAuto != 0 {
-			b.Flags = append(b.Flags, "auto")
-		}
-		im.bitmaps = append(im.bitmaps, b)
-		dir = dir[min(int64(len(dir)), (total+7)&^7):]
-	}
-	return nil
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
-	"github.com/cowl-disk/cowl/qapi"
 )
 
 // Limits on what an image may declare, those of the original.
@@ -22,8 +21,6 @@ const (
 	maxSnapshotTableBytes = 1024 * maxSnapshots
 	maxSnapshotExtra      = 1024
 	maxBackingFormat      = 16
-	maxBitmaps            = 65535
-	maxBitmapDirectory    = 1024 * maxBitmaps
 )
 
 // geometry is what follows from the header. It changes only by Amend, with no
@@ -103,10 +100,11 @@ type image struct {
 	backingGiven  bool // the user named a backing file, whatever the header says
 	backingFormat string
 	snapshots     []ondisk.Snapshot
-	snapshotBytes int64 // length of the snapshot table
-	bitmaps       []qapi.Qcow2BitmapInfo
+	snapshotBytes int64                   // length of the snapshot table
 	encrypt       json.RawMessage         // for Info
 	bitmapsExt    ondisk.BitmapsExtension // zero if there are none
+
+	bm bitmapSet
 
 	begun   atomic.Bool // the image has been marked as being written
 	refused atomic.Bool // corruption was found: no more writes
@@ -186,7 +184,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 			return nil, err
 		}
 	}
-	if err := im.loadBitmapNames(ctx); err != nil {
+	if err := im.loadBitmaps(ctx); err != nil {
 		return nil, err
 	}
 	im.encrypt = im.loadEncryption(ctx)
@@ -200,6 +198,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 }
 
 func (im *image) release() {
+	im.releaseBitmaps()
 	im.env.Budget.Release(im.budgeted)
 	im.budgeted = 0
 }
@@ -251,15 +250,18 @@ func (im *image) openDataFile(ctx context.Context, options map[string]any) error
 	return nil
 }
 
-// openForWriting clears autoclear bits that nobody knows and repairs an image
-// that was not closed.
+// openForWriting clears autoclear bits that nobody knows, forgets bitmaps that are
+// no longer true, and repairs an image that was not closed.
 func (im *image) openForWriting(ctx context.Context) error {
 	if err := im.alloc.init(ctx, im); err != nil {
 		return err
 	}
-	if im.hdr.Autoclear&^ondisk.AutoclearKnown != 0 {
+	if im.hdr.Autoclear&^ondisk.AutoclearKnown != 0 || im.bm.stale {
 		im.hdrMu.Lock()
 		im.hdr.Autoclear &= ondisk.AutoclearKnown
+		if im.bm.stale {
+			im.exts = im.withoutExtension(ondisk.ExtBitmaps)
+		}
 		err := im.writeHeader(ctx)
 		im.hdrMu.Unlock()
 		if err != nil {

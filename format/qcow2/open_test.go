@@ -288,52 +288,6 @@ func TestDirtyImageIsRepaired(t *testing.T) {
 	}
 }
 
-// TestBitmapsAreNotOverwritten writes to an image that has bitmaps, which the
-// original then takes for inconsistent.
-func TestBitmapsAreNotOverwritten(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a.qcow2")
-	create(t, path, 16<<20)
-	testkit.Run(t, "qemu-img", "bitmap", "--add", path, "b0")
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	img := openImage(t, path, true)
-	closeImage(t, img)
-	if out := testkit.Run(t, "qemu-img", "info", path); !strings.Contains(out, "name: b0") {
-		t.Fatalf("opening for writing dropped the bitmap: %s", out)
-	}
-	img = openImage(t, path, true)
-	p := make([]byte, 4<<20)
-	testkit.Fill(testkit.Rand(1), p)
-	if _, err := img.WriteAt(context.Background(), p, 0); err != nil {
-		t.Fatal(err)
-	}
-	closeImage(t, img)
-	after, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, _ := ondisk.DecodeHeader(after)
-	if h.Autoclear&ondisk.AutoclearBitmaps != 0 {
-		t.Fatal("the bitmaps still count as valid")
-	}
-	exts, _ := ondisk.DecodeExtensions(b[h.HeaderLength:65536])
-	for _, e := range exts {
-		if e.Type == ondisk.ExtBitmaps {
-			x, _ := ondisk.DecodeBitmapsExtension(e.Data)
-			from, to := x.DirectoryOffset, x.DirectoryOffset+x.DirectorySize
-			if !bytes.Equal(b[from:to], after[from:to]) {
-				t.Fatal("the bitmap directory was overwritten")
-			}
-		}
-	}
-	out, errOut, code := testkit.Try(t, "qemu-img", "check", path)
-	if code != 0 && code != 3 {
-		t.Fatalf("qemu-img check: %d %s%s", code, out, errOut)
-	}
-}
-
 // TestDataFileOption names the data file that the image names wrongly.
 func TestDataFileOption(t *testing.T) {
 	dir := t.TempDir()

@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -36,16 +37,25 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 	case im.l1Entries(size)*8 > maxL1Bytes:
 		return driver.Errorf(driver.ErrRange, "Failed to grow the L1 table: File too large")
 	}
+	if err := im.checkBitmaps(); err != nil {
+		return err
+	}
 	if err := im.beginWrite(ctx); err != nil {
 		return err
 	}
 	if size == old {
 		return nil
 	}
-	if size < old {
-		return im.shrink(ctx, old, size, opt)
+	finish, err := im.prepareResize(ctx, size)
+	if err != nil {
+		return err
 	}
-	return im.grow(ctx, old, size, mode, opt)
+	if size < old {
+		err = im.shrink(ctx, old, size, opt)
+	} else {
+		err = im.grow(ctx, old, size, mode, opt)
+	}
+	return cmp.Or(err, finish(im.size.Load()))
 }
 
 func (im *image) grow(ctx context.Context, old, size int64, mode driver.Prealloc, opt driver.ResizeOptions) error {

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
-	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
 // ApplySnapshot makes the disk what it was. Order on disk: a reference more to all
@@ -19,11 +18,11 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	}
 	im.resizeMu.Lock()
 	defer im.resizeMu.Unlock()
-	im.tableMu.Lock()
-	defer im.tableMu.Unlock()
-	if im.bitmapsExt.Count > 0 && im.hdr.Autoclear&ondisk.AutoclearBitmaps != 0 {
+	if im.hasBitmaps() {
 		return driver.Errorf(driver.ErrBitmaps, "Device has active dirty bitmaps")
 	}
+	im.tableMu.Lock()
+	defer im.tableMu.Unlock()
 	s := im.findSnapshot(idOrName)
 	if s == nil {
 		return driver.Errorf(driver.ErrNoSnapshot, "Can't find the snapshot")

@@ -13,7 +13,6 @@ var cliDifferences = map[string]string{
 	"dd -f raw if=a.qcow2 of=a.qcow2":                                   "the original empties the image that it is about to read",
 	"create -f qcow2 -o refcount_bits=-1 x 1M":                          "the original takes -1 for 2^64-1",
 	"bench --object bad raw.img raw.img":                                "later versions have the option",
-	"convert --bitmaps -O qcow2 a.qcow2 out":                            "not supported yet",
 	"snapshot -c x corrupt.qcow2":                                       "the original overwrites a cluster that is in use but not counted",
 	"snapshot --create x a.qcow2":                                       "in later versions the long option takes its argument",
 	"snapshot --apply=first snap.qcow2":                                 "in later versions the long option takes its argument",

@@ -36,7 +36,6 @@ type command struct {
 	options  []option
 	operands []operand
 	examples []string
-	missing  bool // not supported yet
 	// failure is the exit code of errors, other than those of the command line.
 	failure int
 	// more says whether a word with a dash is an operand: see getopt.ParseNext.

@@ -1,6 +1,7 @@
 package qemuimg
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
@@ -54,8 +55,6 @@ func (cv *conversion) check() error {
 		return fmt.Errorf("--target-is-zero requires use of -n flag")
 	case cv.skipBroken && !cv.bitmaps:
 		return fmt.Errorf("Use of --skip-broken-bitmaps requires --bitmaps")
-	case cv.bitmaps:
-		return fmt.Errorf("Copying bitmaps (--bitmaps) is not supported yet")
 	}
 	return nil
 }
@@ -132,6 +131,9 @@ func (cv *conversion) toTarget(job ops.ConvertJob, size int64) error {
 	if !ok {
 		return fmt.Errorf("Invalid cache option: %s", cv.targetCache)
 	}
+	if err := cv.checkBitmaps(job.Sources); err != nil {
+		return err
+	}
 	if !cv.noCreate {
 		if err := keepSources(cv.target, job.Sources...); err != nil {
 			return fmt.Errorf("%s: error while converting %s: %w", cv.target, plan.format, err)
@@ -155,6 +157,11 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 	if cv.compress && !job.Target.CanCompress() {
 		return fmt.Errorf("Compression not supported for this file format")
 	}
+	if cv.bitmaps {
+		if _, ok, err := job.Target.Bitmaps(cv.ctx); err != nil || !ok {
+			return &harmless{cmp.Or(err, fmt.Errorf("Format driver '%s' does not support bitmaps", job.Target.Format()))}
+		}
+	}
 	if cv.noCreate && job.Target.Size() < size {
 		return &harmless{fmt.Errorf("output file is smaller than input file")}
 	}
@@ -170,8 +177,10 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 		}
 		job.TargetZero = zero
 	}
-	_, err := ops.Convert(cv.ctx, job)
-	return err
+	if _, err := ops.Convert(cv.ctx, job); err != nil {
+		return err
+	}
+	return cv.copyBitmaps(job.Sources[0], job.Target)
 }
 
 // zeroInit says whether a new image reads as zeroes.

@@ -22,6 +22,8 @@ func (cv *conversion) fromStream() error {
 		return fmt.Errorf("The standard input ('-') must be raw, not %s", cv.call.format)
 	case cv.snapshot.given():
 		return errors.New("The standard input ('-') has no snapshots")
+	case cv.bitmaps:
+		return errors.New("The standard input ('-') has no bitmaps")
 	case cv.copyRange || cv.reflink == ops.ReflinkAlways:
 		return errors.New("The standard input ('-') can only be copied by reading")
 	case cv.noCreate:
@@ -69,6 +71,8 @@ func (cv *conversion) toStream(job ops.ConvertJob) error {
 		return errors.New("The standard output ('-') is always a new image")
 	case cv.copyRange || cv.reflink == ops.ReflinkAlways:
 		return errors.New("The standard output ('-') can only be written by copying")
+	case cv.bitmaps:
+		return errors.New("The standard output ('-') cannot be combined with --bitmaps")
 	case cv.compress:
 		return errors.New("The standard output ('-') cannot be combined with compression")
 	}

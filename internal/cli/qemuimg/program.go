@@ -37,7 +37,7 @@ func (p *Program) commands() []*command {
 	list := []*command{
 		amendCommand(),
 		benchCommand(),
-		unsupported("bitmap", "Perform modifications of the persistent bitmap in the image"),
+		bitmapCommand(),
 		checkCommand(),
 		commitCommand(),
 		compareCommand(),
@@ -174,11 +174,7 @@ Recognized commands (run %[1]s COMMAND --help for command-specific help):
 
 `, p.Name)
 	for _, c := range p.commands() {
-		note := ""
-		if c.missing {
-			note = " (not supported yet)"
-		}
-		fmt.Fprintf(p.Stdout, "  %s - %s%s\n", c.name, c.summary, note)
+		fmt.Fprintf(p.Stdout, "  %s - %s\n", c.name, c.summary)
 	}
 	fmt.Fprint(p.Stdout, "\nSupported image formats:\n\n")
 	p.formats()
