@@ -221,7 +221,7 @@ func (w *world) amend(ctx context.Context) error {
 	err := ops.Amend(ctx, ops.AmendJob{Image: w.img, Options: d})
 	switch {
 	case err == nil && d["compat"] == "0.10":
-		w.v2 = true
+		w.v2, w.bitmaps = true, nil // version 2 has no bitmaps
 	case err == nil && d["compat"] == "1.1":
 		w.v2 = false
 	case err != nil && (errors.Is(err, driver.ErrUnsupported) || errors.Is(err, driver.ErrInvalid)):

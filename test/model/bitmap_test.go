@@ -1,6 +1,7 @@
 package model
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -14,6 +15,7 @@ type bitmap struct {
 	unit    int64
 	enabled bool
 	dirty   map[int64]bool
+	may     map[int64]bool // may be dirty or not
 	// restarted: its bits were unset, or it was switched on or off, since the image
 	// was opened.
 	restarted bool
@@ -30,10 +32,30 @@ func (b *bitmap) mark(off, n int64) {
 	}
 }
 
+// markBitmaps notes a write.
 func (w *world) markBitmaps(off, n int64) {
 	for _, b := range w.bitmaps {
 		if b.enabled {
 			b.mark(off, n)
+		}
+	}
+}
+
+// markChanged notes a request that need not do anything where the disk reads as it
+// should already: only what it changes must be dirty.
+func (w *world) markChanged(off int64, old, p []byte) {
+	for _, b := range w.bitmaps {
+		if !b.enabled {
+			continue
+		}
+		for i := int64(0); i < int64(len(p)); {
+			n := min(b.unit-(off+i)%b.unit, int64(len(p))-i)
+			if !bytes.Equal(old[i:i+n], p[i:i+n]) {
+				b.mark(off+i, n)
+			} else if g := (off + i) / b.unit; !b.dirty[g] {
+				b.may[g] = true
+			}
+			i += n
 		}
 	}
 }
@@ -56,7 +78,7 @@ func (w *world) bitmapStep(ctx context.Context) error {
 		return nil
 	}
 	if len(w.bitmaps) == 0 || w.r.IntN(4) == 0 && len(w.bitmaps) < 3 {
-		b := &bitmap{name: fmt.Sprintf("b%d", w.next), unit: 512 << w.r.IntN(9), enabled: w.r.IntN(4) > 0, dirty: map[int64]bool{}, restarted: true}
+		b := &bitmap{name: fmt.Sprintf("b%d", w.next), unit: 512 << w.r.IntN(9), enabled: w.r.IntN(4) > 0, dirty: map[int64]bool{}, may: map[int64]bool{}, restarted: true}
 		w.next++
 		w.note("add bitmap %s, granularity %d, enabled %v", b.name, b.unit, b.enabled)
 		if err := keeper.AddBitmap(ctx, driver.BitmapSpec{Name: b.name, Granularity: b.unit, Disabled: !b.enabled}); err != nil {
@@ -77,6 +99,7 @@ func (w *world) bitmapStep(ctx context.Context) error {
 		w.note("clear bitmap %s", b.name)
 		err = keeper.ClearBitmap(ctx, b.name)
 		clear(b.dirty)
+		clear(b.may)
 		b.restarted, b.loose = true, false
 	case 3:
 		b.enabled, b.restarted = !b.enabled, true
@@ -114,7 +137,7 @@ func (w *world) readBitmap(ctx context.Context, keeper driver.Bitmapper, b *bitm
 				c := g / near * near
 				touched := slices.ContainsFunc([]int64{-1, 0, 1}, func(d int64) bool {
 					for i := range near {
-						if b.dirty[c+d*near+i] {
+						if g := c + d*near + i; b.dirty[g] || b.may[g] {
 							return true
 						}
 					}
@@ -134,7 +157,7 @@ func (w *world) readBitmap(ctx context.Context, keeper driver.Bitmapper, b *bitm
 // may be inconsistent; those are removed.
 func (w *world) verifyBitmaps(ctx context.Context, crashed bool) error {
 	keeper, ok := w.img.Node().(driver.Bitmapper)
-	if !ok {
+	if !ok || w.v2 {
 		return nil
 	}
 	list, err := keeper.Bitmaps(ctx)

@@ -32,6 +32,14 @@ func (w *world) put(p []byte, off int64) {
 	w.markBitmaps(off, int64(len(p)))
 }
 
+// change records that a range now reads as p, by a request that need not have
+// touched what did so already.
+func (w *world) change(p []byte, off int64) {
+	w.markChanged(off, w.active.Read(off, int64(len(p))), p)
+	w.active.Write(p, off)
+	w.later = append(w.later, change{off, p})
+}
+
 // step does one random operation on the open image.
 func (w *world) step(ctx context.Context) error {
 	w.ops++
@@ -53,7 +61,7 @@ func (w *world) step(ctx context.Context) error {
 		if err := w.img.WriteZeroes(ctx, off, n, flags); err != nil {
 			return w.fail("zero: %w", err)
 		}
-		w.put(make([]byte, n), off)
+		w.change(make([]byte, n), off)
 	case k < 700:
 		return w.discard(ctx, off, n)
 	case k < 750:
@@ -119,7 +127,7 @@ func (w *world) discard(ctx context.Context, off, n int64) error {
 	if !bytes.Equal(got, want) {
 		return w.fail("discard of %d+%d: a cluster is neither zero nor as it was", off, n)
 	}
-	w.put(got, off)
+	w.change(got, off)
 	return nil
 }
 
