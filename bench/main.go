@@ -82,13 +82,14 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := makeFixtures(ctx, &c); err != nil {
+	if err := errors.Join(makeFixtures(ctx, &c), makeChangeFixtures(ctx, &c)); err != nil {
 		return err
 	}
+	defer os.Remove(c.path("base.tmp"))
 	fmt.Print(describeMachine(ctx, c))
 	fmt.Println("\n| what | original | cowl | ratio | goal | peak memory, original | cowl |")
 	fmt.Println("|---|---:|---:|---:|---:|---:|---:|")
-	for _, r := range rows(&c) {
+	for _, r := range append(rows(&c), changeRows(&c)...) {
 		if !c.only.MatchString(r.name) {
 			continue
 		}

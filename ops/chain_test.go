@@ -293,6 +293,35 @@ func TestRebaseEqualCopiesNothing(t *testing.T) {
 	}
 }
 
+// TestRebaseFromNone: version 2 has no zero clusters, so that zeroes under which
+// no backing file was must be written when there comes to be one.
+func TestRebaseFromNone(t *testing.T) {
+	for _, compat := range []string{"0.10", "1.1"} {
+		w := newWorld(t)
+		base := w.create("base", "raw", 1<<20, nil)
+		w.fill(base, 1)
+		if err := base.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		top := w.create("top", "qcow2", 1<<20, opts.Dict{"compat": compat})
+		err := ops.Rebase(t.Context(), ops.RebaseJob{Image: top, New: w.open("base", "raw", false), Backing: driver.BackingRef{Filename: "mem:base", Format: "raw"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := top.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		top = w.open("top", "qcow2", false)
+		got := make([]byte, top.Size())
+		if _, err := top.ReadAt(t.Context(), got, 0); err != nil {
+			t.Fatal(err)
+		}
+		if len(bytes.Trim(got, "\x00")) != 0 {
+			t.Errorf("compat=%s: the new backing file shows", compat)
+		}
+	}
+}
+
 func TestCommitCancelled(t *testing.T) {
 	w := newWorld(t)
 	base := w.create("base", "raw", 4<<20, nil)

@@ -325,7 +325,7 @@ func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool)
 		switch {
 		case st.Allocated || st.Data:
 		case isZero:
-			err = img.WriteZeroes(ctx, off, n, 0)
+			err = r.zero(ctx, off, p)
 		case r.job.Compress && off%r.unit == 0 && (n == r.unit || off+n == img.Size()):
 			err = r.compress(ctx, off, p)
 		default:
@@ -335,6 +335,27 @@ func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool)
 			return err
 		}
 		data, off = data[n:], off+n
+	}
+	return nil
+}
+
+// zero makes a range of the image's own zeroes. A format that has no zero clusters
+// and no backing file yet may just have left the range unallocated, which a
+// backing file would show through: then p, all zero, is written.
+func (r *rebaser) zero(ctx context.Context, off int64, p []byte) error {
+	img := r.job.Image
+	if err := img.WriteZeroes(ctx, off, int64(len(p)), 0); err != nil || r.old != nil {
+		return err
+	}
+	for len(p) > 0 {
+		st, err := img.StatusLayer(ctx, off, int64(len(p)))
+		if err == nil && !st.Allocated {
+			_, err = img.WriteAt(ctx, p[:st.Length], off)
+		}
+		if err != nil {
+			return err
+		}
+		off, p = off+st.Length, p[st.Length:]
 	}
 	return nil
 }

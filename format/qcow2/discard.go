@@ -114,7 +114,9 @@ func (im *image) changeReserved(ctx context.Context, c0, c1 int64, o changeOptio
 		var punch []span
 		_, err := im.editEntries(ctx, c, next, o.how, func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
 			e, free := o.edit(c, old)
-			if e != old && im.inPlaceHole(old, free) {
+			// A cluster that keeps some of its subclusters keeps its bytes.
+			data := im.extended && uint32(e.Bitmap) != 0
+			if e != old && !data && im.inPlaceHole(old, free) {
 				punch = addSpan(punch, hostOffset(old), im.clusterSize)
 			}
 			return e, free

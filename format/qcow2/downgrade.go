@@ -43,8 +43,8 @@ func (im *image) downgrade(ctx context.Context, progress func(done, total int64)
 		switch {
 		case err != nil:
 			return err
-		case zero:
-			return refuse("Cannot downgrade an image whose internal snapshot '%s' has zero clusters", s.Name)
+		case zero && im.hasBacking() && im.hdr.CryptMethod != ondisk.CryptNone:
+			return refuse("Cannot downgrade an encrypted image whose internal snapshot '%s' has zero clusters over a backing file", s.Name)
 		case compressed && zstd:
 			return errZstdClusters
 		}
@@ -63,6 +63,9 @@ func (im *image) downgrade(ctx context.Context, progress func(done, total int64)
 		return err
 	}
 	if err := im.expandZeroes(ctx, progress); err != nil {
+		return fmt.Errorf("Failed to turn zero into data clusters: %w", err)
+	}
+	if err := im.expandSnapshots(ctx); err != nil {
 		return fmt.Errorf("Failed to turn zero into data clusters: %w", err)
 	}
 	return im.rewriteHeader(ctx, func(h *ondisk.Header) {

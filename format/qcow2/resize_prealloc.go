@@ -132,19 +132,31 @@ func (im *image) roomAtEnd(ctx context.Context, c, n int64) (host, got int64, ze
 func (im *image) materialise(ctx context.Context, host, n int64, mode driver.Prealloc, zero bool) (bool, error) {
 	end := host + n
 	grows := end > im.file.Size()
-	if r, ok := im.file.(driver.Resizer); ok && grows && mode != driver.PreallocMetadata {
-		err := r.Resize(ctx, end, driver.ResizeOptions{Prealloc: mode})
+	if r, ok := im.file.(driver.Resizer); ok && grows {
+		how := mode
+		if mode == driver.PreallocMetadata {
+			how = driver.PreallocOff // no entry may name what lies beyond the end of the file
+		}
+		err := r.Resize(ctx, end, driver.ResizeOptions{Prealloc: how})
 		if err != nil {
 			return false, fmt.Errorf("Failed to resize underlying file: %w", err)
 		}
-	} else if mode == driver.PreallocFull || mode == driver.PreallocFalloc && !ok || !zero && im.version < 3 {
-		buf := make([]byte, min(n, 1<<20))
-		for off := host; off < end; off += int64(len(buf)) {
-			if _, err := im.file.WriteAt(ctx, buf[:min(int64(len(buf)), end-off)], off); err != nil {
-				return false, err
-			}
+		if mode == driver.PreallocMetadata && !zero && im.version < 3 {
+			return true, im.writeZeroes(ctx, host, n)
 		}
-		return true, nil
+	} else if mode == driver.PreallocFull || mode == driver.PreallocFalloc && !ok || !zero && im.version < 3 {
+		return true, im.writeZeroes(ctx, host, n)
 	}
 	return zero, nil
+}
+
+// writeZeroes writes zeroes to a range of the file.
+func (im *image) writeZeroes(ctx context.Context, off, n int64) error {
+	buf := make([]byte, min(n, 1<<20))
+	for end := off + n; off < end; off += int64(len(buf)) {
+		if _, err := im.file.WriteAt(ctx, buf[:min(int64(len(buf)), end-off)], off); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -28,6 +28,8 @@ type chainCase struct {
 	name    string
 	options opts.Dict
 	do      func(ctx context.Context, c *chainRun) error
+	// snapshots: the image has some, which must not change either.
+	snapshots bool
 }
 
 // chainRun is an image over a backing file that is not recorded.
@@ -128,6 +130,7 @@ var chainCases = []chainCase{
 	{name: "refcount width, 512-byte clusters", options: opts.Dict{"cluster_size": "512"}, do: doRefcountBits},
 	{name: "refcount width, lazy refcounts", options: opts.Dict{"cluster_size": "4096", "lazy_refcounts": "on"}, do: doRefcountBits},
 	{name: "compat", options: opts.Dict{"cluster_size": "4096"}, do: doCompat},
+	{name: "compat, snapshots", options: opts.Dict{"cluster_size": "4096"}, snapshots: true, do: amendAll("compat=0.10")},
 	{name: "commit", options: opts.Dict{"cluster_size": "4096"}, do: doCommit},
 	{name: "commit, 512-byte clusters", options: opts.Dict{"cluster_size": "512"}, do: doCommit},
 	{name: "commit, 1-bit refcounts", options: opts.Dict{"cluster_size": "1024", "refcount_bits": "1"}, do: doCommit},
@@ -159,6 +162,8 @@ type chainWorld struct {
 	reg     *block.Registry
 	initial *mem.Disk
 	want    []byte // what the image shows
+	// snapshots is what they show, by id.
+	snapshots map[string][]byte
 }
 
 func openChain(ctx context.Context, reg *block.Registry) (*block.Image, error) {
@@ -197,6 +202,25 @@ func newChainWorld(t *testing.T, cs chainCase, seed uint64) *chainWorld {
 	h := history{start: make([]byte, chainSize)}
 	copy(h.start, base)
 	operate(t, w.r, scenario{size: chainSize}, img, w.dev.rec, &h)
+	w.snapshots = map[string][]byte{}
+	for i := 0; i < 3 && cs.snapshots; i++ {
+		// Two in a row share all their tables.
+		if i != 1 {
+			operate(t, w.r, scenario{size: chainSize}, img, w.dev.rec, &h)
+		}
+		id, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: fmt.Sprint("s", i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		content := make([]byte, chainSize)
+		if _, err := img.ReadAt(ctx, content, 0); err != nil {
+			t.Fatal(err)
+		}
+		w.snapshots[id] = content
+	}
+	if cs.snapshots {
+		operate(t, w.r, scenario{size: chainSize}, img, w.dev.rec, &h)
+	}
 	w.want = make([]byte, chainSize)
 	if _, err := img.ReadAt(ctx, w.want, 0); err != nil {
 		t.Fatal(err)
@@ -210,7 +234,25 @@ func newChainWorld(t *testing.T, cs chainCase, seed uint64) *chainWorld {
 
 // judge looks at a disk that a crash or an error left.
 func (w *chainWorld) judge(ctx context.Context, left *mem.Disk) error {
-	return judgeChain(ctx, block.NewRegistry(raw.New(), qcow2.New(), w.memory, &recorded{disk: left}), w.want)
+	reg := block.NewRegistry(raw.New(), qcow2.New(), w.memory, &recorded{disk: left})
+	if err := judgeChain(ctx, reg, w.want); err != nil {
+		return err
+	}
+	for id, want := range w.snapshots {
+		img, err := block.Open(ctx, reg, block.Source{Filename: "recorded:x", Format: "qcow2"}, block.OpenOptions{Gate: driver.AllowAll, Snapshot: id})
+		if err != nil {
+			return fmt.Errorf("snapshot %s does not open: %w", id, err)
+		}
+		got := make([]byte, img.Size())
+		_, err = img.ReadAt(ctx, got, 0)
+		if err = errors.Join(err, img.Close(ctx)); err != nil {
+			return fmt.Errorf("snapshot %s: %w", id, err)
+		}
+		if !bytes.Equal(got, want) {
+			return fmt.Errorf("snapshot %s shows other bytes than before", id)
+		}
+	}
+	return nil
 }
 
 func runChain(t *testing.T, cs chainCase, seed uint64) {

@@ -207,7 +207,11 @@ func operate(t *testing.T, r *rand.Rand, s scenario, img *block.Image, rec *test
 		case k == 17 && s.resize:
 			size = s.size/2 + r.Int64N(s.size/sector)*sector
 			c = change{event: c.event, size: size}
-			err = img.Resize(ctx, size, driver.ResizeOptions{})
+			opt := driver.ResizeOptions{}
+			if size > img.Size() && !s.backing && r.IntN(2) == 0 {
+				opt.Prealloc = driver.PreallocMetadata
+			}
+			err = img.Resize(ctx, size, opt)
 		case k == 18 && s.compress:
 			c, err = compressed(ctx, r, img, rec)
 			if c.data == nil && err == nil {

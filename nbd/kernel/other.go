@@ -1,0 +1,11 @@
+//go:build !linux
+
+package kernel
+
+import "context"
+
+// Attach attaches a connection to a device.
+func Attach(context.Context, Config) (*Attachment, error) { return nil, ErrUnsupported }
+
+// Detach detaches a device, whoever attached it.
+func Detach(context.Context, string) error { return ErrUnsupported }
