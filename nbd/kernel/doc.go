@@ -18,6 +18,10 @@ var ErrUnsupported = errors.New("the kernel's nbd driver is not there: load it w
 // ErrBusy is returned for a device that is attached already.
 var ErrBusy = errors.New("the device is in use")
 
+// ErrOneConn is returned where several connections are given and the kernel takes
+// one only.
+var ErrOneConn = errors.New("this kernel takes one connection only")
+
 // Method is a way to talk to the kernel.
 type Method uint8
 
