@@ -13,4 +13,6 @@ type (
 func parseSnapshot(arg string) (snapshotParam, error) { return imageopt.ParseSnapshot(arg) }
 
 // loadSnapshot switches an image to an internal snapshot, if one is given.
-func (c *call) loadSnapshot(img *block.Image, param snapshotParam) error { return param.Load(c.ctx, img) }
+func (c *call) loadSnapshot(img *block.Image, param snapshotParam) error {
+	return param.Load(c.ctx, img)
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/cowl-disk/cowl/nbd/client"
 	"github.com/cowl-disk/cowl/nbd/kernel"
 	"github.com/cowl-disk/cowl/nbd/server"
+	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
 const (
@@ -55,7 +56,9 @@ func (p *Program) attach(ctx context.Context, s *settings, srv *server.Server, e
 		if err != nil {
 			return nil, err
 		}
-		cfg.Conns, cfg.Size, cfg.Flags = append(cfg.Conns, f), info.Size, uint16(info.Flags)
+		cfg.Conns, cfg.Size = append(cfg.Conns, f), info.Size
+		// All of them end in one image in this process.
+		cfg.Flags = uint16(info.Flags | wire.FlagCanMultiConn)
 	}
 	a, err := kernel.Attach(ctx, cfg)
 	if err != nil && s.attach == kernel.Auto && errors.Is(err, kernel.ErrOneConn) {

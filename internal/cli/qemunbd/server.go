@@ -89,19 +89,19 @@ func (p *Program) serve(ctx context.Context, s *settings, name string, ready fun
 			}
 		}()
 	}
-	detached := make(<-chan struct{})
+	detach := func() error { return nil }
+	var detached <-chan struct{}
 	if s.connect != "" {
 		a, err := p.attach(ctx, s, srv, e)
 		if err != nil {
 			return errors.Join(err, shutdown(work, srv))
 		}
 		detached = a.Done()
-		defer func() {
-			// The device goes before what it reads.
+		detach = func() error {
 			ctx, stop := context.WithTimeout(work, drainLimit)
 			defer stop()
-			err = errors.Join(a.Detach(ctx), err)
-		}()
+			return a.Detach(ctx)
+		}
 		if s.verbose {
 			fmt.Fprintf(p.Stderr, "NBD device %s is now connected to %s\n", s.connect, name)
 		}
@@ -113,10 +113,8 @@ func (p *Program) serve(ctx context.Context, s *settings, name string, ready fun
 	case <-detached:
 	case err = <-failed:
 	}
-	if s.connect != "" {
-		return err // the device is detached first, then the server ends with its connections
-	}
-	return errors.Join(err, shutdown(work, srv))
+	// The device goes before what it reads from.
+	return errors.Join(err, detach(), shutdown(work, srv))
 }
 
 func shutdown(ctx context.Context, srv *server.Server) error {
