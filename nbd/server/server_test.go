@@ -78,11 +78,11 @@ func TestCommands(t *testing.T) {
 			}
 		}
 		fill()
-		if err := c.Trim(ctx, 0, 1<<20, true); err != nil || dev.b[0] != 0 || dev.flushes.Load() != 1 {
+		if err := c.Trim(ctx, 0, 1<<20, true); err != nil || dev.at(0) != 0 || dev.flushes.Load() != 1 {
 			t.Errorf("trim: %v", err)
 		}
 		fill()
-		if err := c.WriteZeroes(ctx, 1, 9, client.ZeroOptions{NoHole: true}); err != nil || dev.b[1] != 0 || dev.b[10] != 1 {
+		if err := c.WriteZeroes(ctx, 1, 9, client.ZeroOptions{NoHole: true}); err != nil || dev.at(1) != 0 || dev.at(10) != 1 {
 			t.Errorf("zero: %v", err)
 		}
 		if f := server.ZeroFlags(dev.flags.Load()); f != server.ZeroNoHole {
@@ -326,8 +326,8 @@ func TestShutdown(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Fatal(err)
 	}
-	if dev.b[5] != 7 || dev.flushes.Load() != 1 {
-		t.Errorf("%d, %d flushes", dev.b[5], dev.flushes.Load())
+	if dev.at(5) != 7 || dev.flushes.Load() != 1 {
+		t.Errorf("%d, %d flushes", dev.at(5), dev.flushes.Load())
 	}
 	<-c.Gone()
 	if err := c.ReadAt(t.Context(), make([]byte, 1), 0); !errors.Is(err, client.ErrLost) {
