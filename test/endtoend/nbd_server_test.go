@@ -19,20 +19,22 @@ func TestNBDMap(t *testing.T) {
 	for _, format := range nbdFormats {
 		file := nbdImage(t, format)
 		ours, stop := serveImage(t, file, format, false, server.Export{}, server.Config{})
+		theirSock, stopTheirs := qemuNBD(t, file, format, "-r", "-A", "-e", "5")
 		for _, context := range []string{"base:allocation", "qemu:allocation-depth"} {
 			mine := testkit.Run(t, "nbdinfo", "--map="+context, nbdURI(ours, ""))
-			theirs := testkit.Run(t, "nbdinfo", "--map="+context, nbdURI(qemuNBD(t, file, format, "-r", "-A"), ""))
+			theirs := testkit.Run(t, "nbdinfo", "--map="+context, nbdURI(theirSock, ""))
 			if mine != theirs {
 				t.Errorf("%s %s:\n%s\nthe original:\n%s", format, context, mine, theirs)
 			}
 		}
 		// With extended headers, which this nbdinfo does not have but qemu-img has.
 		mine := testkit.Run(t, "qemu-img", "map", "--output=json", "-f", "raw", nbdURI(ours, ""))
-		theirs := testkit.Run(t, "qemu-img", "map", "--output=json", "-f", "raw", nbdURI(qemuNBD(t, file, format, "-r"), ""))
+		theirs := testkit.Run(t, "qemu-img", "map", "--output=json", "-f", "raw", nbdURI(theirSock, ""))
 		if mine != theirs {
 			t.Errorf("%s:\n%s\nthe original:\n%s", format, mine, theirs)
 		}
 		stop()
+		stopTheirs()
 	}
 }
 
@@ -42,7 +44,7 @@ func TestNBDInfo(t *testing.T) {
 	testkit.Tool(t, "nbdinfo")
 	file := nbdImage(t, "raw")
 	ours, _ := serveImage(t, file, "raw", false, server.Export{Name: "a b", Description: "my disk"}, server.Config{})
-	theirs := qemuNBD(t, file, "raw", "-r", "-A", "-x", "a b", "-D", "my disk", "-e", "3")
+	theirs, _ := qemuNBD(t, file, "raw", "-r", "-A", "-x", "a b", "-D", "my disk", "-e", "3")
 	info := func(sock string) map[string]any {
 		var v map[string]any
 		out := testkit.Run(t, "nbdinfo", "--json", "--list", nbdURI(sock, ""))

@@ -1,13 +1,14 @@
 package endtoend
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -75,50 +76,54 @@ func serveImage(t testing.TB, file, format string, write bool, e server.Export, 
 	return sock, stop
 }
 
-// daemon runs a server that goes to the background when it is ready, and ends it
-// with the test. The arguments name pidFile.
-func daemon(t testing.TB, pidFile, name string, args ...string) {
+// activate runs a server that takes over a listening socket, as systemd has it, so
+// that there is nothing to wait for. It ends with the test, or when stop is called.
+func activate(t testing.TB, name string, args ...string) (sock string, stop func()) {
 	t.Helper()
-	cmd := exec.Command(testkit.Tool(t, name), args...)
-	log, err := os.Create(pidFile + ".log")
+	path := testkit.Tool(t, name)
+	sock = nbdSocket(t)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Run(); err != nil {
-		out, _ := os.ReadFile(pidFile + ".log")
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	b, err := os.ReadFile(pidFile)
+	l.SetUnlinkOnClose(false)
+	f, err := l.File()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil || pid <= 1 {
-		t.Fatalf("pid %q", b)
+	l.Close()
+	var log bytes.Buffer
+	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`, path}, args...)...)
+	cmd.ExtraFiles = []*os.File{f}
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if p, err := os.FindProcess(pid); err == nil {
-			p.Signal(os.Interrupt)
-		}
-	})
+	f.Close()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cmd.Process.Signal(syscall.SIGTERM)
+			cmd.Wait()
+			if t.Failed() && log.Len() > 0 {
+				t.Logf("%s: %s", name, log.String())
+			}
+		})
+	}
+	t.Cleanup(stop)
+	return sock, stop
 }
 
 // qemuNBD exports an image with the original.
-func qemuNBD(t testing.TB, file, format string, args ...string) (sock string) {
+func qemuNBD(t testing.TB, file, format string, args ...string) (sock string, stop func()) {
 	t.Helper()
-	sock = nbdSocket(t)
-	args = append([]string{"--fork", "--pid-file", sock + ".pid", "-t", "-k", sock, "-f", format}, append(args, file)...)
-	daemon(t, sock+".pid", "qemu-nbd", args...)
-	return sock
+	return activate(t, "qemu-nbd", append(append([]string{"-t", "-f", format}, args...), file)...)
 }
 
 // nbdkit runs a server of many faces.
 func nbdkit(t testing.TB, args ...string) (sock string) {
 	t.Helper()
-	sock = nbdSocket(t)
-	daemon(t, sock+".pid", "nbdkit", append([]string{"-U", sock, "-P", sock + ".pid"}, args...)...)
+	sock, _ = activate(t, "nbdkit", append([]string{"-f"}, args...)...)
 	return sock
 }
 
