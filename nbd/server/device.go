@@ -92,11 +92,11 @@ func (e *Export) writer() Writer {
 
 // flags returns the transmission flags for a client with replies of the mode.
 func (e *Export) flags(m mode) wire.TransFlags {
-	f := wire.FlagHasFlags
+	// What cannot be written is always durable.
+	f := wire.FlagHasFlags | wire.FlagSendFlush | wire.FlagSendFUA
 	if w := e.writer(); w == nil {
 		f |= wire.FlagReadOnly
 	} else {
-		f |= wire.FlagSendFlush | wire.FlagSendFUA
 		if _, ok := w.(Trimmer); ok {
 			f |= wire.FlagSendTrim
 		}

@@ -30,6 +30,13 @@ type memory struct {
 
 func newMemory(size int) *memory { return &memory{b: make([]byte, size)} }
 
+// at returns a byte.
+func (m *memory) at(i int) byte {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.b[i]
+}
+
 func (m *memory) wait(ctx context.Context) error {
 	if m.hold == nil {
 		return nil
@@ -104,7 +111,7 @@ func (m *memory) BlockStatus(_ context.Context, name string, off, n int64, yield
 			if !yield(k, 1) {
 				return nil
 			}
-			off, n = off+k, n-k
+			n -= k
 		}
 		if n > 0 {
 			yield(n, 2)

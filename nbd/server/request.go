@@ -32,9 +32,6 @@ func (c *conn) check(req *wire.Request) wire.Errno {
 		return wire.EPERM
 	}
 	flags := known[req.Type]
-	if c.writer == nil {
-		flags &^= wire.CmdFlagFUA
-	}
 	if c.mode < modeStructured {
 		flags &^= wire.CmdFlagDF
 	}
@@ -90,6 +87,8 @@ func (c *conn) request(req *wire.Request) error {
 	if req.Type == wire.CmdDisc {
 		return errDisc
 	}
+	// A write has a payload whether it says so or not: the specification wants the
+	// flag with extended headers, and not all clients set it.
 	payload := uint64(0)
 	if req.Type == wire.CmdWrite || c.mode == modeExtended && req.Flags&wire.CmdFlagPayloadLen != 0 {
 		payload = req.Length
@@ -98,10 +97,6 @@ func (c *conn) request(req *wire.Request) error {
 		}
 	}
 	errno := c.check(req)
-	if errno == 0 && c.mode == modeExtended && req.Type == wire.CmdWrite && req.Flags&wire.CmdFlagPayloadLen == 0 {
-		// The specification wants the flag, but the payload is there.
-		errno = wire.EINVAL
-	}
 	if errno != 0 {
 		if err := c.discard(int64(payload)); err != nil {
 			return err

@@ -187,14 +187,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			if s.slots != nil {
 				<-s.slots
 			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
 			s.mu.Lock()
 			draining := s.draining
 			s.mu.Unlock()
 			if draining {
 				return ErrClosed
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
 			// Out of descriptors, or a client that was gone before we came.
 			if te, ok := err.(interface{ Temporary() bool }); ok && te.Temporary() {

@@ -1,0 +1,134 @@
+package endtoend
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/nbd/server"
+)
+
+var nbdFormats = []string{"raw", "qcow2"}
+
+// TestNBDMap holds block status of our server against that of the original.
+func TestNBDMap(t *testing.T) {
+	testkit.Tool(t, "qemu-nbd")
+	testkit.Tool(t, "nbdinfo")
+	for _, format := range nbdFormats {
+		file := nbdImage(t, format)
+		ours, stop := serveImage(t, file, format, false, server.Export{}, server.Config{})
+		theirSock, stopTheirs := qemuNBD(t, file, format, "-r", "-A", "-e", "5")
+		for _, context := range []string{"base:allocation", "qemu:allocation-depth"} {
+			mine := testkit.Run(t, "nbdinfo", "--map="+context, nbdURI(ours, ""))
+			theirs := testkit.Run(t, "nbdinfo", "--map="+context, nbdURI(theirSock, ""))
+			if mine != theirs {
+				t.Errorf("%s %s:\n%s\nthe original:\n%s", format, context, mine, theirs)
+			}
+		}
+		// With extended headers, which this nbdinfo does not have but qemu-img has.
+		mine := testkit.Run(t, "qemu-img", "map", "--output=json", "-f", "raw", nbdURI(ours, ""))
+		theirs := testkit.Run(t, "qemu-img", "map", "--output=json", "-f", "raw", nbdURI(theirSock, ""))
+		if mine != theirs {
+			t.Errorf("%s:\n%s\nthe original:\n%s", format, mine, theirs)
+		}
+		stop()
+		stopTheirs()
+	}
+}
+
+// TestNBDInfo compares what nbdinfo says of our server and of the original.
+func TestNBDInfo(t *testing.T) {
+	testkit.Tool(t, "qemu-nbd")
+	testkit.Tool(t, "nbdinfo")
+	file := nbdImage(t, "raw")
+	ours, _ := serveImage(t, file, "raw", false, server.Export{Name: "a b", Description: "my disk"}, server.Config{})
+	theirs, _ := qemuNBD(t, file, "raw", "-r", "-A", "-x", "a b", "-D", "my disk", "-e", "3")
+	info := func(sock string) map[string]any {
+		var v map[string]any
+		out := testkit.Run(t, "nbdinfo", "--json", "--list", nbdURI(sock, ""))
+		if err := json.Unmarshal([]byte(out), &v); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range v["exports"].([]any) {
+			delete(e.(map[string]any), "uri")
+		}
+		return v
+	}
+	a, _ := json.Marshal(info(ours))
+	b, _ := json.Marshal(info(theirs))
+	if string(a) != string(b) {
+		t.Errorf("%s\nthe original:\n%s", a, b)
+	}
+	mine := testkit.Run(t, "qemu-nbd", "-L", "-k", ours)
+	its := testkit.Run(t, "qemu-nbd", "-L", "-k", theirs)
+	if mine != its {
+		t.Errorf("%s\nthe original:\n%s", mine, its)
+	}
+	if testkit.Installed("nbd-client") {
+		out, errOut, _ := testkit.Try(t, "nbd-client", "-l", "-u", ours)
+		if !strings.Contains(out, "a b") {
+			t.Errorf("nbd-client -l: %s%s", out, errOut)
+		}
+	}
+}
+
+// TestNBDCopies moves whole disks through our server with the clients that people
+// use.
+func TestNBDCopies(t *testing.T) {
+	testkit.Tool(t, "qemu-img")
+	for _, format := range nbdFormats {
+		file := nbdImage(t, format)
+		dir := t.TempDir()
+		want := filepath.Join(dir, "want.raw")
+		testkit.Run(t, "qemu-img", "convert", "-f", format, "-O", "raw", file, want)
+		ours, stop := serveImage(t, file, format, false, server.Export{}, server.Config{})
+		testkit.Run(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", nbdURI(ours, ""), want)
+		testkit.Run(t, "nbdcopy", nbdURI(ours, ""), filepath.Join(dir, "out.raw"))
+		testkit.Run(t, "cmp", filepath.Join(dir, "out.raw"), want)
+		stop()
+
+		target := filepath.Join(dir, "target."+format)
+		testkit.Run(t, "qemu-img", "create", "-q", "-f", format, target, "64M")
+		ours, stop = serveImage(t, target, format, true, server.Export{}, server.Config{})
+		testkit.Run(t, "nbdcopy", want, nbdURI(ours, ""))
+		stop()
+		testkit.Run(t, "qemu-img", "compare", "-f", format, "-F", "raw", target, want)
+		testkit.Run(t, "qemu-img", "create", "-q", "-f", format, target, "64M")
+		ours, stop = serveImage(t, target, format, true, server.Export{}, server.Config{})
+		testkit.Run(t, "qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", "-W", want, nbdURI(ours, ""))
+		stop()
+		testkit.Run(t, "qemu-img", "compare", "-f", format, "-F", "raw", target, want)
+		if format == "qcow2" {
+			testkit.Run(t, "qemu-img", "check", "-f", format, target)
+		}
+	}
+}
+
+// TestNBDWrites has qemu-io send all commands, and fio verify what it has written.
+func TestNBDWrites(t *testing.T) {
+	testkit.Tool(t, "qemu-io")
+	for _, format := range nbdFormats {
+		target := filepath.Join(t.TempDir(), "target")
+		testkit.Run(t, "qemu-img", "create", "-q", "-f", format, target, "64M")
+		sock, stop := serveImage(t, target, format, true, server.Export{}, server.Config{})
+		out := testkit.Run(t, "qemu-io", "-f", "raw", "-c", "write -P 5 1000 5000", "-c", "write -f -P 6 1M 70000", "-c", "write -z 2000 1000",
+			"-c", "write -z -u 1M 32k", "-c", "discard 8M 8M", "-c", "flush", "-c", "read -P 5 1000 1000", "-c", "read -P 0 2000 1000",
+			"-c", "read -P 5 3000 3000", "-c", "read -P 0 1M 32k", "-c", "read -P 6 1081344 37232", "-c", "write -P 9 16M 20M", "-c", "read -P 9 16M 20M", nbdURI(sock, ""))
+		if strings.Contains(out, "Pattern verification failed") || strings.Contains(out, "rror") {
+			t.Errorf("%s", out)
+		}
+		if testkit.Installed("fio") && strings.Contains(testkit.Run(t, "fio", "--enghelp"), "nbd") {
+			dir := t.TempDir()
+			testkit.Run(t, "fio", "--name=v", "--ioengine=nbd", "--uri="+nbdURI(sock, ""), "--rw=randrw", "--bsrange=512-128k",
+				"--iodepth=16", "--size=32m", "--io_size=16m", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--aux-path="+dir,
+				"--output="+filepath.Join(dir, "fio.log"), "--verify_state_save=0")
+		}
+		stop()
+		if format == "qcow2" {
+			testkit.Run(t, "qemu-img", "check", "-f", format, target)
+		}
+		testkit.Run(t, "qemu-io", "-f", format, "-c", "read -P 5 1000 1000", "-r", target)
+	}
+}
