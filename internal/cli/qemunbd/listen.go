@@ -1,7 +1,6 @@
 package qemunbd
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+
+	"github.com/cowl-disk/cowl/nbd/server"
 )
 
 // Environment variables by which a parent tells its child what it has opened for
@@ -61,12 +63,15 @@ func (s *settings) inherited() (int, error) {
 }
 
 // listen opens what clients connect to.
-func (p *Program) listen(ctx context.Context, s *settings) ([]net.Listener, error) {
+func (p *Program) listen(s *settings) ([]net.Listener, error) {
 	fd, err := s.inherited()
 	if err != nil {
 		return nil, err
 	}
-	if fd >= 0 {
+	switch {
+	case fd == firstActivated:
+		return server.Inherited()
+	case fd >= 0:
 		f := os.NewFile(uintptr(fd), "inherited socket")
 		defer f.Close()
 		l, err := net.FileListener(f)
@@ -78,7 +83,6 @@ func (p *Program) listen(ctx context.Context, s *settings) ([]net.Listener, erro
 	if s.connect != "" && s.socket == "" {
 		s.socket = "/var/lock/qemu-nbd-" + filepath.Base(s.connect)
 	}
-	var cfg net.ListenConfig
 	if s.socket != "" {
 		if err := os.Remove(s.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("Failed to unlink socket %s: %w", s.socket, cause(err))
@@ -87,7 +91,7 @@ func (p *Program) listen(ctx context.Context, s *settings) ([]net.Listener, erro
 		if err != nil {
 			return nil, err
 		}
-		l, err := cfg.Listen(ctx, "unix", s.socket)
+		l, err := server.Listen("unix", s.socket)
 		if err := errors.Join(err, reset()); err != nil {
 			return nil, fmt.Errorf("Failed to bind socket to %s: %w", s.socket, cause(err))
 		}
@@ -97,10 +101,10 @@ func (p *Program) listen(ctx context.Context, s *settings) ([]net.Listener, erro
 	if bind == "" {
 		bind = "0.0.0.0"
 	}
-	if n, err := strconv.Atoi(s.port); err == nil && (n < 0 || n > 65535) {
-		return nil, fmt.Errorf("Invalid port '%s': ports go from 0 to 65535", s.port)
+	if _, err := net.LookupPort("tcp", s.port); err != nil || strings.HasPrefix(s.port, "-") {
+		return nil, fmt.Errorf("address resolution failed for %s:%s: Servname not supported for ai_socktype", bind, s.port)
 	}
-	l, err := cfg.Listen(ctx, "tcp", net.JoinHostPort(bind, s.port))
+	l, err := server.Listen("tcp", net.JoinHostPort(bind, s.port))
 	if err != nil {
 		var dns *net.DNSError
 		if errors.As(err, &dns) || isAddrError(err) {

@@ -263,8 +263,14 @@ func (s *settings) setImage(id int, arg string) (err error) {
 		s.snapshot = true
 	case optLoadSnapshot:
 		s.readOnly = true
-		s.load, err = imageopt.ParseSnapshot(arg)
-		return err
+		if s.load, err = imageopt.ParseSnapshot(arg); err != nil {
+			first := err
+			var two *imageopt.TwoErrors
+			if errors.As(err, &two) {
+				first = two.First
+			}
+			return &imageopt.TwoErrors{First: first, Second: fmt.Errorf("Failed in parsing snapshot param `%s'", arg)}
+		}
 	case optNoCache, optCache:
 		if id == optNoCache {
 			arg = "none"

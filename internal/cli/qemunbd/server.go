@@ -48,7 +48,7 @@ func (p *Program) serve(ctx context.Context, s *settings, name string, ready fun
 	if err := p.setTLS(s, &cfg); err != nil {
 		return err
 	}
-	listeners, err := p.listen(ctx, s)
+	listeners, err := p.listen(s)
 	if err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func (p *Program) device(ctx context.Context, s *settings, img *block.Image) (se
 		return newSlice(dev, part.off, part.n), nil
 	case s.hasOffset:
 		if s.offset > img.Size() {
-			return nil, fmt.Errorf("Offset (%d) cannot be greater than the size of the image (%d)", s.offset, img.Size())
+			return nil, fmt.Errorf("Offset (%d) cannot be greater than size of the containing file (%d)", s.offset, img.Size())
 		}
 		return newSlice(dev, s.offset, img.Size()-s.offset), nil
 	}

@@ -2,7 +2,6 @@ package qemunbd
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 
@@ -23,7 +22,7 @@ func (p *Program) setTLS(s *settings, cfg *server.Config) error {
 	if !creds.Server {
 		return errors.New("Expecting TLS credentials with a server endpoint")
 	}
-	if cfg.TLS, err = tlscreds.Server(creds, s.objects.Secret); err != nil {
+	if cfg.TLS, err = tlscreds.Server(creds, &s.objects); err != nil {
 		return err
 	}
 	cfg.RequireTLS = true
@@ -38,16 +37,13 @@ func (p *Program) setTLS(s *settings, cfg *server.Config) error {
 		if peer.TLS == nil || len(peer.TLS.PeerCertificates) == 0 {
 			return errors.New("TLS x509 authz check: the client has no certificate")
 		}
-		if name := distinguishedName(peer.TLS.PeerCertificates[0]); !authz.Allow(name) {
+		if name := tlscreds.DN(peer.TLS.PeerCertificates[0]); !authz.Allow(name) {
 			return fmt.Errorf("TLS x509 authz check for %s is denied", name)
 		}
 		return nil
 	}
 	return nil
 }
-
-// distinguishedName writes the subject of a certificate as RFC 4514 says.
-func distinguishedName(c *x509.Certificate) string { return c.Subject.String() }
 
 // setClientTLS makes the client begin TLS, as the command line says.
 func (p *Program) setClientTLS(s *settings, cfg *client.Config) error {
@@ -65,6 +61,6 @@ func (p *Program) setClientTLS(s *settings, cfg *client.Config) error {
 	if host == "" {
 		host = s.bind
 	}
-	cfg.TLS, err = tlscreds.Client(creds, host, s.objects.Secret)
+	cfg.TLS, err = tlscreds.Client(creds, &s.objects, host)
 	return err
 }
