@@ -10,6 +10,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/nbd/client"
+	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
 // errnoOf returns the error number of the system in an error, nil if there is none.
@@ -58,7 +59,7 @@ func (n *node) do(ctx context.Context, f func(*client.Conn) error) error {
 			return err
 		}
 		err = f(c)
-		if err == nil || !errors.Is(err, client.ErrLost) || ctx.Err() != nil {
+		if err == nil || !gone(err) || ctx.Err() != nil {
 			return err
 		}
 		n.drop(c)
@@ -66,6 +67,13 @@ func (n *node) do(ctx context.Context, f func(*client.Conn) error) error {
 			return driver.Errorf(syscall.EIO, "%w", err)
 		}
 	}
+}
+
+// gone says whether a request failed because the server went: the connection is
+// lost, or it said that it ends.
+func gone(err error) bool {
+	var se *client.ServerError
+	return errors.Is(err, client.ErrLost) || errors.As(err, &se) && se.Errno == wire.ESHUTDOWN
 }
 
 // drop gives all connections up, once one of them is lost: whether the server has

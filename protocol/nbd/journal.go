@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/nbd/client"
+	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
 // journal holds what was written since the last flush, where requests survive the
@@ -72,10 +73,11 @@ func (n *node) forget(mark uint64) {
 }
 
 // replay makes the changes again that may be lost, on a new connection that nobody
-// else uses yet.
+// else uses yet, and makes them durable.
 func (n *node) replay(ctx context.Context, c *client.Conn) error {
 	n.mu.Lock()
 	list := slices.Clone(n.journal.entries)
+	mark := n.journal.first + uint64(len(list))
 	n.mu.Unlock()
 	for _, e := range list {
 		var err error
@@ -88,5 +90,12 @@ func (n *node) replay(ctx context.Context, c *client.Conn) error {
 			return err
 		}
 	}
+	if len(list) == 0 || c.Info().Flags&wire.FlagSendFlush == 0 {
+		return nil
+	}
+	if err := c.Flush(ctx); err != nil {
+		return err
+	}
+	n.forget(mark)
 	return nil
 }
