@@ -128,8 +128,8 @@ func (f *flaky) start() {
 
 // kill stops the server without a flush, and starts another one.
 func (f *flaky) kill() {
-	f.again.Add(1)
 	f.mu.Lock()
+	f.again.Add(1)
 	for _, c := range f.conns {
 		c.Close() // nothing is answered any more
 	}
@@ -230,7 +230,12 @@ func TestNoReconnect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer img.Close(t.Context())
-	defer f.again.Wait()
+	defer func() {
+		f.mu.Lock()
+		again := &f.again // the kill has begun
+		f.mu.Unlock()
+		again.Wait()
+	}()
 	failed := false
 	for i := range int64(10) {
 		if _, err := img.WriteAt(t.Context(), bytes.Repeat([]byte{1}, 4096), i*4096); err != nil {
