@@ -387,3 +387,41 @@ func TestRemoveExport(t *testing.T) {
 		t.Error("added twice")
 	}
 }
+
+// crowd is a device whose reads return when n of them are under way.
+type crowd struct {
+	*memory
+	n    int
+	in   chan struct{}
+	full chan struct{}
+}
+
+func (d *crowd) ReadAt(ctx context.Context, p []byte, off int64) error {
+	d.in <- struct{}{}
+	if len(d.in) == d.n {
+		close(d.full)
+	}
+	select {
+	case <-d.full:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestParallel checks that a device that is not known to be fast gets requests in
+// parallel.
+func TestParallel(t *testing.T) {
+	dev := &crowd{memory: newMemory(1 << 20), n: 12, in: make(chan struct{}, 12), full: make(chan struct{})}
+	_, sock := start(t, server.Config{Workers: 12}, &server.Export{Device: dev})
+	c := dial(t, sock)
+	errs := make(chan error)
+	for i := range 12 {
+		go func() { errs <- c.ReadAt(t.Context(), make([]byte, 512), int64(i)*512) }()
+	}
+	for range 12 {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
