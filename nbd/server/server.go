@@ -33,7 +33,8 @@ type Config struct {
 	// Workers execute the requests of one connection to a slow device. 0: 16.
 	Workers int
 	// ClientGone, if set, is called when a connection has ended: whether the client
-	// had chosen an export, and how many connections are left.
+	// had chosen an export, and how many connections are left. It must not wait for
+	// the server (Shutdown, RemoveExport).
 	ClientGone func(negotiated bool, left int)
 	// Log may be nil.
 	Log *slog.Logger

@@ -72,6 +72,25 @@ func TestNBDInfo(t *testing.T) {
 	if mine != its {
 		t.Errorf("%s\nthe original:\n%s", mine, its)
 	}
+	for _, args := range [][]string{
+		{"info", "-f", "raw", "NAME"},
+		{"info", "--object", "tls-creds-anon,id=t,endpoint=client", "--image-opts", "driver=nbd,server.type=unix,server.path=SOCK,export=a b,tls-creds=t"},
+	} {
+		said := func(sock string) string {
+			var a []string
+			for _, s := range args {
+				a = append(a, strings.NewReplacer("NAME", nbdURI(sock, "nope"), "SOCK", sock).Replace(s))
+			}
+			_, errOut, code := testkit.Try(t, "qemu-img", a...)
+			if code == 0 {
+				t.Errorf("%q succeeded", args)
+			}
+			return strings.ReplaceAll(errOut, sock, "SOCK")
+		}
+		if a, b := said(ours), said(theirs); a != b {
+			t.Errorf("a client says: %s\nof the original: %s", a, b)
+		}
+	}
 	if testkit.Installed("nbd-client") {
 		out, errOut, _ := testkit.Try(t, "nbd-client", "-l", "-u", ours)
 		if !strings.Contains(out, "a b") {
