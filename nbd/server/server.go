@@ -61,7 +61,8 @@ type Server struct {
 	draining  bool
 	active    sync.WaitGroup // connections
 
-	shared atomic.Int64 // bytes of large contiguous replies, of all connections
+	watching atomic.Bool  // watch runs
+	shared   atomic.Int64 // bytes of large contiguous replies, of all connections
 }
 
 // New returns a server without exports.
@@ -130,7 +131,7 @@ func (s *Server) RemoveExport(ctx context.Context, name string) error {
 		select {
 		case <-c.done:
 		case <-ctx.Done():
-			c.kill()
+			c.cut()
 			<-c.done
 			err = ctx.Err()
 		}
@@ -302,7 +303,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		err = ctx.Err()
 		s.mu.Lock()
 		for c := range s.conns {
-			c.kill()
+			c.cut()
 		}
 		s.mu.Unlock()
 		<-idle
