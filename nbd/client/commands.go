@@ -44,7 +44,7 @@ func (c *Conn) simply(ctx context.Context, cmd wire.Command, flags wire.CmdFlags
 	}
 	for n > 0 {
 		m := min(n, c.maxEffect())
-		k, err := c.do(ctx, wire.Request{Type: cmd, Flags: flags, Offset: uint64(off), Length: uint64(m)}, nil, nil, 0)
+		k, err := c.do(ctx, wire.Request{Type: cmd, Flags: flags, Offset: uint64(off), Length: uint64(m)}, nil, nil, statusAsk{})
 		c.release(k)
 		if err != nil {
 			return err
@@ -78,7 +78,7 @@ func (c *Conn) ReadAt(ctx context.Context, p []byte, off int64) error {
 	}
 	for len(p) > 0 {
 		q := p[:min(len(p), c.MaxPayload())]
-		k, err := c.do(ctx, wire.Request{Type: wire.CmdRead, Offset: uint64(off), Length: uint64(len(q))}, nil, q, 0)
+		k, err := c.do(ctx, wire.Request{Type: wire.CmdRead, Offset: uint64(off), Length: uint64(len(q))}, nil, q, statusAsk{})
 		c.release(k)
 		if err != nil {
 			return err
@@ -103,7 +103,7 @@ func (c *Conn) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error
 	}
 	for len(p) > 0 {
 		q := p[:min(len(p), c.MaxPayload())]
-		k, err := c.do(ctx, wire.Request{Type: wire.CmdWrite, Flags: flags, Offset: uint64(off), Length: uint64(len(q))}, q, nil, 0)
+		k, err := c.do(ctx, wire.Request{Type: wire.CmdWrite, Flags: flags, Offset: uint64(off), Length: uint64(len(q))}, q, nil, statusAsk{})
 		c.release(k)
 		if err != nil {
 			return err
@@ -133,7 +133,7 @@ func (c *Conn) Flush(ctx context.Context) error {
 	if !c.has(wire.FlagSendFlush) {
 		return c.Err()
 	}
-	k, err := c.do(ctx, wire.Request{Type: wire.CmdFlush}, nil, nil, 0)
+	k, err := c.do(ctx, wire.Request{Type: wire.CmdFlush}, nil, nil, statusAsk{})
 	c.release(k)
 	return err
 }
@@ -206,7 +206,15 @@ func (c *Conn) BlockStatus(ctx context.Context, contextName string, off, n int64
 		if one {
 			req.Flags = wire.CmdFlagReqOne
 		}
-		k, err := c.do(ctx, req, nil, nil, id)
+		ask := statusAsk{context: id, length: req.Length}
+		var payload []byte
+		if len(c.ids) > 1 && c.info.Mode == ModeExtended && c.has(wire.FlagBlockStatusPayload) {
+			// Spare the server the contexts that are not asked about.
+			payload = wire.AppendStatusPayload(nil, req.Length, []uint32{id})
+			req.Flags |= wire.CmdFlagPayloadLen
+			req.Length = uint64(len(payload))
+		}
+		k, err := c.do(ctx, req, payload, nil, ask)
 		var extents []wire.Extent
 		if k != nil {
 			extents = k.extents

@@ -72,7 +72,7 @@ type call struct {
 
 	req     wire.Request
 	buf     []byte // of a read: where the data go
-	context uint32 // of a block status: the one wanted
+	ask     statusAsk
 	extents []wire.Extent
 	err     error
 	failure *ServerError
@@ -80,6 +80,12 @@ type call struct {
 	// Of the goroutine that receives alone.
 	seen     coverage
 	contexts map[uint32]bool
+}
+
+// statusAsk is what a block status request asks for.
+type statusAsk struct {
+	context uint32
+	length  uint64
 }
 
 func (c *call) cookie() uint64 { return uint64(c.gen)<<32 | uint64(c.index) }
@@ -139,7 +145,7 @@ func (c *Conn) Close() error {
 // do sends a request and waits for its reply. payload is what is sent with it, and
 // buf where the data of a read go; they are not used any more after the return. The
 // caller gives the call back to slots.
-func (c *Conn) do(ctx context.Context, req wire.Request, payload, buf []byte, context uint32) (*call, error) {
+func (c *Conn) do(ctx context.Context, req wire.Request, payload, buf []byte, ask statusAsk) (*call, error) {
 	var k *call
 	select {
 	case k = <-c.slots:
@@ -170,7 +176,7 @@ func (c *Conn) do(ctx context.Context, req wire.Request, payload, buf []byte, co
 	k.active, k.abandoned, k.ready = true, false, false
 	k.err, k.failure, k.extents, k.contexts = nil, nil, nil, nil
 	k.seen.reset()
-	k.req, k.buf, k.context = req, buf, context
+	k.req, k.buf, k.ask = req, buf, ask
 	k.req.Cookie = k.cookie()
 	c.enqueue(k, payload)
 	c.mu.Unlock()

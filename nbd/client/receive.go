@@ -241,10 +241,10 @@ func (c *Conn) statusChunk(k *call, r *wire.Reply) error {
 		k.contexts = map[uint32]bool{}
 	}
 	k.contexts[id] = true
-	if id != k.context {
+	if id != k.ask.context {
 		return nil
 	}
-	length := k.req.Length
+	length := k.ask.length
 	if k.req.Flags&wire.CmdFlagReqOne != 0 && (len(extents) > 1 || extents[0].Length > length) {
 		return violation("more block status than was asked for")
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,8 +57,9 @@ type conn struct {
 	in  requestReader
 	own replies // of the leader
 
-	pace pace
-	wg   sync.WaitGroup // workers
+	pace   pace
+	inline inline
+	wg     sync.WaitGroup // workers, and leaders but the first
 
 	mu           sync.Mutex
 	cond         sync.Cond
@@ -120,15 +120,17 @@ func (c *conn) transmit(rest []byte) error {
 	c.in.end = copy(c.in.buf, rest)
 	c.own.arena = bufpool.Get(replyBuffer)[:0]
 	c.pace.init()
+	c.inline.ended = make(chan error, 1)
 	err := c.lead()
-	orderly := errors.Is(err, errDisc) || errors.Is(err, os.ErrDeadlineExceeded)
-	if !orderly {
+	if errors.Is(err, errDeposed) {
+		err = <-c.inline.ended
+	}
+	if orderly(err) {
+		c.flushOwn()
+	} else {
 		// Nobody waits for answers any more, and workers must not wait for a socket
 		// that takes nothing.
-		c.cancel()
-		c.raw.Close()
-	} else {
-		c.flushOwn()
+		c.cut()
 	}
 	c.mu.Lock()
 	c.ended = true
@@ -138,7 +140,7 @@ func (c *conn) transmit(rest []byte) error {
 	bufpool.Put(c.in.buf)
 	c.own.free()
 	bufpool.Put(c.own.arena)
-	if orderly || errors.Is(err, io.EOF) {
+	if orderly(err) || errors.Is(err, io.EOF) {
 		return nil
 	}
 	return err

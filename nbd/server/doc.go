@@ -10,6 +10,8 @@
 // the device turns out to be slow, the leader hands requests to workers, so that
 // they run in parallel and are answered in the order in which they are done. The
 // worker that has a reply writes it, with all replies that have come up meanwhile.
+// When a request that the leader executes takes long all the same, another
+// goroutine takes its place.
 //
 // # What a client can cost
 //

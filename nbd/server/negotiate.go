@@ -405,9 +405,3 @@ func (c *conn) isStopped() bool {
 	defer c.mu.Unlock()
 	return c.stopped
 }
-
-// kill cuts the connection off.
-func (c *conn) kill() {
-	c.cancel()
-	c.raw.Close()
-}

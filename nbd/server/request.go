@@ -150,10 +150,10 @@ func (c *conn) read(req *wire.Request) error {
 	switch {
 	case n == 0:
 		return c.answer(req, 0)
-	case n <= inPlace && c.pace.fast():
+	case n <= inPlace && c.fast():
 		return c.readInPlace(req, n)
 	case n <= piece:
-		if c.pace.fast() {
+		if c.fast() {
 			return c.readNow(req, n)
 		}
 		j := c.newJob(req)
@@ -180,8 +180,20 @@ func (c *conn) readInPlace(req *wire.Request, n int) error {
 	c.addReadHead(&c.own, req, req.Offset, n, true)
 	p := c.own.grow(n)
 	start := time.Now()
+	token := c.enter(start, before)
 	err := c.dev.ReadAt(c.ctx, p, int64(req.Offset))
 	c.pace.took(time.Since(start), n)
+	if !c.leave(token) {
+		c.post(func(r *replies) {
+			if err != nil {
+				c.addDone(r, req, wire.ErrnoOf(err))
+				return
+			}
+			c.addReadHead(r, req, req.Offset, n, true)
+			copy(r.grow(n), p)
+		})
+		return errDeposed
+	}
 	if err != nil {
 		c.own.shrink(len(c.own.arena) - before)
 		return c.answer(req, wire.ErrnoOf(err))
@@ -193,8 +205,19 @@ func (c *conn) readInPlace(req *wire.Request, n int) error {
 func (c *conn) readNow(req *wire.Request, n int) error {
 	buf := bufpool.Get(n)
 	start := time.Now()
+	token := c.enter(start, len(c.own.arena))
 	err := c.dev.ReadAt(c.ctx, buf, int64(req.Offset))
 	c.pace.took(time.Since(start), n)
+	if !c.leave(token) {
+		c.post(func(r *replies) {
+			if err != nil {
+				c.addDone(r, req, wire.ErrnoOf(err))
+				return
+			}
+			c.addRead(r, req, req.Offset, part{buf: buf, data: buf}, true)
+		})
+		return errDeposed
+	}
 	if err != nil {
 		bufpool.Put(buf)
 		return c.answer(req, wire.ErrnoOf(err))
@@ -256,7 +279,7 @@ func (c *conn) write(req *wire.Request) error {
 		return c.answer(req, 0)
 	}
 	fua := req.Flags&wire.CmdFlagFUA != 0
-	if n <= inPlace && c.pace.fast() && !fua {
+	if n <= inPlace && c.fast() && !fua {
 		if c.in.buffered() < n {
 			if err := c.flushOwn(); err != nil {
 				return err
@@ -267,8 +290,13 @@ func (c *conn) write(req *wire.Request) error {
 		}
 		p := c.in.take(n)
 		start := time.Now()
+		token := c.enter(start, len(c.own.arena))
 		err := c.writer.WriteAt(c.ctx, p, int64(req.Offset), false)
 		c.pace.took(time.Since(start), n)
+		if !c.leave(token) {
+			c.post(func(r *replies) { c.addDone(r, req, wire.ErrnoOf(err)) })
+			return errDeposed
+		}
 		return c.answer(req, wire.ErrnoOf(err))
 	}
 	var o *op
@@ -291,8 +319,12 @@ func (c *conn) write(req *wire.Request) error {
 			bufpool.Put(j.buf)
 			return err
 		}
-		if o == nil && c.pace.fast() && !fua {
+		if o == nil && c.fast() && !fua {
+			token := c.enter(time.Now(), len(c.own.arena))
 			c.execute(j)
+			if !c.leave(token) {
+				return errDeposed
+			}
 			continue
 		}
 		if err := c.dispatch(j); err != nil {

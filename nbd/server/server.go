@@ -33,7 +33,8 @@ type Config struct {
 	// Workers execute the requests of one connection to a slow device. 0: 16.
 	Workers int
 	// ClientGone, if set, is called when a connection has ended: whether the client
-	// had chosen an export, and how many connections are left.
+	// had chosen an export, and how many connections are left. It must not wait for
+	// the server (Shutdown, RemoveExport).
 	ClientGone func(negotiated bool, left int)
 	// Log may be nil.
 	Log *slog.Logger
@@ -60,7 +61,8 @@ type Server struct {
 	draining  bool
 	active    sync.WaitGroup // connections
 
-	shared atomic.Int64 // bytes of large contiguous replies, of all connections
+	watching atomic.Bool  // watch runs
+	shared   atomic.Int64 // bytes of large contiguous replies, of all connections
 }
 
 // New returns a server without exports.
@@ -129,7 +131,7 @@ func (s *Server) RemoveExport(ctx context.Context, name string) error {
 		select {
 		case <-c.done:
 		case <-ctx.Done():
-			c.kill()
+			c.cut()
 			<-c.done
 			err = ctx.Err()
 		}
@@ -301,7 +303,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		err = ctx.Err()
 		s.mu.Lock()
 		for c := range s.conns {
-			c.kill()
+			c.cut()
 		}
 		s.mu.Unlock()
 		<-idle

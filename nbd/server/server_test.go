@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -386,4 +387,132 @@ func TestRemoveExport(t *testing.T) {
 	if err := s.AddExport(&server.Export{Name: "b", Device: newMemory(1)}); err == nil {
 		t.Error("added twice")
 	}
+}
+
+// crowd is a device whose reads return when n of them are under way.
+type crowd struct {
+	*memory
+	n    int
+	in   chan struct{}
+	full chan struct{}
+}
+
+func (d *crowd) ReadAt(ctx context.Context, p []byte, off int64) error {
+	d.in <- struct{}{}
+	if len(d.in) == d.n {
+		close(d.full)
+	}
+	select {
+	case <-d.full:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestParallel checks that a device that is not known to be fast gets requests in
+// parallel.
+func TestParallel(t *testing.T) {
+	dev := &crowd{memory: newMemory(1 << 20), n: 12, in: make(chan struct{}, 12), full: make(chan struct{})}
+	_, sock := start(t, server.Config{Workers: 12}, &server.Export{Device: dev})
+	c := dial(t, sock)
+	errs := make(chan error)
+	for i := range 12 {
+		go func() { errs <- c.ReadAt(t.Context(), make([]byte, 512), int64(i)*512) }()
+	}
+	for range 12 {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSuddenlySlow has a device that was fast hold a read and a write: other requests
+// of the same connection go on, and replies gathered before are not held back.
+func TestSuddenlySlow(t *testing.T) {
+	each(t, func(t *testing.T, m client.Mode) {
+		for _, n := range []int{512, 100 << 10} {
+			dev := &sudden{memory: newMemory(1 << 20), held: make(chan struct{}, 1), release: make(chan struct{})}
+			_, sock := start(t, server.Config{}, &server.Export{Device: dev})
+			c := dial(t, sock, mode(m))
+			for _, write := range []bool{false, true} {
+				p := bytes.Repeat([]byte{7}, n)
+				for range 300 { // it is fast
+					if err := c.WriteAt(t.Context(), p, 0, false); err != nil {
+						t.Fatal(err)
+					}
+				}
+				dev.hold.Store(true)
+				slow := make(chan error, 1)
+				go func() {
+					if write {
+						slow <- c.WriteAt(context.Background(), p, 0, false)
+						return
+					}
+					q := make([]byte, n)
+					err := c.ReadAt(context.Background(), q, 0)
+					if err == nil && !bytes.Equal(p, q) {
+						err = errors.New("wrong bytes")
+					}
+					slow <- err
+				}()
+				<-dev.held
+				for range 100 {
+					q := make([]byte, n)
+					if err := errors.Join(c.WriteAt(t.Context(), p, 1<<19, false), c.ReadAt(t.Context(), q, 1<<19)); err != nil || !bytes.Equal(p, q) {
+						t.Fatalf("others: %v", err)
+					}
+				}
+				select {
+				case err := <-slow:
+					t.Fatalf("answered too early: %v", err)
+				default:
+				}
+				dev.release <- struct{}{}
+				if err := <-slow; err != nil {
+					t.Fatal(err)
+				}
+			}
+			// The client goes while its request hangs.
+			for range 300 {
+				if err := c.WriteAt(t.Context(), []byte{7}, 0, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			dev.hold.Store(true)
+			go c.ReadAt(context.Background(), make([]byte, n), 0)
+			<-dev.held
+			c.Close()
+			dev.release <- struct{}{}
+		}
+	})
+}
+
+// sudden is a device that holds the next request when it is told to.
+type sudden struct {
+	*memory
+	hold    atomic.Bool
+	held    chan struct{}
+	release chan struct{}
+}
+
+func (d *sudden) stop(ctx context.Context) error {
+	if !d.hold.CompareAndSwap(true, false) {
+		return nil
+	}
+	d.held <- struct{}{}
+	select {
+	case <-d.release:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (d *sudden) ReadAt(ctx context.Context, p []byte, off int64) error {
+	return errors.Join(d.stop(ctx), d.memory.ReadAt(ctx, p, off))
+}
+
+func (d *sudden) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
+	return errors.Join(d.stop(ctx), d.memory.WriteAt(ctx, p, off, fua))
 }

@@ -32,7 +32,7 @@ type pbkdf2Params struct {
 }
 
 // maxIterations bounds the work that a file can ask for.
-const maxIterations = 50_000_000
+const maxIterations = 10_000_000
 
 var hashes = map[string]func() hash.Hash{
 	"":                    sha1.New, // the default

@@ -1,12 +1,18 @@
 package endtoend
 
 import (
+	"context"
 	"encoding/json"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/drivers"
 	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/nbd/client"
+	"github.com/cowl-disk/cowl/nbd/export"
 	"github.com/cowl-disk/cowl/nbd/server"
 )
 
@@ -65,6 +71,25 @@ func TestNBDInfo(t *testing.T) {
 	its := testkit.Run(t, "qemu-nbd", "-L", "-k", theirs)
 	if mine != its {
 		t.Errorf("%s\nthe original:\n%s", mine, its)
+	}
+	for _, args := range [][]string{
+		{"info", "-f", "raw", "NAME"},
+		{"info", "--object", "tls-creds-anon,id=t,endpoint=client", "--image-opts", "driver=nbd,server.type=unix,server.path=SOCK,export=a b,tls-creds=t"},
+	} {
+		said := func(sock string) string {
+			var a []string
+			for _, s := range args {
+				a = append(a, strings.NewReplacer("NAME", nbdURI(sock, "nope"), "SOCK", sock).Replace(s))
+			}
+			_, errOut, code := testkit.Try(t, "qemu-img", a...)
+			if code == 0 {
+				t.Errorf("%q succeeded", args)
+			}
+			return strings.ReplaceAll(errOut, sock, "SOCK")
+		}
+		if a, b := said(ours), said(theirs); a != b {
+			t.Errorf("a client says: %s\nof the original: %s", a, b)
+		}
 	}
 	if testkit.Installed("nbd-client") {
 		out, errOut, _ := testkit.Try(t, "nbd-client", "-l", "-u", ours)
@@ -130,5 +155,75 @@ func TestNBDWrites(t *testing.T) {
 			testkit.Run(t, "qemu-img", "check", "-f", format, target)
 		}
 		testkit.Run(t, "qemu-io", "-f", format, "-c", "read -P 5 1000 1000", "-r", target)
+	}
+}
+
+// TestNBDSize exports disks whose sizes are not round, over TCP of both families.
+func TestNBDSize(t *testing.T) {
+	testkit.Tool(t, "qemu-nbd")
+	for _, size := range []string{"0", "1000", "1048577"} {
+		file := filepath.Join(t.TempDir(), "disk")
+		testkit.Run(t, "truncate", "-s", size, file)
+		ours, stop := serveImage(t, file, "raw", true, server.Export{}, server.Config{})
+		mine := testkit.Run(t, "qemu-nbd", "-L", "-k", ours)
+		stop()
+		sock, stop := qemuNBD(t, file, "raw", "-e", "3", "-A")
+		theirs := testkit.Run(t, "qemu-nbd", "-L", "-k", sock)
+		stop()
+		if mine != theirs {
+			t.Errorf("size %s: %s\nthe original:\n%s", size, mine, theirs)
+		}
+	}
+}
+
+// TestNBDTCP serves over TCP of both families.
+func TestNBDTCP(t *testing.T) {
+	file := nbdImage(t, "raw")
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l, err := server.Listen("tcp", address)
+		if err != nil {
+			t.Logf("%s: %v", address, err)
+			continue
+		}
+		img, err := block.Open(t.Context(), block.NewRegistry(drivers.All()...), block.Source{Filename: file, Format: "raw"}, block.OpenOptions{Gate: driver.DenyAll})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dev, err := export.New(t.Context(), img, export.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := server.New(server.Config{})
+		if err := s.AddExport(&server.Export{Name: "a b", Device: dev, MultiConn: true}); err != nil {
+			t.Fatal(err)
+		}
+		go s.Serve(context.Background(), l)
+		uri := "nbd://" + l.Addr().String() + "/a%20b"
+		testkit.Run(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", uri, file)
+		target, err := client.ParseURI(uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := client.Dial(t.Context(), client.Config{Network: target.Network, Address: target.Address, Export: target.Export})
+		if err != nil {
+			t.Fatal(err)
+		}
+		exerciseReads(t, c)
+		c.Close()
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		img.Close(t.Context())
+	}
+}
+
+// exerciseReads reads the parts of nbdImage's raw disk.
+func exerciseReads(t *testing.T, c *client.Conn) {
+	t.Helper()
+	for off, want := range map[int64]byte{0: 0, 1 << 20: 1, 8 << 20: 2, 63 << 20: 3} {
+		p := make([]byte, 1<<20)
+		if err := c.ReadAt(t.Context(), p, off); err != nil || p[0] != want || p[len(p)-1] != want {
+			t.Errorf("at %d: %d, %v", off, p[0], err)
+		}
 	}
 }
