@@ -48,13 +48,13 @@ func Create(ctx context.Context, reg *Registry, req CreateRequest) error {
 		env.Budget = &driver.Budget{}
 	}
 	if drv.Desc().Kind == driver.KindProtocol {
-		_, rest, err := reg.protocolFor(req.Filename)
+		_, rest, err := reg.creating(req.Filename)
 		if err != nil {
 			return err
 		}
 		return creator.Create(ctx, &driver.CreateRequest{Filename: rest, Size: req.Size, Options: req.Options, Env: env})
 	}
-	proto, rest, err := reg.protocolFor(req.Filename)
+	proto, rest, err := reg.creating(req.Filename)
 	if err != nil {
 		return err
 	}
@@ -88,6 +88,16 @@ func Create(ctx context.Context, reg *Registry, req CreateRequest) error {
 	return nil
 }
 
+// creating returns the protocol driver of a file name, and the name as its Create
+// and Delete take it: whole where the driver reads names itself.
+func (r *Registry) creating(filename string) (driver.Driver, string, error) {
+	p, rest, err := r.protocolFor(filename)
+	if _, ok := p.(driver.FilenameParser); ok {
+		rest = filename
+	}
+	return p, rest, err
+}
+
 func createFormat(ctx context.Context, reg *Registry, req CreateRequest, creator driver.Creator, own opts.Dict, env *driver.Env) (err error) {
 	file, err := openProtocolFile(ctx, reg, req, req.Filename)
 	if err != nil {
@@ -100,7 +110,7 @@ func createFormat(ctx context.Context, reg *Registry, req CreateRequest, creator
 	}()
 	child := func(ctx context.Context, filename string, size int64) (driver.Storage, error) {
 		filename = CombinePath(req.Filename, filename)
-		p, rest, err := reg.protocolFor(filename)
+		p, rest, err := reg.creating(filename)
 		if err != nil {
 			return nil, err
 		}

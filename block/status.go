@@ -90,7 +90,7 @@ func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error)
 			return Status{Length: n, Layer: img, Zero: true, Allocated: true}, nil
 		}
 		zero := ext.Kind == driver.ExtentZero
-		return Status{Length: min(ext.Length, n), Layer: img, Data: !zero, Zero: zero, Allocated: true,
+		return Status{Length: min(ext.Length, n), Layer: img, Data: ext.Kind == driver.ExtentData, Zero: zero, Allocated: true,
 			HasOffset: ext.HasOffset, Offset: ext.HostOffset, File: img}, nil
 	}
 	img.lock()

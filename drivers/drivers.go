@@ -8,6 +8,7 @@ import (
 	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/mem"
+	"github.com/cowl-disk/cowl/protocol/nbd"
 	"github.com/cowl-disk/cowl/protocol/null"
 )
 
@@ -18,6 +19,7 @@ func All() []driver.Driver {
 		qcow2.New(),
 		file.New(),
 		file.NewHostDevice(),
+		nbd.New(),
 		mem.New(),
 		null.NewCo(),
 		null.NewAIO(),

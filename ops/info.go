@@ -25,9 +25,11 @@ func Info(ctx context.Context, img *block.Image) (*qapi.ImageInfo, error) {
 		ClusterSize:    d.ClusterSize,
 		Encrypted:      d.Encrypted,
 		Compressed:     d.Compressed,
-		DirtyFlag:      d.Dirty,
 		Snapshots:      d.Snapshots,
 		FormatSpecific: d.Specific,
+	}
+	if !d.NoFlags {
+		out.DirtyFlag = &d.Dirty
 	}
 	if err := actualSize(ctx, img, out); err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ type ImageInfo struct {
 	FormatSpecific *ImageInfoSpecific `json:"format-specific,omitempty"`
 	FullBacking    string             `json:"full-backing-filename,omitempty"`
 	Backing        string             `json:"backing-filename,omitempty"`
-	DirtyFlag      bool               `json:"dirty-flag"`
+	DirtyFlag      *bool              `json:"dirty-flag,omitempty"`
 }
 
 // ImageChild is a named child node.

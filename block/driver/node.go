@@ -49,7 +49,9 @@ type Info struct {
 	Encrypted   bool
 	Compressed  bool // the image holds (or can only hold) compressed clusters
 	Dirty       bool
-	Corrupt     bool
+	// NoFlags: nothing is known of a dirty flag, as for the disks of servers.
+	NoFlags bool
+	Corrupt bool
 	// NeedsCompressedWrites is set for formats that take compressed clusters only.
 	NeedsCompressedWrites bool
 
@@ -89,7 +91,8 @@ type Storage interface {
 	// WriteAt writes p at offset off, growing the node where it can.
 	WriteAt(ctx context.Context, p []byte, off int64) (int, error)
 	// Map tells what lies at off: ExtentData or ExtentZero, for at most n bytes
-	// and at least one; ExtentEOF at or beyond the end.
+	// and at least one; ExtentEOF at or beyond the end. ExtentUnallocated is for
+	// nodes that show something else in the place of their contents (a dirty bitmap).
 	Map(ctx context.Context, off, n int64) (Extent, error)
 }
 

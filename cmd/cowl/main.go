@@ -1,6 +1,6 @@
-// Command cowl works with virtual disk images. Called by the name qemu-img, it
-// takes that program's command line; called as cowl, the same commands and some
-// of its own.
+// Command cowl works with virtual disk images. Called by the name qemu-img or
+// qemu-nbd, it takes that program's command line; called as cowl, the same as
+// commands ("cowl nbd" for the server), and some of its own.
 package main
 
 import (
@@ -15,6 +15,7 @@ import (
 
 	"github.com/cowl-disk/cowl/drivers"
 	"github.com/cowl-disk/cowl/internal/cli/qemuimg"
+	"github.com/cowl-disk/cowl/internal/cli/qemunbd"
 )
 
 // gcPercent is how much garbage is let grow, of what is alive: mostly caches of
@@ -41,12 +42,24 @@ func run(ctx context.Context, args []string) int {
 	}
 	switch name {
 	case "qemu-img":
-	case "qemu-nbd", "qemu-ga", "qemu-io", "qemu-storage-daemon":
+	case "qemu-nbd":
+		return runNBD(ctx, name, nil, args)
+	case "qemu-ga", "qemu-io", "qemu-storage-daemon":
 		fmt.Fprintf(os.Stderr, "%s: not built into this version of cowl\n", name)
 		return 1
 	default:
 		name = "cowl"
+		if len(args) > 0 && args[0] == "nbd" {
+			return runNBD(ctx, "cowl nbd", args[:1], args[1:])
+		}
 	}
 	p := &qemuimg.Program{Name: name, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Drivers: drivers.All()}
+	return p.Run(ctx, args)
+}
+
+// runNBD runs the NBD server. prefix is what stood before its options.
+func runNBD(ctx context.Context, name string, prefix, args []string) int {
+	p := &qemunbd.Program{Name: name, Prefix: prefix, Version: qemuimg.OriginalVersion + " (cowl " + qemuimg.Version + ")",
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Drivers: drivers.All()}
 	return p.Run(ctx, args)
 }

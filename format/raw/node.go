@@ -42,6 +42,7 @@ func (n *node) Info(ctx context.Context) (*driver.Info, error) {
 		return nil, err
 	}
 	return &driver.Info{
+		NoFlags:    f.NoFlags,
 		Allocated:  f.Allocated,
 		ZeroInit:   f.ZeroInit,
 		ZeroOnGrow: f.ZeroOnGrow,

@@ -93,9 +93,6 @@ func Attach(ctx context.Context, c Config) (*Attachment, error) {
 	}
 	if c.BlockSize == 0 {
 		c.BlockSize = 512
-		if c.Size%4096 == 0 {
-			c.BlockSize = 4096
-		}
 	}
 	a := &Attachment{device: c.Device, done: make(chan struct{}), method: c.Method}
 	if c.Method != Ioctl {

@@ -18,6 +18,10 @@ var ErrUnsupported = errors.New("the kernel's nbd driver is not there: load it w
 // ErrBusy is returned for a device that is attached already.
 var ErrBusy = errors.New("the device is in use")
 
+// ErrOneConn is returned where several connections are given and the kernel takes
+// one only.
+var ErrOneConn = errors.New("this kernel takes one connection only")
+
 // Method is a way to talk to the kernel.
 type Method uint8
 
@@ -36,7 +40,7 @@ type Config struct {
 	// The kernel takes its own references: they may be closed after Attach.
 	Conns     []*os.File
 	Size      int64  // bytes
-	BlockSize int64  // bytes, a power of two from 512 to the page size; 0: 512, or 4096 where the size allows
+	BlockSize int64  // bytes, a power of two from 512 to the page size; 0: 512. Partition tables count in it
 	Flags     uint16 // the export's transmission flags
 	// Timeout is how long the kernel waits for the answer to a request before it
 	// gives the connection up; 0: for ever.

@@ -29,7 +29,7 @@ func ioctl(f *os.File, op uint, arg int) error {
 // long as the device is attached.
 func (a *Attachment) connectIoctl(c Config) error {
 	if len(c.Conns) != 1 {
-		return fmt.Errorf("%s: this kernel takes one connection only", c.Device)
+		return fmt.Errorf("%s: %w", c.Device, ErrOneConn)
 	}
 	f, err := open(c.Device, os.O_RDWR)
 	if err != nil {

@@ -9,3 +9,6 @@ func Attach(context.Context, Config) (*Attachment, error) { return nil, ErrUnsup
 
 // Detach detaches a device, whoever attached it.
 func Detach(context.Context, string) error { return ErrUnsupported }
+
+// Detach detaches the device that Attach attached.
+func (a *Attachment) Detach(context.Context) error { return ErrUnsupported }

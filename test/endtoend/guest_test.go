@@ -34,7 +34,7 @@ func TestGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	initrd := makeInitrd(t, dir)
+	initrd := makeInitrd(t, dir, "./guestinit", nil)
 	for _, c := range []struct {
 		name string
 		args []string
@@ -47,7 +47,8 @@ func TestGuest(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			img := filepath.Join(dir, c.name+".qcow2")
 			cowl(t, append(append([]string{"convert", "-f", "raw", "-O", "qcow2"}, c.args...), disk, img)...)
-			out := boot(t, emulator, kernels[0], initrd, img)
+			out := boot(t, emulator, kernels[0], initrd,
+				"-drive", "if=none,id=d,format=qcow2,file="+img, "-device", "nvme,serial=cowl,drive=d")
 			want := fmt.Sprintf("guest-files: %d %s", files, digest)
 			if !strings.Contains(out, want) || !strings.Contains(out, "guest-done") {
 				t.Fatalf("the guest did not print %q:\n%s", want, out)
@@ -60,15 +61,14 @@ func TestGuest(t *testing.T) {
 	}
 }
 
-// boot runs a guest with img as its disk until it powers off, and returns what
-// it printed.
-func boot(t *testing.T, emulator, kernel, initrd, img string) string {
+// boot runs a guest with further devices until it powers off, and returns what it
+// printed.
+func boot(t *testing.T, emulator, kernel, initrd string, devices ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, emulator, "-accel", "tcg", "-m", "512", "-nodefaults", "-nographic", "-no-reboot",
-		"-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1",
-		"-drive", "if=none,id=d,format=qcow2,file="+img, "-device", "nvme,serial=cowl,drive=d")
+	cmd := exec.CommandContext(ctx, emulator, append([]string{"-accel", "tcg", "-m", "512", "-nodefaults", "-nographic", "-no-reboot",
+		"-serial", "stdio", "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1"}, devices...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
@@ -77,37 +77,46 @@ func boot(t *testing.T, emulator, kernel, initrd, img string) string {
 	return out.String()
 }
 
-// makeInitrd packs the guest's first process.
-func makeInitrd(t *testing.T, dir string) string {
+// makeInitrd packs the guest's first process, built from the package init, and
+// files: what they are called in the guest, and where they are here.
+func makeInitrd(t *testing.T, dir, init string, files map[string]string) string {
 	t.Helper()
-	bin := filepath.Join(dir, "guestinit")
-	cmd := exec.Command("go", "build", "-o", bin, "./guestinit")
+	bin := filepath.Join(dir, filepath.Base(init))
+	cmd := exec.Command("go", "build", "-o", bin, init)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=amd64", "GOOS=linux")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	var buf bytes.Buffer
+	w := cpio.NewWriter(&buf)
+	add := func(h *cpio.Header, data []byte) {
+		h.Size = int64(len(data))
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{"dev", "mnt", "proc", "sys", "tmp", "var", "var/lock"} {
+		add(&cpio.Header{Name: d, Mode: cpio.TypeDir | 0o755}, nil)
+	}
+	for name, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		add(&cpio.Header{Name: name, Mode: cpio.TypeReg | 0o755}, data)
 	}
 	data, err := os.ReadFile(bin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var buf bytes.Buffer
-	w := cpio.NewWriter(&buf)
-	for _, h := range []*cpio.Header{
-		{Name: "dev", Mode: cpio.TypeDir | 0o755},
-		{Name: "mnt", Mode: cpio.TypeDir | 0o755},
-		{Name: "init", Mode: cpio.TypeReg | 0o755, Size: int64(len(data))},
-	} {
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := w.Write(data); err != nil {
-		t.Fatal(err)
-	}
+	add(&cpio.Header{Name: "init", Mode: cpio.TypeReg | 0o755}, data)
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	name := filepath.Join(dir, "initrd")
+	name := filepath.Join(dir, filepath.Base(init)+".initrd")
 	if err := os.WriteFile(name, buf.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -211,8 +211,8 @@ func (c *call) fail(err error) int {
 		fmt.Fprintln(c.Stderr, err)
 		return c.tryHelp()
 	case errors.As(err, &two):
-		c.fail(two.first)
-		return c.fail(two.second)
+		c.fail(two.First)
+		return c.fail(two.Second)
 	case errors.As(err, &usage):
 		return c.usage(err.Error())
 	}

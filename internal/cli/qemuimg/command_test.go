@@ -81,8 +81,8 @@ func TestNumber(t *testing.T) {
 }
 
 func TestParseSnapshot(t *testing.T) {
-	for arg, want := range map[string]snapshotParam{"1": {either: "1"}, "a=b": {either: "a=b"}, "snapshot.id=3": {id: "3"},
-		"snapshot.name=x y": {name: "x y"}, "snapshot.id=1,snapshot.name=x": {id: "1", name: "x"}} {
+	for arg, want := range map[string]snapshotParam{"1": {Either: "1"}, "a=b": {Either: "a=b"}, "snapshot.id=3": {ID: "3"},
+		"snapshot.name=x y": {Name: "x y"}, "snapshot.id=1,snapshot.name=x": {ID: "1", Name: "x"}} {
 		if got, err := parseSnapshot(arg); err != nil || got != want {
 			t.Errorf("parseSnapshot(%q) = %v, %v", arg, got, err)
 		}

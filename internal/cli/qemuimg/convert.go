@@ -88,7 +88,7 @@ func (cv *conversion) run() (err error) {
 		}
 		job.Sources = append(job.Sources, img)
 	}
-	if cv.snapshot.given() {
+	if cv.snapshot.Given() {
 		if len(job.Sources) > 1 {
 			return fmt.Errorf("No support for concatenating multiple snapshot")
 		}

@@ -20,7 +20,7 @@ func (cv *conversion) fromStream() error {
 		return errors.New("The standard input ('-') cannot be combined with --image-opts")
 	case cv.call.format != "" && cv.call.format != "raw":
 		return fmt.Errorf("The standard input ('-') must be raw, not %s", cv.call.format)
-	case cv.snapshot.given():
+	case cv.snapshot.Given():
 		return errors.New("The standard input ('-') has no snapshots")
 	case cv.bitmaps:
 		return errors.New("The standard input ('-') has no bitmaps")

@@ -121,7 +121,7 @@ func (cv *conversion) incomplete(err error) error {
 			text = fmt.Sprintf("error while writing at byte %d: %s", io.Offset, render.System(io.Err))
 		}
 	}
-	return &twoErrors{errors.New(text), fmt.Errorf("the target '%s' is incomplete", cv.target)}
+	return &twoErrors{First: errors.New(text), Second: fmt.Errorf("the target '%s' is incomplete", cv.target)}
 }
 
 // openGrowing makes a target whose size is not known yet.

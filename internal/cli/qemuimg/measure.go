@@ -62,7 +62,7 @@ func runMeasure(c *call, args []string) int {
 	switch {
 	case len(c.operands) > 1:
 		return c.errorf("At most one filename argument is allowed.")
-	case len(c.operands) == 0 && (c.imageOpts || c.hasFormat || snapshot.given()):
+	case len(c.operands) == 0 && (c.imageOpts || c.hasFormat || snapshot.Given()):
 		return c.errorf("--image-opts, -f, and -l require a filename argument.")
 	case len(c.operands) == 0 && bytes < 0:
 		return c.errorf("Either --size N or one filename must be specified.")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/imageopt"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -81,10 +82,7 @@ func (c *call) openSource(ctx context.Context, src block.Source, name string, o 
 
 // probedRaw warns of an image that is to be written without its format given.
 func (c *call) probedRaw(name string) {
-	fmt.Fprintf(c.Stderr, `WARNING: Image format was not specified for '%s' and probing guessed raw.
-         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.
-         Specify the 'raw' format explicitly to remove the restrictions.
-`, name)
+	fmt.Fprint(c.Stderr, imageopt.ProbedRaw(name))
 }
 
 // close closes an image that was written, and reports what could not be.

@@ -61,7 +61,7 @@ func (p *printer) image(img *qapi.ImageInfo, depth int, path string) {
 	if img.ClusterSize != 0 {
 		p.line("cluster_size: %d", img.ClusterSize)
 	}
-	if img.DirtyFlag {
+	if img.DirtyFlag != nil && *img.DirtyFlag {
 		p.line("cleanly shut down: no")
 	}
 	p.backing(img)

@@ -1,0 +1,142 @@
+package qemunbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/imageopt"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// source says what block.Open opens.
+func (s *settings) source(name string) (block.Source, error) {
+	src := block.Source{Filename: name, Format: s.format, Options: opts.Dict{}}
+	if s.imageOpts {
+		src.Filename = ""
+		if err := src.Options.ParseList(name, "file"); err != nil {
+			return src, err
+		}
+	}
+	return src, nil
+}
+
+func (p *Program) openOptions(s *settings) block.OpenOptions {
+	return block.OpenOptions{Write: !s.readOnly, Unmap: s.discard == "unmap", Cache: s.cache, Gate: driver.AllowAll, Objects: &s.objects,
+		Warn: func(m string) { p.warnf("%s", m) }, ProbedRaw: func(name string) { fmt.Fprint(p.Stderr, imageopt.ProbedRaw(name)) }}
+}
+
+// open opens the image that is to be served.
+func (p *Program) open(ctx context.Context, s *settings, name string) (*block.Image, error) {
+	src, err := s.source(name)
+	if err != nil {
+		return nil, err
+	}
+	if src.Filename == "" && len(src.Options) == 0 {
+		return nil, openError(name, errors.New("The 'file' block driver requires a file name"))
+	}
+	reg := p.registry()
+	if s.snapshot {
+		return p.openOverlay(ctx, reg, s, name, src)
+	}
+	if s.detect != "off" {
+		src.Options["detect-zeroes"] = s.detect
+	}
+	img, err := block.Open(ctx, reg, src, p.openOptions(s))
+	if err != nil {
+		return nil, openError(name, err)
+	}
+	if err := s.load.Load(ctx, img); err != nil {
+		return nil, errors.Join(err, img.Close(ctx))
+	}
+	return img, nil
+}
+
+// openError names an image as the original does.
+func openError(name string, err error) error {
+	var top *block.OpenError
+	if errors.As(err, &top) && error(top) == err {
+		err = top.Err
+	}
+	return fmt.Errorf("Failed to blk_new_open '%s': %w", name, err)
+}
+
+// openOverlay opens a temporary qcow2 image that is backed by the one given. It has
+// no name any more when it is open, and vanishes with the process.
+func (p *Program) openOverlay(ctx context.Context, reg *block.Registry, s *settings, name string, src block.Source) (*block.Image, error) {
+	o := p.openOptions(s)
+	o.Write = false
+	o.ProbedRaw = nil
+	base, err := block.Open(ctx, reg, src, o)
+	if err != nil {
+		return nil, openError(name, err)
+	}
+	if err := s.load.Load(ctx, base); err != nil {
+		return nil, errors.Join(err, base.Close(ctx))
+	}
+	if s.load.Given() {
+		// What is read-only needs no overlay.
+		return base, nil
+	}
+	size, format, file := base.Size(), base.Format(), base.Filename()
+	if err := base.Close(ctx); err != nil {
+		return nil, openError(name, err)
+	}
+	tmp, err := temporary()
+	if err != nil {
+		return nil, fmt.Errorf("Could not get temporary filename: %w", err)
+	}
+	defer os.Remove(tmp)
+	if err := block.Create(ctx, reg, block.CreateRequest{Filename: "file:" + tmp, Format: "qcow2", Size: size, Gate: driver.AllowAll}); err != nil {
+		return nil, fmt.Errorf("Could not create temporary overlay '%s': %w", tmp, err)
+	}
+	d := opts.Dict{}
+	switch {
+	case s.imageOpts:
+		for k, v := range src.Options {
+			d["backing."+k] = v
+		}
+	case strings.HasPrefix(file, "json:"):
+		parsed, err := opts.ParseJSON(strings.TrimPrefix(file, "json:"))
+		if err != nil {
+			return nil, openError(name, err)
+		}
+		for k, v := range parsed {
+			d["backing."+k] = v
+		}
+	default:
+		d["backing.file.filename"] = file
+	}
+	d["backing.driver"] = format
+	if s.detect != "off" {
+		d["detect-zeroes"] = s.detect
+	}
+	o = p.openOptions(s)
+	o.Write = true
+	o.Cache.NoFlush = true // nobody will read it after this process
+	img, err := block.Open(ctx, reg, block.Source{Filename: tmp, Format: "qcow2", Options: d}, o)
+	if err != nil {
+		return nil, openError(name, err)
+	}
+	return img, nil
+}
+
+// temporary makes an empty file.
+func temporary() (string, error) {
+	dir := os.Getenv("TMPDIR")
+	if dir == "" {
+		dir = "/var/tmp"
+		if _, err := os.Stat(dir); err != nil {
+			dir = os.TempDir()
+		}
+	}
+	f, err := os.CreateTemp(dir, "cowl-nbd-")
+	if err != nil {
+		return "", err
+	}
+	return f.Name(), f.Close()
+}

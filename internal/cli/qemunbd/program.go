@@ -1,0 +1,115 @@
+// Package qemunbd is the command line of the NBD server: qemu-nbd, also "cowl nbd".
+package qemunbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/getopt"
+	"github.com/cowl-disk/cowl/internal/cli/imageopt"
+	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// Program is one run of the program.
+type Program struct {
+	// Name begins messages: "qemu-nbd", or "cowl nbd".
+	Name           string
+	Version        string // the first line of --version, after the name
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Drivers        []driver.Driver
+	// Prefix is what stands between the program's file and the options on the command
+	// line: "nbd" in "cowl nbd".
+	Prefix []string
+}
+
+// Run does what args (without the program's name) ask for and returns the exit
+// code. When ctx ends a server drains: it answers the requests it has, flushes, and
+// closes the image.
+func (p *Program) Run(ctx context.Context, args []string) int {
+	s := newSettings()
+	operands, err := getopt.Parse(p.Name, options, args, func(id int, arg string) error { return s.set(p, id, arg) })
+	if err == nil {
+		err = s.check(operands)
+	}
+	if err != nil {
+		return p.fail(err)
+	}
+	switch {
+	case s.list:
+		err = p.list(ctx, s)
+	case s.disconnect:
+		err = p.disconnect(ctx, operands[0])
+	default:
+		return p.runServer(ctx, s, operands[0], args)
+	}
+	if err != nil {
+		return p.fail(err)
+	}
+	return 0
+}
+
+// fail reports an error and returns the exit code.
+func (p *Program) fail(err error) int {
+	var bad *getopt.Error
+	var usage *usageError
+	var two *imageopt.TwoErrors
+	switch {
+	case err == errDone:
+		return 0
+	case errors.As(err, &bad):
+		fmt.Fprintln(p.Stderr, err)
+		fmt.Fprintf(p.Stderr, "%s: Try `%[1]s --help' for more information.\n", p.Name)
+	case errors.As(err, &usage):
+		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Name, err)
+		fmt.Fprintf(p.Stderr, "Try `%s --help' for more information.\n", p.Name)
+	case errors.As(err, &two):
+		p.fail(two.First)
+		p.fail(two.Second)
+	default:
+		fmt.Fprintf(p.Stderr, "%s: %s\n", p.Name, render.Error(err))
+	}
+	return 1
+}
+
+func (p *Program) warnf(format string, args ...any) {
+	fmt.Fprintf(p.Stderr, p.Name+": warning: "+format+"\n", args...)
+}
+
+func (p *Program) registry() *block.Registry { return block.NewRegistry(p.Drivers...) }
+
+func (p *Program) version() {
+	fmt.Fprintf(p.Stdout, "%s %s\n", p.Name, p.Version)
+	fmt.Fprintln(p.Stdout, "A drop-in by the cowl project for the program of that name of the QEMU project")
+}
+
+// trace reads a trace option. There are no trace events: patterns match none, and
+// writing a trace somewhere is refused.
+func (p *Program) trace(arg string) error {
+	d := opts.Dict{}
+	if err := d.ParseList(arg, "enable"); err != nil {
+		return err
+	}
+	for _, key := range d.Keys() {
+		switch key {
+		case "enable", "help":
+		case "events", "file":
+			return fmt.Errorf("--trace %s=… is not supported: there are no trace events", key)
+		default:
+			return fmt.Errorf("Invalid parameter '%s'", key)
+		}
+	}
+	switch name := d.String("enable"); {
+	case name == "help" || name == "?":
+		return errDone
+	case name != "" && !strings.Contains(name, "*"):
+		p.warnf("trace event '%s' does not exist", name)
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package qemunbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/nbd/export"
+	"github.com/cowl-disk/cowl/nbd/server"
+)
+
+// drainLimit is how long clients may take to read the answers to what they have
+// asked for when the server is told to end.
+const drainLimit = 30 * time.Second
+
+// runServer serves an image until it is told to end.
+func (p *Program) runServer(ctx context.Context, s *settings, name string, args []string) int {
+	if (s.fork || s.connect != "" && !s.verbose) && !isChild() {
+		code, err := p.daemonize(ctx, args)
+		if err != nil {
+			return p.fail(err)
+		}
+		return code
+	}
+	ready, err := childReady()
+	if err != nil {
+		return p.fail(err)
+	}
+	if err := p.serve(ctx, s, name, ready); err != nil {
+		return p.fail(err)
+	}
+	return 0
+}
+
+// serve opens the image, listens, says that it is ready, and serves.
+func (p *Program) serve(ctx context.Context, s *settings, name string, ready func()) (err error) {
+	cfg := server.Config{MaxClients: s.shared, HandshakeTimeout: s.handshake}
+	if s.verbose {
+		cfg.Log = slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	if err := p.setTLS(s, &cfg); err != nil {
+		return err
+	}
+	listeners, err := p.listen(s)
+	if err != nil {
+		return err
+	}
+	defer closeAll(listeners)
+	// What is opened here must be closed in an orderly way whatever ctx does.
+	work := context.WithoutCancel(ctx)
+	img, err := p.open(ctx, s, name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, img.Close(work)) }()
+	dev, err := p.device(ctx, s, img)
+	if err != nil {
+		return err
+	}
+	last := make(chan struct{})
+	var once sync.Once
+	cfg.ClientGone = func(negotiated bool, left int) {
+		if negotiated && left == 0 && !s.persistent {
+			once.Do(func() { close(last) })
+		}
+	}
+	srv := server.New(cfg)
+	e := &server.Export{Name: s.name, Description: s.description, Device: dev, ReadOnly: s.readOnly, MultiConn: s.shared != 1}
+	if err := srv.AddExport(e); err != nil {
+		return err
+	}
+	if s.pidFile != "" {
+		if err := writePID(s.pidFile); err != nil {
+			return err
+		}
+	}
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() {
+			if err := srv.Serve(work, l); !errors.Is(err, server.ErrClosed) {
+				failed <- err
+			}
+		}()
+	}
+	detach := func() error { return nil }
+	var detached <-chan struct{}
+	if s.connect != "" {
+		a, err := p.attach(ctx, s, srv, e)
+		if err != nil {
+			return errors.Join(err, shutdown(work, srv))
+		}
+		detached = a.Done()
+		detach = func() error {
+			ctx, stop := context.WithTimeout(work, drainLimit)
+			defer stop()
+			return a.Detach(ctx)
+		}
+		if s.verbose {
+			fmt.Fprintf(p.Stderr, "NBD device %s is now connected to %s\n", s.connect, name)
+		}
+	}
+	ready()
+	select {
+	case <-ctx.Done():
+	case <-last:
+	case <-detached:
+	case err = <-failed:
+	}
+	// The device goes before what it reads from.
+	return errors.Join(err, detach(), shutdown(work, srv))
+}
+
+func shutdown(ctx context.Context, srv *server.Server) error {
+	ctx, stop := context.WithTimeout(ctx, drainLimit)
+	defer stop()
+	err := srv.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil // clients that do not read are cut off; the image is flushed all the same
+	}
+	return err
+}
+
+// device makes the device of the export: the image, or the part of it that is
+// asked for.
+func (p *Program) device(ctx context.Context, s *settings, img *block.Image) (server.Device, error) {
+	dev, err := export.New(ctx, img, export.Options{AllocationDepth: s.depth, Bitmaps: s.bitmaps})
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case s.partition > 0:
+		part, err := findPartition(ctx, img, s.partition)
+		if err != nil {
+			return nil, err
+		}
+		return newSlice(dev, part.off, part.n), nil
+	case s.hasOffset:
+		if s.offset > img.Size() {
+			return nil, fmt.Errorf("Offset (%d) cannot be greater than size of the containing file (%d)", s.offset, img.Size())
+		}
+		return newSlice(dev, s.offset, img.Size()-s.offset), nil
+	}
+	return dev, nil
+}
+
+// writePID writes the number of this process to a file.
+func writePID(name string) error {
+	err := os.WriteFile(name, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
+	if err != nil {
+		var pe *os.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		}
+		return fmt.Errorf("Could not create '%s': %w", name, err)
+	}
+	return nil
+}
+
+func closeAll(list []net.Listener) {
+	for _, l := range list {
+		l.Close()
+	}
+}

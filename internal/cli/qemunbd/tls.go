@@ -1,0 +1,66 @@
+package qemunbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cowl-disk/cowl/nbd/client"
+	"github.com/cowl-disk/cowl/nbd/server"
+	"github.com/cowl-disk/cowl/nbd/tlscreds"
+)
+
+// setTLS makes the server demand TLS, as the command line says.
+func (p *Program) setTLS(s *settings, cfg *server.Config) error {
+	if s.tlsCreds == "" {
+		return nil
+	}
+	creds, err := s.objects.TLSCreds(s.tlsCreds)
+	if err != nil {
+		return fmt.Errorf("Failed to get TLS creds: %w", err)
+	}
+	if !creds.Server {
+		return errors.New("Expecting TLS credentials with a server endpoint")
+	}
+	if cfg.TLS, err = tlscreds.Server(creds, &s.objects); err != nil {
+		return err
+	}
+	cfg.RequireTLS = true
+	if s.tlsAuthz == "" {
+		return nil
+	}
+	authz, err := s.objects.Authz(s.tlsAuthz)
+	if err != nil {
+		return err
+	}
+	cfg.Authorize = func(_ context.Context, peer server.Peer) error {
+		if peer.TLS == nil || len(peer.TLS.PeerCertificates) == 0 {
+			return errors.New("TLS x509 authz check: the client has no certificate")
+		}
+		if name := tlscreds.DN(peer.TLS.PeerCertificates[0]); !authz.Allow(name) {
+			return fmt.Errorf("TLS x509 authz check for %s is denied", name)
+		}
+		return nil
+	}
+	return nil
+}
+
+// setClientTLS makes the client begin TLS, as the command line says.
+func (p *Program) setClientTLS(s *settings, cfg *client.Config) error {
+	if s.tlsCreds == "" {
+		return nil
+	}
+	creds, err := s.objects.TLSCreds(s.tlsCreds)
+	if err != nil {
+		return fmt.Errorf("Failed to get TLS creds: %w", err)
+	}
+	if creds.Server {
+		return errors.New("Expecting TLS credentials with a client endpoint")
+	}
+	host := s.tlsHostname
+	if host == "" {
+		host = s.bind
+	}
+	cfg.TLS, err = tlscreds.Client(creds, &s.objects, host)
+	return err
+}

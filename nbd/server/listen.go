@@ -1,0 +1,68 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+
+	"github.com/cowl-disk/cowl/nbd/vsock"
+)
+
+// firstInherited is the descriptor of the first inherited socket.
+const firstInherited = 3
+
+// Inherited returns the listening sockets that a service manager has opened for
+// this process (LISTEN_PID and LISTEN_FDS of sd_listen_fds(3)); none if it has not.
+// It takes the variables out of the environment, so that children do not take the
+// sockets for theirs.
+func Inherited() ([]net.Listener, error) {
+	pid, fds := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
+	if pid == "" || fds == "" || pid != strconv.Itoa(os.Getpid()) {
+		return nil, nil
+	}
+	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+		os.Unsetenv(name)
+	}
+	n, err := strconv.Atoi(fds)
+	if err != nil || n < 0 || n > 1024 {
+		return nil, fmt.Errorf("LISTEN_FDS is '%s'", fds)
+	}
+	var list []net.Listener
+	for fd := firstInherited; fd < firstInherited+n; fd++ {
+		l, err := inherit(fd)
+		if err != nil {
+			for _, l := range list {
+				l.Close()
+			}
+			return nil, fmt.Errorf("inherited socket %d: %w", fd, err)
+		}
+		list = append(list, l)
+	}
+	return list, nil
+}
+
+func inherit(fd int) (net.Listener, error) {
+	f := os.NewFile(uintptr(fd), "socket")
+	l, err := net.FileListener(f) // of a copy
+	if err == nil {
+		f.Close()
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false) // the file is the service manager's
+		}
+		return l, nil
+	}
+	if v, verr := vsock.FileListener(fd); verr == nil {
+		return v, nil
+	}
+	return nil, err
+}
+
+// Listen listens at an address of the network "unix", "tcp" or "vsock". The file of
+// a Unix socket is removed when the listener is closed.
+func Listen(network, address string) (net.Listener, error) {
+	if network == "vsock" {
+		return vsock.Listen(address)
+	}
+	return net.Listen(network, address)
+}

@@ -1,0 +1,144 @@
+package nbd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"time"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/nbd/client"
+	"github.com/cowl-disk/cowl/nbd/tlscreds"
+	"github.com/cowl-disk/cowl/nbd/wire"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+var desc = driver.Desc{
+	Name:        "nbd",
+	Kind:        driver.KindProtocol,
+	Schemes:     []string{"nbd", "nbd+tcp", "nbd+unix", "nbd+vsock", "nbds", "nbds+tcp", "nbds+unix", "nbds+vsock"},
+	Summary:     "Exports of NBD servers",
+	OpenOptions: openSchema,
+	// A server has what it has: creating means to check that it is large enough.
+	CreateOptions: opts.SchemaOf(struct{}{}),
+}
+
+// New returns the driver "nbd".
+func New() driver.Driver { return nbdDriver{} }
+
+type nbdDriver struct{}
+
+var (
+	_ driver.FilenameParser = nbdDriver{}
+	_ driver.Creator        = nbdDriver{}
+)
+
+// Desc implements driver.Driver.
+func (nbdDriver) Desc() *driver.Desc { return &desc }
+
+// ParseFilename implements driver.FilenameParser.
+func (nbdDriver) ParseFilename(name string) (opts.Dict, error) { return parseName(name) }
+
+// Open implements driver.Driver.
+func (nbdDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
+	var o openOptions
+	if err := openSchema.Decode(req.Options, &o); err != nil {
+		return nil, err
+	}
+	at, err := o.server()
+	if err == nil {
+		err = o.check()
+	}
+	if err != nil {
+		return nil, err
+	}
+	n := &node{at: at, opt: o, write: req.Access.Write, status: wire.ContextAllocation}
+	n.cfg = client.Config{Network: at.network, Address: at.address, Export: o.Export}
+	if n.cfg.TLS, err = o.tls(at, req.Env); err != nil {
+		return nil, err
+	}
+	if o.DirtyBitmap != "" {
+		n.status = o.DirtyBitmap
+	}
+	n.cfg.Contexts = []string{n.status}
+	if err := n.open(ctx); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// tls returns the TLS configuration that the options ask for, nil for none.
+func (o *openOptions) tls(at server, env *driver.Env) (*tls.Config, error) {
+	host := o.TLSHostname
+	if host == "" {
+		host = at.host
+	}
+	if o.TLSCreds == "" {
+		switch {
+		case o.TLSCertificates != "":
+			return tlscreds.Client(&driver.TLSCreds{Type: "x509", Dir: o.TLSCertificates, VerifyPeer: true}, env.Objects, host)
+		case o.TLS && host == "":
+			return nil, driver.Errorf(driver.ErrInvalid, "TLS over this transport needs tls-hostname, to check the certificate")
+		case o.TLS:
+			return &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}, nil
+		case o.TLSHostname != "":
+			return nil, driver.Errorf(driver.ErrInvalid, "tls-hostname may not be used without TLS")
+		}
+		return nil, nil
+	}
+	if env.Objects == nil {
+		return nil, driver.Errorf(driver.ErrInvalid, "No TLS credentials with id '%s'", o.TLSCreds)
+	}
+	creds, err := env.Objects.TLSCreds(o.TLSCreds)
+	if err != nil {
+		return nil, err
+	}
+	if creds.Server {
+		return nil, driver.Errorf(driver.ErrInvalid, "Expecting TLS credentials with a client endpoint")
+	}
+	return tlscreds.Client(creds, env.Objects, host)
+}
+
+// Create implements driver.Creator: the export must be there and large enough.
+func (d nbdDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
+	o, err := parseName(req.Filename)
+	if err != nil {
+		return err
+	}
+	open, err := d.Open(ctx, &driver.OpenRequest{Name: req.Filename, Options: o, Access: driver.Access{Write: true}, Env: req.Env})
+	if err != nil {
+		return err
+	}
+	size := open.Size()
+	if err := open.Close(ctx); err != nil {
+		return err
+	}
+	if req.Size > size {
+		return driver.Errorf(driver.ErrUnsupported, "Cannot grow NBD nodes")
+	}
+	return nil
+}
+
+// connectError words an error of connecting as users know it.
+func (n *node) connectError(err error) error {
+	var sys interface{ Temporary() bool }
+	var oe *client.OptionError
+	switch {
+	case errors.As(err, &oe):
+		text := oe.Error()
+		if oe.Message != "" {
+			text += "\nserver reported: " + oe.Message
+		}
+		return driver.Errorf(driver.ErrInvalid, "%s", text)
+	case errors.As(err, &sys):
+		if no := errnoOf(err); no != nil {
+			return driver.Errorf(driver.ErrInvalid, "Failed to connect to '%s': %w", n.at.shown, no)
+		}
+	}
+	return driver.Errorf(driver.ErrInvalid, "Failed to connect to '%s': %w", n.at.shown, err)
+}
+
+// between is how long to wait between attempts to connect: longer each time.
+func between(attempt int) time.Duration {
+	return min(10*time.Millisecond<<min(attempt, 10), time.Second)
+}

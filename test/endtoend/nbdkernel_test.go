@@ -1,0 +1,88 @@
+package endtoend
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/test/endtoend/treehash"
+)
+
+// TestKernelDevice attaches an image to a kernel's nbd device in a guest, by netlink
+// and by ioctls, and looks at what the guest did to it.
+func TestKernelDevice(t *testing.T) {
+	emulator := testkit.Tool(t, "qemu-system-x86_64")
+	fsck := testkit.Tool(t, "e2fsck")
+	kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-*")
+	if len(kernels) == 0 {
+		t.Skip("no cloud kernel in /boot: install linux-image-cloud-amd64")
+	}
+	version := strings.TrimPrefix(kernels[0], "/boot/vmlinuz-")
+	dir := t.TempDir()
+	module := filepath.Join("/lib/modules", version, "kernel/drivers/block/nbd.ko")
+	if _, err := os.Stat(module + ".xz"); err == nil {
+		plain := filepath.Join(dir, "nbd.ko")
+		if err := os.WriteFile(plain, []byte(testkit.Run(t, "xz", "-dc", module+".xz")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		module = plain
+	}
+	if _, err := os.Stat(module); err != nil {
+		t.Skip("the cloud kernel has no nbd module: " + err.Error())
+	}
+	tree := filepath.Join(goroot(t), "src", "net", "http")
+	files, digest, err := treehash.Sum(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const start = 1 << 20
+	ext4 := makeExt4(t, dir, tree, "31M")
+	content, err := os.ReadFile(ext4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One primary partition, from 1 MiB on.
+	disk := make([]byte, start+len(content))
+	copy(disk[start:], content)
+	entry := disk[446:]
+	entry[4] = 0x83
+	binary.LittleEndian.PutUint32(entry[8:], start/512)
+	binary.LittleEndian.PutUint32(entry[12:], uint32(len(content)/512))
+	disk[510], disk[511] = 0x55, 0xaa
+	raw, img := filepath.Join(dir, "parted.raw"), filepath.Join(dir, "disk.qcow2")
+	if err := os.WriteFile(raw, disk, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cowl(t, "convert", "-f", "raw", "-O", "qcow2", raw, img)
+	initrd := makeInitrd(t, dir, "./nbdguest", map[string]string{"nbd.ko": module, "qemu-nbd": program, "qemu-img": program, "disk.qcow2": img})
+	// The guest keeps its image in memory, and gives it back on a disk of its own.
+	back := filepath.Join(dir, "back.raw")
+	if err := os.WriteFile(back, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(back, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	out := boot(t, emulator, kernels[0], initrd, "-drive", "if=none,id=d,format=raw,file="+back, "-device", "nvme,serial=cowl,drive=d")
+	for _, want := range []string{fmt.Sprintf("guest-files: %d %s", files, digest), fmt.Sprintf("guest-size: %d", len(disk)),
+		"guest-attached: netlink", "guest-attached: ioctl", "guest-attached: auto", "guest-done"} {
+		if !strings.Contains(out, want) {
+			t.Fatalf("the guest did not print %q:\n%s", want, out)
+		}
+	}
+	result := filepath.Join(dir, "result.raw")
+	cowl(t, "convert", "-f", "qcow2", "-O", "raw", back, result)
+	got, err := os.ReadFile(result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := filepath.Join(dir, "part.raw")
+	if err := os.WriteFile(part, got[start:], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Run(t, fsck, "-fn", part)
+}
