@@ -3,9 +3,12 @@ module github.com/cowl-disk/cowl
 go 1.26.0
 
 require (
+	github.com/aead/serpent v0.0.0-20160714141033-fba169763ea6
 	github.com/cavaliergopher/cpio v1.0.1
+	github.com/emmansun/gmsm v0.15.5
 	github.com/klauspost/compress v1.20.3
 	github.com/rogpeppe/go-internal v1.16.0
+	golang.org/x/crypto v0.58.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/time v0.16.0
