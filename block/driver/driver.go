@@ -114,6 +114,8 @@ type MeasureRequest struct {
 	Size    int64
 	Options opts.Dict
 	Source  func(ctx context.Context, off, n int64) (Extent, error)
+	// Objects holds what options refer to by id, as Env.Objects does.
+	Objects Objects
 }
 
 // Measured is the answer: bytes required at the start, and bytes once every
