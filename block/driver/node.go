@@ -40,6 +40,9 @@ type Limits struct {
 	OptTransfer int64
 	// MaxTransfer bounds a single read or write, 0 if there is no bound.
 	MaxTransfer int64
+	// NoCompression: although the format has compressed clusters, this image takes
+	// none (it is encrypted).
+	NoCompression bool
 }
 
 // Info describes an open node.

@@ -44,9 +44,18 @@
 // wait on a channel, holding none. Functions given to Guard.Defer take alloc.mu
 // only.
 //
+// # Encryption
+//
+// What lies on the disk may be encrypted, sector by sector, with AES-CBC or as in
+// a LUKS volume of version 1 whose header lies in clusters of its own (sections
+// "Full disk encryption header pointer" and "Data encryption"). Metadata is not.
+// Map and Allocate then name a child that decrypts and encrypts; whatever writes
+// to the disk goes through it. Compressed clusters would not be encrypted: those of
+// other programs are read, none is written.
+//
 // # Not supported
 //
-// Encrypted images are opened for looking at metadata only. Bitmaps are kept
+// Bitmaps are kept
 // but not maintained: the first change to an image clears their autoclear bit,
 // as the specification asks of a program that does not know them.
 package qcow2

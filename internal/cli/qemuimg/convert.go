@@ -153,7 +153,7 @@ func (cv *conversion) toTarget(job ops.ConvertJob, size int64) error {
 // copyTo copies to the open target.
 func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) error {
 	if cv.compress && !job.Target.CanCompress() {
-		return fmt.Errorf("Compression not supported for this file format")
+		return cannotCompress(cv.ctx, job.Target)
 	}
 	if cv.noCreate && job.Target.Size() < size {
 		return &harmless{fmt.Errorf("output file is smaller than input file")}
