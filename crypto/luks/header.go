@@ -113,11 +113,9 @@ func Open(ctx context.Context, area Area, areaSize int64) (*Header, error) {
 
 // OpenWith is Open with options.
 func OpenWith(ctx context.Context, area Area, areaSize int64, o OpenOptions) (*Header, error) {
+	// What is cut off counts as zeroes, which are then refused for what they are.
 	buf := make([]byte, headerSize1)
-	if n := min(areaSize, headerSize1); n < headerSize1 {
-		return nil, errorf(ErrFormat, "Volume is not in LUKS format")
-	}
-	if err := readFull(ctx, area, buf, 0); err != nil {
+	if err := readFull(ctx, area, buf[:min(max(areaSize, 0), headerSize1)], 0); err != nil {
 		return nil, fmt.Errorf("Could not read encryption header: %w", err)
 	}
 	switch Version(buf) {

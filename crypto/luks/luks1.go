@@ -144,19 +144,19 @@ func (h *luks1) check(detached bool) error {
 		switch {
 		case s.stripes != stripes1:
 			return corrupt("Keyslot %d is corrupted (stripes %d != %d)", i, int32(s.stripes), stripes1)
-		case begin < first:
-			return corrupt("Keyslot %d is overlapping with the LUKS header", i)
 		case s.state != slotOn1 && s.state != slotOff1:
 			return corrupt("Keyslot %d state (active/disable) is corrupted", i)
 		case s.active() && s.iters == 0:
 			return corrupt("Keyslot %d iteration count is zero", i)
+		case begin < first:
+			return corrupt("Keyslot %d is overlapping with the LUKS header", i)
 		case !detached && begin+size > int64(h.payload):
 			return corrupt("Keyslot %d is overlapping with the encrypted payload", i)
 		}
-		for j := range i {
+		for j := i + 1; j < slotCount1; j++ {
 			other := int64(h.slots[j].offset)
 			if begin < other+size && other < begin+size {
-				return corrupt("Keyslots %d and %d are overlapping in the header", j, i)
+				return corrupt("Keyslots %d and %d are overlapping in the header", i, j)
 			}
 		}
 	}
