@@ -255,12 +255,13 @@ func (s *suite) verifyWithOriginal(t testing.TB, name string, m *testkit.Model) 
 	s.dump(t, name, path)
 	defer os.Remove(path)
 	const notSupported = 63
-	if out, errOut, code := testkit.Try(t, "qemu-img", "check", "-f", s.Original, path); code != 0 && code != notSupported {
+	image := s.forOriginal(t, path)
+	if out, errOut, code := testkit.Try(t, "qemu-img", append([]string{"check"}, image...)...); code != 0 && code != notSupported {
 		t.Fatalf("qemu-img check: exit code %d\n%s%s", code, out, errOut)
 	}
 	plain := path + ".raw"
 	defer os.Remove(plain)
-	testkit.Run(t, "qemu-img", "convert", "-f", s.Original, "-O", "raw", path, plain)
+	testkit.Run(t, "qemu-img", append(append([]string{"convert", "-O", "raw"}, image...), plain)...)
 	b, err := os.ReadFile(plain)
 	if err != nil {
 		t.Fatal(err)
@@ -271,6 +272,27 @@ func (s *suite) verifyWithOriginal(t testing.TB, name string, m *testkit.Model) 
 	if d := m.Diff(b, 0); d != "" {
 		t.Fatalf("read by the original: %s", d)
 	}
+}
+
+// forOriginal names an image file to the original: options, then the operand.
+func (s *suite) forOriginal(t testing.TB, path string) []string {
+	if s.Open == nil {
+		return []string{"-f", s.Original, path}
+	}
+	var args []string
+	image := "driver=" + s.Original + ",file.filename=" + opts.EscapeComma(path)
+	for name, v := range s.Open {
+		image += "," + name + "=" + opts.EscapeComma(opts.Text(v))
+		if !strings.HasSuffix(name, "key-secret") {
+			continue
+		}
+		secret, err := s.Objects.Secret(opts.Text(v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "--object", "secret,id="+opts.Text(v)+",data="+string(secret))
+	}
+	return append(args, "--image-opts", image)
 }
 
 // dump writes the image of a format to a file.
