@@ -94,7 +94,7 @@ func (h *Header) AddKey(ctx context.Context, k *Key, passphrase []byte, o AddOpt
 	if o.IterTime == 0 {
 		o.IterTime = DefaultIterTime
 	}
-	rate, err := pbkdf2Rate(ctx, newHash)
+	rate, err := pbkdf2Rate(ctx, newHash, o.IterTime)
 	if err != nil {
 		return 0, err
 	}

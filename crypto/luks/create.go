@@ -146,7 +146,7 @@ func Create(ctx context.Context, area Area, o CreateOptions, passphrase []byte) 
 	if err != nil {
 		return nil, nil, err
 	}
-	rate, err := pbkdf2Rate(ctx, newHash)
+	rate, err := pbkdf2Rate(ctx, newHash, o.IterTime)
 	if err != nil {
 		return nil, nil, err
 	}

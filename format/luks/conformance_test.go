@@ -33,7 +33,14 @@ func harness(o opts.Dict, light bool) drivertest.Harness {
 
 func TestConformance(t *testing.T) {
 	for i, o := range []opts.Dict{{}, {"cipher-alg": "aes-128", "cipher-mode": "cbc", "ivgen-alg": "essiv"}} {
-		t.Run([]string{"xts", "cbc"}[i], func(t *testing.T) { drivertest.Run(t, harness(o, i > 0)) })
+		t.Run([]string{"xts", "cbc"}[i], func(t *testing.T) {
+			h := harness(o, i > 0)
+			if i > 0 {
+				const same = "the cipher makes no difference here"
+				h.Skip = map[string]string{"FailOnce": same, "FailForGood": same, "CancelDuring": same, "Damaged": same}
+			}
+			drivertest.Run(t, h)
+		})
 	}
 }
 
