@@ -40,7 +40,8 @@ func cryptsetup(t testing.TB, passphrase []byte, args ...string) string {
 // TestCryptsetupOpensOurs checks headers that Create made.
 func TestCryptsetupOpensOurs(t *testing.T) {
 	tool(t, "cryptsetup")
-	for _, o := range []CreateOptions{{}, {CipherAlg: "aes-128", CipherMode: "cbc", IVGenAlg: "essiv", HashAlg: "sha512"}} {
+	for _, o := range []CreateOptions{{}, {CipherAlg: "aes-128", CipherMode: "cbc", IVGenAlg: "essiv", HashAlg: "sha512"},
+		{CipherAlg: "aes-192", CipherMode: "cbc"}} {
 		m, h, k := create(t, o)
 		if _, err := h.AddKey(t.Context(), k, []byte("second"), AddOptions{IterTime: fast}); err != nil {
 			t.Fatal(err)
@@ -81,6 +82,7 @@ func TestWeOpenCryptsetup1(t *testing.T) {
 	for i, args := range [][]string{
 		{}, {"--cipher=aes-cbc-essiv:sha256", "--key-size=128"}, {"--cipher=aes-xts-plain64", "--key-size=512", "--hash=sha512"},
 		{"--cipher=serpent-xts-plain64", "--key-size=512", "--hash=sha1"},
+		{"--cipher=aes-cbc-plain64", "--key-size=192"}, // key material that ends within a sector
 		{"--cipher=twofish-xts-plain64", "--key-size=384", "--hash=ripemd160"},
 	} {
 		name := filepath.Join(dir, fmt.Sprint(i))

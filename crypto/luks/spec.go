@@ -92,18 +92,21 @@ func parseSpec1(cipher, mode string, keyBytes int) (sector.Spec, error) {
 
 // checkESSIV refuses hashes whose digest is no key of the cipher.
 func checkESSIV(spec sector.Spec, option string) error {
-	title, ok := map[string]string{"aes": "AES", "serpent": "Serpent", "twofish": "Twofish"}[spec.Cipher]
-	if !ok {
-		return errorf(ErrUnsupported, "Cipher %s not supported with essiv", option)
-	}
 	h, err := sector.Hash(spec.IVHash)
 	if err != nil {
 		return errorf(ErrUnsupported, "%w", err)
 	}
-	if n := h().Size(); n != 16 && n != 24 && n != 32 {
-		return errorf(ErrUnsupported, "No %s cipher with key size %d available", title, n)
+	n := h().Size()
+	for _, a := range algorithms {
+		if a.name == spec.Cipher && a.keyBytes == n {
+			return nil
+		}
 	}
-	return nil
+	title, ok := map[string]string{"aes": "AES", "serpent": "Serpent", "twofish": "Twofish"}[spec.Cipher]
+	if !ok {
+		return errorf(ErrUnsupported, "Cipher %s not supported with essiv", option)
+	}
+	return errorf(ErrUnsupported, "No %s cipher with key size %d available", title, n)
 }
 
 // parseSpec2 reads the cipher of version 2, "CIPHER-MODE-IVGEN[:HASH]". What sector
