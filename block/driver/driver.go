@@ -39,6 +39,9 @@ type Desc struct {
 	FileRole FileRole // formats and filters only
 	Backing  bool     // images of this format may have a backing file
 	Summary  string   // one line for the manual
+	// NoCompression: no image of this format takes compressed clusters, whatever the
+	// options.
+	NoCompression bool
 
 	OpenOptions   *opts.Schema // nil: none
 	CreateOptions *opts.Schema // nil: the driver cannot create

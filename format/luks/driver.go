@@ -15,6 +15,7 @@ var desc = driver.Desc{
 	Name:          "luks",
 	Kind:          driver.KindFormat,
 	FileRole:      driver.FileMetadata,
+	NoCompression: true,
 	Summary:       "Encrypted disk with a LUKS header, versions 1 and 2",
 	OpenOptions:   openSchema,
 	CreateOptions: createSchema,

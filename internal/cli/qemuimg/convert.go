@@ -153,7 +153,11 @@ func (cv *conversion) toTarget(job ops.ConvertJob, size int64) error {
 // copyTo copies to the open target.
 func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) error {
 	if cv.compress && !job.Target.CanCompress() {
-		return cannotCompress(cv.ctx, job.Target)
+		err := cannotCompress(cv.ctx, job.Target)
+		if cv.noCreate {
+			return &harmless{err}
+		}
+		return err
 	}
 	if cv.noCreate && job.Target.Size() < size {
 		return &harmless{fmt.Errorf("output file is smaller than input file")}

@@ -81,7 +81,7 @@ var (
 
 // cannotCompress says why an open image takes no compressed clusters.
 func cannotCompress(ctx context.Context, img *block.Image) error {
-	if info, err := img.Info(ctx); err == nil && info.Encrypted {
+	if info, err := img.Info(ctx); err == nil && info.Encrypted && !img.Driver().Desc().NoCompression {
 		return errCompressedEncrypted
 	}
 	return errNoCompression
@@ -91,7 +91,7 @@ func cannotCompress(ctx context.Context, img *block.Image) error {
 func checkCompress(drv driver.Driver, d opts.Dict) error {
 	encrypted, _ := opts.ParseBool(d.String("encryption"))
 	switch {
-	case drv.Desc().FileRole == driver.FileFiltered || drv.Desc().Kind == driver.KindProtocol:
+	case drv.Desc().FileRole == driver.FileFiltered || drv.Desc().NoCompression || drv.Desc().Kind == driver.KindProtocol:
 		return errNoCompression
 	case encrypted || d.String("encrypt.format") != "":
 		return errCompressedEncrypted
