@@ -63,6 +63,26 @@ func TestCutShort(t *testing.T) {
 	}
 }
 
+// TestOneSlotCutOff checks that a slot beyond the end of the area does not keep
+// another from opening.
+func TestOneSlotCutOff(t *testing.T) {
+	whole, h, key := create(t, CreateOptions{})
+	for range 3 {
+		if _, err := h.AddKey(t.Context(), key, []byte("other"), AddOptions{IterTime: fast}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := &memArea{b: whole.b[:slotOffset(64, 1)]}
+	for range 10 {
+		if k, err := openArea(t, m).Unlock(t.Context(), secret); err != nil || k.Slot() != 0 {
+			t.Fatal(err)
+		}
+	}
+	if _, err := openArea(t, m).Unlock(t.Context(), []byte("other")); !errors.Is(err, ErrCorrupt) {
+		t.Error(err)
+	}
+}
+
 func TestHostile2(t *testing.T) {
 	for _, c := range []struct {
 		name, old, new string

@@ -41,28 +41,29 @@ func (h *Header) unlock1(ctx context.Context, passphrase []byte) (*Key, error) {
 }
 
 // search tries slots, beside each other as far as there are processors, and returns
-// the first key that is found. try returns errWrongKey for the others.
+// the first key that is found. try returns errWrongKey for the others. A slot that
+// cannot be read stands in the way of none.
 func search(ctx context.Context, slots []int, try func(ctx context.Context, slot int) (*Key, error)) (*Key, error) {
-	keys := make([]*Key, len(slots))
+	keys, errs := make([]*Key, len(slots)), make([]error, len(slots))
 	g, inner := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, slot := range slots {
 		g.Go(func() error {
-			if err := inner.Err(); err != nil {
-				return err
+			if inner.Err() != nil {
+				return nil
 			}
 			k, err := try(inner, slot)
-			switch {
-			case errors.Is(err, errWrongKey):
+			if err != nil {
+				if !errors.Is(err, errWrongKey) {
+					errs[i] = err
+				}
 				return nil
-			case err != nil:
-				return err
 			}
 			keys[i] = k
 			return errFound
 		})
 	}
-	err := g.Wait()
+	_ = g.Wait() // nil, or errFound
 	var found *Key
 	for _, k := range keys {
 		if found == nil {
@@ -76,8 +77,11 @@ func search(ctx context.Context, slots []int, try func(ctx context.Context, slot
 		return found, nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case err != nil:
-		return nil, err
+	}
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
 	}
 	return nil, ErrPassphrase
 }

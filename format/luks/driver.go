@@ -133,7 +133,7 @@ var errNoPayload = driver.Errorf(driver.ErrCorrupt, "Could not refresh total sec
 func (n *node) checkSize() error {
 	h := n.hdr
 	switch {
-	case h.PayloadOffset > roundUp(n.file.Size()) || h.PayloadOffset%int64(h.SectorSize) != 0 && h.Version == 1:
+	case h.PayloadOffset > roundUp(n.file.Size()):
 		return errNoPayload
 	case h.PayloadSize >= 0 && h.PayloadSize > n.file.Size()-h.PayloadOffset:
 		return driver.Errorf(driver.ErrCorrupt, "LUKS2 segment of %d bytes at %d reaches beyond the end of the file", h.PayloadSize, h.PayloadOffset)
