@@ -117,7 +117,7 @@ func concurrently(t *testing.T, s scenario, seed uint64) {
 			t.Fatalf("seed %d, crash after event %d of %d: %v", seed, n, len(events), err)
 		}
 		if i < 2 && !s.backing {
-			checkWithOriginal(t, left)
+			checkWithOriginal(t, left, s.key)
 		}
 	}
 }
