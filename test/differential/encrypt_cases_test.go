@@ -46,7 +46,7 @@ create @ -f qcow2 -o encrypt.format=luks,encrypt.key-secret=nope new 1M
 create @ -f qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 new 1M && info new && info --output=json new && check @ --image-opts $new
 create @ -f qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,preallocation=metadata,cluster_size=4k new 1M && check @ --image-opts $new
 create @ -f qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,extended_l2=on,preallocation=falloc new 1M && info new
-create @ -f qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,data_file=new.data new 1M
+create @ -f qcow2 -o encrypt.format=aes,encrypt.key-secret=s,data_file=new.data new 1M && check @ --image-opts $new
 create @ -f qcow2 -o encrypt.format=aes,encrypt.key-secret=s,preallocation=full new 1M && map @ --image-opts $new
 create -f qcow2 -b luks.qcow2 -F qcow2 new && info --backing-chain new && map new
 create @ -f qcow2 -F qcow2 -b "json:{'driver':'qcow2','encrypt.key-secret':'s','file.filename':'aes.qcow2'}" new && map @ --output=json new
@@ -111,8 +111,7 @@ measure -O qcow2 -o encrypt.format=luks --size 64M
 measure -O qcow2 -o encrypt.format=luks,encrypt.key-secret=s --size 64M
 measure -O qcow2 -o encrypt.format=aes --size 64M
 measure -O qcow2 -o encryption=on --size 64M
-measure @ -O qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,cluster_size=512 --size 64M
-measure @ -O qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,encrypt.cipher-alg=aes-128,preallocation=full --size 64M
+measure @ -O qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,encrypt.cipher-alg=aes-128,preallocation=full,cluster_size=512 --size 64M
 measure @ -O qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.cipher-alg=foo --size 64M
 measure @ -O qcow2 -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 raw.img
 
