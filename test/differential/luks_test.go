@@ -204,7 +204,7 @@ func luksExchange(t *testing.T, path string, seed uint64) {
 // no other.
 func TestLUKSAmendInTurn(t *testing.T) {
 	tools := needCLI(t)
-	if testing.Short() {
+	if testing.Short() || testkit.Race {
 		t.Skip("the original takes a second for each key")
 	}
 	dir := t.TempDir()
@@ -315,7 +315,7 @@ func TestLUKS2Payload(t *testing.T) {
 				t.Fatalf("after writing we read: %s", d)
 			}
 			luksClose(t, img)
-			if c.sector != "4096" || testing.Short() {
+			if c.sector != "4096" || testing.Short() || testkit.Race {
 				return // it takes seconds, and what reads well what it wrote writes well
 			}
 			cryptsetup(t, "reencrypt", "--decrypt", "--force-offline-reencrypt", "--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000", "--header", path+".header", path)
