@@ -3,11 +3,14 @@ module github.com/cowl-disk/cowl
 go 1.26.0
 
 require (
+	github.com/aead/serpent v0.0.0-20160714141033-fba169763ea6
 	github.com/cavaliergopher/cpio v1.0.1
+	github.com/emmansun/gmsm v0.15.5
 	github.com/klauspost/compress v1.20.3
 	github.com/mdlayher/genetlink v1.4.0
 	github.com/mdlayher/netlink v1.11.2
 	github.com/rogpeppe/go-internal v1.16.0
+	golang.org/x/crypto v0.58.0
 	golang.org/x/sync v0.24.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/time v0.16.0
@@ -16,6 +19,6 @@ require (
 require (
 	github.com/google/go-cmp v0.7.0 // indirect
 	github.com/mdlayher/socket v0.6.0 // indirect
-	golang.org/x/net v0.53.0 // indirect
+	golang.org/x/net v0.60.0 // indirect
 	golang.org/x/tools v0.26.0 // indirect
 )

@@ -7,9 +7,6 @@ import (
 	"os"
 )
 
-// secret is the passphrase of the encrypted images.
-const secret = "secret,id=s,data=bench"
-
 // makeChangeFixtures builds what the rows of commands that change images work on
 // copies of.
 func makeChangeFixtures(ctx context.Context, c *config) error {
@@ -25,9 +22,6 @@ func makeChangeFixtures(ctx context.Context, c *config) error {
 		}},
 		// 60,000 clusters of 1 TiB, in an order that has nothing to do with the disk's.
 		{"fragmented.qcow2", append([][]string{{"create", "-q", "-f", "qcow2", "FILE", "1T"}}, passes(10, 6000)...)},
-		{"luks.img", [][]string{{"convert", "--object", secret, "-f", "raw", "-O", "luks", "-o", "key-secret=s,iter-time=10", disk, "FILE"}}},
-		{"luks.qcow2", [][]string{{"convert", "--object", secret, "-f", "raw", "-O", "qcow2",
-			"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", disk, "FILE"}}},
 	} {
 		if _, err := os.Stat(c.path(f.name)); err == nil {
 			continue
@@ -63,11 +57,10 @@ func passes(runs, count int) [][]string {
 	return out
 }
 
-// changeRows are the rows of commands that change images, and of encryption.
+// changeRows are the rows of commands that change images.
 func changeRows(c *config) []row {
 	ctx := context.Background()
 	base, top, disk := c.path("base.tmp"), c.path("top.tmp"), c.path("disk.raw")
-	out := c.path("out.img")
 	copyFile := func(from, to string) error { return command(ctx, "cp", "--sparse=always", c.path(from), to) }
 	both := func(name string, goal float64, prepare func() error, args ...string) row {
 		return row{name: name, goal: goal, original: append([]string{c.original}, args...), ours: append([]string{c.ours}, args...), prepare: prepare, out: top}
@@ -79,14 +72,6 @@ func changeRows(c *config) []row {
 	snapshotted := func() error {
 		return errors.Join(copyFile("plain.qcow2", top), command(ctx, c.original, "snapshot", "-c", "s", top))
 	}
-	luks := []string{"--object", secret}
-	luksSource := "driver=luks,key-secret=s,file.filename=" + c.path("luks.img")
-	qcow2Source := "driver=qcow2,encrypt.format=luks,encrypt.key-secret=s,file.filename=" + c.path("luks.qcow2")
-	convert := func(name string, goal float64, args ...string) row {
-		r := both(name, goal, nil, append(append([]string{"convert"}, luks...), append(args, out)...)...)
-		r.out = out
-		return r
-	}
 	return []row{
 		both("commit 20,000 scattered clusters", 2, overlay, "commit", "-q", "-f", "qcow2", top),
 		both("rebase 20,000 scattered clusters, to the same contents in raw", 2, overlay, "rebase", "-f", "qcow2", "-b", disk, "-F", "raw", top),
@@ -96,9 +81,5 @@ func changeRows(c *config) []row {
 		both("snapshot, delete", 1, snapshotted, "snapshot", "-d", "s", top),
 		both("bench: 20,000 writes of 4 KiB after a snapshot, depth 32", 2, snapshotted, "bench", "-f", "qcow2", "-w", "-c", "20000", "-d", "32", "-S", "81920", top),
 		both("check 1 TiB, fragmented", 2, nil, "check", "-f", "qcow2", c.path("fragmented.qcow2")),
-		convert("convert raw to luks", 2, "-f", "raw", "-O", "luks", "-o", "key-secret=s,iter-time=10", disk),
-		convert("convert luks to raw", 2, "--image-opts", "-O", "raw", luksSource),
-		convert("convert raw to qcow2 with luks", 2, "-f", "raw", "-O", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", disk),
-		convert("convert qcow2 with luks to raw", 2, "--image-opts", "-O", "raw", qcow2Source),
 	}
 }

@@ -15,7 +15,7 @@ var runtimeOptions = map[string]bool{
 	"cache-size": true, "l2-cache-size": true, "l2-cache-entry-size": true, "refcount-cache-size": true,
 	"cache-clean-interval": true, "pass-discard-request": true, "pass-discard-snapshot": true,
 	"pass-discard-other": true, "discard-no-unref": true, "locking": true, "aio": true,
-	"drop-cache": true, "x-check-cache-dropped": true, "aio-max-batch": true,
+	"encrypt.format": true, "drop-cache": true, "x-check-cache-dropped": true, "aio-max-batch": true,
 }
 
 // formatName names a format node: by the file name of its child where that
@@ -49,10 +49,20 @@ func formatName(img, file *Image, own, backing opts.Dict, noBacking bool) string
 	return jsonName(img, d, file)
 }
 
+// flatKey is an option that the original writes undivided and before all others.
+const flatKey = "encrypt.key-secret"
+
 // jsonName writes options as a json: name.
 func jsonName(img *Image, d opts.Dict, file *Image) string {
 	tree := map[string]any{"driver": img.desc.Name}
+	first := ""
 	for k, v := range d {
+		if k == flatKey {
+			if b, err := json.Marshal(map[string]any{k: v}); err == nil {
+				first = string(b[1:len(b)-1]) + ","
+			}
+			continue
+		}
 		place := tree
 		parts := strings.Split(k, ".")
 		for _, p := range parts[:len(parts)-1] {
@@ -81,5 +91,5 @@ func jsonName(img *Image, d opts.Dict, file *Image) string {
 	if err != nil {
 		return "json:{}"
 	}
-	return "json:" + string(b)
+	return "json:{" + first + string(b[1:])
 }

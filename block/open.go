@@ -418,7 +418,9 @@ func (img *Image) attach(node driver.Node) {
 	img.allocator, _ = node.(driver.Allocator)
 	img.zeroer, _ = node.(driver.ZeroWriter)
 	img.discarder, _ = node.(driver.Discarder)
-	img.compressor, _ = node.(driver.Compressor)
+	if !img.limits.NoCompression {
+		img.compressor, _ = node.(driver.Compressor)
+	}
 }
 
 func (op *opener) openFormat(ctx context.Context, spec nodeSpec, drv driver.Driver, file *Image, d opts.Dict, c common) (*Image, error) {

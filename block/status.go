@@ -100,9 +100,9 @@ func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error)
 		return Status{}, img.fail("map", off, err)
 	}
 	st := Status{Length: min(ext.Length, n), Layer: img, Compressed: ext.Compressed}
-	if ext.HasOffset {
-		st.HasOffset, st.Offset = true, ext.HostOffset
-		st.File, _ = ext.Child.(*Image)
+	if file, ok := ext.Child.(*Image); ok && ext.HasOffset {
+		// A child of another kind changes the bytes on the way: they do not lie anywhere.
+		st.HasOffset, st.Offset, st.File = true, ext.HostOffset, file
 	}
 	switch ext.Kind {
 	case driver.ExtentEOF:

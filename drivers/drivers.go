@@ -4,6 +4,7 @@ package drivers
 
 import (
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/protocol/file"
@@ -17,6 +18,7 @@ func All() []driver.Driver {
 	return []driver.Driver{
 		raw.New(),
 		qcow2.New(),
+		luks.New(),
 		file.New(),
 		file.NewHostDevice(),
 		nbd.New(),

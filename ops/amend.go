@@ -13,6 +13,7 @@ import (
 type AmendJob struct {
 	Image    *block.Image
 	Options  opts.Dict // of the driver's AmendOptions
+	Force    bool      // allow what may make the image inaccessible
 	Progress ProgressFunc
 }
 
@@ -55,6 +56,7 @@ func Amend(ctx context.Context, job AmendJob) error {
 	}
 	err = amender.Amend(ctx, &driver.AmendRequest{
 		Options: job.Options,
+		Force:   job.Force,
 		Resize: func(ctx context.Context, size int64) error {
 			return img.Resize(ctx, size, driver.ResizeOptions{Exact: true})
 		},

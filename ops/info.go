@@ -51,7 +51,9 @@ func Info(ctx context.Context, img *block.Image) (*qapi.ImageInfo, error) {
 		// The length of a file counts in whole sectors.
 		out.VirtualSize = (out.VirtualSize + 511) &^ 511
 	}
-	for _, c := range img.Children() {
+	for i := range img.Children() {
+		// The one that was opened last comes first, as in the original.
+		c := img.Children()[len(img.Children())-1-i]
 		if c.Role == "data-file" {
 			// Not opened for its description, so it is none of the children.
 			continue
@@ -59,6 +61,9 @@ func Info(ctx context.Context, img *block.Image) (*qapi.ImageInfo, error) {
 		info, err := Info(ctx, c.Image)
 		if err != nil {
 			return nil, err
+		}
+		if c.Role == "header" && out.ActualSize != nil && info.ActualSize != nil {
+			*out.ActualSize += *info.ActualSize
 		}
 		out.Children = append(out.Children, qapi.ImageChild{Name: c.Role, Info: *info})
 	}

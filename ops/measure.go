@@ -16,6 +16,8 @@ type MeasureRequest struct {
 	Size    int64     // of the disk, if Source is nil
 	// Source is the image that would be converted; its allocation counts.
 	Source *block.Image
+	// Objects holds the secrets that options refer to by id, or nil.
+	Objects driver.Objects
 }
 
 // Measure tells how large an image file would be. Options that the format does
@@ -25,7 +27,7 @@ func Measure(ctx context.Context, req MeasureRequest) (*qapi.BlockMeasureInfo, e
 	if !ok {
 		return nil, driver.Errorf(driver.ErrUnsupported, "Block driver '%s' does not support size measurement", req.Driver.Desc().Name)
 	}
-	r := &driver.MeasureRequest{Size: req.Size, Options: req.Options}
+	r := &driver.MeasureRequest{Size: req.Size, Options: req.Options, Objects: req.Objects}
 	if req.Source != nil {
 		r.Size = req.Source.Size()
 		r.Source = func(ctx context.Context, off, n int64) (driver.Extent, error) {

@@ -8,7 +8,7 @@ import (
 )
 
 // Merge returns the options of several schemas; of those with one name the
-// first counts. The result checks and describes options, it does not decode
+// first counts that is not hidden. The result checks and describes options, it does not decode
 // them. Nil schemas are skipped.
 func Merge(schemas ...*Schema) *Schema {
 	m := &Schema{}
@@ -17,8 +17,11 @@ func Merge(schemas ...*Schema) *Schema {
 			continue
 		}
 		for _, o := range s.Options {
-			if m.Lookup(o.Name) == nil {
+			switch have := m.Lookup(o.Name); {
+			case have == nil:
 				m.Options = append(m.Options, o)
+			case have.Hidden && !o.Hidden:
+				*have = o
 			}
 		}
 	}
@@ -66,6 +69,9 @@ func (o *Option) check(v any) error {
 func (s *Schema) WriteHelp(w io.Writer, caption string) error {
 	lines := make([]string, 0, len(s.Options))
 	for _, o := range s.Options {
+		if o.Hidden {
+			continue
+		}
 		typ := map[Type]string{TypeString: "str", TypeBool: "bool (on/off)", TypeNumber: "num", TypeSize: "size"}[o.Type]
 		line := fmt.Sprintf("  %s=<%s>", o.Name, typ)
 		if o.Help != "" {

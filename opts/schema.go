@@ -28,6 +28,7 @@ type Option struct {
 	Help       string
 	Enum       []string // allowed values of a string; nil: any
 	Deprecated string   // what to use in its place
+	Hidden     bool     // not listed by itself; see Merge
 	index      int
 }
 
@@ -40,7 +41,7 @@ type Schema struct {
 // SchemaOf reads a declaration: a struct (or pointer to one) whose fields have
 // tags
 //
-//	opt:"name" type:"size" default:"65536" help:"…" enum:"a,b" deprecated:"use x"
+//	opt:"name" type:"size" default:"65536" help:"…" enum:"a,b" deprecated:"use x" hidden:"on"
 //
 // type may be left out where the field tells: string, bool, and pointers to
 // them; integers are numbers unless the tag says size. A pointer field stays
@@ -59,7 +60,7 @@ func SchemaOf(decl any) *Schema {
 			continue
 		}
 		o := Option{Name: name, Type: Type(f.Tag.Get("type")), Default: f.Tag.Get("default"),
-			Help: f.Tag.Get("help"), Deprecated: f.Tag.Get("deprecated"), index: i}
+			Help: f.Tag.Get("help"), Deprecated: f.Tag.Get("deprecated"), Hidden: f.Tag.Get("hidden") == "on", index: i}
 		if e := f.Tag.Get("enum"); e != "" {
 			o.Enum = strings.Split(e, ",")
 		}

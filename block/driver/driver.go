@@ -39,6 +39,9 @@ type Desc struct {
 	FileRole FileRole // formats and filters only
 	Backing  bool     // images of this format may have a backing file
 	Summary  string   // one line for the manual
+	// NoCompression: no image of this format takes compressed clusters, whatever the
+	// options.
+	NoCompression bool
 
 	OpenOptions   *opts.Schema // nil: none
 	CreateOptions *opts.Schema // nil: the driver cannot create
@@ -114,6 +117,8 @@ type MeasureRequest struct {
 	Size    int64
 	Options opts.Dict
 	Source  func(ctx context.Context, off, n int64) (Extent, error)
+	// Objects holds what options refer to by id, as Env.Objects does.
+	Objects Objects
 }
 
 // Measured is the answer: bytes required at the start, and bytes once every

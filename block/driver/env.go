@@ -137,7 +137,21 @@ func (b *Budget) Table(what string, n int64) error {
 	return nil
 }
 
-// Release gives back what Table reserved.
+// Scratch reserves n bytes of working memory that a computation needs as an image
+// asks for it (a key derivation): all at once, but no longer than a call. Release
+// gives it back.
+func (b *Budget) Scratch(what string, n int64) error {
+	most := limit(b.MaxMemory, 2<<30)
+	if n >= 0 && n <= most {
+		if b.memory.Add(n) <= most {
+			return nil
+		}
+		b.memory.Add(-n)
+	}
+	return Errorf(ErrBudget, "%s needs %d bytes of memory, limit %d", what, n, most)
+}
+
+// Release gives back what Table or Scratch reserved.
 func (b *Budget) Release(n int64) { b.memory.Add(-n) }
 
 // Descriptor checks the size of a text or of a header extension.

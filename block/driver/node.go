@@ -40,6 +40,9 @@ type Limits struct {
 	OptTransfer int64
 	// MaxTransfer bounds a single read or write, 0 if there is no bound.
 	MaxTransfer int64
+	// NoCompression: although the format has compressed clusters, this image takes
+	// none (it is encrypted).
+	NoCompression bool
 }
 
 // Info describes an open node.
@@ -215,7 +218,8 @@ const (
 )
 
 // Resizer is implemented by nodes whose size can change. New bytes read as
-// zeroes.
+// zeroes, but for formats that encrypt all there is: there they read as what zeroes
+// decrypt to.
 type Resizer interface {
 	Resize(ctx context.Context, size int64, opt ResizeOptions) error
 }
@@ -294,6 +298,9 @@ type Amender interface {
 // AmendRequest says what to change.
 type AmendRequest struct {
 	Options opts.Dict // of the AmendOptions schema
+	// Force allows what may make the image inaccessible for good: erasing the last
+	// key slot, overwriting one that is in use.
+	Force bool
 	// Resize changes the size of the disk, by way of the block layer.
 	Resize func(ctx context.Context, size int64) error
 	// Progress takes how much is done of how much, in any unit. May be nil.

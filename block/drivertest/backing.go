@@ -41,7 +41,7 @@ func testBacking(t *testing.T, s *suite) {
 			s.compare(t, img, m)
 			for range 2 {
 				for i := range 50 {
-					randomStep(t, img, m, r, i)
+					s.randomStep(t, img, m, r, i)
 				}
 				s.compare(t, img, m)
 				closeImage(t, img)

@@ -33,7 +33,7 @@ func testDamaged(t *testing.T, s *suite) {
 	m := testkit.NewModel(img.Size())
 	r := testkit.Rand(1)
 	for i := range 40 {
-		randomStep(t, img, m, r, i)
+		s.randomStep(t, img, m, r, i)
 	}
 	closeImage(t, img)
 	s.damaged(t, s.disk(name))

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -32,6 +33,13 @@ type Harness struct {
 	// Original is the name of the format in qemu-img. If it is set, and qemu-img
 	// is installed, that has to find images without fault and read the same.
 	Original string
+	// Open are options for opening, and Objects what they and Options refer to.
+	Open    opts.Dict
+	Objects driver.Objects
+	// Garbage: what was never written, in new images and behind the old end of those
+	// that grew, reads as anything (as encrypted zeroes, say). The suite writes zeroes
+	// there before it looks.
+	Garbage bool
 	// Light does less of what takes long: for further variants of a format.
 	Light bool
 	// Skip gives reasons not to run a subtest, by its name.
@@ -128,16 +136,34 @@ func (s *suite) create(t testing.TB, more opts.Dict) string {
 		o[k] = v
 	}
 	err := block.Create(context.Background(), s.reg, block.CreateRequest{Filename: name, Format: s.desc().Name,
-		Size: s.size, Options: o, Gate: driver.AllowAll})
+		Size: s.size, Options: o, Gate: driver.AllowAll, Objects: s.Objects})
 	if err != nil {
 		t.Fatalf("create: %v", err)
+	}
+	if s.Garbage {
+		img := s.open(t, name, true)
+		if err := img.WriteZeroes(context.Background(), 0, img.Size(), 0); err != nil {
+			t.Fatalf("write zeroes: %v", err)
+		}
+		closeImage(t, img)
 	}
 	return name
 }
 
 func (s *suite) tryOpen(ctx context.Context, name string, o block.OpenOptions) (*block.Image, error) {
-	o.Gate = driver.AllowAll
-	return block.Open(ctx, s.reg, block.Source{Filename: name, Format: s.desc().Name}, o)
+	o.Gate, o.Objects = driver.AllowAll, s.Objects
+	return block.Open(ctx, s.reg, s.source(name), o)
+}
+
+func (s *suite) source(name string) block.Source {
+	if s.Open == nil {
+		return block.Source{Filename: name, Format: s.desc().Name}
+	}
+	o := opts.Dict{"driver": s.desc().Name, "file.driver": "mem", "file.filename": strings.TrimPrefix(name, "mem:")}
+	for k, v := range s.Open {
+		o[k] = v
+	}
+	return block.Source{Options: o}
 }
 
 // open opens an image; who calls it closes it.
@@ -229,12 +255,13 @@ func (s *suite) verifyWithOriginal(t testing.TB, name string, m *testkit.Model) 
 	s.dump(t, name, path)
 	defer os.Remove(path)
 	const notSupported = 63
-	if out, errOut, code := testkit.Try(t, "qemu-img", "check", "-f", s.Original, path); code != 0 && code != notSupported {
+	image := s.forOriginal(t, path)
+	if out, errOut, code := testkit.Try(t, "qemu-img", append([]string{"check"}, image...)...); code != 0 && code != notSupported {
 		t.Fatalf("qemu-img check: exit code %d\n%s%s", code, out, errOut)
 	}
 	plain := path + ".raw"
 	defer os.Remove(plain)
-	testkit.Run(t, "qemu-img", "convert", "-f", s.Original, "-O", "raw", path, plain)
+	testkit.Run(t, "qemu-img", append(append([]string{"convert", "-O", "raw"}, image...), plain)...)
 	b, err := os.ReadFile(plain)
 	if err != nil {
 		t.Fatal(err)
@@ -245,6 +272,27 @@ func (s *suite) verifyWithOriginal(t testing.TB, name string, m *testkit.Model) 
 	if d := m.Diff(b, 0); d != "" {
 		t.Fatalf("read by the original: %s", d)
 	}
+}
+
+// forOriginal names an image file to the original: options, then the operand.
+func (s *suite) forOriginal(t testing.TB, path string) []string {
+	if s.Open == nil {
+		return []string{"-f", s.Original, path}
+	}
+	var args []string
+	image := "driver=" + s.Original + ",file.filename=" + opts.EscapeComma(path)
+	for name, v := range s.Open {
+		image += "," + name + "=" + opts.EscapeComma(opts.Text(v))
+		if !strings.HasSuffix(name, "key-secret") {
+			continue
+		}
+		secret, err := s.Objects.Secret(opts.Text(v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "--object", "secret,id="+opts.Text(v)+",data="+string(secret))
+	}
+	return append(args, "--image-opts", image)
 }
 
 // dump writes the image of a format to a file.

@@ -19,7 +19,7 @@ func testProbe(t *testing.T, s *suite) {
 	if _, ok := s.Driver.(driver.Prober); !ok {
 		t.Skip("the driver does not probe")
 	}
-	img, err := block.Open(context.Background(), s.reg, block.Source{Filename: s.create(t, nil)}, block.OpenOptions{Gate: driver.DenyAll})
+	img, err := block.Open(context.Background(), s.reg, block.Source{Filename: s.create(t, nil)}, block.OpenOptions{Gate: driver.DenyAll, NoIO: s.Open != nil})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func testMeasure(t *testing.T, s *suite) {
 		t.Skip("the driver does not measure")
 	}
 	ctx := context.Background()
-	res, err := m.Measure(ctx, &driver.MeasureRequest{Size: s.size, Options: s.Options})
+	res, err := m.Measure(ctx, &driver.MeasureRequest{Size: s.size, Options: s.Options, Objects: s.Objects})
 	if err != nil {
 		t.Fatal(err)
 	}

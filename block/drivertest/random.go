@@ -47,7 +47,7 @@ func testRandom(t *testing.T, s *suite) {
 			r := testkit.Rand(seed)
 			for range rounds {
 				for i := range steps {
-					randomStep(t, img, m, r, i)
+					s.randomStep(t, img, m, r, i)
 				}
 				s.compare(t, img, m)
 				closeImage(t, img)
@@ -60,7 +60,7 @@ func testRandom(t *testing.T, s *suite) {
 }
 
 // randomStep does one operation on both sides.
-func randomStep(t testing.TB, img *block.Image, m *testkit.Model, r *rand.Rand, step int) {
+func (s *suite) randomStep(t testing.TB, img *block.Image, m *testkit.Model, r *rand.Rand, step int) {
 	t.Helper()
 	ctx := context.Background()
 	cluster := img.Limits().ClusterSize
@@ -102,6 +102,9 @@ func randomStep(t testing.TB, img *block.Image, m *testkit.Model, r *rand.Rand, 
 		}
 		if img.Size() < size || img.Size() > size+1<<20 {
 			t.Fatalf("step %d: size %d after resizing to %d", step, img.Size(), size)
+		}
+		if old := m.Size(); s.Garbage && img.Size() > old {
+			fail("zeroes behind the old end", img.WriteZeroes(ctx, old, img.Size()-old, 0))
 		}
 		m.Resize(img.Size())
 	case 8:

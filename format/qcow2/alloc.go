@@ -224,6 +224,9 @@ func (im *image) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 
 // allocate is Allocate for a range that the caller has checked.
 func (im *image) allocate(ctx context.Context, off, n int64) (driver.WriteTarget, error) {
+	if err := im.needKey(); err != nil {
+		return driver.WriteTarget{}, err
+	}
 	if err := im.beginWrite(ctx); err != nil {
 		return driver.WriteTarget{}, err
 	}
@@ -290,7 +293,7 @@ func (im *image) waitFor(ctx context.Context, c int64) error {
 // inPlace answers for a write to room that is the guest's already.
 func (im *image) inPlace(ctx context.Context, off, n int64, r writePlan) (driver.WriteTarget, error) {
 	in := off & (im.clusterSize - 1)
-	t := driver.WriteTarget{Length: min(n, r.clusters<<im.clusterBits-in), Child: im.data, HostOffset: r.host + in}
+	t := driver.WriteTarget{Length: min(n, r.clusters<<im.clusterBits-in), Child: im.child(off, r.host+in), HostOffset: r.host + in}
 	if !im.external {
 		if what := im.overlapping(t.HostOffset, t.Length); what != "" {
 			return driver.WriteTarget{}, im.corruption(ctx, "Preventing invalid write on metadata (overlaps with %s)", what)
@@ -320,7 +323,9 @@ func (im *image) target(ctx context.Context, off, n int64, r writePlan, p *pendi
 	in := off & (im.clusterSize - 1)
 	length := min(n, (p.c1-p.c0)<<im.clusterBits-in)
 	endIn := (off+length-1)&(im.clusterSize-1) + 1
-	t := driver.WriteTarget{Length: length, Child: im.data, HostOffset: p.host + in, ZeroFilled: zeroFilled, Pending: p}
+	// What reads as zeroes in the file does not on an encrypted disk.
+	t := driver.WriteTarget{Length: length, Child: im.child(off, p.host+in), HostOffset: p.host + in,
+		ZeroFilled: zeroFilled && im.crypto == nil, Pending: p}
 	from, _ := im.edges(r.first, p.reuse, in, min(in+length, im.clusterSize))
 	start := int64(0)
 	if p.c1-p.c0 == 1 {

@@ -56,6 +56,9 @@ func (im *image) Amend(ctx context.Context, req *driver.AmendRequest) error {
 			return err
 		}
 	}
+	if err := im.amendKeys(ctx, &a, req.Force); err != nil {
+		return err
+	}
 	if a.order != im.refOrder {
 		if a.version < 3 && a.order != 4 {
 			return invalid("Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)")
@@ -97,11 +100,8 @@ func text(s *string) string {
 
 // checkAmend refuses what cannot be, before anything is changed.
 func (im *image) checkAmend(a *amendment) error {
-	if a.IterTime != nil || a.Keyslot != nil || a.NewSecret != nil || a.OldSecret != nil || a.State != nil {
-		if im.hdr.CryptMethod == ondisk.CryptNone {
-			return invalid("Can't amend encryption options - encryption not present")
-		}
-		return driver.Errorf(driver.ErrUnsupported, "encryption is not supported yet: its options cannot be amended")
+	if err := im.checkAmendKeys(a); err != nil {
+		return err
 	}
 	if a.Compat == nil {
 		compat := "1.1"

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/qapi"
 )
 
@@ -27,11 +28,12 @@ func copyTestFile(t testing.TB, from, to string) {
 // openForCheck opens an image file as the check command does.
 func openForCheck(t testing.TB, file driver.Storage, write bool) (*image, error) {
 	env := testEnv()
+	env.Objects = testSecrets{"s": "abc"}
 	env.OpenChild = func(_ context.Context, ref driver.ChildRef) (driver.Storage, error) {
 		return openDiskFile(t, ref.Filename), nil
 	}
 	n, err := new(Driver).Open(context.Background(), &driver.OpenRequest{Name: "test", File: file, Env: env,
-		Access: driver.Access{Write: write, Check: true}})
+		Access: driver.Access{Write: write, Check: true}, Options: opts.Dict{"encrypt.key-secret": "s"}})
 	if err != nil {
 		return nil, err
 	}

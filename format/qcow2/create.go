@@ -16,9 +16,17 @@ func (*Driver) Create(ctx context.Context, req *driver.CreateRequest) error {
 	if err != nil {
 		return err
 	}
+	var objects driver.Objects
+	if req.Env != nil {
+		objects = req.Env.Objects
+	}
+	secret, err := p.secret(objects)
+	if err != nil {
+		return err
+	}
 	c := &creation{createParams: p, ctx: ctx, file: req.File,
 		plan: newPlanner(p.clusterBits, p.refcountOrder),
-		w:    &pieceWriter{ctx: ctx, file: req.File}}
+		w:    &pieceWriter{ctx: ctx, file: req.File}, secret: secret}
 	if err := c.layOut(); err != nil {
 		return err
 	}
@@ -41,6 +49,8 @@ type creation struct {
 	l1       []uint64
 	l1Offset int64
 	dropped  int // entries of plan.dropped that were written
+
+	secret []byte // the passphrase of an encrypted image
 }
 
 func (c *creation) layOut() error {
@@ -57,12 +67,21 @@ func (c *creation) layOut() error {
 	h := c.header()
 	// The header is encoded first because it may not fit, and written last,
 	// because without it there is no image.
-	if _, err := newHeader(h, c.backing, c.backingFormat, c.dataFile); err != nil {
+	crypto, err := c.cryptoExtension()
+	if err != nil {
+		return err
+	}
+	if _, err := newHeader(h, c.backing, c.backingFormat, c.dataFile, crypto...); err != nil {
 		return err
 	}
 	end, err := c.preallocate()
 	if err != nil {
 		return err
+	}
+	if len(crypto) > 0 {
+		if end, err = c.writeLUKS(crypto[0].Data, end); err != nil {
+			return err
+		}
 	}
 	if err := c.writeTables(); err != nil {
 		return err
@@ -70,7 +89,7 @@ func (c *creation) layOut() error {
 	h.L1Size, h.L1TableOffset = uint32(len(c.l1)), uint64(c.l1Offset)
 	h.RefcountTableOffset = uint64(c.plan.reftableOffset)
 	h.RefcountTableClusters = uint32(c.plan.clusters(int64(len(c.plan.reftable)) * 8))
-	b, err := newHeader(h, c.backing, c.backingFormat, c.dataFile)
+	b, err := newHeader(h, c.backing, c.backingFormat, c.dataFile, crypto...)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"math/bits"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/crypto/luks"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -56,6 +57,10 @@ type createParams struct {
 	dataFile        string
 	dataFileRaw     bool
 	size            int64
+
+	crypt     uint32 // encryption method
+	luks      luks.CreateOptions
+	keySecret string
 }
 
 func invalid(format string, args ...any) error {
@@ -75,7 +80,7 @@ func decodeCreate(d opts.Dict, size int64) (*createParams, error) {
 	p := &createParams{prealloc: driver.Prealloc(o.Preallocation), extendedL2: o.ExtendedL2,
 		lazyRefcounts: o.LazyRefcounts, backing: o.BackingFile, backingFormat: o.BackingFormat,
 		dataFile: o.DataFile, dataFileRaw: o.DataFileRaw}
-	if err := o.checkEncryption(); err != nil {
+	if err := p.setEncryption(&o); err != nil {
 		return nil, err
 	}
 	switch o.Compat {
@@ -146,24 +151,6 @@ func decodeCreate(d opts.Dict, size int64) (*createParams, error) {
 	return p, p.setSize(size)
 }
 
-func (o *createOptions) checkEncryption() error {
-	if o.EncryptFormat != nil && *o.EncryptFormat != "aes" && *o.EncryptFormat != "luks" {
-		return invalid("Parameter 'format' does not accept value '%s'", *o.EncryptFormat)
-	}
-	if o.EncryptFormat != nil || o.Encryption != nil && *o.Encryption {
-		return driver.Errorf(driver.ErrUnsupported, "encryption is not supported yet: qcow2 images can be created without it only")
-	}
-	for _, s := range []*string{o.CipherAlg, o.CipherMode, o.HashAlg, o.IVGenAlg, o.IVGenHashAlg, o.KeySecret} {
-		if s != nil {
-			return invalid("Parameter 'encrypt.format' is missing")
-		}
-	}
-	if o.IterTime != nil {
-		return invalid("Parameter 'encrypt.format' is missing")
-	}
-	return nil
-}
-
 func (p *createParams) setClusterSize(n int64) error {
 	if n < 1<<ondisk.MinClusterBits || n > 1<<ondisk.MaxClusterBits || n&(n-1) != 0 {
 		return invalid("Cluster size must be a power of two between %d and %dk",
@@ -216,7 +203,7 @@ func (p *createParams) l1Size() int64 {
 // header returns the header of the image as far as the options determine it.
 func (p *createParams) header() *ondisk.Header {
 	h := &ondisk.Header{Version: p.version, ClusterBits: p.clusterBits, Size: uint64(p.size),
-		RefcountOrder: p.refcountOrder, CompressionType: p.compressionType}
+		RefcountOrder: p.refcountOrder, CompressionType: p.compressionType, CryptMethod: p.crypt}
 	if p.lazyRefcounts {
 		h.Compatible |= ondisk.CompatLazyRefcounts
 	}

@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cowl-disk/cowl/block"
@@ -145,7 +145,7 @@ func sameJSON(t *testing.T, got any, want []byte) {
 	}
 }
 
-// TestEncryptedInfo looks at encrypted images, which cannot be read.
+// TestEncryptedInfo looks at encrypted images without a key, which is all that can be done.
 func TestEncryptedInfo(t *testing.T) {
 	for _, o := range []string{"encrypt.format=luks,encrypt.iter-time=10", "encrypt.format=luks,encrypt.iter-time=10,encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256", "encrypt.format=aes"} {
 		path := filepath.Join(t.TempDir(), "a.qcow2")
@@ -169,8 +169,8 @@ func TestEncryptedInfo(t *testing.T) {
 		sameJSON(t, info.Specific, want.Specific)
 		closeImage(t, img)
 		_, err = block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, openOpts(false))
-		if !errors.Is(err, driver.ErrUnsupported) {
-			t.Fatalf("opened an encrypted image: %v", err)
+		if err == nil || !strings.Contains(err.Error(), "Parameter 'encrypt.key-secret' is required for cipher") {
+			t.Fatalf("opened an encrypted image without a key: %v", err)
 		}
 	}
 }

@@ -50,12 +50,12 @@ func (im *image) MakeEmpty(ctx context.Context) error {
 	return nil
 }
 
-// ownsOnlyDisk says whether every cluster but those of the header, the L1 table
+// ownsOnlyDisk says, for images without a LUKS header, whether every cluster but those of the header, the L1 table
 // and the refcounts belongs to the active disk.
 func (im *image) ownsOnlyDisk() bool {
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
-	if im.external || im.hdr.NbSnapshots > 0 || im.hdr.CryptMethod != ondisk.CryptNone {
+	if im.external || im.hdr.NbSnapshots > 0 || im.hdr.CryptMethod == ondisk.CryptLUKS {
 		return false
 	}
 	for _, e := range im.exts {

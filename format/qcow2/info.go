@@ -13,7 +13,8 @@ func (im *image) Size() int64 { return im.size.Load() }
 
 // Limits: zeroes and discards work on whole subclusters and clusters.
 func (im *image) Limits() driver.Limits {
-	return driver.Limits{ClusterSize: im.clusterSize, ZeroAlignment: im.subSize, DiscardAlignment: im.clusterSize}
+	return driver.Limits{ClusterSize: im.clusterSize, ZeroAlignment: im.subSize, DiscardAlignment: im.clusterSize,
+		NoCompression: im.encrypted()}
 }
 
 // Info describes the image.
@@ -25,7 +26,7 @@ func (im *image) Info(ctx context.Context) (*driver.Info, error) {
 	h := &im.hdr
 	info := &driver.Info{
 		ClusterSize: im.clusterSize,
-		Encrypted:   h.CryptMethod != ondisk.CryptNone,
+		Encrypted:   im.encrypted(),
 		Dirty:       h.Incompatible&ondisk.IncompatDirty != 0,
 		Corrupt:     h.Incompatible&ondisk.IncompatCorrupt != 0,
 		Allocated:   -1,
@@ -66,7 +67,7 @@ func (im *image) zeroInit(ctx context.Context) bool {
 	if !preallocated {
 		return true
 	}
-	if im.hdr.CryptMethod != ondisk.CryptNone {
+	if im.encrypted() {
 		return false
 	}
 	info, err := im.data.Info(ctx)

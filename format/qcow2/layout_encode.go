@@ -24,15 +24,19 @@ var newFeatureNames = []ondisk.FeatureName{
 // feature name table; the original leaves the table out below it.
 const minFeatureNameCluster = 8192
 
-// newHeader encodes the header cluster of a new image: header, extensions and
-// backing file name, not padded. It sets the backing fields of h.
-func newHeader(h *ondisk.Header, backing, backingFormat, dataFile string) ([]byte, error) {
+// newHeader encodes the header cluster of a new image: header, extensions (more
+// after those of the names) and backing file name, not padded. It sets the backing
+// fields of h.
+func newHeader(h *ondisk.Header, backing, backingFormat, dataFile string, more ...ondisk.Extension) ([]byte, error) {
 	var ext []byte
 	if backingFormat != "" {
 		ext = ondisk.AppendExtension(ext, ondisk.Extension{Type: ondisk.ExtBackingFormat, Data: []byte(backingFormat)})
 	}
 	if dataFile != "" {
 		ext = ondisk.AppendExtension(ext, ondisk.Extension{Type: ondisk.ExtDataFile, Data: []byte(dataFile)})
+	}
+	for _, e := range more {
+		ext = ondisk.AppendExtension(ext, e)
 	}
 	if h.Version >= 3 && h.ClusterSize() >= minFeatureNameCluster {
 		ext = ondisk.AppendExtension(ext, ondisk.Extension{Type: ondisk.ExtFeatureNames,

@@ -105,6 +105,9 @@ func (im *image) Map(ctx context.Context, off, n int64) (driver.Extent, error) {
 
 // mapRange is Map without a look at the size of the disk.
 func (im *image) mapRange(ctx context.Context, off, n int64) (driver.Extent, error) {
+	if err := im.needKey(); err != nil {
+		return driver.Extent{}, err
+	}
 	var acc piece
 	for acc.n < n {
 		pos := off + acc.n
@@ -140,11 +143,11 @@ func (im *image) mapRange(ctx context.Context, off, n int64) (driver.Extent, err
 	x := driver.Extent{Length: min(acc.n, n), Kind: acc.kind, HostOffset: acc.host, HasOffset: acc.hasOff}
 	switch acc.kind {
 	case driver.ExtentData:
-		x.Child = im.data
-		x.Recurse = im.preallocated(ctx)
+		x.Child = im.child(off, x.HostOffset)
+		x.Recurse = im.crypto == nil && im.preallocated(ctx)
 	case driver.ExtentZero, driver.ExtentUnallocated:
 		if x.HasOffset {
-			x.Child = im.data
+			x.Child = im.child(off, x.HostOffset)
 		}
 	case driver.ExtentEncoded:
 		x.Compressed = true

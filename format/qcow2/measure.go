@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
 // Measure tells how large an image file becomes: Required with the data that
@@ -23,6 +24,11 @@ func (*Driver) Measure(ctx context.Context, req *driver.MeasureRequest) (*driver
 	if err != nil {
 		return nil, err
 	}
+	if p.crypt == ondisk.CryptLUKS {
+		if _, err := p.secret(req.Objects); err != nil {
+			return nil, err
+		}
+	}
 	cs := int64(1) << p.clusterBits
 	size := alignUp(p.size, cs)
 	var data int64
@@ -37,7 +43,11 @@ func (*Driver) Measure(ctx context.Context, req *driver.MeasureRequest) (*driver
 			return nil, err
 		}
 	}
-	full := fullSize(size, cs, p.entrySize(), p.refcountOrder)
+	header, err := p.cryptoSize()
+	if err != nil {
+		return nil, err
+	}
+	full := fullSize(size, cs, p.entrySize(), p.refcountOrder) + header
 	return &driver.Measured{Required: full - size + data, FullyAllocated: full}, nil
 }
 

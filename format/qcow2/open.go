@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/crypto/luks"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -102,6 +103,9 @@ type image struct {
 	snapshots     []ondisk.Snapshot
 	snapshotBytes int64                   // length of the snapshot table
 	encrypt       json.RawMessage         // for Info
+	crypto        *encryption             // nil: not encrypted, or opened without a key
+	luks          *luks.Header            // nil: not encrypted, or not by LUKS
+	secretID      string                  // of the key
 	bitmapsExt    ondisk.BitmapsExtension // zero if there are none
 
 	bm bitmapSet
@@ -160,11 +164,8 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 	if im.sizes, err = im.opt.caches(&im.geometry, im.size.Load(), req.Sequential); err != nil {
 		return nil, err
 	}
-	if im.hdr.CryptMethod == ondisk.CryptNone && encryptOptions.String("format") != "" {
-		return nil, driver.Errorf(driver.ErrInvalid, "No encryption in image header, but options specified format '%s'", encryptOptions.String("format"))
-	}
-	if im.hdr.CryptMethod != ondisk.CryptNone && !req.Access.NoIO && !req.Access.Check {
-		return nil, driver.Errorf(driver.ErrUnsupported, "Encrypted qcow2 images are not supported: the image can only be looked at, not read or written")
+	if err := im.checkEncryptOptions(encryptOptions); err != nil {
+		return nil, err
 	}
 	im.lazy = im.hdr.Compatible&ondisk.CompatLazyRefcounts != 0
 	if im.opt.LazyRefcounts != nil {
@@ -179,6 +180,9 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 	if err := im.openDataFile(ctx, dataOptions); err != nil {
 		return nil, err
 	}
+	if err := im.openEncryption(ctx, encryptOptions); err != nil {
+		return nil, err
+	}
 	if !req.Access.Check {
 		if err := im.loadSnapshots(ctx); err != nil {
 			return nil, err
@@ -187,7 +191,6 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 	if err := im.loadBitmaps(ctx); err != nil {
 		return nil, err
 	}
-	im.encrypt = im.loadEncryption(ctx)
 	im.codec.init(&im.geometry)
 	if im.writable {
 		if err := im.openForWriting(ctx); err != nil {

@@ -214,7 +214,7 @@ func (im *image) readPlain(ctx context.Context, p []byte, c, in int64) error {
 		}
 		switch x.Kind {
 		case driver.ExtentData:
-			err = im.readPadded(ctx, im.data, p[:x.Length], x.HostOffset)
+			err = im.readPadded(ctx, x.Child, p[:x.Length], x.HostOffset)
 		case driver.ExtentZero:
 			clear(p[:x.Length])
 		case driver.ExtentUnallocated:

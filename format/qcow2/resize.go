@@ -253,7 +253,7 @@ func (im *image) readOwn(ctx context.Context, p []byte, off int64) error {
 		q := p[:x.Length]
 		switch x.Kind {
 		case driver.ExtentData:
-			err = im.readPadded(ctx, im.data, q, x.HostOffset)
+			err = im.readPadded(ctx, x.Child, q, x.HostOffset)
 		case driver.ExtentEncoded:
 			err = im.ReadEncoded(ctx, q, off)
 		default:

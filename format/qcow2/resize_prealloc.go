@@ -75,10 +75,14 @@ func (im *image) preallocateTable(ctx context.Context, c0, c1 int64, mode driver
 			return err
 		}
 		if !im.external {
-			if zero, err = im.materialise(ctx, host, n<<im.clusterBits, mode, zero); err != nil {
-				im.freeNow(ctx, host, n<<im.clusterBits)
-				return err
-			}
+			zero, err = im.materialise(ctx, host, n<<im.clusterBits, mode, zero)
+		}
+		if err == nil && im.crypto != nil {
+			zero, err = im.zeroEncrypted(ctx, c0<<im.clusterBits, host, n<<im.clusterBits)
+		}
+		if err != nil {
+			im.giveBack(ctx, host, n<<im.clusterBits)
+			return err
 		}
 		done, err := im.editEntries(ctx, c0, c0+n, discardNever, func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
 			e := ondisk.L2Entry{Desc: uint64(host+(c-c0)<<im.clusterBits) | ondisk.FlagCopied}

@@ -17,8 +17,8 @@ type Range struct{ Off, Len int64 }
 type StreamOptions struct {
 	// Size is the length of the guest disk.
 	Size int64
-	// Options are those of Create. Preallocation and an external data file
-	// make no sense here and are refused.
+	// Options are those of Create. Preallocation, an external data file and
+	// encryption are refused.
 	Options opts.Dict
 	// Data gives the ranges that hold data, sorted and apart from each other.
 	// Each is rounded out to clusters; everything else reads as zeroes, or from
@@ -51,6 +51,9 @@ func NewStream(w io.Writer, opt StreamOptions) (*Stream, error) {
 	p, err := decodeCreate(opt.Options, opt.Size)
 	if err != nil {
 		return nil, err
+	}
+	if p.crypt != ondisk.CryptNone {
+		return nil, driver.Errorf(driver.ErrUnsupported, "encryption is not supported when streaming qcow2")
 	}
 	if p.prealloc != driver.PreallocOff || p.dataFile != "" {
 		return nil, driver.Errorf(driver.ErrUnsupported, "preallocation and external data files are not supported when streaming qcow2")

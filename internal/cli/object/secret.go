@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -51,9 +50,6 @@ func (s *Set) secret(d opts.Dict) ([]byte, error) {
 			return nil, errors.New("Base64 data '" + data + "' is not valid")
 		}
 		out = raw
-	}
-	if format != "base64" && !utf8.Valid(out) {
-		return nil, errors.New("Data from secret is not valid UTF-8")
 	}
 	return out, nil
 }

@@ -24,7 +24,7 @@ func amendCommand() *command {
 			{id: amendOptionList, long: "options", short: 'o', value: "OPTIONS", help: "what to change, NAME=VALUE,…; 'help' lists the options"},
 			formatOption(), imageOptsOption(),
 			{id: optCache, long: "cache", short: 't', value: "CACHE", help: "the cache mode for FILENAME (default: writeback)"},
-			{id: amendForce, long: "force", help: "allow what may make the image inaccessible; nothing that is supported\nneeds it"},
+			{id: amendForce, long: "force", help: "allow what may make the image inaccessible: to erase the last key slot,\nto overwrite one that is in use"},
 			objectOption(),
 		},
 		operands: []operand{{"FILENAME", "the image to change"}},
@@ -35,9 +35,13 @@ func amendCommand() *command {
 func runAmend(c *call, args []string) int {
 	c.cache = cacheWriteback
 	var list optionList
+	force := false
 	code, ok := c.parse(args, func(id int, arg string) error {
-		if id == amendOptionList {
+		switch id {
+		case amendOptionList:
 			return list.add(arg)
+		case amendForce:
+			force = true
 		}
 		return nil
 	})
@@ -47,13 +51,13 @@ func runAmend(c *call, args []string) int {
 	if !list.given() {
 		return c.usage("Must specify options (-o)")
 	}
-	if err := c.amend(&list); err != nil {
+	if err := c.amend(&list, force); err != nil {
 		return c.fail(err)
 	}
 	return 0
 }
 
-func (c *call) amend(list *optionList) (err error) {
+func (c *call) amend(list *optionList, force bool) (err error) {
 	progress, stop := c.startProgress(1)
 	defer func() { stop(err != nil) }()
 	if c.hasFormat && list.wantsHelp() {
@@ -82,7 +86,7 @@ func (c *call) amend(list *optionList) (err error) {
 	if list.wantsHelp() {
 		return c.amendHelp(img.Driver())
 	}
-	job := ops.AmendJob{Image: img, Progress: progress.Report}
+	job := ops.AmendJob{Image: img, Force: force, Progress: progress.Report}
 	if _, err := ops.AmendSchema(img.Driver()); err != nil {
 		return err
 	}

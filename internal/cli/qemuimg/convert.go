@@ -155,7 +155,11 @@ func (cv *conversion) toTarget(job ops.ConvertJob, size int64) error {
 // copyTo copies to the open target.
 func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) error {
 	if cv.compress && !job.Target.CanCompress() {
-		return fmt.Errorf("Compression not supported for this file format")
+		err := cannotCompress(cv.ctx, job.Target)
+		if cv.noCreate {
+			return &harmless{err}
+		}
+		return err
 	}
 	if cv.bitmaps {
 		if _, ok, err := job.Target.Bitmaps(cv.ctx); err != nil || !ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -73,18 +74,46 @@ func (cv *conversion) planOptions(p *targetPlan, schema *opts.Schema) error {
 	return nil
 }
 
+var (
+	errNoCompression       = errors.New("Compression not supported for this file format")
+	errCompressedEncrypted = errors.New("Compression and encryption not supported at the same time")
+)
+
+// cannotCompress says why an open image takes no compressed clusters.
+func cannotCompress(ctx context.Context, img *block.Image) error {
+	if info, err := img.Info(ctx); err == nil && info.Encrypted && !img.Driver().Desc().NoCompression {
+		return errCompressedEncrypted
+	}
+	return errNoCompression
+}
+
 // checkCompress refuses options that do not go with compression.
 func checkCompress(drv driver.Driver, d opts.Dict) error {
 	encrypted, _ := opts.ParseBool(d.String("encryption"))
 	switch {
-	case drv.Desc().FileRole == driver.FileFiltered || drv.Desc().Kind == driver.KindProtocol:
-		return errors.New("Compression not supported for this file format")
+	case drv.Desc().FileRole == driver.FileFiltered || drv.Desc().NoCompression || drv.Desc().Kind == driver.KindProtocol:
+		return errNoCompression
 	case encrypted || d.String("encrypt.format") != "":
-		return errors.New("Compression and encryption not supported at the same time")
+		return errCompressedEncrypted
 	case d.String("preallocation") != "" && d.String("preallocation") != string(driver.PreallocOff):
 		return errors.New("Compression and preallocation not supported at the same time")
 	}
 	return nil
+}
+
+// keys are the options that open the image once it is made: those that name the
+// secrets it is made with.
+func (p *targetPlan) keys() opts.Dict {
+	var keys opts.Dict
+	for name, v := range p.options {
+		if strings.HasSuffix(name, "key-secret") {
+			if keys == nil {
+				keys = opts.Dict{}
+			}
+			keys[name] = v
+		}
+	}
+	return keys
 }
 
 // openTarget makes the target if it is to be made, and opens it.
@@ -94,7 +123,7 @@ func (cv *conversion) openTarget(p *targetPlan, cache driver.Cache) (*block.Imag
 			return nil, err
 		}
 	}
-	return cv.open(image{name: cv.target, format: p.format, imageOpts: cv.targetImageOpts},
+	return cv.open(image{name: cv.target, format: p.format, imageOpts: cv.targetImageOpts, options: p.keys()},
 		block.OpenOptions{Write: true, Sequential: true, Unmap: cv.sparse > 0, Cache: cache})
 }
 
@@ -132,7 +161,7 @@ func (cv *conversion) openGrowing(p *targetPlan, cache driver.Cache) (*block.Ima
 	if err := cv.create(p, cache); err != nil {
 		return nil, err
 	}
-	return cv.open(image{name: cv.target, format: p.format}, block.OpenOptions{Write: true, Sequential: true, Resize: true, Unmap: true, Cache: cache})
+	return cv.open(image{name: cv.target, format: p.format, options: p.keys()}, block.OpenOptions{Write: true, Sequential: true, Resize: true, Unmap: true, Cache: cache})
 }
 
 // create makes the target. It need not be durable before what is copied is: the

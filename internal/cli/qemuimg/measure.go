@@ -69,7 +69,7 @@ func runMeasure(c *call, args []string) int {
 	case len(c.operands) == 1 && bytes >= 0:
 		return c.errorf("--size N cannot be used together with a filename.")
 	}
-	req := ops.MeasureRequest{Size: bytes}
+	req := ops.MeasureRequest{Size: bytes, Objects: &c.objects}
 	if len(c.operands) == 1 {
 		img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Sequential: true, ForceShare: c.forceShare})
 		if err != nil {

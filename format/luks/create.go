@@ -1,0 +1,90 @@
+package luks
+
+import (
+	"context"
+	"math"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/crypto/luks"
+)
+
+// Create implements driver.Creator. The payload is not written: it reads as what
+// zeroes decrypt to.
+func (luksDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
+	var o createOptions
+	if err := createSchema.Decode(req.Options, &o); err != nil {
+		return err
+	}
+	v := o.volume()
+	if err := v.Check(); err != nil {
+		return failure(err)
+	}
+	prealloc, err := o.prealloc()
+	if err != nil {
+		return err
+	}
+	secret, err := passphrase(req.Env.Objects, o.KeySecret)
+	if err != nil {
+		return err
+	}
+	room, err := luks.HeaderSize(v)
+	if err != nil {
+		return failure(err)
+	}
+	size := req.Size
+	if o.DetachedHeader {
+		size = 0
+	}
+	if size < 0 || size > math.MaxInt64-room-sectorSize {
+		return driver.Errorf(driver.ErrInvalid, "The requested file size is too large")
+	}
+	if err := makeRoom(ctx, req.File, room+size, prealloc); err != nil {
+		return err
+	}
+	_, key, err := luks.Create(ctx, req.File, v, secret)
+	if err != nil {
+		return failure(err)
+	}
+	key.Wipe()
+	return req.File.Flush(ctx)
+}
+
+// makeRoom gives a file its size. A device keeps the size it has.
+func makeRoom(ctx context.Context, file driver.Storage, size int64, prealloc driver.Prealloc) error {
+	if file.Size() >= size {
+		return nil
+	}
+	r, ok := file.(driver.Resizer)
+	if !ok {
+		return driver.Errorf(driver.ErrUnsupported, "the image has %d bytes and cannot grow to %d", file.Size(), size)
+	}
+	return r.Resize(ctx, size, driver.ResizeOptions{Prealloc: prealloc})
+}
+
+// Measure implements driver.Measurer: the file has room for the header and the whole
+// disk from the start.
+func (luksDriver) Measure(_ context.Context, req *driver.MeasureRequest) (*driver.Measured, error) {
+	var o createOptions
+	if err := createSchema.Decode(req.Options, &o); err != nil {
+		return nil, err
+	}
+	v := o.volume()
+	if err := v.Check(); err != nil {
+		return nil, failure(err)
+	}
+	if _, err := passphrase(req.Objects, o.KeySecret); err != nil {
+		return nil, err
+	}
+	room, err := luks.HeaderSize(v)
+	if err != nil {
+		return nil, failure(err)
+	}
+	size := req.Size
+	if o.DetachedHeader {
+		size = 0
+	}
+	if size < 0 || size > math.MaxInt64-room {
+		return nil, driver.Errorf(driver.ErrInvalid, "The image size is too large for file format 'luks'")
+	}
+	return &driver.Measured{Required: room + size, FullyAllocated: room + size}, nil
+}

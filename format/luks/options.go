@@ -1,0 +1,101 @@
+package luks
+
+import (
+	"bytes"
+	"errors"
+	"unicode/utf8"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/crypto/luks"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// openOptions are the options of an open image. Those of the child "header" are taken
+// before.
+type openOptions struct {
+	KeySecret *string `opt:"key-secret" help:"ID of the secret that provides the keyslot passphrase"`
+}
+
+// createOptions stand in the order in which they are announced.
+type createOptions struct {
+	Size           int64   `opt:"size" type:"size" help:"Virtual disk size"`
+	KeySecret      *string `opt:"key-secret" help:"ID of the secret that provides the keyslot passphrase"`
+	CipherAlg      string  `opt:"cipher-alg" help:"Name of encryption cipher algorithm"`
+	CipherMode     string  `opt:"cipher-mode" help:"Name of encryption cipher mode"`
+	IVGenAlg       string  `opt:"ivgen-alg" help:"Name of IV generator algorithm"`
+	IVGenHashAlg   string  `opt:"ivgen-hash-alg" help:"Name of IV generator hash algorithm"`
+	HashAlg        string  `opt:"hash-alg" help:"Name of encryption hash algorithm"`
+	IterTime       *int64  `opt:"iter-time" help:"Time to spend in PBKDF in milliseconds"`
+	DetachedHeader bool    `opt:"detached-header" help:"Create a detached LUKS header"`
+	// Listed by the protocol, which knows what it can do.
+	Preallocation string `opt:"preallocation" hidden:"on" help:"Preallocation mode (allowed values: off, falloc, full)"`
+}
+
+// amendOptions declares what Amend accepts.
+type amendOptions struct {
+	State     *string `opt:"state" help:"Select new state of affected keyslots (active/inactive)"`
+	NewSecret *string `opt:"new-secret" help:"New secret to set in the matching keyslots. Empty string to erase"`
+	OldSecret *string `opt:"old-secret" help:"Select all keyslots that match this password"`
+	Keyslot   *int64  `opt:"keyslot" help:"Select a single keyslot to modify explicitly"`
+	IterTime  *int64  `opt:"iter-time" help:"Time to spend in PBKDF in milliseconds"`
+}
+
+var (
+	openSchema   = opts.SchemaOf(openOptions{})
+	createSchema = opts.SchemaOf(createOptions{})
+	amendSchema  = opts.SchemaOf(amendOptions{})
+)
+
+func (o *createOptions) volume() luks.CreateOptions {
+	v := luks.CreateOptions{CipherAlg: o.CipherAlg, CipherMode: o.CipherMode, IVGenAlg: o.IVGenAlg,
+		IVGenHashAlg: o.IVGenHashAlg, HashAlg: o.HashAlg, Detached: o.DetachedHeader}
+	if o.IterTime != nil {
+		v.IterTime = luks.IterTime(*o.IterTime)
+	}
+	return v
+}
+
+// prealloc reads the preallocation mode. There is no metadata to preallocate, so that
+// mode means none.
+func (o *createOptions) prealloc() (driver.Prealloc, error) {
+	switch p := driver.Prealloc(o.Preallocation); p {
+	case "", driver.PreallocMetadata:
+		return driver.PreallocOff, nil
+	case driver.PreallocOff, driver.PreallocFalloc, driver.PreallocFull:
+		return p, nil
+	}
+	return "", driver.Errorf(driver.ErrInvalid, "invalid parameter value: %s", o.Preallocation)
+}
+
+var errNoSecret = driver.Errorf(driver.ErrInvalid, "Parameter 'key-secret' is required for cipher")
+
+// passphrase returns what a secret holds, which must be text: passphrases that nobody
+// could type would be lost with the file they are in.
+func passphrase(objects driver.Objects, ref *string) ([]byte, error) {
+	if ref == nil {
+		return nil, errNoSecret
+	}
+	id := *ref
+	p, err := (&driver.Env{Objects: objects}).Secret(id)
+	if err != nil {
+		return nil, err
+	}
+	if !utf8.Valid(p) || bytes.IndexByte(p, 0) >= 0 {
+		return nil, driver.Errorf(driver.ErrInvalid, "Data from secret %s is not valid UTF-8", id)
+	}
+	return p, nil
+}
+
+// failure gives errors of the header the kinds that callers of drivers know.
+func failure(err error) error {
+	for _, k := range []struct{ from, to error }{
+		{luks.ErrFormat, driver.ErrFormat}, {luks.ErrCorrupt, driver.ErrCorrupt}, {luks.ErrUnsupported, driver.ErrUnsupported},
+		{luks.ErrLimit, driver.ErrBudget}, {luks.ErrPassphrase, driver.ErrInvalid}, {luks.ErrInvalid, driver.ErrInvalid},
+		{luks.ErrLastKey, driver.ErrInvalid},
+	} {
+		if errors.Is(err, k.from) {
+			return driver.Errorf(k.to, "%w", err)
+		}
+	}
+	return err
+}
