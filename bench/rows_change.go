@@ -10,7 +10,7 @@ import (
 // makeChangeFixtures builds what the rows of commands that change images work on
 // copies of.
 func makeChangeFixtures(ctx context.Context, c *config) error {
-	plain, disk := c.path("plain.qcow2"), c.path("disk.raw")
+	plain := c.path("plain.qcow2")
 	for _, f := range []struct {
 		name  string
 		steps [][]string

@@ -21,8 +21,8 @@ import (
 	"github.com/cowl-disk/cowl/protocol/mem"
 )
 
-// canEncrypt: TODO
-const canEncrypt = false
+// canEncrypt lets some of the images be encrypted.
+const canEncrypt = true
 
 const secretID, secretText = "s", "a passphrase"
 
@@ -176,7 +176,26 @@ func newWorld(ctx context.Context, seed uint64) (*world, error) {
 		return nil, w.fail("create: %w", err)
 	}
 	w.top.disk = w.mem.Disk("top")
+	if w.encrypt != "" && o["preallocation"] != nil {
+		return w, w.learn(ctx)
+	}
 	return w, nil
+}
+
+// learn takes what the disk reads for what it holds: room that was preallocated in
+// an encrypted image reads as noise.
+func (w *world) learn(ctx context.Context) error {
+	img, err := block.Open(ctx, w.reg, w.source(), block.OpenOptions{Gate: driver.AllowAll, Objects: secrets{}})
+	if err != nil {
+		return w.fail("open: %w", err)
+	}
+	defer img.Close(ctx)
+	p := make([]byte, img.Size())
+	if _, err := img.ReadAt(ctx, p, 0); err != nil {
+		return w.fail("read: %w", err)
+	}
+	w.active.Write(p, 0)
+	return nil
 }
 
 // makeLayers makes two possible backing files, one of them raw.
