@@ -125,10 +125,15 @@ func (im *image) changeReserved(ctx context.Context, c0, c1 int64, o changeOptio
 			}
 			return e, free
 		})
-		im.punchData(ctx, punch)
+		if err == nil && len(punch) > 0 && im.encrypted() {
+			// A hole would not be decrypted to zeroes: the entries must be on the disk
+			// before it is made.
+			err = im.Flush(ctx)
+		}
 		if err != nil {
 			return err
 		}
+		im.punchData(ctx, punch)
 		c = next
 	}
 	return nil
