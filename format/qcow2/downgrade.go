@@ -3,6 +3,7 @@ package qcow2
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -32,31 +33,9 @@ func (im *image) downgrade(ctx context.Context, progress func(done, total int64)
 	if bits := im.hdr.Incompatible &^ ondisk.IncompatCompression; bits != 0 {
 		return refuse("Cannot downgrade an image with incompatible features %#x set", bits)
 	}
-	zstd := im.compression != ondisk.CompressionZlib
-	for i := range im.snapshots {
-		s := &im.snapshots[i]
-		l1, err := im.readTable(ctx, int64(s.L1TableOffset), int64(s.L1Size))
-		if err != nil {
+	if im.compression != ondisk.CompressionZlib {
+		if err := im.refuseCompressed(ctx); err != nil {
 			return err
-		}
-		zero, compressed, err := im.findKinds(ctx, l1)
-		switch {
-		case err != nil:
-			return err
-		case zero && im.hasBacking() && im.hdr.CryptMethod != ondisk.CryptNone:
-			return refuse("Cannot downgrade an encrypted image whose internal snapshot '%s' has zero clusters over a backing file", s.Name)
-		case compressed && zstd:
-			return errZstdClusters
-		}
-	}
-	if zstd {
-		im.meta.RLock()
-		l1 := append([]uint64(nil), im.l1...)
-		im.meta.RUnlock()
-		if _, compressed, err := im.findKinds(ctx, l1); err != nil {
-			return err
-		} else if compressed {
-			return errZstdClusters
 		}
 	}
 	if err := im.beginWrite(ctx); err != nil {
@@ -79,9 +58,33 @@ func (im *image) downgrade(ctx context.Context, progress func(done, total int64)
 var errZstdClusters = driver.Errorf(driver.ErrUnsupported,
 	"Cannot downgrade an image with zstd compression type and existing compressed clusters")
 
-// findKinds looks for zero clusters and compressed clusters in all that an L1
-// table refers to. Nothing is waiting to be written.
-func (im *image) findKinds(ctx context.Context, l1 []uint64) (zero, compressed bool, err error) {
+// refuseCompressed refuses an image that holds compressed clusters, of the disk or
+// of a snapshot.
+func (im *image) refuseCompressed(ctx context.Context) error {
+	im.meta.RLock()
+	tables := [][]uint64{slices.Clone(im.l1)}
+	im.meta.RUnlock()
+	for i := range im.snapshots {
+		s := &im.snapshots[i]
+		l1, err := im.readTable(ctx, int64(s.L1TableOffset), int64(s.L1Size))
+		if err != nil {
+			return err
+		}
+		tables = append(tables, l1)
+	}
+	for _, l1 := range tables {
+		if found, err := im.findCompressed(ctx, l1); err != nil {
+			return err
+		} else if found {
+			return errZstdClusters
+		}
+	}
+	return nil
+}
+
+// findCompressed looks for compressed clusters in all that an L1 table refers to.
+// Nothing is waiting to be written.
+func (im *image) findCompressed(ctx context.Context, l1 []uint64) (bool, error) {
 	buf := make([]byte, im.clusterSize)
 	for _, e := range l1 {
 		off := int64(e & ondisk.OffsetMask)
@@ -89,21 +92,18 @@ func (im *image) findKinds(ctx context.Context, l1 []uint64) (zero, compressed b
 			continue
 		}
 		if err := im.readPadded(ctx, im.file, buf, off); err != nil {
-			return false, false, err
+			return false, err
 		}
 		for i := range int(im.clusterSize / im.l2EntrySize) {
-			switch im.kind(ondisk.LoadL2(buf, i, im.extended)) {
-			case kindZeroPlain, kindZeroAlloc:
-				zero = true
-			case kindCompressed:
-				compressed = true
+			if im.kind(ondisk.LoadL2(buf, i, im.extended)) == kindCompressed {
+				return true, nil
 			}
 		}
 		if err := ctx.Err(); err != nil {
-			return false, false, err
+			return false, err
 		}
 	}
-	return zero, compressed, nil
+	return false, nil
 }
 
 // expandChunk is how many zeroes are written at once.

@@ -19,16 +19,16 @@ func (im *image) expandSnapshots(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		t, err := im.tablesOf(l1)
-		if err != nil {
+		if _, err := im.tablesOf(l1); err != nil {
 			return err
 		}
-		for _, off := range t.offsets {
-			if seen[off] {
+		for i, e := range l1 {
+			off := int64(e & ondisk.OffsetMask)
+			if off == 0 || seen[off] {
 				continue
 			}
 			seen[off] = true
-			if err := im.expandTable(ctx, off); err != nil {
+			if err := im.expandTable(ctx, off, int64(i)*im.l2Range()); err != nil {
 				return err
 			}
 		}
@@ -36,9 +36,9 @@ func (im *image) expandSnapshots(ctx context.Context) error {
 	return nil
 }
 
-// expandTable replaces the zero clusters of one L2 table of snapshots. What it
-// cannot finish it leaks at most.
-func (im *image) expandTable(ctx context.Context, off int64) error {
+// expandTable replaces the zero clusters of one L2 table of snapshots, which maps
+// the disk from guest on. What it cannot finish it leaks at most.
+func (im *image) expandTable(ctx context.Context, off, guest int64) error {
 	b := make([]byte, im.clusterSize)
 	if err := im.readPadded(ctx, im.file, b, off); err != nil {
 		return err
@@ -63,7 +63,7 @@ func (im *image) expandTable(ctx context.Context, off int64) error {
 	}
 	entries := make([]uint64, len(zero))
 	if im.hasBacking() {
-		if err := im.zeroClusters(ctx, entries); err != nil {
+		if err := im.zeroClusters(ctx, guest, zero, entries); err != nil {
 			return err
 		}
 	}
@@ -123,19 +123,23 @@ func (im *image) expandTable(ctx context.Context, off int64) error {
 	return down.err
 }
 
-// zeroClusters allocates a cluster of zeroes for each entry.
-func (im *image) zeroClusters(ctx context.Context, entries []uint64) error {
+// zeroClusters allocates a cluster of zeroes for each of the entries, which have
+// these places in a table that maps the disk from guest on.
+func (im *image) zeroClusters(ctx context.Context, guest int64, places []int, entries []uint64) error {
+	zeroes := make([]byte, im.clusterSize)
 	for i := 0; i < len(entries); {
 		host, got, _, err := im.allocRun(ctx, int64(len(entries)-i), 1)
 		if err != nil {
 			return err
 		}
-		for c := range got {
-			entries[i] = uint64(host + c<<im.clusterBits)
+		for range got {
+			off := guest + int64(places[i])<<im.clusterBits
+			if _, err := im.child(off, host).WriteAt(ctx, zeroes, host); err != nil {
+				return err
+			}
+			entries[i] = uint64(host)
+			host += im.clusterSize
 			i++
-		}
-		if err := im.writeZeroes(ctx, host, got<<im.clusterBits); err != nil {
-			return err
 		}
 	}
 	return nil
