@@ -74,7 +74,7 @@ race() {
 	step "race detector"
 	# The race detector needs cgo.
 	if command -v cc >/dev/null; then
-		CGO_ENABLED=1 go test -race -short -timeout 10m ./block/... ./format/... ./protocol/... ./ops/... ./opts/... ./internal/...
+		CGO_ENABLED=1 go test -race -short -timeout 12m ./block/... ./crypto/... ./format/... ./nbd/... ./protocol/... ./ops/... ./opts/... ./internal/...
 	else
 		echo "left out: the race detector needs a C compiler"
 	fi
@@ -93,31 +93,36 @@ cross() {
 # ("context deadline exceeded", and no failing input). Such a run is made again;
 # whatever else fails, fails.
 fuzz_one() {
+	log=$(mktemp)
 	for try in 1 2 3; do
-		go test -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-10s}" -fuzzminimizetime 1x -parallel 2 "$1" >fuzz.log 2>&1 && {
-			rm -f fuzz.log
+		if go test -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-10s}" -fuzzminimizetime 1x -parallel 1 "$1" >"$log" 2>&1; then
+			echo "$1 $2: $(grep -o 'execs: [0-9]*' "$log" | tail -1)"
+			rm -f "$log"
 			return 0
-		}
-		cat fuzz.log
-		grep -q '^    context deadline exceeded$' fuzz.log && ! grep -q -i 'failing input' fuzz.log || exit 1
+		fi
+		cat "$log"
+		grep -q '^    context deadline exceeded$' "$log" && ! grep -q -i 'failing input' "$log" || break
 		echo "$1 $2: the engine ran out of time, once more (try $try)"
 	done
-	exit 1
+	rm -f "$log"
+	return 1
 }
 
+# One target for each processor at a time.
 fuzz() {
 	step "fuzzing, ${FUZZTIME:-10s} each target"
 	for pkg in $(go list ./...); do
-		for target in $(go test -list '^Fuzz' "$pkg" | grep '^Fuzz' || true); do
-			echo "$pkg $target"
-			fuzz_one "$pkg" "$target"
-		done
-	done
+		go test -list '^Fuzz' "$pkg" | grep '^Fuzz' | sed "s|^|$pkg |" || true
+	done | xargs -P "$(nproc)" -n 2 "./$(basename "$0")" fuzz-one
 }
 
 case "${1:-all}" in
 all) set -- setup lint unit whole race cross fuzz ;;
 quick) set -- lint unit ;;
+fuzz-one)
+	fuzz_one "$2" "$3"
+	exit
+	;;
 esac
 for s in "$@"; do
 	case "$s" in
