@@ -60,9 +60,13 @@ func (w *world) markChanged(off int64, old, p []byte) {
 	}
 }
 
-// resizeBitmaps forgets what lies behind the end.
-func (w *world) resizeBitmaps(size int64) {
+// resizeBitmaps forgets what lies behind the end. What is new may be dirty: hiding
+// a backing file there is a change.
+func (w *world) resizeBitmaps(old, size int64) {
 	for _, b := range w.bitmaps {
+		for g := old / b.unit; g*b.unit < size; g++ {
+			b.may[g] = true
+		}
 		for g := range b.dirty {
 			if g*b.unit >= size {
 				delete(b.dirty, g)

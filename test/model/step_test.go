@@ -179,7 +179,7 @@ func (w *world) resize(ctx context.Context) error {
 		return w.fail("resize: %w", err)
 	}
 	w.active.Resize(next)
-	w.resizeBitmaps(next)
+	w.resizeBitmaps(size, next)
 	return w.flush(ctx)
 }
 
