@@ -224,7 +224,7 @@ func (w *world) amend(ctx context.Context) error {
 		w.v2, w.bitmaps = true, nil // version 2 has no bitmaps
 	case err == nil && d["compat"] == "1.1":
 		w.v2 = false
-	case err != nil && (errors.Is(err, driver.ErrUnsupported) || errors.Is(err, driver.ErrInvalid)):
+	case err != nil && (errors.Is(err, driver.ErrUnsupported) || errors.Is(err, driver.ErrInvalid) || strings.Contains(err.Error(), "No space left in the file header")):
 		w.note("refused: %v", err)
 	case err != nil:
 		return w.fail("amend: %w", err)
