@@ -11,7 +11,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
-	"github.com/cowl-disk/cowl/opts"
+	"github.com/cowl-disk/cowl/internal/cli/imageopt"
 )
 
 // Version is the version of this program. OriginalVersion is the version of the
@@ -198,32 +198,15 @@ func (p *Program) formats() {
 	fmt.Fprintln(p.Stdout, line)
 }
 
-// trace reads a trace option. There are no trace events: naming one brings the
-// warning of the original, and writing a trace somewhere is refused.
+// trace reads a trace option.
 func (p *Program) trace(arg string) error {
-	d := opts.Dict{}
-	if err := d.ParseList(arg, "enable"); err != nil {
-		return err
-	}
-	for _, key := range d.Keys() {
-		switch key {
-		case "enable", "help":
-		case "events", "file":
-			return fmt.Errorf("--trace %s=… is not supported: there are no trace events", key)
-		default:
-			return fmt.Errorf("Invalid parameter '%s'", key)
-		}
-	}
-	switch name := d.String("enable"); name {
-	case "":
-	case "help", "?":
+	help, err := imageopt.Trace(arg, func(format string, args ...any) {
+		fmt.Fprintf(p.Stderr, p.Name+": warning: "+format+"\n", args...)
+	})
+	if help {
 		return errDone
-	default:
-		if !strings.Contains(name, "*") {
-			fmt.Fprintf(p.Stderr, "%s: warning: trace event '%s' does not exist\n", p.Name, name)
-		}
 	}
-	return nil
+	return err
 }
 
 // registry makes the set of drivers for one command.

@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
 	"github.com/cowl-disk/cowl/internal/cli/imageopt"
 	"github.com/cowl-disk/cowl/internal/cli/render"
-	"github.com/cowl-disk/cowl/opts"
 )
 
 // Program is one run of the program.
@@ -89,27 +87,11 @@ func (p *Program) version() {
 	fmt.Fprintln(p.Stdout, "A drop-in by the cowl project for the program of that name of the QEMU project")
 }
 
-// trace reads a trace option. There are no trace events: patterns match none, and
-// writing a trace somewhere is refused.
+// trace reads a trace option.
 func (p *Program) trace(arg string) error {
-	d := opts.Dict{}
-	if err := d.ParseList(arg, "enable"); err != nil {
-		return err
-	}
-	for _, key := range d.Keys() {
-		switch key {
-		case "enable", "help":
-		case "events", "file":
-			return fmt.Errorf("--trace %s=… is not supported: there are no trace events", key)
-		default:
-			return fmt.Errorf("Invalid parameter '%s'", key)
-		}
-	}
-	switch name := d.String("enable"); {
-	case name == "help" || name == "?":
+	help, err := imageopt.Trace(arg, p.warnf)
+	if help {
 		return errDone
-	case name != "" && !strings.Contains(name, "*"):
-		p.warnf("trace event '%s' does not exist", name)
 	}
-	return nil
+	return err
 }
