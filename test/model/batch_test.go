@@ -212,6 +212,9 @@ func (w *world) amend(ctx context.Context) error {
 	case 1:
 		d["refcount_bits"] = pick(w.r, "8", "16", "32", "64")
 	default:
+		if len(w.bitmaps) > 0 {
+			return nil // version 2 loses bitmaps, and leaks them, as with the original
+		}
 		d["compat"] = pick(w.r, "0.10", "1.1")
 	}
 	w.note("amend %v", d)
