@@ -11,6 +11,7 @@ import (
 
 	"github.com/cowl-disk/cowl"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/opts"
 )
 
 func TestOverlay(t *testing.T) {
@@ -67,4 +68,32 @@ func ExampleOpen() {
 	defer img.Close(ctx)
 	fmt.Println(img.Format(), img.Size())
 	// Output: raw 1073741824
+}
+
+// An encrypted image is made and opened with a passphrase that an option names.
+func ExampleSecrets() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "cowl-example-")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	name, keys := filepath.Join(dir, "disk.qcow2"), cowl.Secrets(map[string]string{"disk": "correct horse"})
+	err = cowl.Create(ctx, cowl.CreateJob{Filename: name, Format: "qcow2", Size: 1 << 20, Objects: keys,
+		Options: opts.Dict{"encrypt.format": "luks", "encrypt.key-secret": "disk", "encrypt.iter-time": "10"}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	img, err := cowl.Open(ctx, cowl.Source{Filename: name, Format: "qcow2", Options: opts.Dict{"encrypt.key-secret": "disk"}},
+		cowl.OpenOptions{Gate: cowl.DenyAll(), Objects: keys})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer img.Close(ctx)
+	info, err := img.Info(ctx)
+	fmt.Println(img.Size(), info.Encrypted, err)
+	// Output: 1048576 true <nil>
 }
