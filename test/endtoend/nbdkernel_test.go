@@ -12,8 +12,26 @@ import (
 	"github.com/cowl-disk/cowl/test/endtoend/treehash"
 )
 
+// kernelModule returns the file of a module of the kernel, unpacked.
+func kernelModule(t *testing.T, dir, version, name string) string {
+	t.Helper()
+	module := filepath.Join("/lib/modules", version, "kernel", name+".ko")
+	if _, err := os.Stat(module + ".xz"); err == nil {
+		plain := filepath.Join(dir, filepath.Base(module))
+		if err := os.WriteFile(plain, []byte(testkit.Run(t, "xz", "-dc", module+".xz")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return plain
+	}
+	if _, err := os.Stat(module); err != nil {
+		t.Skip("the cloud kernel lacks a module: " + err.Error())
+	}
+	return module
+}
+
 // TestKernelDevice attaches an image to a kernel's nbd device in a guest, by netlink
-// and by ioctls, and looks at what the guest did to it.
+// and by ioctls, and looks at what the guest did to it. The guest's kernel also serves
+// for sockets between virtual machines.
 func TestKernelDevice(t *testing.T) {
 	emulator := testkit.Tool(t, "qemu-system-x86_64")
 	fsck := testkit.Tool(t, "e2fsck")
@@ -23,17 +41,6 @@ func TestKernelDevice(t *testing.T) {
 	}
 	version := strings.TrimPrefix(kernels[0], "/boot/vmlinuz-")
 	dir := t.TempDir()
-	module := filepath.Join("/lib/modules", version, "kernel/drivers/block/nbd.ko")
-	if _, err := os.Stat(module + ".xz"); err == nil {
-		plain := filepath.Join(dir, "nbd.ko")
-		if err := os.WriteFile(plain, []byte(testkit.Run(t, "xz", "-dc", module+".xz")), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		module = plain
-	}
-	if _, err := os.Stat(module); err != nil {
-		t.Skip("the cloud kernel has no nbd module: " + err.Error())
-	}
 	tree := filepath.Join(goroot(t), "src", "net", "http")
 	files, digest, err := treehash.Sum(tree)
 	if err != nil {
@@ -58,7 +65,12 @@ func TestKernelDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	cowl(t, "convert", "-f", "raw", "-O", "qcow2", raw, img)
-	initrd := makeInitrd(t, dir, "./nbdguest", map[string]string{"nbd.ko": module, "qemu-nbd": program, "qemu-img": program, "disk.qcow2": img})
+	initrd := makeInitrd(t, dir, "./nbdguest", map[string]string{
+		"nbd.ko":            kernelModule(t, dir, version, "drivers/block/nbd"),
+		"vsock.ko":          kernelModule(t, dir, version, "net/vmw_vsock/vsock"),
+		"vsock_common.ko":   kernelModule(t, dir, version, "net/vmw_vsock/vmw_vsock_virtio_transport_common"),
+		"vsock_loopback.ko": kernelModule(t, dir, version, "net/vmw_vsock/vsock_loopback"),
+		"qemu-nbd":          program, "qemu-img": program, "disk.qcow2": img})
 	// The guest keeps its image in memory, and gives it back on a disk of its own.
 	back := filepath.Join(dir, "back.raw")
 	if err := os.WriteFile(back, nil, 0o644); err != nil {
@@ -69,7 +81,7 @@ func TestKernelDevice(t *testing.T) {
 	}
 	out := boot(t, emulator, kernels[0], initrd, "-drive", "if=none,id=d,format=raw,file="+back, "-device", "nvme,serial=cowl,drive=d")
 	for _, want := range []string{fmt.Sprintf("guest-files: %d %s", files, digest), fmt.Sprintf("guest-size: %d", len(disk)),
-		"guest-attached: netlink", "guest-attached: ioctl", "guest-attached: auto", "guest-done"} {
+		"guest-attached: netlink", "guest-attached: ioctl", "guest-attached: auto", "guest-vsock: ok", "guest-done"} {
 		if !strings.Contains(out, want) {
 			t.Fatalf("the guest did not print %q:\n%s", want, out)
 		}

@@ -57,6 +57,9 @@ func run() error {
 		}
 		fmt.Println("guest-attached:", method)
 	}
+	if err := vsock(); err != nil {
+		return fmt.Errorf("vsock: %w", err)
+	}
 	if err := giveBack(); err != nil {
 		return err
 	}
