@@ -126,13 +126,7 @@ func (im *image) expandZeroes(ctx context.Context, progress func(done, total int
 				n = min(n, max(expandChunk, im.clusterSize))
 				err = im.zeroRange(ctx, off, n)
 			} else {
-				err = im.change(ctx, off>>im.clusterBits, im.clusters(off+n), changeOptions{how: discardRequest,
-					edit: func(_ int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
-						if k := im.kind(old); k == kindZeroPlain || k == kindZeroAlloc {
-							return ondisk.L2Entry{}, true
-						}
-						return old, false
-					}})
+				err = im.dropZeroes(ctx, off>>im.clusterBits, im.clusters(off+n))
 			}
 		}
 		if err != nil {
@@ -140,5 +134,20 @@ func (im *image) expandZeroes(ctx context.Context, progress func(done, total int
 		}
 		off += n
 	}
-	return nil
+	// Beyond the end of the disk are what shrinking has left.
+	im.meta.RLock()
+	end := int64(len(im.l1)) << im.l2Bits
+	im.meta.RUnlock()
+	return im.dropZeroes(ctx, size>>im.clusterBits, end)
+}
+
+// dropZeroes makes the zero clusters among [c0, c1) of the disk unallocated.
+func (im *image) dropZeroes(ctx context.Context, c0, c1 int64) error {
+	return im.change(ctx, c0, c1, changeOptions{how: discardRequest,
+		edit: func(_ int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
+			if k := im.kind(old); k == kindZeroPlain || k == kindZeroAlloc {
+				return ondisk.L2Entry{}, true
+			}
+			return old, false
+		}})
 }
