@@ -218,16 +218,16 @@ func (op *opener) openNode(ctx context.Context, spec nodeSpec, drv driver.Driver
 	}
 	img, err := op.openFormat(ctx, spec, drv, file, d, common)
 	if err != nil {
-		return nil, errors.Join(err, closeQuietly(ctx, file))
+		closeQuietly(ctx, file)
+		return nil, err
 	}
 	return img, nil
 }
 
 // closeQuietly closes what was opened for an attempt that failed: that failure
 // is the one to report.
-func closeQuietly(ctx context.Context, img *Image) error {
+func closeQuietly(ctx context.Context, img *Image) {
 	_ = img.Close(context.WithoutCancel(ctx))
-	return nil
 }
 
 // childAccess gives the permissions to ask for on the "file" child of a format.
@@ -447,7 +447,7 @@ func (op *opener) openFormat(ctx context.Context, spec nodeSpec, drv driver.Driv
 	chain := append(spec.chain[:len(spec.chain):len(spec.chain)], identity(file.name))
 	fail := func(err error) (*Image, error) {
 		for _, ch := range img.children[1:] {
-			_ = closeQuietly(ctx, ch.Image)
+			closeQuietly(ctx, ch.Image)
 		}
 		return nil, err
 	}
