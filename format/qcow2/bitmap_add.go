@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -70,6 +71,9 @@ func (im *image) canAddBitmap(name string, shift uint) error {
 	if err := im.bitmapFits(im.size.Load(), shift); err != nil {
 		return refuse(driver.ErrRange, "%w", err)
 	}
+	if err := im.bitmapsFitHeader(); err != nil {
+		return refuse(driver.ErrRange, "%w", err)
+	}
 	if len(name) > ondisk.MaxBitmapName {
 		return refuse(driver.ErrInvalid, "Name length exceeds maximum (%d characters)", ondisk.MaxBitmapName)
 	}
@@ -89,6 +93,21 @@ func (im *image) canAddBitmap(name string, shift uint) error {
 		return refuse(driver.ErrRange, "Not enough space in the bitmap directory")
 	}
 	return nil
+}
+
+// bitmapsFitHeader says whether the header has room for the bitmaps extension, so
+// that Close does not find out.
+func (im *image) bitmapsFitHeader() error {
+	im.hdrMu.Lock()
+	defer im.hdrMu.Unlock()
+	if im.bitmapsExt.Count > 0 {
+		return nil
+	}
+	exts := im.exts
+	defer func() { im.exts = exts }()
+	im.exts = append(slices.Clone(exts), ondisk.Extension{Type: ondisk.ExtBitmaps, Data: ondisk.BitmapsExtension{}.Append(nil)})
+	_, err := im.encodeHeader(0)
+	return err
 }
 
 // bitmapFits says whether a bitmap of a disk of size bytes can be stored.
