@@ -185,15 +185,24 @@ func (w *world) rebase(ctx context.Context) error {
 		defer other.Close(ctx)
 		job.New = other
 	}
-	if err := ops.Rebase(ctx, job); err != nil {
+	switch err := ops.Rebase(ctx, job); {
+	case err == nil:
+		w.backing = name
+	case noRoom(err):
+		w.note("refused: %v", err)
+	default:
 		return w.fail("rebase: %w", err)
 	}
-	w.backing = name
 	if err := w.close(ctx); err != nil {
 		return err
 	}
 	w.markAllBitmaps()
 	return w.relearnSnapshots(ctx)
+}
+
+// noRoom says whether a header in a small cluster cannot take more.
+func noRoom(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "No space left in the file header")
 }
 
 // markAllBitmaps: what was copied into the image may be recorded as a change, or
@@ -227,7 +236,7 @@ func (w *world) amend(ctx context.Context) error {
 		w.v2, w.bitmaps = true, nil // version 2 has no bitmaps
 	case err == nil && d["compat"] == "1.1":
 		w.v2 = false
-	case err != nil && (errors.Is(err, driver.ErrUnsupported) || errors.Is(err, driver.ErrInvalid) || strings.Contains(err.Error(), "No space left in the file header")):
+	case err != nil && (errors.Is(err, driver.ErrUnsupported) || errors.Is(err, driver.ErrInvalid) || noRoom(err)):
 		w.note("refused: %v", err)
 	case err != nil:
 		return w.fail("amend: %w", err)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
@@ -87,7 +86,7 @@ func (w *world) bitmapStep(ctx context.Context) error {
 		w.next++
 		w.note("add bitmap %s, granularity %d, enabled %v", b.name, b.unit, b.enabled)
 		err := keeper.AddBitmap(ctx, driver.BitmapSpec{Name: b.name, Granularity: b.unit, Disabled: !b.enabled})
-		if err != nil && strings.Contains(err.Error(), "No space left in the file header") {
+		if noRoom(err) {
 			return nil
 		}
 		if err != nil {
