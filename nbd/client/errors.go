@@ -70,6 +70,14 @@ func (e *OptionError) Error() string {
 	return "Unknown error code when asking for " + about
 }
 
+// ConnectError is a connection that could not be made: nothing was said yet.
+type ConnectError struct{ Err error }
+
+func (e *ConnectError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what the system said.
+func (e *ConnectError) Unwrap() error { return e.Err }
+
 // refused says whether err is an option that the server does not have, or does not
 // want to give, so that one goes on without.
 func refused(err error) bool {

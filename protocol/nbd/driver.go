@@ -121,8 +121,9 @@ func (d nbdDriver) Create(ctx context.Context, req *driver.CreateRequest) error 
 
 // connectError words an error of connecting as users know it.
 func (n *node) connectError(err error) error {
-	var sys interface{ Temporary() bool }
 	var oe *client.OptionError
+	var ce *client.ConnectError
+	var ve *tlscreds.VerifyError
 	switch {
 	case errors.As(err, &oe):
 		text := oe.Error()
@@ -130,12 +131,15 @@ func (n *node) connectError(err error) error {
 			text += "\nserver reported: " + oe.Message
 		}
 		return driver.Errorf(driver.ErrInvalid, "%s", text)
-	case errors.As(err, &sys):
+	case errors.As(err, &ve):
+		return driver.Errorf(driver.ErrInvalid, "%w", ve)
+	case errors.As(err, &ce):
 		if no := errnoOf(err); no != nil {
-			return driver.Errorf(driver.ErrInvalid, "Failed to connect to '%s': %w", n.at.shown, no)
+			err = no
 		}
+		return driver.Errorf(driver.ErrInvalid, "Failed to connect to '%s': %w", n.at.shown, err)
 	}
-	return driver.Errorf(driver.ErrInvalid, "Failed to connect to '%s': %w", n.at.shown, err)
+	return driver.Errorf(driver.ErrInvalid, "Negotiation with '%s' failed: %w", n.at.shown, err)
 }
 
 // between is how long to wait between attempts to connect: longer each time.

@@ -41,7 +41,7 @@ func (p *Program) runServer(ctx context.Context, s *settings, name string, args 
 
 // serve opens the image, listens, says that it is ready, and serves.
 func (p *Program) serve(ctx context.Context, s *settings, name string, ready func()) (err error) {
-	cfg := server.Config{MaxClients: s.shared, HandshakeTimeout: s.handshake}
+	cfg := server.Config{MaxClients: s.shared, HandshakeTimeout: s.handshake, Log: slog.New(complaints{p})}
 	if s.verbose {
 		cfg.Log = slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

@@ -37,7 +37,12 @@ func (p *Program) setTLS(s *settings, cfg *server.Config) error {
 		if peer.TLS == nil || len(peer.TLS.PeerCertificates) == 0 {
 			return errors.New("TLS x509 authz check: the client has no certificate")
 		}
-		if name := tlscreds.DN(peer.TLS.PeerCertificates[0]); !authz.Allow(name) {
+		name := tlscreds.DN(peer.TLS.PeerCertificates[0])
+		ok, err := authz.Allow(name)
+		if err != nil {
+			return fmt.Errorf("TLS x509 authz check for %s failed: %w", name, err)
+		}
+		if !ok {
 			return fmt.Errorf("TLS x509 authz check for %s is denied", name)
 		}
 		return nil
