@@ -213,7 +213,14 @@ func nbdServe(t *testing.T, dir, program string, args ...string) (socket string,
 	if err != nil {
 		t.Fatal(err)
 	}
+	ended := false
+	t.Cleanup(func() {
+		if !ended {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
 	return sock, func() {
+		ended = true
 		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 			t.Errorf("the server was gone: %v", err)
 		}
@@ -222,6 +229,7 @@ func nbdServe(t *testing.T, dir, program string, args ...string) (socket string,
 				break
 			}
 			if time.Now().After(end) {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
 				t.Fatal("the server does not end")
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -130,7 +131,9 @@ func shutdown(ctx context.Context, srv *server.Server) error {
 // device makes the device of the export: the image, or the part of it that is
 // asked for.
 func (p *Program) device(ctx context.Context, s *settings, img *block.Image) (server.Device, error) {
-	dev, err := export.New(ctx, img, export.Options{AllocationDepth: s.depth, Bitmaps: s.bitmaps})
+	bitmaps := slices.Clone(s.bitmaps)
+	slices.Reverse(bitmaps) // clients see the last one first, as those of the original do
+	dev, err := export.New(ctx, img, export.Options{AllocationDepth: s.depth, Bitmaps: bitmaps})
 	if err != nil {
 		return nil, err
 	}
