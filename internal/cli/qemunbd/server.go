@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cowl-disk/cowl/block"
@@ -23,6 +25,16 @@ const drainLimit = 30 * time.Second
 
 // runServer serves an image until it is told to end.
 func (p *Program) runServer(ctx context.Context, s *settings, name string, args []string) int {
+	if _, err := s.inherited(); err != nil {
+		return p.fail(err)
+	}
+	// A terminal that goes ends the server in an orderly way, too, unless it was
+	// started to outlive that.
+	if !signal.Ignored(syscall.SIGHUP) {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP)
+		defer stop()
+	}
 	if (s.fork || s.connect != "" && !s.verbose) && !isChild() {
 		code, err := p.daemonize(ctx, args)
 		if err != nil {
