@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -152,6 +153,23 @@ func TestNBDClientKilled(t *testing.T) {
 	stop()
 	testkit.Run(t, "qemu-img", "check", "-q", "-f", "qcow2", image)
 	testkit.Run(t, "qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", image, src)
+}
+
+// TestNBDHelp finds the server in the help of cowl, and not in that of qemu-img.
+func TestNBDHelp(t *testing.T) {
+	if out := cowl(t, "help"); !strings.Contains(out, "\n  nbd - Serve an image") {
+		t.Errorf("%s", out)
+	}
+	if out := cowl(t, "help", "nbd"); !strings.HasPrefix(out, "Usage: cowl nbd ") {
+		t.Errorf("%s", out)
+	}
+	link := filepath.Join(t.TempDir(), "qemu-img")
+	if err := os.Symlink(program, link); err != nil {
+		t.Fatal(err)
+	}
+	if out := testkit.Run(t, link, "--help"); strings.Contains(out, "  nbd - ") {
+		t.Errorf("%s", out)
+	}
 }
 
 // stuckClient connects, asks for many reads and does not read the answers, until it is
