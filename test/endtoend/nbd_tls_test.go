@@ -103,7 +103,7 @@ func TestNBDTLS(t *testing.T) {
 	}
 	c.Close()
 	stop()
-	if len(seen) < 3 || seen[0] != "C=GB,O=My Org,L=Here,CN=client.example.org" {
+	if len(seen) < 3 || seen[0] != "C=GB,L=Here,O=My Org,CN=client.example.org" {
 		t.Errorf("names %q", seen)
 	}
 
