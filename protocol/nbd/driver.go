@@ -126,11 +126,7 @@ func (n *node) connectError(err error) error {
 	var ve *tlscreds.VerifyError
 	switch {
 	case errors.As(err, &oe):
-		text := oe.Error()
-		if oe.Message != "" {
-			text += "\nserver reported: " + oe.Message
-		}
-		return driver.Errorf(driver.ErrInvalid, "%s", text)
+		return driver.Errorf(driver.ErrInvalid, "%s", oe.Report())
 	case errors.As(err, &ve):
 		return driver.Errorf(driver.ErrInvalid, "%w", ve)
 	case errors.As(err, &ce):

@@ -194,6 +194,39 @@ func TestQemuNBDTLS(t *testing.T) {
 	}
 }
 
+// TestQemuNBDTLSRequired has clients come without TLS, with credentials of the wrong
+// kind, and to a server that has no TLS.
+func TestQemuNBDTLSRequired(t *testing.T) {
+	theirs, ours := nbdPrograms(t)
+	tools := needCLI(t)
+	dirs := makeTLSDirs(t)
+	dir := fixtures(t, tools)
+	for _, program := range []string{theirs, ours} {
+		with, stop := nbdServe(t, dir, program, "-e", "0", "-f", "raw", "-r", "--object", "tls-creds-x509,id=t,endpoint=server,dir="+dirs.server, "--tls-creds", "t", "raw.img")
+		defer stop()
+		without, stop := nbdServe(t, dir, program, "-e", "0", "-f", "raw", "-r", "raw.img")
+		defer stop()
+		creds := "tls-creds-x509,id=t,endpoint=client,dir=" + dirs.client
+		for _, c := range []struct {
+			clients [2]string
+			args    []string
+		}{
+			{[2]string{tools.img, tools.ours}, []string{"info", "nbd+unix:///?socket=" + with}},
+			{[2]string{tools.img, tools.ours}, []string{"info", "--object", creds, "--image-opts", "driver=nbd,path=" + without + ",tls-creds=t"}},
+			{[2]string{tools.img, tools.ours}, []string{"info", "--image-opts", "driver=nbd,path=" + with + ",tls-creds=t"}},
+			{[2]string{theirs, ours}, []string{"-L", "-k", with}},
+			{[2]string{theirs, ours}, []string{"-L", "-k", without, "--object", creds, "--tls-creds=t"}},
+			{[2]string{theirs, ours}, []string{"-L", "-k", with, "--object", "tls-creds-x509,id=t,endpoint=server,dir=" + dirs.server, "--tls-creds=t"}},
+			{[2]string{theirs, ours}, []string{"-L", "-k", with, "--object", "secret,id=t,data=x", "--tls-creds=t"}},
+		} {
+			a, b := runNBD(t, dir, c.clients[0], c.args...), runNBD(t, dir, c.clients[1], c.args...)
+			if a != b || a.code == 0 {
+				t.Errorf("%q\noriginal: %+v\nours:     %+v", c.args, a, b)
+			}
+		}
+	}
+}
+
 // TestQemuNBDTLSCopies converts from and to exports with TLS, by both ways to name
 // them.
 func TestQemuNBDTLSCopies(t *testing.T) {

@@ -2,7 +2,9 @@ package qemunbd
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 )
 
@@ -20,7 +22,11 @@ func (c complaints) Handle(_ context.Context, r slog.Record) error {
 	}
 	r.Attrs(func(a slog.Attr) bool {
 		if a.Key == "err" {
-			msg += ": " + a.Value.String()
+			if err, ok := a.Value.Any().(error); ok && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+				msg += ": Unexpected end-of-file before all data were read"
+			} else {
+				msg += ": " + a.Value.String()
+			}
 		}
 		return true
 	})

@@ -32,10 +32,13 @@ func (p *Program) list(ctx context.Context, s *settings) error {
 	exports, err := client.List(ctx, cfg)
 	if err != nil {
 		var ce *client.ConnectError
+		var oe *client.OptionError
 		var ve *tlscreds.VerifyError
 		switch {
 		case errors.As(err, &ce):
 			err = fmt.Errorf("Failed to connect to '%s': %w", name, cause(err))
+		case errors.As(err, &oe):
+			err = errors.New(oe.Report())
 		case errors.As(err, &ve):
 			err = ve
 		}
