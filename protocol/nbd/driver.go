@@ -94,7 +94,7 @@ func (o *openOptions) tls(at server, env *driver.Env) (*tls.Config, error) {
 		return nil, err
 	}
 	if creds.Server {
-		return nil, driver.Errorf(driver.ErrInvalid, "Expecting TLS credentials with a client endpoint")
+		return nil, driver.Errorf(driver.ErrInvalid, "Expected TLS credentials for a client endpoint")
 	}
 	return tlscreds.Client(creds, env.Objects, host)
 }

@@ -218,6 +218,9 @@ func TestQemuNBDTLSRequired(t *testing.T) {
 			{[2]string{theirs, ours}, []string{"-L", "-k", without, "--object", creds, "--tls-creds=t"}},
 			{[2]string{theirs, ours}, []string{"-L", "-k", with, "--object", "tls-creds-x509,id=t,endpoint=server,dir=" + dirs.server, "--tls-creds=t"}},
 			{[2]string{theirs, ours}, []string{"-L", "-k", with, "--object", "secret,id=t,data=x", "--tls-creds=t"}},
+			{[2]string{theirs, ours}, []string{"-k", "/nosock", "--object", creds, "--tls-creds=t", "-f", "raw", "raw.img"}},
+			{[2]string{tools.img, tools.ours}, []string{"info", "--object", "tls-creds-x509,id=t,endpoint=server,dir=" + dirs.server, "--image-opts", "driver=nbd,path=" + with + ",tls-creds=t"}},
+			{[2]string{tools.img, tools.ours}, []string{"info", "--object", "secret,id=t,data=x", "--image-opts", "driver=nbd,path=" + with + ",tls-creds=t"}},
 		} {
 			a, b := runNBD(t, dir, c.clients[0], c.args...), runNBD(t, dir, c.clients[1], c.args...)
 			if a != b || a.code == 0 {

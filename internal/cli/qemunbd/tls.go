@@ -20,7 +20,7 @@ func (p *Program) setTLS(s *settings, cfg *server.Config) error {
 		return fmt.Errorf("Failed to get TLS creds: %w", err)
 	}
 	if !creds.Server {
-		return errors.New("Expecting TLS credentials with a server endpoint")
+		return errors.New("Failed to get TLS creds: Expected TLS credentials for a server endpoint")
 	}
 	if cfg.TLS, err = tlscreds.Server(creds, &s.objects); err != nil {
 		return err
@@ -60,7 +60,7 @@ func (p *Program) setClientTLS(s *settings, cfg *client.Config) error {
 		return fmt.Errorf("Failed to get TLS creds: %w", err)
 	}
 	if creds.Server {
-		return errors.New("Expecting TLS credentials with a client endpoint")
+		return errors.New("Failed to get TLS creds: Expected TLS credentials for a client endpoint")
 	}
 	host := s.tlsHostname
 	if host == "" {
