@@ -3,6 +3,7 @@ package differential
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -16,8 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/nbd/client"
+	"github.com/cowl-disk/cowl/nbd/tlscreds"
 )
 
 // nbdProcess is a server in the foreground that was handed a listening socket.
@@ -76,9 +79,11 @@ func (p *nbdProcess) ended() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-func (p *nbdProcess) dial(t *testing.T) *client.Conn {
+func (p *nbdProcess) dial(t *testing.T) *client.Conn { return p.dialTLS(t, nil) }
+
+func (p *nbdProcess) dialTLS(t *testing.T, creds *tls.Config) *client.Conn {
 	t.Helper()
-	c, err := client.Dial(t.Context(), client.Config{Network: "unix", Address: p.sock, HandshakeTimeout: 10 * time.Second})
+	c, err := client.Dial(t.Context(), client.Config{Network: "unix", Address: p.sock, HandshakeTimeout: 10 * time.Second, TLS: creds})
 	if err != nil {
 		t.Fatalf("%v; %s", err, p.log.String())
 	}
@@ -96,14 +101,25 @@ func each(t *testing.T, f func(t *testing.T, program string)) {
 // image, which is sound, and the exit code is 0.
 func TestQemuNBDSignals(t *testing.T) {
 	tools := needCLI(t)
+	dirs := makeTLSDirs(t)
+	creds, err := tlscreds.Client(&driver.TLSCreds{Type: "x509", Dir: dirs.client, VerifyPeer: true}, nil, "localhost")
+	if err != nil {
+		t.Fatal(err)
+	}
 	each(t, func(t *testing.T, program string) {
-		for _, sig := range []os.Signal{syscall.SIGTERM, os.Interrupt, syscall.SIGHUP} {
+		for k, sig := range []os.Signal{syscall.SIGTERM, os.Interrupt, syscall.SIGHUP, syscall.SIGTERM} {
+			var tlsArgs []string
+			var tlsConfig *tls.Config
+			if k == 3 {
+				tlsArgs = []string{"--object", "tls-creds-x509,id=t,endpoint=server,verify-peer=on,dir=" + dirs.server, "--tls-creds", "t"}
+				tlsConfig = creds
+			}
 			dir := t.TempDir()
 			image := filepath.Join(dir, "disk.qcow2")
 			testkit.Run(t, "qemu-img", "create", "-q", "-f", "qcow2", image, "256M")
 			testkit.Run(t, "qemu-img", "bitmap", "--add", image, "b")
-			p := startNBD(t, dir, program, 1, "-t", "-f", "qcow2", image)
-			c := p.dial(t)
+			p := startNBD(t, dir, program, 1, append(tlsArgs, "-t", "-f", "qcow2", image)...)
+			c := p.dialTLS(t, tlsConfig)
 			const part = 64 << 10
 			var mu sync.Mutex
 			var answered []int64

@@ -62,9 +62,15 @@ func TestNBDServerKilled(t *testing.T) {
 				k.start()
 				t.Cleanup(func() { k.kill() })
 				export := "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path=" + sock + ",file.open-timeout=10,file.reconnect-delay=20"
-				interrupted(t, k, 2, "convert", "-n", "-r", "64M", "--progress=json", "--image-opts", "--target-image-opts", "driver=raw,file.filename="+src, export)
+				interrupted(t, k, 2, `"phase":"copy"`, program, "convert", "-n", "-r", "64M", "--progress=json", "--image-opts", "--target-image-opts", "driver=raw,file.filename="+src, export)
 				out := filepath.Join(dir, "out.raw")
-				interrupted(t, k, 1, "convert", "-r", "64M", "--progress=json", "--image-opts", "-O", "raw", export, out)
+				interrupted(t, k, 1, `"phase":"copy"`, program, "convert", "-r", "64M", "--progress=json", "--image-opts", "-O", "raw", export, out)
+				if name == "ours" {
+					// The client of the original, which does not write again what was lost.
+					theirs := filepath.Join(dir, "theirs.raw")
+					interrupted(t, k, 2, "/100%", testkit.Tool(t, "qemu-img"), "convert", "-r", "64M", "-p", "--image-opts", "-O", "raw", export, theirs)
+					testkit.Run(t, "cmp", src, theirs)
+				}
 				k.cmd.Process.Signal(syscall.SIGTERM)
 				k.cmd.Wait()
 				testkit.Run(t, "cmp", src, out)
@@ -81,13 +87,13 @@ func TestNBDServerKilled(t *testing.T) {
 	}
 }
 
-// interrupted runs a conversion that shows its progress, and kills the server and
-// starts it again some times on the way.
-func interrupted(t *testing.T, k *killable, times int, args ...string) {
+// interrupted runs a conversion that shows its progress, in lines with a mark, and
+// kills the server and starts it again some times on the way.
+func interrupted(t *testing.T, k *killable, times int, mark, converter string, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, converter, args...)
 	cmd.WaitDelay = time.Second
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
@@ -102,7 +108,7 @@ func interrupted(t *testing.T, k *killable, times int, args ...string) {
 	n := 0
 	for {
 		m, err := progress.Read(buf)
-		if n < times && bytes.Contains(buf[:m], []byte(`"phase":"copy"`)) {
+		if n < times && bytes.Contains(buf[:m], []byte(mark)) {
 			n++
 			k.kill()
 			k.start()
