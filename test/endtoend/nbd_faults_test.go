@@ -136,8 +136,8 @@ func serveProgram(t *testing.T, args ...string) (sock string, stop func()) {
 func TestNBDClientKilled(t *testing.T) {
 	dir := t.TempDir()
 	src, image := filepath.Join(dir, "src.raw"), filepath.Join(dir, "image.qcow2")
-	randomFile(t, src, 128<<20)
-	testkit.Run(t, "qemu-img", "create", "-q", "-f", "qcow2", image, "128M")
+	randomFile(t, src, 32<<20)
+	testkit.Run(t, "qemu-img", "create", "-q", "-f", "qcow2", image, "32M")
 	sock, stop := serveProgram(t, "-t", "-e", "0", "-f", "qcow2", image)
 	for range 3 {
 		cmd := exec.Command(program, "convert", "-n", "--progress=json", "-f", "raw", "-O", "raw", src, nbdURI(sock, ""))
