@@ -49,11 +49,17 @@ func run(ctx context.Context, args []string) int {
 		return 1
 	default:
 		name = "cowl"
-		if len(args) > 0 && args[0] == "nbd" {
+		switch {
+		case len(args) > 0 && args[0] == "nbd":
 			return runNBD(ctx, "cowl nbd", args[:1], args[1:])
+		case len(args) == 2 && args[0] == "help" && args[1] == "nbd":
+			return runNBD(ctx, "cowl nbd", nil, []string{"--help"})
 		}
 	}
 	p := &qemuimg.Program{Name: name, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Drivers: drivers.All()}
+	if name == "cowl" {
+		p.Others = []qemuimg.Other{{Name: "nbd", Summary: "Serve an image over NBD, or attach it to a kernel device"}}
+	}
 	return p.Run(ctx, args)
 }
 

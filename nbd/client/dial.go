@@ -111,7 +111,7 @@ func (cfg *Config) negotiate(ctx context.Context, then func(*handshake) error) (
 	}
 	raw, err := dial(ctx, cfg.Network, cfg.Address)
 	if err != nil {
-		return err
+		return &ConnectError{err}
 	}
 	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
 	h := newHandshake(ctx, raw, cfg)

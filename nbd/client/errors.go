@@ -59,7 +59,7 @@ func (e *OptionError) Error() string {
 	case wire.RepErrPlatform:
 		return "Server lacks support for " + about
 	case wire.RepErrTLSReqd:
-		return "Server requires TLS for " + about
+		return "TLS negotiation required before " + about
 	case wire.RepErrUnknown:
 		return "Requested export not available"
 	case wire.RepErrShutdown:
@@ -70,10 +70,32 @@ func (e *OptionError) Error() string {
 	return "Unknown error code when asking for " + about
 }
 
+// ConnectError is a connection that could not be made: nothing was said yet.
+type ConnectError struct{ Err error }
+
+func (e *ConnectError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what the system said.
+func (e *ConnectError) Unwrap() error { return e.Err }
+
+// Report returns the error for people: with a hint and what the server adds, on lines
+// of their own.
+func (e *OptionError) Report() string {
+	text := e.Error()
+	if e.Reply == wire.RepErrTLSReqd {
+		text += "\nDid you forget a valid tls-creds?"
+	}
+	if e.Message != "" {
+		text += "\nserver reported: " + e.Message
+	}
+	return text
+}
+
 // refused says whether err is an option that the server does not have, or does not
-// want to give, so that one goes on without.
+// want to give, so that one goes on without. A server that wants TLS first says so
+// again when the export is chosen.
 func refused(err error) bool {
 	var oe *OptionError
 	return errors.As(err, &oe) && (oe.Reply == wire.RepErrUnsup || oe.Reply == wire.RepErrPolicy ||
-		oe.Reply == wire.RepErrInvalid || oe.Reply == wire.RepErrPlatform)
+		oe.Reply == wire.RepErrInvalid || oe.Reply == wire.RepErrPlatform || oe.Reply == wire.RepErrTLSReqd)
 }

@@ -158,6 +158,13 @@ func (h *handshake) send(o wire.Option, data []byte) error {
 	b := make([]byte, wire.OptionHeaderLen, wire.OptionHeaderLen+len(data))
 	wire.OptionHeader{Option: o, Length: uint32(len(data))}.Put(b)
 	_, err := h.nc.Write(append(b, data...))
+	if tc, ok := h.nc.(*tls.Conn); ok && err != nil {
+		// A server that does not like our certificate says so and goes: that tells
+		// more than that it is gone.
+		if _, said := tc.Read(make([]byte, 1)); said != nil && !errors.Is(said, io.EOF) {
+			err = said
+		}
+	}
 	return err
 }
 

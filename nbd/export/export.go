@@ -30,7 +30,13 @@ type Options struct {
 type Device struct {
 	img      *block.Image
 	contexts []string
-	bitmaps  map[string]driver.Bitmapper // by context
+	bitmaps  map[string]bitmap // by context
+}
+
+// bitmap is a dirty bitmap of a layer, which has size bytes: the disk may be larger.
+type bitmap struct {
+	in   driver.Bitmapper
+	size int64
 }
 
 // writable is a Device that has the methods which change the image.
@@ -39,7 +45,7 @@ type writable struct{ *Device }
 // New returns a device for img, a *Device or something with its methods and those
 // for writing.
 func New(ctx context.Context, img *block.Image, o Options) (server.Device, error) {
-	d := &Device{img: img, contexts: []string{wire.ContextAllocation}, bitmaps: map[string]driver.Bitmapper{}}
+	d := &Device{img: img, contexts: []string{wire.ContextAllocation}, bitmaps: map[string]bitmap{}}
 	if o.AllocationDepth {
 		d.contexts = append(d.contexts, wire.ContextAllocationDepth)
 	}
@@ -80,7 +86,7 @@ func (d *Device) addBitmap(ctx context.Context, name string) error {
 			return fmt.Errorf("bitmap '%s': %w", name, err)
 		}
 		if _, twice := d.bitmaps[context]; !twice {
-			d.bitmaps[context] = b
+			d.bitmaps[context] = bitmap{b, layer.Size()}
 			d.contexts = append(d.contexts, context)
 		}
 		return nil

@@ -50,7 +50,10 @@ func (d *Device) extent(ctx context.Context, name string, off, n int64) (length 
 	if !ok {
 		return 0, 0, driver.Errorf(driver.ErrInvalid, "no context '%s'", name)
 	}
-	length, dirty, err := b.BitmapExtent(ctx, bitmapName(name), off, n)
+	if off >= b.size {
+		return n, 0, nil // nobody can have written there
+	}
+	length, dirty, err := b.in.BitmapExtent(ctx, bitmapName(name), off, min(n, b.size-off))
 	if dirty {
 		flags = wire.StateDirty
 	}

@@ -142,6 +142,17 @@ func read(dir, name string, required bool) (data []byte, ok bool, err error) {
 	return data, true, nil
 }
 
+// VerifyError is a certificate that is not accepted.
+type VerifyError struct {
+	msg   string
+	cause error // may be nil
+}
+
+func (e *VerifyError) Error() string { return e.msg }
+
+// Unwrap returns what the library says of the certificate.
+func (e *VerifyError) Unwrap() error { return e.cause }
+
 // trust is what certificates are verified with.
 type trust struct {
 	roots   *x509.CertPool
@@ -193,7 +204,7 @@ func loadTrust(dir string) (*trust, error) {
 // verify checks the certificates of a peer, the first of which is its own.
 func (t *trust) verify(certs []*x509.Certificate, usage x509.ExtKeyUsage) error {
 	if len(certs) == 0 {
-		return errors.New("No certificate peers")
+		return &VerifyError{"No certificate peers", nil}
 	}
 	between := x509.NewCertPool()
 	for _, c := range certs[1:] {
@@ -203,13 +214,13 @@ func (t *trust) verify(certs []*x509.Certificate, usage x509.ExtKeyUsage) error 
 	if err != nil {
 		var unknown x509.UnknownAuthorityError
 		if errors.As(err, &unknown) {
-			return fmt.Errorf("The certificate hasn't got a known issuer: %w", err)
+			return &VerifyError{"The certificate hasn't got a known issuer", err}
 		}
-		return fmt.Errorf("The certificate is not trusted: %w", err)
+		return &VerifyError{fmt.Sprintf("The certificate is not trusted: %v", err), err}
 	}
 	// One chain without a revoked certificate is enough.
 	if !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool { return !slices.ContainsFunc(chain, t.isRevoked) }) {
-		return errors.New("The certificate has been revoked")
+		return &VerifyError{"The certificate has been revoked", nil}
 	}
 	return nil
 }
@@ -237,7 +248,7 @@ func checkHost(c *x509.Certificate, host string) error {
 		err = nil
 	}
 	if err != nil {
-		return fmt.Errorf("Certificate does not match the hostname %s", host)
+		return &VerifyError{"Certificate does not match the hostname " + host, err}
 	}
 	return nil
 }

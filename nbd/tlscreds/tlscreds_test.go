@@ -19,7 +19,7 @@ func TestDN(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `CN=\#1,1.2.3=#130178,O=\ a\+b\ +UID=me,L=Here\, there,C=GB`
+	const want = `C=GB,L=Here\, there,O=\ a\+b\ +UID=me,1.2.3=#130178,CN=\#1`
 	if got := DN(&x509.Certificate{RawSubject: der}); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}

@@ -94,7 +94,7 @@ func (o *openOptions) tls(at server, env *driver.Env) (*tls.Config, error) {
 		return nil, err
 	}
 	if creds.Server {
-		return nil, driver.Errorf(driver.ErrInvalid, "Expecting TLS credentials with a client endpoint")
+		return nil, driver.Errorf(driver.ErrInvalid, "Expected TLS credentials for a client endpoint")
 	}
 	return tlscreds.Client(creds, env.Objects, host)
 }
@@ -121,21 +121,21 @@ func (d nbdDriver) Create(ctx context.Context, req *driver.CreateRequest) error 
 
 // connectError words an error of connecting as users know it.
 func (n *node) connectError(err error) error {
-	var sys interface{ Temporary() bool }
 	var oe *client.OptionError
+	var ce *client.ConnectError
+	var ve *tlscreds.VerifyError
 	switch {
 	case errors.As(err, &oe):
-		text := oe.Error()
-		if oe.Message != "" {
-			text += "\nserver reported: " + oe.Message
-		}
-		return driver.Errorf(driver.ErrInvalid, "%s", text)
-	case errors.As(err, &sys):
+		return driver.Errorf(driver.ErrInvalid, "%s", oe.Report())
+	case errors.As(err, &ve):
+		return driver.Errorf(driver.ErrInvalid, "%w", ve)
+	case errors.As(err, &ce):
 		if no := errnoOf(err); no != nil {
-			return driver.Errorf(driver.ErrInvalid, "Failed to connect to '%s': %w", n.at.shown, no)
+			err = no
 		}
+		return driver.Errorf(driver.ErrInvalid, "Failed to connect to '%s': %w", n.at.shown, err)
 	}
-	return driver.Errorf(driver.ErrInvalid, "Failed to connect to '%s': %w", n.at.shown, err)
+	return driver.Errorf(driver.ErrInvalid, "Negotiation with '%s' failed: %w", n.at.shown, err)
 }
 
 // between is how long to wait between attempts to connect: longer each time.

@@ -1,5 +1,5 @@
-// Package object reads the --object options of the programs: secrets and TLS
-// credentials, which other options refer to by id.
+// Package object reads the --object options of the programs: secrets, TLS
+// credentials and authorization, which other options refer to by id.
 package object
 
 import (
@@ -19,7 +19,7 @@ import (
 // driver.Objects.
 type Set struct {
 	mu   sync.Mutex
-	byID map[string]any // []byte: a secret; *driver.TLSCreds; *opts.Dict: any other
+	byID map[string]any // []byte: a secret; *driver.TLSCreds; *Authz
 }
 
 // ErrHelp is returned by Define after it printed help.
@@ -27,6 +27,7 @@ var ErrHelp = errors.New("help was printed")
 
 // params are the types of object and their parameters.
 var params = map[string][]string{
+	"authz-list":      {"policy", "rules"},
 	"authz-list-file": {"filename", "refresh"},
 	"authz-simple":    {"identity"},
 	"secret":          {"data", "file", "format", "iv", "keyid"},
@@ -86,11 +87,15 @@ func (s *Set) Define(def string, out io.Writer) error {
 		return fmt.Errorf("attempt to add duplicate property '%s' to object (type 'container')", id)
 	}
 	for _, k := range d.Keys() {
-		if !slices.Contains(known, k) {
+		first := k
+		if typ == "authz-list" {
+			first, _, _ = strings.Cut(k, ".")
+		}
+		if !slices.Contains(known, first) {
 			return fmt.Errorf("Parameter '%s' is unexpected", k)
 		}
 	}
-	obj, err := s.build(typ, d)
+	obj, err := s.build(typ, d, strings.HasPrefix(def, "{"))
 	if err != nil {
 		return err
 	}
@@ -103,14 +108,15 @@ func (s *Set) Define(def string, out io.Writer) error {
 	return nil
 }
 
-func (s *Set) build(typ string, d opts.Dict) (any, error) {
+// build makes an object. fromJSON says how it was written.
+func (s *Set) build(typ string, d opts.Dict, fromJSON bool) (any, error) {
 	switch typ {
 	case "secret":
 		return s.secret(d)
 	case "tls-creds-anon", "tls-creds-psk", "tls-creds-x509":
 		return tlsCreds(strings.TrimPrefix(typ, "tls-creds-"), d)
-	case "authz-simple", "authz-list-file":
-		return authz(typ, d)
+	case "authz-simple", "authz-list", "authz-list-file":
+		return authz(typ, d, fromJSON)
 	}
 	return nil, fmt.Errorf("Parameter 'qom-type' does not accept value '%s'", typ)
 }

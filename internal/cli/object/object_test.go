@@ -93,3 +93,66 @@ func TestTLSCreds(t *testing.T) {
 		t.Error("credentials that nobody defined")
 	}
 }
+
+func TestMatchGlob(t *testing.T) {
+	for _, c := range []struct {
+		pattern, name string
+		want          bool
+	}{
+		{"", "", true}, {"", "a", false}, {"*", "", true}, {"**", "abc", true}, {"a*c", "abbc", true}, {"a*c", "abcd", false}, {"a?c", "abc", true},
+		{"a?c", "ac", false}, {"?", "Ä", true}, {"??", "Ä", false}, {"*Ä", "xÖÄ", true}, {"[a]", "a", false}, {"[a]", "[a]", true}, {"*ab*ab", "aabxab", true},
+		{"*?b", "b", false}, {`\*`, "*", false}, {"*a*a*a*a*b", strings.Repeat("a", 2000), false},
+	} {
+		if matchGlob(c.pattern, c.name) != c.want {
+			t.Errorf("%q on %.20q: not %v", c.pattern, c.name, c.want)
+		}
+	}
+}
+
+// TestAuthzFile has a list of rules change under the program.
+func TestAuthzFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "rules")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &Set{}
+	for _, bad := range []string{"", "{", "[]", `{"policy":"maybe"}`, `{"x":1}`, `{"rules":[{"match":"x"}]}`} {
+		write(bad)
+		if err := s.Define("authz-list-file,id=bad,filename="+file, io.Discard); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	write(`{"policy":"deny","rules":[{"match":"a","policy":"allow"}]}`)
+	for _, def := range []string{"authz-list-file,id=live,filename=" + file, "authz-list-file,id=fixed,refresh=off,filename=" + file} {
+		if err := s.Define(def, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := func(id, name string) bool {
+		t.Helper()
+		a, err := s.Authz(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ok, _ := a.Allow(name)
+		return ok
+	}
+	if !ask("live", "a") || ask("live", "b") || !ask("fixed", "a") {
+		t.Error("not what the file says")
+	}
+	write(`{"policy":"deny","rules":[{"match":"b","policy":"allow"}]}`)
+	if ask("live", "a") || !ask("live", "b") || !ask("fixed", "a") || ask("fixed", "b") {
+		t.Error("not what the changed file says")
+	}
+	write(`{"policy":`)
+	if ask("live", "b") || !ask("fixed", "a") {
+		t.Error("not denied by a file that cannot be read")
+	}
+	write(`{"policy":"allow"}`)
+	if !ask("live", "x") {
+		t.Error("not what the file says again")
+	}
+}

@@ -28,7 +28,12 @@ type Program struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Drivers        []driver.Driver
+	// Others are commands that the caller runs itself, for the list in the help.
+	Others []Other
 }
+
+// Other is a command of another package.
+type Other struct{ Name, Summary string }
 
 // cowl says whether the program was called by its own name.
 func (p *Program) cowl() bool { return p.Name == "cowl" }
@@ -173,8 +178,13 @@ Standard options:
 Recognized commands (run %[1]s COMMAND --help for command-specific help):
 
 `, p.Name)
+	list := slices.Clone(p.Others)
 	for _, c := range p.commands() {
-		fmt.Fprintf(p.Stdout, "  %s - %s\n", c.name, c.summary)
+		list = append(list, Other{c.name, c.summary})
+	}
+	slices.SortFunc(list, func(a, b Other) int { return strings.Compare(a.Name, b.Name) })
+	for _, c := range list {
+		fmt.Fprintf(p.Stdout, "  %s - %s\n", c.Name, c.Summary)
 	}
 	fmt.Fprint(p.Stdout, "\nSupported image formats:\n\n")
 	p.formats()

@@ -2,10 +2,12 @@ package qemunbd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 
 	"github.com/cowl-disk/cowl/nbd/client"
+	"github.com/cowl-disk/cowl/nbd/tlscreds"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
@@ -29,8 +31,16 @@ func (p *Program) list(ctx context.Context, s *settings) error {
 	}
 	exports, err := client.List(ctx, cfg)
 	if err != nil {
-		if sys := cause(err); sys != err {
-			err = fmt.Errorf("Failed to connect to '%s': %w", name, sys)
+		var ce *client.ConnectError
+		var oe *client.OptionError
+		var ve *tlscreds.VerifyError
+		switch {
+		case errors.As(err, &ce):
+			err = fmt.Errorf("Failed to connect to '%s': %w", name, cause(err))
+		case errors.As(err, &oe):
+			err = errors.New(oe.Report())
+		case errors.As(err, &ve):
+			err = ve
 		}
 		return err
 	}

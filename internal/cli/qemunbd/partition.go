@@ -132,22 +132,22 @@ func gptPartition(ctx context.Context, img *block.Image, number int) (partition,
 			if err == nil {
 				return p.check(img, number)
 			}
-			if first == nil || err.missing {
-				first = err
-			}
-			if err.missing {
+			if err.sound {
 				return partition{}, err
+			}
+			if first == nil {
+				first = err
 			}
 		}
 	}
 	return partition{}, first
 }
 
-// gptError says why a table does not give the partition: missing if it is sound
-// and has none of the number.
+// gptError says why a table does not give the partition. No other table is asked if
+// this one is sound.
 type gptError struct {
-	missing bool
-	msg     string
+	sound bool
+	msg   string
 }
 
 func (e *gptError) Error() string { return e.msg }
@@ -180,7 +180,7 @@ func gptAt(ctx context.Context, img *block.Image, at, unit int64, number int) (p
 	if crc32.ChecksumIEEE(table) != binary.LittleEndian.Uint32(h[88:]) {
 		return bad("The GUID partition table is damaged: wrong checksum of its entries")
 	}
-	missing := &gptError{missing: true, msg: fmt.Sprintf("Could not find partition %d", number)}
+	missing := &gptError{sound: true, msg: fmt.Sprintf("Could not find partition %d", number)}
 	if int64(number) > count {
 		return partition{}, missing
 	}
@@ -190,7 +190,7 @@ func gptAt(ctx context.Context, img *block.Image, at, unit int64, number int) (p
 	}
 	start, end := binary.LittleEndian.Uint64(e[32:]), binary.LittleEndian.Uint64(e[40:])
 	if start > end || end >= uint64(img.Size()/unit) {
-		return bad("Partition %d does not lie in the image", number)
+		return partition{}, &gptError{sound: true, msg: fmt.Sprintf("Partition %d does not lie in the image", number)}
 	}
 	return partition{int64(start) * unit, int64(end-start+1) * unit}, nil
 }

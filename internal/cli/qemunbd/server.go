@@ -7,8 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
+	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cowl-disk/cowl/block"
@@ -22,6 +25,16 @@ const drainLimit = 30 * time.Second
 
 // runServer serves an image until it is told to end.
 func (p *Program) runServer(ctx context.Context, s *settings, name string, args []string) int {
+	if _, err := s.inherited(); err != nil {
+		return p.fail(err)
+	}
+	// A terminal that goes ends the server in an orderly way, too, unless it was
+	// started to outlive that.
+	if !signal.Ignored(syscall.SIGHUP) {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP)
+		defer stop()
+	}
 	if (s.fork || s.connect != "" && !s.verbose) && !isChild() {
 		code, err := p.daemonize(ctx, args)
 		if err != nil {
@@ -41,7 +54,7 @@ func (p *Program) runServer(ctx context.Context, s *settings, name string, args 
 
 // serve opens the image, listens, says that it is ready, and serves.
 func (p *Program) serve(ctx context.Context, s *settings, name string, ready func()) (err error) {
-	cfg := server.Config{MaxClients: s.shared, HandshakeTimeout: s.handshake}
+	cfg := server.Config{MaxClients: s.shared, HandshakeTimeout: s.handshake, Log: slog.New(complaints{p})}
 	if s.verbose {
 		cfg.Log = slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -130,7 +143,9 @@ func shutdown(ctx context.Context, srv *server.Server) error {
 // device makes the device of the export: the image, or the part of it that is
 // asked for.
 func (p *Program) device(ctx context.Context, s *settings, img *block.Image) (server.Device, error) {
-	dev, err := export.New(ctx, img, export.Options{AllocationDepth: s.depth, Bitmaps: s.bitmaps})
+	bitmaps := slices.Clone(s.bitmaps)
+	slices.Reverse(bitmaps) // clients see the last one first, as those of the original do
+	dev, err := export.New(ctx, img, export.Options{AllocationDepth: s.depth, Bitmaps: bitmaps})
 	if err != nil {
 		return nil, err
 	}

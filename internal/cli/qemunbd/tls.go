@@ -20,7 +20,7 @@ func (p *Program) setTLS(s *settings, cfg *server.Config) error {
 		return fmt.Errorf("Failed to get TLS creds: %w", err)
 	}
 	if !creds.Server {
-		return errors.New("Expecting TLS credentials with a server endpoint")
+		return errors.New("Failed to get TLS creds: Expected TLS credentials for a server endpoint")
 	}
 	if cfg.TLS, err = tlscreds.Server(creds, &s.objects); err != nil {
 		return err
@@ -37,7 +37,12 @@ func (p *Program) setTLS(s *settings, cfg *server.Config) error {
 		if peer.TLS == nil || len(peer.TLS.PeerCertificates) == 0 {
 			return errors.New("TLS x509 authz check: the client has no certificate")
 		}
-		if name := tlscreds.DN(peer.TLS.PeerCertificates[0]); !authz.Allow(name) {
+		name := tlscreds.DN(peer.TLS.PeerCertificates[0])
+		ok, err := authz.Allow(name)
+		if err != nil {
+			return fmt.Errorf("TLS x509 authz check for %s failed: %w", name, err)
+		}
+		if !ok {
 			return fmt.Errorf("TLS x509 authz check for %s is denied", name)
 		}
 		return nil
@@ -55,7 +60,7 @@ func (p *Program) setClientTLS(s *settings, cfg *client.Config) error {
 		return fmt.Errorf("Failed to get TLS creds: %w", err)
 	}
 	if creds.Server {
-		return errors.New("Expecting TLS credentials with a client endpoint")
+		return errors.New("Failed to get TLS creds: Expected TLS credentials for a client endpoint")
 	}
 	host := s.tlsHostname
 	if host == "" {
