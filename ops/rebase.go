@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -75,7 +76,8 @@ type rebaser struct {
 	meter       *meter
 	done        atomic.Int64
 
-	early writeback
+	early   writeback
+	writing sync.Mutex
 
 	own, was, will answer // of the plan
 }
@@ -344,7 +346,7 @@ func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool)
 		case r.job.Compress && off%r.unit == 0 && (n == r.unit || off+n == img.Size()):
 			err = r.compress(ctx, off, p)
 		default:
-			_, err = img.WriteAt(ctx, p, off)
+			err = r.write(ctx, off, p)
 		}
 		if err != nil {
 			return err
@@ -352,6 +354,18 @@ func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool)
 		data, off = data[n:], off+n
 	}
 	return nil
+}
+
+// write writes what the image does not have. A file that the host caches takes one
+// write at a time: a second worker would only burn its processor waiting for the
+// host's lock.
+func (r *rebaser) write(ctx context.Context, off int64, p []byte) error {
+	if img := r.job.Image; img.Protocol().Format() == "file" && !img.CacheMode().Direct {
+		r.writing.Lock()
+		defer r.writing.Unlock()
+	}
+	_, err := r.job.Image.WriteAt(ctx, p, off)
+	return err
 }
 
 // zero makes a range of the image's own zeroes. A format that has no zero clusters
