@@ -31,6 +31,7 @@ type config struct {
 	dir, original, ours string
 	rounds              int
 	only                *regexp.Regexp
+	all                 bool
 }
 
 // row is one line of the table.
@@ -47,6 +48,7 @@ type row struct {
 // sample is the median of several runs.
 type sample struct {
 	time time.Duration
+	cpu  time.Duration
 	peak int64 // KiB
 }
 
@@ -65,6 +67,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&c.original, "original", "qemu-img", "the original program")
 	flag.StringVar(&c.ours, "ours", "", "our program, to be called as qemu-img (default: built from this tree)")
 	flag.IntVar(&c.rounds, "rounds", 3, "measured runs of each row")
+	flag.BoolVar(&c.all, "all", false, "print every run, too, to the standard error")
 	only := flag.String("run", "", "regular expression that selects rows")
 	flag.Parse()
 	var err error
@@ -96,6 +99,9 @@ func run(ctx context.Context) error {
 		if err := measureRow(ctx, &c, r); err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
+	}
+	if err := measureNBD(ctx, &c); err != nil {
+		return err
 	}
 	return reflinkRows(ctx, &c)
 }
@@ -147,6 +153,16 @@ func measureRow(ctx context.Context, c *config, r row) error {
 			return err
 		}
 	}
+	if c.all {
+		for i := range c.rounds {
+			for side, name := range []string{"original", "cowl"} {
+				if i < len(samples[side]) {
+					s := samples[side][i]
+					fmt.Fprintf(os.Stderr, "%s: %s %s, processor time %s\n", r.name, name, seconds(s.time), seconds(s.cpu))
+				}
+			}
+		}
+	}
 	printRow(r, median(samples[0]), median(samples[1]))
 	return nil
 }
@@ -178,7 +194,7 @@ func median(s []sample) sample {
 		peak = max(peak, x.peak)
 	}
 	slices.Sort(times)
-	return sample{times[len(times)/2], peak}
+	return sample{time: times[len(times)/2], peak: peak}
 }
 
 // timeCommand runs a command and tells its wall time and peak memory.
@@ -192,6 +208,7 @@ func timeCommand(ctx context.Context, args []string) (sample, error) {
 	if err != nil {
 		return s, fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, errText.String())
 	}
+	s.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	s.peak = peakKiB(cmd.ProcessState)
 	return s, nil
 }

@@ -16,9 +16,9 @@ func makeChangeFixtures(ctx context.Context, c *config) error {
 		steps [][]string
 	}{
 		// 20,000 clusters scattered over the whole disk, one 4 KiB write in each.
-		{"overlay.qcow2", [][]string{
+		{"scattered.qcow2", [][]string{
 			{"create", "-q", "-f", "qcow2", "-b", plain, "-F", "qcow2", "FILE"},
-			{"bench", "-f", "qcow2", "-w", "-c", "20000", "-d", "32", "-S", "417792", "FILE"},
+			{"bench", "-f", "qcow2", "-w", "-c", "20000", "-d", "32", "-S", "417792", "--pattern=90", "FILE"},
 		}},
 		// 60,000 clusters of 1 TiB, in an order that has nothing to do with the disk's.
 		{"fragmented.qcow2", append([][]string{{"create", "-q", "-f", "qcow2", "FILE", "1T"}}, passes(10, 6000)...)},
@@ -66,8 +66,10 @@ func changeRows(c *config) []row {
 		return row{name: name, goal: goal, original: append([]string{c.original}, args...), ours: append([]string{c.ours}, args...), prepare: prepare, out: top}
 	}
 	overlay := func() error {
-		return errors.Join(copyFile("overlay.qcow2", top), copyFile("plain.qcow2", base),
-			command(ctx, c.original, "rebase", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", top))
+		return errors.Join(copyFile("scattered.qcow2", top), copyFile("plain.qcow2", base),
+			command(ctx, c.original, "rebase", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", top),
+			// The device must not be busy with the copies while the commands flush.
+			command(ctx, "sync", "-f", c.dir))
 	}
 	snapshotted := func() error {
 		return errors.Join(copyFile("plain.qcow2", top), command(ctx, c.original, "snapshot", "-c", "s", top))

@@ -172,6 +172,21 @@ func (img *Image) Flush(ctx context.Context) error {
 	return img.fail("flush", -1, img.node.Flush(ctx))
 }
 
+// StartWriteback asks the system to begin to write to the devices what it holds
+// back of this image and its children, the backing file excepted. It is a hint for
+// long jobs that end with Flush; it makes nothing durable.
+func (img *Image) StartWriteback() {
+	if !img.writable {
+		return
+	}
+	if s, ok := img.node.(driver.WritebackStarter); ok {
+		s.StartWriteback()
+	}
+	for _, c := range img.children {
+		c.Image.StartWriteback()
+	}
+}
+
 // Close flushes, and closes the image and all its children. It goes on to the
 // end whatever fails, and reports the first failure: then what was written
 // since the last Flush may be lost.

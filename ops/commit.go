@@ -11,6 +11,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/zero"
 )
 
 // CommitJob says what to commit where.
@@ -34,7 +35,7 @@ type CommitJob struct {
 // there durably. Whoever reads the base by itself, or through other images that
 // rest on it, sees it change.
 func Commit(ctx context.Context, job CommitJob) error {
-	c := &committer{job: job, limit: newRateLimit(job.RateLimit)}
+	c := &committer{job: job, limit: newRateLimit(job.RateLimit), early: writeback{img: job.Base}}
 	size := job.Top.Size()
 	if size > job.Base.Size() {
 		if err := job.Base.Resize(ctx, size, driver.ResizeOptions{}); err != nil {
@@ -66,13 +67,20 @@ type committer struct {
 	limit *rateLimit
 	meter *meter
 	done  atomic.Int64
+	early writeback
 }
 
 // part is a range of the disk of one kind.
 type part struct {
 	off, n int64
 	kind   kind
+	// holes are ranges of data that lie in holes of a file: clusters that a guest
+	// has written in part have them. They are sorted.
+	holes []hole
 }
+
+// hole is a range of the disk.
+type hole struct{ off, end int64 }
 
 // maxPart bounds ranges that are not read, so that progress and cancelling work.
 const maxPart = 1 << 30
@@ -100,6 +108,7 @@ func (c *committer) run(ctx context.Context, size int64) error {
 		})
 	}
 	err := g.Wait()
+	c.early.wait()
 	if e := ctx.Err(); e != nil {
 		return e
 	}
@@ -147,6 +156,9 @@ func (c *committer) plan(ctx context.Context, size int64, out chan<- part) error
 		if p.n == 0 {
 			p = part{off: off, kind: k}
 		}
+		if k == kindData && st.Zero {
+			p.holes = append(p.holes, hole{off, off + n})
+		}
 		p.n += n
 		off += n
 	}
@@ -170,9 +182,75 @@ func (c *committer) do(ctx context.Context, p part) error {
 	}
 	buf := bufpool.Get(int(p.n))
 	defer bufpool.Put(buf)
-	if _, err := c.job.Top.ReadAt(ctx, buf, p.off); err != nil {
+	if err := c.read(ctx, buf, p); err != nil {
 		return err
 	}
-	_, err := base.WriteAt(ctx, buf, p.off)
-	return err
+	return c.write(ctx, buf, p.off)
+}
+
+// read reads a part from the layers above the base, but for the holes.
+func (c *committer) read(ctx context.Context, buf []byte, p part) error {
+	at := p.off
+	for _, h := range append(p.holes, hole{p.off + p.n, p.off + p.n}) {
+		if h.off > at {
+			if _, err := c.job.Top.ReadAt(ctx, buf[at-p.off:h.off-p.off], at); err != nil {
+				return err
+			}
+		}
+		clear(buf[h.off-p.off : h.end-p.off])
+		at = h.end
+	}
+	return nil
+}
+
+// write writes to the base. Where that reads as zeroes, zeroes are left out.
+func (c *committer) write(ctx context.Context, p []byte, off int64) error {
+	for len(p) > 0 {
+		st, err := c.job.Base.Status(ctx, off, int64(len(p)), nil)
+		if err != nil {
+			return err
+		}
+		q := p
+		if st.Length > 0 {
+			q = p[:min(st.Length, int64(len(p)))]
+		}
+		for rest, at := q, off; len(rest) > 0; {
+			skip, n := 0, len(rest)
+			if st.Zero {
+				skip, n = nextData(rest)
+			}
+			if n > 0 {
+				if _, err := c.job.Base.WriteAt(ctx, rest[skip:skip+n], at+int64(skip)); err != nil {
+					return err
+				}
+				c.early.wrote(int64(n))
+			}
+			rest, at = rest[skip+n:], at+int64(skip+n)
+		}
+		p, off = p[len(q):], off+int64(len(q))
+	}
+	return nil
+}
+
+const (
+	zeroPage = 4 << 10
+	// zeroGap is how many zeroes are written along rather than make two requests.
+	zeroGap = 32 << 10
+)
+
+// nextData finds the first range of p with other bytes than zeroes, in pages: n
+// bytes after skip. It reaches over short runs of zeroes. If there is none, n is 0
+// and skip is all of p.
+func nextData(p []byte) (skip, n int) {
+	skip = zero.Prefix(p, true, zeroPage)
+	for end := skip; end < len(p); {
+		end += zero.Prefix(p[end:], false, zeroPage)
+		n = end - skip
+		gap := zero.Prefix(p[end:], true, zeroPage)
+		if gap >= zeroGap {
+			break
+		}
+		end += gap
+	}
+	return skip, n
 }

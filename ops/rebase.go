@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -75,11 +76,14 @@ type rebaser struct {
 	meter       *meter
 	done        atomic.Int64
 
+	early   writeback
+	writing sync.Mutex
+
 	own, was, will answer // of the plan
 }
 
 func rebaseContents(ctx context.Context, job RebaseJob) error {
-	r := &rebaser{job: job, old: job.Image.Backing(), chunk: chunkSize}
+	r := &rebaser{job: job, old: job.Image.Backing(), chunk: chunkSize, early: writeback{img: job.Image}}
 	if job.Compress && !job.Image.CanCompress() {
 		return driver.Errorf(driver.ErrUnsupported, "Compression not supported for this file format")
 	}
@@ -118,6 +122,7 @@ func rebaseContents(ctx context.Context, job RebaseJob) error {
 		})
 	}
 	err := g.Wait()
+	r.early.wait()
 	if e := ctx.Err(); e != nil {
 		return e
 	}
@@ -259,37 +264,49 @@ func (r *rebaser) do(ctx context.Context, p part) error {
 	if p.kind == kindSkip {
 		return nil
 	}
-	was, will := bufpool.Get(int(p.n)), bufpool.Get(int(p.n))
+	was := bufpool.Get(int(p.n))
 	defer bufpool.Put(was)
-	defer bufpool.Put(will)
 	if err := readBackingPart(ctx, r.old, was, p.off); err != nil {
 		return err
 	}
-	if err := readBackingPart(ctx, r.job.New, will, p.off); err != nil {
-		return err
+	var will []byte // nil: zeroes
+	if r.job.New != nil && p.off < r.job.New.Size() {
+		will = bufpool.Get(int(p.n))
+		defer bufpool.Put(will)
+		if err := readBackingPart(ctx, r.job.New, will, p.off); err != nil {
+			return err
+		}
+		if bytes.Equal(was, will) {
+			return nil
+		}
 	}
-	if bytes.Equal(was, will) {
-		return nil
+	// compare says whether a unit stays the same, and whether it is zero.
+	compare := func(from, to int64) (same, isZero bool) {
+		isZero = zero.IsZero(was[from:to])
+		if will == nil {
+			return isZero, isZero
+		}
+		return bytes.Equal(was[from:to], will[from:to]), isZero
 	}
 	for i := int64(0); i < p.n; {
-		n := min(r.unit, p.n-i)
-		if bytes.Equal(was[i:i+n], will[i:i+n]) {
-			i += n
+		end := min(i+r.unit, p.n)
+		same, isZero := compare(i, end)
+		if same {
+			i = end
 			continue
 		}
 		// Units that differ and are of one kind go together.
-		isZero := zero.IsZero(was[i : i+n])
-		end := i + n
 		for end < p.n && !r.job.Compress {
-			m := min(r.unit, p.n-end)
-			if bytes.Equal(was[end:end+m], will[end:end+m]) || zero.IsZero(was[end:end+m]) != isZero {
+			next := min(end+r.unit, p.n)
+			if same, z := compare(end, next); same || z != isZero {
 				break
 			}
-			end += m
+			end = next
 		}
 		if err := r.copy(ctx, p.off+i, was[i:end], isZero); err != nil {
 			return err
 		}
+		r.early.wrote(end - i)
 		i = end
 	}
 	return nil
@@ -329,7 +346,7 @@ func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool)
 		case r.job.Compress && off%r.unit == 0 && (n == r.unit || off+n == img.Size()):
 			err = r.compress(ctx, off, p)
 		default:
-			_, err = img.WriteAt(ctx, p, off)
+			err = r.write(ctx, off, p)
 		}
 		if err != nil {
 			return err
@@ -337,6 +354,18 @@ func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool)
 		data, off = data[n:], off+n
 	}
 	return nil
+}
+
+// write writes what the image does not have. A file that the host caches takes one
+// write at a time: a second worker would only burn its processor waiting for the
+// host's lock.
+func (r *rebaser) write(ctx context.Context, off int64, p []byte) error {
+	if img := r.job.Image; img.Protocol().Format() == "file" && !img.CacheMode().Direct {
+		r.writing.Lock()
+		defer r.writing.Unlock()
+	}
+	_, err := r.job.Image.WriteAt(ctx, p, off)
+	return err
 }
 
 // zero makes a range of the image's own zeroes. A format that has no zero clusters

@@ -359,6 +359,12 @@ type RangeCopier interface {
 	CopyFrom(ctx context.Context, src Storage, srcOff, dstOff, n int64, mode CopyMode) (int64, error)
 }
 
+// WritebackStarter is implemented by Storage of which the system holds back what
+// was written. StartWriteback asks it to begin now to write that to the device, for
+// callers that flush later and would wait the longer then. It promises nothing, may
+// take a while, and may be called concurrently with everything but Close.
+type WritebackStarter interface{ StartWriteback() }
+
 // Relocker is implemented by protocols with image locks: Relock changes the
 // permissions that an open node holds to those of access.
 type Relocker interface {

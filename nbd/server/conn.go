@@ -25,10 +25,12 @@ const (
 
 const (
 	readBuffer   = 256 << 10 // for requests and small payloads
+	firstBuffer  = 16 << 10  // what it is before a client has sent as much
 	replyBuffer  = 256 << 10 // for replies of the leader
 	inPlace      = 64 << 10  // the largest payload that is used where it lies in these buffers
 	piece        = 512 << 10 // the largest buffer for a part of a request
-	maxInFlight  = 2 << 20   // bytes of the buffers that workers hold
+	maxInFlight  = 2 << 20   // bytes of the buffers that workers hold, of one connection
+	allInFlight  = 24 << 20  // same, of all connections; each may hold a piece, however many there are
 	sharedRoom   = 16 << 20  // bytes of larger buffers, of all connections
 	requestQueue = 64        // requests that wait for a worker
 )
@@ -116,9 +118,8 @@ var errDisc = errors.New("client disconnects")
 func (c *conn) transmit(rest []byte) error {
 	c.dev, c.writer = c.export.Device, c.export.writer()
 	c.size, c.limits = uint64(c.dev.Size()), c.export.blockSize()
-	c.in = requestReader{r: c.nc, buf: bufpool.Get(readBuffer)}
+	c.in = requestReader{r: c.nc, buf: bufpool.Get(max(firstBuffer, len(rest)))}
 	c.in.end = copy(c.in.buf, rest)
-	c.own.arena = bufpool.Get(replyBuffer)[:0]
 	c.pace.init()
 	c.inline.ended = make(chan error, 1)
 	err := c.lead()
@@ -139,7 +140,6 @@ func (c *conn) transmit(rest []byte) error {
 	c.wg.Wait()
 	bufpool.Put(c.in.buf)
 	c.own.free()
-	bufpool.Put(c.own.arena)
 	if orderly(err) || errors.Is(err, io.EOF) {
 		return nil
 	}
@@ -180,9 +180,15 @@ type requestReader struct {
 
 func (r *requestReader) buffered() int { return r.end - r.start }
 
-// fill reads until n bytes are buffered.
+// fill reads until n bytes are buffered, at most readBuffer.
 func (r *requestReader) fill(n int) error {
-	if r.start == r.end {
+	if len(r.buf) < readBuffer && (n > len(r.buf) || r.end == len(r.buf)) {
+		// Most clients that read much send little: only those that do cost memory.
+		bigger := bufpool.Get(readBuffer)
+		r.start, r.end = 0, copy(bigger, r.buf[r.start:r.end])
+		bufpool.Put(r.buf)
+		r.buf = bigger
+	} else if r.start == r.end {
 		r.start, r.end = 0, 0
 	} else if r.start+n > len(r.buf) || len(r.buf)-r.end < len(r.buf)/4 {
 		r.end = copy(r.buf, r.buf[r.start:r.end])

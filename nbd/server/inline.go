@@ -98,7 +98,7 @@ func (s *Server) look() (any bool) {
 func (c *conn) depose() {
 	in := requestReader{r: c.nc, buf: bufpool.Get(readBuffer)}
 	in.end = copy(in.buf, c.in.buf[c.in.start:c.in.end])
-	own := replies{arena: append(bufpool.Get(replyBuffer)[:0], c.own.arena[:c.inline.mark]...)}
+	own := replies{arena: append([]byte(nil), c.own.arena[:c.inline.mark]...)}
 	if c.inline.mark > 0 {
 		own.parts = []part{{to: c.inline.mark}}
 	}

@@ -55,7 +55,7 @@ func (c *conn) reserve(j *job) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.inFlight+j.n > maxInFlight && c.broken == nil {
+	for c.inFlight+j.n > int(c.srv.inFlight.Load()) && c.broken == nil {
 		if !c.own.empty() {
 			c.mu.Unlock()
 			c.flushOwn()

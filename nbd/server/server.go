@@ -63,6 +63,7 @@ type Server struct {
 
 	watching atomic.Bool  // watch runs
 	shared   atomic.Int64 // bytes of large contiguous replies, of all connections
+	inFlight atomic.Int64 // bytes that the buffers of a connection's workers may have
 }
 
 // New returns a server without exports.
@@ -253,13 +254,20 @@ func (s *Server) newConn(ctx context.Context, nc net.Conn) *conn {
 	c.cond.L, c.more.L = &c.mu, &c.mu
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	s.conns[c] = struct{}{}
+	s.share()
 	s.active.Add(1)
 	return c
+}
+
+// share divides the room for buffers among the connections. s.mu is held.
+func (s *Server) share() {
+	s.inFlight.Store(int64(max(piece, min(maxInFlight, allInFlight/max(len(s.conns), 1)))))
 }
 
 func (s *Server) remove(c *conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
+	s.share()
 	left := len(s.conns)
 	negotiated := c.export != nil
 	s.mu.Unlock()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -36,7 +35,16 @@ var params = map[string][]string{
 	"tls-creds-x509":  {"dir", "endpoint", "passwordid", "priority", "sanity-check", "verify-peer"},
 }
 
-var identifier = regexp.MustCompile(`^[A-Za-z][-A-Za-z0-9._]*$`)
+func isIdentifier(id string) bool {
+	for i := range len(id) {
+		c := id[i]
+		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
+		if !letter && (i == 0 || (c < '0' || c > '9') && c != '-' && c != '.' && c != '_') {
+			return false
+		}
+	}
+	return id != ""
+}
 
 // Define defines the object that def describes: a list of key=value, the type
 // first, or a JSON object. It prints the help that def asks for to out and returns
@@ -81,7 +89,7 @@ func (s *Set) Define(def string, out io.Writer) error {
 	switch {
 	case !ok:
 		return errors.New("Parameter 'id' is missing")
-	case !identifier.MatchString(id):
+	case !isIdentifier(id):
 		return errors.New("Parameter 'id' expects an identifier\nIdentifiers consist of letters, digits, '-', '.', '_', starting with a letter.")
 	case taken:
 		return fmt.Errorf("attempt to add duplicate property '%s' to object (type 'container')", id)

@@ -1,0 +1,35 @@
+package ops
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/cowl-disk/cowl/block"
+)
+
+// writebackStep is how many bytes are written before the system is asked to begin
+// to write them to the device.
+const writebackStep = 16 << 20
+
+// writeback lets the device work while a job that flushes in the end still copies.
+type writeback struct {
+	img  *block.Image
+	held atomic.Int64
+	busy atomic.Bool
+	wg   sync.WaitGroup
+}
+
+// wrote counts n bytes that were written.
+func (w *writeback) wrote(n int64) {
+	if w.held.Add(n) < writebackStep || !w.busy.CompareAndSwap(false, true) {
+		return
+	}
+	w.held.Store(0)
+	w.wg.Go(func() {
+		w.img.StartWriteback()
+		w.busy.Store(false)
+	})
+}
+
+// wait returns when the image is not used any more. Nobody calls wrote meanwhile.
+func (w *writeback) wait() { w.wg.Wait() }
