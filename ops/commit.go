@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -42,6 +43,11 @@ func Commit(ctx context.Context, job CommitJob) error {
 			return err
 		}
 	}
+	bitmaps, _, err := job.Base.Bitmaps(ctx)
+	if err != nil {
+		return err
+	}
+	c.whole = slices.ContainsFunc(bitmaps, func(b driver.BitmapInfo) bool { return b.Enabled && !b.Inconsistent })
 	c.meter = newMeter(job.Progress, "commit", size)
 	if err := c.run(ctx, size); err != nil {
 		return err
@@ -68,6 +74,9 @@ type committer struct {
 	meter *meter
 	done  atomic.Int64
 	early writeback
+	// whole: zeroes are written also where the base reads as zeroes, for its dirty
+	// bitmaps record what was committed.
+	whole bool
 }
 
 // part is a range of the disk of one kind.
@@ -205,6 +214,11 @@ func (c *committer) read(ctx context.Context, buf []byte, p part) error {
 
 // write writes to the base. Where that reads as zeroes, zeroes are left out.
 func (c *committer) write(ctx context.Context, p []byte, off int64) error {
+	if c.whole {
+		c.early.wrote(int64(len(p)))
+		_, err := c.job.Base.WriteAt(ctx, p, off)
+		return err
+	}
 	for len(p) > 0 {
 		st, err := c.job.Base.Status(ctx, off, int64(len(p)), nil)
 		if err != nil {
