@@ -2,7 +2,6 @@ package differential
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,14 +10,7 @@ import (
 // chainFixtures adds chains of images of many kinds to those of fixtures.
 func chainFixtures(t *testing.T, tools cliBinaries) string {
 	t.Helper()
-	dir := fixtures(t, tools)
-	cmd := exec.Command("sh", "-c", chainScript)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "IMG="+tools.img, "IO="+tools.io)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("fixtures: %v\n%s", err, out)
-	}
-	return dir
+	return scriptIn(t, fixtures(t, tools), tools, chainScript)
 }
 
 const chainScript = `
@@ -71,43 +63,27 @@ var chainDifferences = map[string]string{
 func TestChainCommands(t *testing.T) {
 	tools := needCLI(t)
 	base := chainFixtures(t, tools)
-	seen := map[string]bool{}
-	for _, line := range strings.Split(chainTable, "\n") {
-		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		if seen[line] {
-			t.Errorf("%q stands twice in the table", line)
-		}
-		seen[line] = true
-		t.Run(line[:min(len(line), 100)], func(t *testing.T) {
-			t.Parallel()
-			left, right := copyTree(t, base), copyTree(t, base)
-			reason := chainDifferences[line]
-			equal := true
-			for _, l := range strings.Split(line, " && ") {
-				want := runIn(t, left, tools.img, words(l)...)
-				got := runIn(t, right, tools.ours, words(l)...)
-				same := got.code == want.code && sameOutput(got.stdout, want.stdout) && normal(got.stderr) == normal(want.stderr)
-				equal = equal && same
-				if !same && reason == "" {
-					t.Errorf("%s:\ngot  %d %q %q\nwant %d %q %q", l, got.code, got.stdout, got.stderr, want.code, want.stdout, want.stderr)
-				}
+	eachLine(t, chainTable, chainDifferences, func(t *testing.T, line string) {
+		left, right := copyTree(t, base), copyTree(t, base)
+		reason := chainDifferences[line]
+		equal := true
+		for _, l := range strings.Split(line, " && ") {
+			want := runIn(t, left, tools.img, words(l)...)
+			got := runIn(t, right, tools.ours, words(l)...)
+			same := got.code == want.code && sameOutput(got.stdout, want.stdout) && normal(got.stderr) == normal(want.stderr)
+			equal = equal && same
+			if !same && reason == "" {
+				t.Errorf("%s:\ngot  %d %q %q\nwant %d %q %q", l, got.code, got.stdout, got.stderr, want.code, want.stdout, want.stderr)
 			}
-			if reason != "" && equal {
-				t.Errorf("listed as an intended difference (%s), but there is none", reason)
-			}
-			if reason == "" {
-				sameFiles(t, tools, left, right)
-			}
-			checkChanged(t, tools, base, right)
-		})
-	}
-	for line := range chainDifferences {
-		if !seen[line] {
-			t.Errorf("intended difference %q is not in the table", line)
 		}
-	}
+		if reason != "" && equal {
+			t.Errorf("listed as an intended difference (%s), but there is none", reason)
+		}
+		if reason == "" {
+			sameFiles(t, tools, left, right)
+		}
+		checkChanged(t, tools, base, right)
+	})
 }
 
 // checkChanged lets the original check the images that a command line changed.

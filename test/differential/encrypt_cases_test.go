@@ -2,7 +2,6 @@ package differential
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -216,34 +215,8 @@ func TestEncryptedCommands(t *testing.T) {
 		t.Skip("only runs programs, which the race detector does not look into")
 	}
 	tools := needCLI(t)
-	base := t.TempDir()
-	cmd := exec.Command("sh", "-c", encryptFixtures)
-	cmd.Dir = base
-	cmd.Env = append(os.Environ(), "IMG="+tools.img, "IO="+tools.io)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("fixtures: %v\n%s", err, out)
-	}
-	seen := map[string]bool{}
-	t.Run("lines", func(t *testing.T) {
-		for _, line := range strings.Split(encryptTable, "\n") {
-			if line = strings.TrimSpace(line); line == "" {
-				continue
-			}
-			if seen[line] {
-				t.Errorf("%q stands twice in the table", line)
-			}
-			seen[line] = true
-			t.Run(line, func(t *testing.T) {
-				t.Parallel()
-				encryptSession(t, tools, base, line)
-			})
-		}
-	})
-	for line := range encryptDifferences {
-		if !seen[line] {
-			t.Errorf("intended difference %q is not in the table", line)
-		}
-	}
+	base := scriptDir(t, tools, encryptFixtures)
+	eachLine(t, encryptTable, encryptDifferences, func(t *testing.T, line string) { encryptSession(t, tools, base, line) })
 }
 
 func encryptSession(t *testing.T, tools cliBinaries, base, line string) {

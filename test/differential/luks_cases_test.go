@@ -2,7 +2,6 @@ package differential
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -234,34 +233,8 @@ func luksNormal(s string) string { return luksVolatile.ReplaceAllString(s, "${1}
 // TestLUKSCommands runs command lines by the original and by us.
 func TestLUKSCommands(t *testing.T) {
 	tools := needCLI(t)
-	base := t.TempDir()
-	cmd := exec.Command("sh", "-c", luksFixtures)
-	cmd.Dir = base
-	cmd.Env = append(os.Environ(), "OURS="+tools.ours, "IO="+tools.io)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("fixtures: %v\n%s", err, out)
-	}
-	seen := map[string]bool{}
-	t.Run("lines", func(t *testing.T) {
-		for _, line := range strings.Split(luksTable, "\n") {
-			if line = strings.TrimSpace(line); line == "" {
-				continue
-			}
-			if seen[line] {
-				t.Errorf("%q stands twice in the table", line)
-			}
-			seen[line] = true
-			t.Run(line, func(t *testing.T) {
-				t.Parallel()
-				luksSession(t, tools, base, line)
-			})
-		}
-	})
-	for line := range luksDifferences {
-		if !seen[line] {
-			t.Errorf("intended difference %q is not in the table", line)
-		}
-	}
+	base := scriptDir(t, tools, luksFixtures)
+	eachLine(t, luksTable, luksDifferences, func(t *testing.T, line string) { luksSession(t, tools, base, line) })
 }
 
 func luksSession(t *testing.T, tools cliBinaries, base, line string) {
