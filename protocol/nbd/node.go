@@ -195,7 +195,7 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 // writeUnits writes whole units.
 func (n *node) writeUnits(ctx context.Context, p []byte, off int64) error {
 	defer n.changes.Add(1)
-	err := n.do(ctx, func(c *client.Conn) error { return c.WriteAt(ctx, p, off, false) })
+	err := n.change(ctx, func(c *client.Conn) error { return c.WriteAt(ctx, p, off, false) })
 	if err != nil {
 		return requestError(err)
 	}
@@ -208,7 +208,7 @@ func (n *node) Flush(ctx context.Context) error {
 		return nil
 	}
 	mark := n.mark()
-	err := n.do(ctx, func(c *client.Conn) error {
+	err := n.change(ctx, func(c *client.Conn) error {
 		if c.Info().Flags&wire.FlagSendFlush == 0 {
 			return nil // nothing is kept back by such a server
 		}
@@ -228,7 +228,7 @@ func (n *node) WriteZeroes(ctx context.Context, off, length int64, flags driver.
 	}
 	o := client.ZeroOptions{NoHole: flags&driver.ZeroMayUnmap == 0, Fast: flags&driver.ZeroNoFallback != 0}
 	defer n.changes.Add(1)
-	err := n.do(ctx, func(c *client.Conn) error { return c.WriteZeroes(ctx, off, length, o) })
+	err := n.change(ctx, func(c *client.Conn) error { return c.WriteZeroes(ctx, off, length, o) })
 	if err != nil {
 		return requestError(err)
 	}
@@ -238,7 +238,7 @@ func (n *node) WriteZeroes(ctx context.Context, off, length int64, flags driver.
 // Discard implements driver.Discarder.
 func (n *node) Discard(ctx context.Context, off, length int64) error {
 	defer n.changes.Add(1)
-	if err := n.do(ctx, func(c *client.Conn) error { return c.Trim(ctx, off, length, false) }); err != nil {
+	if err := n.change(ctx, func(c *client.Conn) error { return c.Trim(ctx, off, length, false) }); err != nil {
 		return requestError(err)
 	}
 	return nil

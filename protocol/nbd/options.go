@@ -31,7 +31,7 @@ type openOptions struct {
 	DirtyBitmap    string `opt:"x-dirty-bitmap" help:"experimental: expose named dirty bitmap in place of block status"`
 	ReconnectDelay int64  `opt:"reconnect-delay" help:"On an unexpected disconnect, seconds for which requests wait for a new connection (default 0: they fail)"`
 	OpenTimeout    int64  `opt:"open-timeout" help:"Seconds for which connecting is tried at open (default 0: once)"`
-	Connections    int64  `opt:"connections" help:"Connections to use at most, where the server lets several act as one (default 4)"`
+	Connections    int64  `opt:"connections" help:"Connections to use at most, where the server lets several act as one (default: 4 for reading, one for writing)"`
 
 	// From nbds URIs.
 	TLS             bool   `opt:"tls" help:"Use TLS without credentials of our own, checked by the system's certificates"`
