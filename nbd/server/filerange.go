@@ -12,7 +12,8 @@ const (
 	// fileMin is the shortest range that is sent from its file: below, a copy that
 	// stays in the processor's caches costs less.
 	fileMin = 256 << 10
-	// probeLen is how much of either end of a range is looked at before.
+	// probeLen is how much is looked at before, at either end of a range and wherever
+	// another piece of it begins.
 	probeLen = 4096
 )
 
@@ -31,11 +32,15 @@ func (c *conn) fileRange(req *wire.Request, off int64, n int) (p part, ok bool) 
 	buf := bufpool.Get(probeLen)
 	defer bufpool.Put(buf)
 	holes := c.mode != modeSimple && req.Flags&wire.CmdFlagDF == 0
-	for _, pos := range []int64{at, at + int64(n) - probeLen} {
+	last := at + int64(n) - probeLen
+	for pos := at; ; pos = min(pos+piece, last) {
 		if !cached(f, buf, pos) {
 			return p, false
 		}
 		holes = holes && zero.IsZero(buf)
+		if pos == last {
+			break
+		}
 	}
 	if holes {
 		return p, false
