@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/cowl-disk/cowl/opts"
@@ -364,6 +365,11 @@ type RangeCopier interface {
 // callers that flush later and would wait the longer then. It promises nothing, may
 // take a while, and may be called concurrently with everything but Close.
 type WritebackStarter interface{ StartWriteback() }
+
+// FileHolder is implemented by Storage whose bytes are those of a file of the
+// system, at the same offsets. File returns it, open as long as the node is, for
+// reading at offsets beside the node's methods; nil if that must not be.
+type FileHolder interface{ File() *os.File }
 
 // Relocker is implemented by protocols with image locks: Relock changes the
 // permissions that an open node holds to those of access.

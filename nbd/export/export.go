@@ -31,6 +31,7 @@ type Device struct {
 	img      *block.Image
 	contexts []string
 	bitmaps  map[string]bitmap // by context
+	file     plainFile
 }
 
 // bitmap is a dirty bitmap of a layer, which has size bytes: the disk may be larger.
@@ -46,6 +47,7 @@ type writable struct{ *Device }
 // for writing.
 func New(ctx context.Context, img *block.Image, o Options) (server.Device, error) {
 	d := &Device{img: img, contexts: []string{wire.ContextAllocation}, bitmaps: map[string]bitmap{}}
+	d.file = findFile(ctx, img)
 	if o.AllocationDepth {
 		d.contexts = append(d.contexts, wire.ContextAllocationDepth)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cowl-disk/cowl/internal/bufpool"
@@ -52,7 +53,9 @@ type conn struct {
 
 	// Constant in the transmission phase.
 	dev    Device
-	writer Writer // nil: read-only
+	writer Writer          // nil: read-only
+	ranger FileRanger      // nil: nothing is sent from files
+	socket syscall.RawConn // of raw, for ranger
 	size   uint64
 	limits wire.BlockSize
 
@@ -60,6 +63,7 @@ type conn struct {
 	own replies // of the leader
 
 	pace   pace
+	noFile atomic.Bool // sending from the file has not worked
 	inline inline
 	wg     sync.WaitGroup // workers, and leaders but the first
 
@@ -118,6 +122,11 @@ var errDisc = errors.New("client disconnects")
 func (c *conn) transmit(rest []byte) error {
 	c.dev, c.writer = c.export.Device, c.export.writer()
 	c.size, c.limits = uint64(c.dev.Size()), c.export.blockSize()
+	if r, ok := c.dev.(FileRanger); ok && c.tls == nil {
+		if c.socket = fileSocket(c.raw); c.socket != nil {
+			c.ranger = r
+		}
+	}
 	c.in = requestReader{r: c.nc, buf: bufpool.Get(max(firstBuffer, len(rest)))}
 	c.in.end = copy(c.in.buf, rest)
 	c.pace.init()

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"os"
 
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
@@ -68,6 +69,17 @@ type StatusReporter interface {
 // requests are welcome, and 4 KiB are preferred.
 type Limiter interface {
 	Limits() wire.BlockSize
+}
+
+// FileRanger is a Device whose bytes may lie in a file of the system, from where
+// they can be sent without being read first.
+type FileRanger interface {
+	// FileRange returns where in f the n bytes at off begin, if all of them lie there
+	// one after the other, as they are, and always will: the room may be written
+	// anew, as the device is, but not be used for something else. f stays open as long
+	// as the device is in use, and its position does not matter to anybody. It is no
+	// harm if f turns out to be shorter: then ReadAt is asked.
+	FileRange(off, n int64) (f *os.File, at int64, ok bool)
 }
 
 // Export is a device under a name.

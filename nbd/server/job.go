@@ -160,17 +160,20 @@ func (c *conn) execute(j *job) {
 
 func (c *conn) executeRead(j *job) {
 	off := j.req.Offset + j.at
-	p := part{buf: bufpool.Get(j.n)}
-	p.data = p.buf
+	start := time.Now()
+	p, fromFile := c.fileRange(&j.req, int64(off), j.n)
+	var errno wire.Errno
+	if !fromFile {
+		p.buf = bufpool.Get(j.n)
+		p.data = p.buf
+		errno = wire.ErrnoOf(c.dev.ReadAt(c.ctx, p.buf, int64(off)))
+	}
+	c.pace.took(time.Since(start), j.n)
 	if j.shared {
 		p.shared = j.n
 	} else {
 		p.release = j.n
 	}
-	start := time.Now()
-	err := c.dev.ReadAt(c.ctx, p.buf, int64(off))
-	c.pace.took(time.Since(start), j.n)
-	errno := wire.ErrnoOf(err)
 	c.post(func(r *replies) {
 		done := true
 		if j.op != nil {
@@ -178,6 +181,10 @@ func (c *conn) executeRead(j *job) {
 			done, _ = j.op.finish(errno)
 		}
 		switch {
+		case fromFile:
+			c.addReadHead(r, &j.req, off, j.n, done)
+			r.addBuffer(p)
+			return
 		case errno == 0:
 			c.addRead(r, &j.req, off, p, done)
 			return

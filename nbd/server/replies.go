@@ -16,14 +16,17 @@ type replies struct {
 	room  [][]byte    // of segs
 }
 
-// part is a range of the arena, or a buffer.
+// part is a range of the arena, a buffer, or a range of a file.
 type part struct {
 	from, to int
 	buf      []byte // to be given back when sent
 	data     []byte // of buf
-	release  int    // bytes that no longer are in flight when sent
-	shared   int    // same, of the room of all connections
+	file     fileExtent
+	release  int // bytes that no longer are in flight when sent
+	shared   int // same, of the room of all connections
 }
+
+func (p *part) inArena() bool { return p.buf == nil && p.file.f == nil }
 
 func (r *replies) empty() bool { return len(r.arena) == 0 && len(r.parts) == 0 }
 
@@ -37,7 +40,7 @@ func (r *replies) grow(n int) []byte {
 		r.arena = bigger
 	}
 	r.arena = r.arena[:from+n]
-	if k := len(r.parts); k > 0 && r.parts[k-1].buf == nil && r.parts[k-1].to == from {
+	if k := len(r.parts); k > 0 && r.parts[k-1].inArena() && r.parts[k-1].to == from {
 		r.parts[k-1].to = from + n
 	} else {
 		r.parts = append(r.parts, part{from: from, to: from + n})
@@ -72,7 +75,7 @@ func (r *replies) free() (release, shared int) {
 
 // send writes r to the connection. The caller has the right to write.
 func (c *conn) send(r *replies) error {
-	if len(r.parts) == 1 && r.parts[0].buf == nil {
+	if len(r.parts) == 1 && r.parts[0].inArena() {
 		_, err := c.nc.Write(r.arena)
 		return err
 	}
@@ -81,11 +84,28 @@ func (c *conn) send(r *replies) error {
 	}
 	segs := r.room[:0]
 	for i := range r.parts {
-		if p := &r.parts[i]; p.buf == nil {
+		switch p := &r.parts[i]; {
+		case p.file.f != nil:
+			if err := c.sendSegs(r, segs); err != nil {
+				return err
+			}
+			segs = r.room[:0]
+			if err := c.sendExtent(p.file); err != nil {
+				return err
+			}
+		case p.buf == nil:
 			segs = append(segs, r.arena[p.from:p.to])
-		} else {
+		default:
 			segs = append(segs, p.data)
 		}
+	}
+	return c.sendSegs(r, segs)
+}
+
+// sendSegs writes segs, which become the room of r.
+func (c *conn) sendSegs(r *replies, segs [][]byte) error {
+	if len(segs) == 0 {
+		return nil
 	}
 	r.room, r.segs = segs, segs // WriteTo consumes segs
 	_, err := r.segs.WriteTo(c.nc)
@@ -259,5 +279,6 @@ func (c *conn) addHole(r *replies, req *wire.Request, off uint64, n int, done bo
 	wire.PutOffsetHole(r.grow(wire.OffsetHoleLen), off, uint32(n))
 }
 
-// addBuffer appends a buffer, which is given back when it is sent.
+// addBuffer appends a part that is no range of the arena; a buffer is given back when
+// it is sent.
 func (r *replies) addBuffer(p part) { r.parts = append(r.parts, p) }

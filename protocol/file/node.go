@@ -55,6 +55,7 @@ var (
 	_ driver.ZeroWriter = (*node)(nil)
 	_ driver.Discarder  = (*node)(nil)
 	_ driver.Relocker   = (*node)(nil)
+	_ driver.FileHolder = (*node)(nil)
 )
 
 func newNode(f *os.File, drv, name string, req *driver.OpenRequest) (*node, error) {
@@ -128,6 +129,15 @@ func (n *node) Info(context.Context) (*driver.Info, error) {
 		Specific: &qapi.ImageInfoSpecific{Type: "file",
 			Data: &qapi.InfoSpecificFile{ExtentSizeHint: extentSizeHint(n.f)}},
 	}, nil
+}
+
+// File implements driver.FileHolder: nil for devices, and for direct I/O, which must
+// not go through the page cache.
+func (n *node) File() *os.File {
+	if n.device || n.align != 0 {
+		return nil
+	}
+	return n.f
 }
 
 // Flush implements driver.Node. Once it failed it fails for good: the system

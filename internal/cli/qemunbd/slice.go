@@ -2,6 +2,7 @@ package qemunbd
 
 import (
 	"context"
+	"os"
 
 	"github.com/cowl-disk/cowl/nbd/server"
 	"github.com/cowl-disk/cowl/nbd/wire"
@@ -46,6 +47,13 @@ func (s slice) Cache(ctx context.Context, off, n int64) error {
 		return c.Cache(ctx, s.off+off, n)
 	}
 	return wire.ENOTSUP
+}
+
+func (s slice) FileRange(off, n int64) (*os.File, int64, bool) {
+	if r, ok := s.dev.(server.FileRanger); ok {
+		return r.FileRange(s.off+off, n)
+	}
+	return nil, 0, false
 }
 
 func (s slice) Contexts() []string {
