@@ -211,7 +211,7 @@ func raw(t *testing.T, sock string, b []byte) *net.UnixConn {
 
 // TestLostClients has clients go away at bad moments.
 func TestLostClients(t *testing.T) {
-	s, sock := start(t, server.Config{HandshakeTimeout: 300 * time.Millisecond},
+	s, sock := start(t, server.Config{HandshakeTimeout: 1500 * time.Millisecond},
 		&server.Export{Device: newMemory(64 << 20)}, &server.Export{Name: "good", Device: newMemory(1 << 17)})
 	before := runtime.NumGoroutine()
 	stop := undisturbed(t, sock)
