@@ -223,10 +223,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		go func() {
 			c.run()
+			// Who waits is served after this one is counted out.
+			s.remove(c)
 			if s.slots != nil {
 				<-s.slots
 			}
-			s.remove(c)
 		}()
 	}
 }
