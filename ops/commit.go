@@ -3,11 +3,7 @@ package ops
 import (
 	"context"
 	"errors"
-	"runtime"
 	"slices"
-	"sync/atomic"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -72,7 +68,6 @@ type committer struct {
 	job   CommitJob
 	limit *rateLimit
 	meter *meter
-	done  atomic.Int64
 	early writeback
 	// whole: zeroes are written also where the base reads as zeroes, for its dirty
 	// bitmaps record what was committed.
@@ -95,33 +90,8 @@ type hole struct{ off, end int64 }
 const maxPart = 1 << 30
 
 func (c *committer) run(ctx context.Context, size int64) error {
-	workers := c.job.Workers
-	if workers <= 0 {
-		workers = min(max(2, runtime.GOMAXPROCS(0)), 8)
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	parts := make(chan part, 2*workers)
-	g.Go(func() error {
-		defer close(parts)
-		return c.plan(gctx, size, parts)
-	})
-	for range workers {
-		g.Go(func() error {
-			for p := range parts {
-				if err := c.do(gctx, p); err != nil {
-					return err
-				}
-				c.meter.set(c.done.Add(p.n))
-			}
-			return nil
-		})
-	}
-	err := g.Wait()
-	c.early.wait()
-	if e := ctx.Err(); e != nil {
-		return e
-	}
-	return err
+	plan := func(ctx context.Context, out chan<- part) error { return c.plan(ctx, size, out) }
+	return runParts(ctx, c.job.Workers, c.meter, plan, c.do, c.early.wait)
 }
 
 // plan hands out what the layers above the base hold. Neighbours that hold data

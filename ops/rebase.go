@@ -5,11 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"runtime"
 	"sync"
-	"sync/atomic"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -74,7 +70,6 @@ type rebaser struct {
 	shared      bool
 	unit, chunk int64
 	meter       *meter
-	done        atomic.Int64
 
 	early   writeback
 	writing sync.Mutex
@@ -98,34 +93,10 @@ func rebaseContents(ctx context.Context, job RebaseJob) error {
 		r.unit = max(lim.ClusterSize, 512)
 	}
 	r.chunk = max(r.unit, chunkSize/r.unit*r.unit)
-	workers := job.Workers
-	if workers <= 0 {
-		workers = min(max(2, runtime.GOMAXPROCS(0)), 8)
-	}
 	size := job.Image.Size()
 	r.meter = newMeter(job.Progress, "rebase", size)
-	g, gctx := errgroup.WithContext(ctx)
-	parts := make(chan part, 2*workers)
-	g.Go(func() error {
-		defer close(parts)
-		return r.plan(gctx, size, parts)
-	})
-	for range workers {
-		g.Go(func() error {
-			for p := range parts {
-				if err := r.do(gctx, p); err != nil {
-					return err
-				}
-				r.meter.set(r.done.Add(p.n))
-			}
-			return nil
-		})
-	}
-	err := g.Wait()
-	r.early.wait()
-	if e := ctx.Err(); e != nil {
-		return e
-	}
+	plan := func(ctx context.Context, out chan<- part) error { return r.plan(ctx, size, out) }
+	err := runParts(ctx, job.Workers, r.meter, plan, r.do, r.early.wait)
 	if err == nil {
 		r.meter.finish()
 	}

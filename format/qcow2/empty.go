@@ -103,21 +103,21 @@ func (im *image) bareRegions(ctx context.Context) (keep map[int64]int64, used ma
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	keep, used = map[int64]int64{}, map[int64]struct{}{}
-	var todo []int64
+	var unseen []int64
 	add := func(off, n int64) {
 		for c := off >> im.clusterBits; c < im.clusters(off+n); c++ {
 			if _, ok := used[c]; !ok {
 				used[c] = struct{}{}
-				todo = append(todo, c)
+				unseen = append(unseen, c)
 			}
 		}
 	}
 	add(0, im.clusterSize)
 	add(im.l1Off, int64(len(im.l1))*8)
 	add(a.tableOff, int64(len(a.table))*8)
-	for len(todo) > 0 {
-		region := todo[len(todo)-1] >> im.refBlockBits
-		todo = todo[:len(todo)-1]
+	for len(unseen) > 0 {
+		region := unseen[len(unseen)-1] >> im.refBlockBits
+		unseen = unseen[:len(unseen)-1]
 		if _, ok := keep[region]; ok {
 			continue
 		}
