@@ -15,15 +15,20 @@ import (
 // Checksum adds the whole content of a disk to h: the same digest for every
 // format and layout. Reading runs ahead of hashing.
 func Checksum(ctx context.Context, img *block.Image, h hash.Hash, progress ProgressFunc) error {
+	type result struct {
+		buf []byte
+		err error
+	}
 	type part struct {
 		off, n int64
-		buf    chan []byte // one buffer; nil for zeroes
+		read   chan result // gets one; nil for zeroes
 	}
 	size := img.Size()
 	m := newMeter(progress, "checksum", size)
 	ahead := max(2, runtime.GOMAXPROCS(0))
 	parts := make(chan part, ahead)
 	g, ctx := errgroup.WithContext(ctx)
+	// reads is waited for only when the goroutine that adds to it is gone.
 	reads := errgroup.Group{}
 	reads.SetLimit(ahead)
 	g.Go(func() error {
@@ -36,15 +41,15 @@ func Checksum(ctx context.Context, img *block.Image, h hash.Hash, progress Progr
 			p := part{off: off, n: st.Length}
 			if !st.Zero {
 				p.n = min(p.n, chunkSize)
-				p.buf = make(chan []byte, 1)
+				p.read = make(chan result, 1)
 				reads.Go(func() error {
 					b := bufpool.Get(int(p.n))
 					if _, err := img.ReadAt(ctx, b, p.off); err != nil && err != io.EOF {
 						bufpool.Put(b)
-						close(p.buf)
-						return err
+						p.read <- result{err: err}
+						return nil
 					}
-					p.buf <- b
+					p.read <- result{buf: b}
 					return nil
 				})
 			}
@@ -60,7 +65,7 @@ func Checksum(ctx context.Context, img *block.Image, h hash.Hash, progress Progr
 	g.Go(func() error {
 		zeroes := make([]byte, 64<<10)
 		for p := range parts {
-			if p.buf == nil {
+			if p.read == nil {
 				for n := p.n; n > 0; {
 					k := min(n, int64(len(zeroes)))
 					h.Write(zeroes[:k])
@@ -70,20 +75,18 @@ func Checksum(ctx context.Context, img *block.Image, h hash.Hash, progress Progr
 					}
 				}
 			} else {
-				b, ok := <-p.buf
-				if !ok {
-					return reads.Wait()
+				r := <-p.read
+				if r.err != nil {
+					return r.err
 				}
-				h.Write(b)
-				bufpool.Put(b)
+				h.Write(r.buf)
+				bufpool.Put(r.buf)
 			}
 			m.set(p.off + p.n)
 		}
 		return nil
 	})
-	if err := g.Wait(); err != nil {
-		_ = reads.Wait()
-		return err
-	}
-	return reads.Wait()
+	err := g.Wait()
+	_ = reads.Wait() // an error of a read came with its part
+	return err
 }
