@@ -303,5 +303,5 @@ func TestFileRangeStalled(t *testing.T) {
 	if err := s.Shutdown(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("Shutdown: %v", err)
 	}
-	settled(t, before)
+	settled(t, s, before)
 }

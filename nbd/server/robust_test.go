@@ -111,13 +111,13 @@ func mutate(r *rand.Rand, b []byte) []byte {
 	return b
 }
 
-// settled waits until there are no more goroutines than before.
-func settled(t *testing.T, before int) {
+// settled waits until s has no clients and there are no more goroutines than before.
+func settled(t *testing.T, s *server.Server, before int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before; {
+	for end := time.Now().Add(10 * time.Second); s.Clients() > 0 || runtime.NumGoroutine() > before; {
 		if time.Now().After(end) {
 			buf := make([]byte, 1<<16)
-			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+			t.Fatalf("%d clients, %d goroutines, %d before:\n%s", s.Clients(), runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
 		}
 		runtime.Gosched()
 		<-time.After(time.Millisecond)
@@ -183,10 +183,7 @@ func TestHostileStreams(t *testing.T) {
 	}
 	wg.Wait()
 	stop()
-	settled(t, before)
-	if s.Clients() != 0 {
-		t.Errorf("%d clients are left", s.Clients())
-	}
+	settled(t, s, before)
 	var ms runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&ms)
@@ -237,10 +234,7 @@ func TestLostClients(t *testing.T) {
 		io.Copy(io.Discard, c)
 	}
 	stop()
-	settled(t, before)
-	if s.Clients() != 0 {
-		t.Errorf("%d clients are left", s.Clients())
-	}
+	settled(t, s, before)
 }
 
 // TestManyClients serves 200 clients at once.
