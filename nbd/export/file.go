@@ -16,9 +16,8 @@ type plainFile struct {
 	shift   int64
 }
 
-// findFile returns the file of which the disk of img is a range. Only raw images and
-// files without a format are: where others keep data may be used for something else
-// while it is being sent.
+// findFile returns the file of which the whole disk of img is a range: raw images
+// and files without a format are.
 func findFile(ctx context.Context, img *block.Image) (p plainFile) {
 	storage := img.Unwrap()
 	if storage == nil {
@@ -41,9 +40,27 @@ func findFile(ctx context.Context, img *block.Image) (p plainFile) {
 	return p
 }
 
-// FileRange implements server.FileRanger.
-func (d *Device) FileRange(off, n int64) (f *os.File, at int64, ok bool) {
-	at = d.file.shift + off
+// FileRange implements server.FileRanger. Of a disk that is in pieces it names those
+// in layers that nobody writes: elsewhere the room of a piece may be used for
+// something else while it is being sent.
+func (d *Device) FileRange(ctx context.Context, off, n int64) (f *os.File, at int64, ok bool) {
+	file := d.file
+	if file.f == nil {
+		st, err := d.img.Status(ctx, off, n, nil)
+		if err != nil || st.Length < n || !st.Data || st.Zero || st.Compressed || !st.HasOffset || st.File.Writable() {
+			return nil, 0, false
+		}
+		file.storage = st.File.Unwrap()
+		if file.storage == nil {
+			return nil, 0, false
+		}
+		h, ok := driver.Unwrap(file.storage).(driver.FileHolder)
+		if !ok {
+			return nil, 0, false
+		}
+		file.f, file.shift = h.File(), st.Offset-off
+	}
+	at = file.shift + off
 	// The end of a disk may lie beyond that of its file.
-	return d.file.f, at, d.file.f != nil && at <= d.file.storage.Size()-n
+	return file.f, at, file.f != nil && at <= file.storage.Size()-n
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cowl-disk/cowl/block"
@@ -56,14 +57,14 @@ func TestFileRange(t *testing.T) {
 			}
 			defer img.Close(context.Background())
 			dev := mustNew(t, img, Options{})
-			f, at, ok := dev.(server.FileRanger).FileRange(512, 1<<19)
+			f, at, ok := dev.(server.FileRanger).FileRange(t.Context(), 512, 1<<19)
 			if ok != (c.shift >= 0) || ok && (f == nil || at != c.shift+512) {
 				t.Fatalf("%v, offset %d", ok, at)
 			}
 			if !ok {
 				return
 			}
-			if _, _, ok := dev.(server.FileRanger).FileRange(512, length-c.shift-511); ok {
+			if _, _, ok := dev.(server.FileRanger).FileRange(t.Context(), 512, length-c.shift-511); ok {
 				t.Error("more than the file has")
 			}
 			want := make([]byte, img.Size())
@@ -102,4 +103,78 @@ func readAll(t *testing.T, dev server.Device) []byte {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// TestFileRangeLayers asks where the bytes of qcow2 disks are: in the file only where
+// nobody can write to it, and never where they are stored in another form.
+func TestFileRangeLayers(t *testing.T) {
+	const size = 4 << 20
+	reg := block.NewRegistry(file.New(), raw.New(), qcow2.New())
+	dir := t.TempDir()
+	base, top := filepath.Join(dir, "base"), filepath.Join(dir, "top")
+	open := func(name string, write bool) *block.Image {
+		t.Helper()
+		img, err := block.Open(t.Context(), reg, block.Source{Filename: name, Format: "qcow2"}, block.OpenOptions{Gate: driver.AllowAll, Write: write})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := make([]byte, size)
+	fill := func(img *block.Image, off int) {
+		t.Helper()
+		for i := range 1 << 20 {
+			want[off+i] = byte((off+i)%251) + 1
+		}
+		_, err := img.WriteAt(t.Context(), want[off:off+1<<20], int64(off))
+		must(err)
+	}
+	ranges := func(img *block.Image, yes ...int64) {
+		t.Helper()
+		dev := mustNew(t, img, Options{})
+		for off := int64(0); off < size; off += 1 << 20 {
+			f, at, ok := dev.(server.FileRanger).FileRange(t.Context(), off+512, 1<<19)
+			if ok != slices.Contains(yes, off) {
+				t.Errorf("at %d: %v", off, ok)
+			}
+			if !ok {
+				continue
+			}
+			got := make([]byte, 1<<19)
+			if _, err := f.ReadAt(got, at); err != nil || !bytes.Equal(got, want[off+512:off+512+1<<19]) {
+				t.Errorf("at %d: other bytes, %v", off, err)
+			}
+			// One piece ends where the next begins.
+			if _, _, ok := dev.(server.FileRanger).FileRange(t.Context(), off+(1<<19), 1<<20); ok {
+				t.Errorf("at %d: more than there is", off)
+			}
+		}
+		if got := readAll(t, dev); !bytes.Equal(got, want) {
+			t.Error("a client reads other bytes")
+		}
+		must(img.Close(context.Background()))
+	}
+	must(block.Create(t.Context(), reg, block.CreateRequest{Filename: base, Format: "qcow2", Size: size, Gate: driver.AllowAll}))
+	img := open(base, true)
+	fill(img, 0)
+	fill(img, 2<<20)
+	packed := bytes.Repeat([]byte("packed! "), 1<<16/8)
+	copy(want[3<<20:], packed)
+	enc, _, err := img.Encode(nil, packed)
+	must(err)
+	must(img.WriteEncoded(t.Context(), 3<<20, enc))
+	ranges(img)
+	ranges(open(base, false), 0, 2<<20)
+	must(block.Create(t.Context(), reg, block.CreateRequest{Filename: top, Format: "qcow2", Size: size,
+		Options: opts.Dict{"backing_file": base, "backing_fmt": "qcow2"}, Gate: driver.AllowAll}))
+	img = open(top, true)
+	fill(img, 1<<20)
+	ranges(img, 0, 2<<20)
+	ranges(open(top, false), 0, 1<<20, 2<<20)
 }

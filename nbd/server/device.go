@@ -79,7 +79,7 @@ type FileRanger interface {
 	// anew, as the device is, but not be used for something else. f stays open as long
 	// as the device is in use, and its position does not matter to anybody. It is no
 	// harm if f turns out to be shorter: then ReadAt is asked.
-	FileRange(off, n int64) (f *os.File, at int64, ok bool)
+	FileRange(ctx context.Context, off, n int64) (f *os.File, at int64, ok bool)
 }
 
 // Export is a device under a name.

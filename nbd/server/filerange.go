@@ -25,7 +25,7 @@ func (c *conn) fileRange(req *wire.Request, off int64, n int) (p part, ok bool) 
 	if c.ranger == nil || n < fileMin || c.noFile.Load() {
 		return p, false
 	}
-	f, at, ok := c.ranger.FileRange(off, int64(n))
+	f, at, ok := c.ranger.FileRange(c.ctx, off, int64(n))
 	if !ok {
 		return p, false
 	}

@@ -49,7 +49,9 @@ func (d *onFile) WriteAt(_ context.Context, p []byte, off int64, _ bool) error {
 
 func (d *onFile) Flush(context.Context) error { return nil }
 
-func (d *onFile) FileRange(off, _ int64) (*os.File, int64, bool) { return d.f, d.shift + off, true }
+func (d *onFile) FileRange(_ context.Context, off, _ int64) (*os.File, int64, bool) {
+	return d.f, d.shift + off, true
+}
 
 // newOnFile makes a device of bytes none of which is zero.
 func newOnFile(t *testing.T, size int64) (d *onFile, disk []byte) {

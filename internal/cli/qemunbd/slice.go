@@ -49,9 +49,9 @@ func (s slice) Cache(ctx context.Context, off, n int64) error {
 	return wire.ENOTSUP
 }
 
-func (s slice) FileRange(off, n int64) (*os.File, int64, bool) {
+func (s slice) FileRange(ctx context.Context, off, n int64) (*os.File, int64, bool) {
 	if r, ok := s.dev.(server.FileRanger); ok {
-		return r.FileRange(s.off+off, n)
+		return r.FileRange(ctx, s.off+off, n)
 	}
 	return nil, 0, false
 }

@@ -15,10 +15,10 @@ func TestSliceFileRange(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newSlice(dev, 1<<20, 2<<20)
-	if f, at, ok := s.(server.FileRanger).FileRange(512, 1<<20); !ok || f == nil || at != 1<<20+512 {
+	if f, at, ok := s.(server.FileRanger).FileRange(t.Context(), 512, 1<<20); !ok || f == nil || at != 1<<20+512 {
 		t.Errorf("%v, offset %d", ok, at)
 	}
-	if _, _, ok := newSlice(s, 0, 512).(server.FileRanger).FileRange(0, diskSize); ok {
+	if _, _, ok := newSlice(s, 0, 512).(server.FileRanger).FileRange(t.Context(), 0, diskSize); ok {
 		t.Error("a range beyond the end of the file")
 	}
 }
