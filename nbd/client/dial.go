@@ -11,6 +11,9 @@ import (
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
+// socketBuffer is what the system is asked for, for requests on a Unix socket.
+const socketBuffer = 512 << 10
+
 // Mode is a kind of replies; later ones can do more.
 type Mode uint8
 
@@ -135,5 +138,10 @@ func dialNet(ctx context.Context, network, address string) (net.Conn, error) {
 		return vsock.Dial(ctx, address)
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, network, address)
+	nc, err := d.DialContext(ctx, network, address)
+	if u, ok := nc.(*net.UnixConn); ok {
+		// The system's own size holds less than one large write.
+		_ = u.SetWriteBuffer(socketBuffer)
+	}
+	return nc, err
 }

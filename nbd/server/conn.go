@@ -30,6 +30,7 @@ const (
 	replyBuffer  = 256 << 10 // for replies of the leader
 	inPlace      = 64 << 10  // the largest payload that is used where it lies in these buffers
 	piece        = 512 << 10 // the largest buffer for a part of a request
+	socketBuffer = 512 << 10 // asked of the system for the answers to one client, on Unix sockets
 	maxInFlight  = 2 << 20   // bytes of the buffers that workers hold, of one connection
 	allInFlight  = 24 << 20  // same, of all connections; each may hold a piece, however many there are
 	sharedRoom   = 16 << 20  // bytes of larger buffers, of all connections
@@ -122,6 +123,11 @@ var errDisc = errors.New("client disconnects")
 func (c *conn) transmit(rest []byte) error {
 	c.dev, c.writer = c.export.Device, c.export.writer()
 	c.size, c.limits = uint64(c.dev.Size()), c.export.blockSize()
+	if u, ok := c.raw.(*net.UnixConn); ok && c.srv.Clients() <= allInFlight/socketBuffer {
+		// The system's own size holds less than one large answer, and has server and
+		// client wait for each other all the time. Many clients have to share.
+		_ = u.SetWriteBuffer(socketBuffer)
+	}
 	if r, ok := c.dev.(FileRanger); ok && c.tls == nil {
 		if c.socket = fileSocket(c.raw); c.socket != nil {
 			c.ranger = r
