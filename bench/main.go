@@ -139,9 +139,6 @@ func measureRow(ctx context.Context, c *config, r row) error {
 					return err
 				}
 			}
-			if err := prime(); err != nil {
-				return err
-			}
 			s, err := timeCommand(ctx, args)
 			if err != nil {
 				return err

@@ -236,9 +236,6 @@ func runNBD(ctx context.Context, c *config, r nbdRow, server, self, sock string)
 	if err := await(ctx, sock); err != nil {
 		return run, err
 	}
-	if err := prime(); err != nil {
-		return run, err
-	}
 	start := time.Now()
 	errs := make(chan error, r.clients)
 	for i := range r.clients {
