@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
 const (
@@ -27,12 +28,21 @@ var errDeposed = errors.New("another goroutine leads the connection")
 // leader, when it comes back, sees that and touches them no more.
 type inline struct {
 	since atomic.Int64 // 0: nothing is being executed; taken: see above
+	rest  unfinished
 	mark  int          // bytes of own.arena that are complete replies
 	away  atomic.Int32 // leaders that were deposed and have not come back
 	ended chan error   // takes the end of a leader that is not the first one
 }
 
 const taken = -1
+
+// unfinished is a write of which a piece is being executed: the payload from its byte
+// off on has not been read yet.
+type unfinished struct {
+	req wire.Request
+	op  *op
+	off int
+}
 
 // fast says whether the leader executes requests itself.
 func (c *conn) fast() bool { return c.pace.fast() && c.inline.away.Load() == 0 }
@@ -102,14 +112,18 @@ func (c *conn) depose() {
 	if c.inline.mark > 0 {
 		own.parts = []part{{to: c.inline.mark}}
 	}
-	c.in, c.own = in, own
+	rest := c.inline.rest
+	c.in, c.own, c.inline.rest = in, own, unfinished{}
 	c.pace.average.Store(int64(time.Second))
 	c.inline.away.Add(1)
 	c.inline.since.Store(0)
 	c.wg.Add(1)
 	go func() {
 		defer c.wg.Done()
-		err := c.lead()
+		err := c.payload(&rest.req, rest.op, rest.off)
+		if err == nil {
+			err = c.lead()
+		}
 		if errors.Is(err, errDeposed) {
 			return
 		}

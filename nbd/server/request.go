@@ -308,7 +308,16 @@ func (c *conn) write(req *wire.Request) error {
 	if n > piece {
 		o = &op{pieces: (n + piece - 1) / piece}
 	}
-	for off := 0; off < n; off += piece {
+	return c.payload(req, o, 0)
+}
+
+// payload reads the payload of a write from its byte off on, in pieces, and executes
+// them or hands them on. Where the device is fast they are executed one after the
+// other: file systems let one write at a time into a file, and whoever waits for
+// that burns a processor that the client could use.
+func (c *conn) payload(req *wire.Request, o *op, off int) error {
+	n, fua := int(req.Length), req.Flags&wire.CmdFlagFUA != 0
+	for ; off < n; off += piece {
 		j := c.newJob(req)
 		j.op, j.at, j.n = o, uint64(off), min(piece, n-off)
 		if err := c.reserve(j); err != nil {
@@ -324,12 +333,14 @@ func (c *conn) write(req *wire.Request) error {
 			bufpool.Put(j.buf)
 			return err
 		}
-		if o == nil && c.fast() && !fua {
+		if c.fast() && !fua {
+			c.inline.rest = unfinished{*req, o, off + piece}
 			token := c.enter(time.Now(), len(c.own.arena))
 			c.execute(j)
 			if !c.leave(token) {
 				return errDeposed
 			}
+			c.inline.rest = unfinished{}
 			continue
 		}
 		if err := c.dispatch(j); err != nil {

@@ -431,13 +431,14 @@ func TestParallel(t *testing.T) {
 // of the same connection go on, and replies gathered before are not held back.
 func TestSuddenlySlow(t *testing.T) {
 	each(t, func(t *testing.T, m client.Mode) {
-		for _, n := range []int{512, 100 << 10} {
-			dev := &sudden{memory: newMemory(1 << 20), held: make(chan struct{}, 1), release: make(chan struct{})}
+		for _, n := range []int{512, 100 << 10, 1<<20 + 100<<10} {
+			rounds := min(100, 30<<20/n)
+			dev := &sudden{memory: newMemory(8 << 20), held: make(chan struct{}, 1), release: make(chan struct{})}
 			_, sock := start(t, server.Config{}, &server.Export{Device: dev})
 			c := dial(t, sock, mode(m))
 			for _, write := range []bool{false, true} {
 				p := bytes.Repeat([]byte{7}, n)
-				for range 300 { // it is fast
+				for range 3 * rounds { // it is fast
 					if err := c.WriteAt(t.Context(), p, 0, false); err != nil {
 						t.Fatal(err)
 					}
@@ -445,11 +446,15 @@ func TestSuddenlySlow(t *testing.T) {
 				dev.hold.Store(true)
 				slow := make(chan error, 1)
 				go func() {
+					q := bytes.Repeat([]byte{9}, n)
 					if write {
-						slow <- c.WriteAt(context.Background(), p, 0, false)
+						err := errors.Join(c.WriteAt(context.Background(), q, 0, false), c.ReadAt(context.Background(), p, 0))
+						if err == nil && !bytes.Equal(p, q) {
+							err = errors.New("wrong bytes written")
+						}
+						slow <- err
 						return
 					}
-					q := make([]byte, n)
 					err := c.ReadAt(context.Background(), q, 0)
 					if err == nil && !bytes.Equal(p, q) {
 						err = errors.New("wrong bytes")
@@ -457,9 +462,10 @@ func TestSuddenlySlow(t *testing.T) {
 					slow <- err
 				}()
 				<-dev.held
-				for range 100 {
+				r := bytes.Repeat([]byte{8}, n)
+				for range rounds {
 					q := make([]byte, n)
-					if err := errors.Join(c.WriteAt(t.Context(), p, 1<<19, false), c.ReadAt(t.Context(), q, 1<<19)); err != nil || !bytes.Equal(p, q) {
+					if err := errors.Join(c.WriteAt(t.Context(), r, 4<<20, false), c.ReadAt(t.Context(), q, 4<<20)); err != nil || !bytes.Equal(r, q) {
 						t.Fatalf("others: %v", err)
 					}
 				}
