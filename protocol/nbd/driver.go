@@ -86,7 +86,12 @@ func (o *openOptions) tls(at server, env *driver.Env) (*tls.Config, error) {
 	if o.TLSCreds == "" {
 		switch {
 		case o.TLSCertificates != "":
-			return tlscreds.Client(&driver.TLSCreds{Type: "x509", Dir: o.TLSCertificates, VerifyPeer: true}, env.Objects, host)
+			creds := &driver.TLSCreds{Type: "x509", Dir: o.TLSCertificates, VerifyPeer: true}
+			// Nobody has defined them as an object before.
+			if err := tlscreds.Define(creds, env.Objects, true); err != nil {
+				return nil, err
+			}
+			return tlscreds.Client(creds, env.Objects, host)
 		case o.TLS && host == "":
 			return nil, driver.Errorf(driver.ErrInvalid, "TLS over this transport needs tls-hostname, to check the certificate")
 		case o.TLS:
