@@ -1,6 +1,8 @@
 package tlscreds
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -31,8 +33,7 @@ func Define(creds *driver.TLSCreds, objects driver.Objects, sanity bool) error {
 			return driver.Errorf(driver.ErrInvalid, "Missing 'dir' property value")
 		}
 		if creds.Type == "psk" {
-			_, err := find(creds.Dir, pskKeys, true)
-			return err
+			return checkKeys(creds)
 		}
 	default:
 		return driver.Errorf(driver.ErrInvalid, "TLS credentials of unknown type '%s'", creds.Type)
@@ -75,6 +76,28 @@ func Define(creds *driver.TLSCreds, objects driver.Objects, sanity bool) error {
 		return checkParams(creds.Dir)
 	}
 	return nil
+}
+
+// checkKeys looks for the pre-shared key of a client.
+func checkKeys(creds *driver.TLSCreds) error {
+	if creds.Server && creds.Username != "" {
+		return driver.Errorf(driver.ErrInvalid, "username should not be set when endpoint=server")
+	}
+	path, err := find(creds.Dir, pskKeys, true)
+	if err != nil || creds.Server {
+		return err
+	}
+	data, err := readFile(path)
+	if err != nil {
+		return fmt.Errorf("Cannot read PSK file %s: %w", path, err)
+	}
+	user := cmp.Or(creds.Username, "qemu")
+	for line := range bytes.Lines(data) {
+		if name, _, ok := bytes.Cut(line, []byte(":")); ok && string(name) == user {
+			return nil
+		}
+	}
+	return driver.Errorf(driver.ErrInvalid, "Username %s not found in PSK file %s", user, path)
 }
 
 // checkParams checks the file of Diffie-Hellman parameters. They are not used: there

@@ -180,3 +180,25 @@ func TestTLSCredsDefined(t *testing.T) {
 		})
 	}
 }
+
+// TestTLSCredsOfOtherKinds has both programs define credentials that are no
+// certificates.
+func TestTLSCredsOfOtherKinds(t *testing.T) {
+	tools := needCLI(t)
+	dir := fixtures(t, tools)
+	keys := credFiles{"keys.psk": "qemu:00112233\n"}.write(t)
+	params := credFiles{"dh-params.pem": "hello\n"}.write(t)
+	for _, def := range []string{
+		"tls-creds-psk,id=t", "tls-creds-psk,id=t,dir=/nowhere", "tls-creds-psk,id=t,dir=" + params, "tls-creds-psk,id=t,endpoint=server,dir=" + params,
+		"tls-creds-psk,id=t,endpoint=client,username=qemu,dir=" + keys, "tls-creds-psk,id=t,endpoint=server,dir=" + keys, "tls-creds-psk,id=t,endpoint=x,dir=" + keys,
+		"tls-creds-psk,id=t,endpoint=client,username=nobody,dir=" + keys, "tls-creds-psk,id=t,endpoint=server,username=qemu,dir=" + keys,
+		"tls-creds-psk,id=t,passwordid=x,dir=" + keys, "tls-creds-anon,id=t", "tls-creds-anon,id=t,endpoint=server", "tls-creds-anon,id=t,dir=/nowhere",
+		"tls-creds-anon,id=t,endpoint=server,dir=/nowhere", "tls-creds-anon,id=t,endpoint=server,dir=" + params, "tls-creds-anon,id=t,endpoint=client,dir=" + params,
+		"tls-creds-x509,id=t", "tls-creds-x509,id=t,dir=/nowhere", "tls-creds-x509,id=t,endpoint=server,dir=raw.img", "tls-creds-x509,dir=/nowhere",
+	} {
+		args := []string{"info", "--object", def, "-f", "raw", "raw.img"}
+		if a, b := runNBD(t, dir, tools.img, args...), runNBD(t, dir, tools.ours, args...); a != b {
+			t.Errorf("%s\noriginal: %+v\nours:     %+v", def, a, b)
+		}
+	}
+}
