@@ -4,8 +4,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -33,7 +31,10 @@ type trust struct {
 // loadTrust reads the certificates of the authorities and what they have revoked. A
 // file without certificates is trust in nobody.
 func loadTrust(dir string) (*trust, error) {
-	path := filepath.Join(dir, caCert)
+	path, err := find(dir, caCert, true)
+	if err != nil {
+		return nil, err
+	}
 	certs, err := loadAuthorities(path)
 	if err != nil {
 		return nil, err
@@ -42,9 +43,8 @@ func loadTrust(dir string) (*trust, error) {
 	for _, c := range certs {
 		t.roots.AddCert(c)
 	}
-	path = filepath.Join(dir, caCRL)
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		return t, nil
+	if path, err = find(dir, caCRL, false); err != nil || path == "" {
+		return t, err
 	}
 	lists, err := loadRevocations(path)
 	if err != nil {
