@@ -66,6 +66,9 @@ var keyDiffers = map[string]string{
 
 // TestTLSCredsKeys has both programs define credentials whose key is encrypted.
 func TestTLSCredsKeys(t *testing.T) {
+	if testing.Short() || testkit.Race {
+		t.Skip("deriving the keys takes long")
+	}
 	certtool := testkit.Tool(t, "certtool")
 	tools := needCLI(t)
 	dir := fixtures(t, tools)
