@@ -201,6 +201,7 @@ func TestTLSCredsOfOtherKinds(t *testing.T) {
 		"tls-creds-psk,id=t,passwordid=x,dir=" + keys, "tls-creds-anon,id=t", "tls-creds-anon,id=t,endpoint=server", "tls-creds-anon,id=t,dir=/nowhere",
 		"tls-creds-anon,id=t,endpoint=server,dir=/nowhere", "tls-creds-anon,id=t,endpoint=server,dir=" + params, "tls-creds-anon,id=t,endpoint=client,dir=" + params,
 		"tls-creds-x509,id=t", "tls-creds-x509,id=t,dir=/nowhere", "tls-creds-x509,id=t,endpoint=server,dir=raw.img", "tls-creds-x509,dir=/nowhere",
+		"tls-creds-x509,help", "tls-creds-psk,help", "tls-creds-anon,help", "secret,help", "authz-simple,help", "authz-list,help", "authz-list-file,help",
 	} {
 		args := []string{"info", "--object", def, "-f", "raw", "raw.img"}
 		if a, b := runNBD(t, dir, tools.img, args...), runNBD(t, dir, tools.ours, args...); a != b {

@@ -3,6 +3,7 @@
 package object
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,17 @@ var params = map[string][]string{
 	"tls-creds-anon":  {"dir", "endpoint", "priority", "verify-peer"},
 	"tls-creds-psk":   {"dir", "endpoint", "priority", "username", "verify-peer"},
 	"tls-creds-x509":  {"dir", "endpoint", "passwordid", "priority", "sanity-check", "verify-peer"},
+}
+
+// kinds are the parameters that are no strings, as the original names their types.
+var kinds = map[string]string{
+	"endpoint":     "QCryptoTLSCredsEndpoint",
+	"format":       "QCryptoSecretFormat",
+	"policy":       "QAuthZListPolicy",
+	"refresh":      "bool",
+	"rules":        "QAuthZListRule",
+	"sanity-check": "bool",
+	"verify-peer":  "bool",
 }
 
 func isIdentifier(id string) bool {
@@ -79,7 +91,7 @@ func (s *Set) Define(def string, out io.Writer) error {
 	if _, help := d["help"]; help {
 		fmt.Fprintf(out, "%s options:\n", typ)
 		for _, p := range known {
-			fmt.Fprintf(out, "  %s=<string>\n", p)
+			fmt.Fprintf(out, "  %s=<%s>\n", p, cmp.Or(kinds[p], "string"))
 		}
 		return ErrHelp
 	}
