@@ -27,6 +27,7 @@ type OpenOptions struct {
 	Resize     bool // the size will change: ask others not to count on it
 	Cache      driver.Cache
 	Exclusive  bool // nobody else may write or resize the image meanwhile
+	FixedSize  bool // nobody else may resize it
 	ForceShare bool // -U: do not take image locks
 	Unmap      bool // let discard requests through
 	NoBacking  bool
@@ -99,6 +100,9 @@ func Open(ctx context.Context, reg *Registry, src Source, o OpenOptions) (*Image
 	}
 	if o.Exclusive {
 		access.Shared &^= driver.PermWrite | driver.PermResize
+	}
+	if o.FixedSize {
+		access.Shared &^= driver.PermResize
 	}
 	if o.Resize {
 		access.Perm |= driver.PermResize

@@ -3,6 +3,8 @@ package client
 import (
 	"errors"
 	"fmt"
+	"io"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
@@ -77,6 +79,32 @@ func (e *ConnectError) Error() string { return e.Err.Error() }
 
 // Unwrap returns what the system said.
 func (e *ConnectError) Unwrap() error { return e.Err }
+
+// GreetingError is a connection on which the server's greeting does not come. Part
+// says what was waited for: "initial magic" or "server flags".
+type GreetingError struct {
+	Part string
+	Err  error
+}
+
+func (e *GreetingError) Error() string {
+	if errors.Is(e.Err, io.ErrUnexpectedEOF) {
+		return "Failed to read " + e.Part + ": Unexpected end-of-file before all data were read"
+	}
+	return "Failed to read " + e.Part + ": Unable to read from socket: " + systemError(e.Err).Error()
+}
+
+// Unwrap returns what was wrong with the connection.
+func (e *GreetingError) Unwrap() error { return e.Err }
+
+// systemError returns what the system said, or err if it did not say anything.
+func systemError(err error) error {
+	var no syscall.Errno
+	if errors.As(err, &no) {
+		return no
+	}
+	return err
+}
 
 // Report returns the error for people: with a hint and what the server adds, on lines
 // of their own.

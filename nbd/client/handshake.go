@@ -54,7 +54,7 @@ func (h *handshake) read(n int) ([]byte, error) {
 func (h *handshake) begin() error {
 	b, err := h.read(16)
 	if err != nil {
-		return err
+		return &GreetingError{"initial magic", err}
 	}
 	if binary.BigEndian.Uint64(b) != wire.InitMagic {
 		return violation("Bad initial magic received: 0x%x", b[:8])
@@ -67,7 +67,7 @@ func (h *handshake) begin() error {
 		return violation("Bad server magic received: 0x%x", b[8:])
 	}
 	if b, err = h.read(2); err != nil {
-		return err
+		return &GreetingError{"server flags", err}
 	}
 	server := binary.BigEndian.Uint16(b)
 	flags := uint32(0)

@@ -31,11 +31,17 @@ func sys(device, name string) string {
 	return filepath.Join("/sys/block", filepath.Base(device), name)
 }
 
-// attached says whether the device is attached: then it has a pid there.
-func attached(device string) bool {
-	_, err := os.Stat(sys(device, "pid"))
-	return err == nil
+// owner names who has attached the device: the kernel shows the number of that task
+// as long as it is attached. It is "" for a device that is not attached.
+func owner(device string) string {
+	b, err := os.ReadFile(sys(device, "pid"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
 }
+
+func attached(device string) bool { return owner(device) != "" }
 
 func size(device string) int64 {
 	b, err := os.ReadFile(sys(device, "size"))
@@ -108,6 +114,8 @@ func Attach(ctx context.Context, c Config) (*Attachment, error) {
 		if err := a.connectIoctl(c); err != nil {
 			return nil, err
 		}
+	} else if a.owner = owner(c.Device); a.owner == "" {
+		return nil, fmt.Errorf("%s: the device was detached while it was being attached", c.Device)
 	} else {
 		go a.watch()
 	}
@@ -148,31 +156,31 @@ func (a *Attachment) ready(ctx context.Context, want int64) error {
 	return nil
 }
 
-// watch closes done when the device is detached.
+// watch closes done when the device is detached. Somebody else may have attached it
+// again at once.
 func (a *Attachment) watch() {
 	t := time.NewTicker(50 * time.Millisecond)
 	defer t.Stop()
-	seen := false
 	for range t.C {
-		switch now := attached(a.device); {
-		case now:
-			seen = true
-		case seen:
+		if owner(a.device) != a.owner {
 			close(a.done)
 			return
 		}
 	}
 }
 
-// Detach detaches the device that Attach attached, and waits until it is gone.
+// Detach detaches the device that Attach attached, and waits until it is gone. It
+// leaves a device alone that somebody else has attached since.
 func (a *Attachment) Detach(ctx context.Context) error {
 	select {
 	case <-a.done:
 		return nil
 	default:
 	}
-	if err := Detach(ctx, a.device); err != nil {
-		return err
+	if a.owner == "" || owner(a.device) == a.owner {
+		if err := Detach(ctx, a.device); err != nil {
+			return err
+		}
 	}
 	select {
 	case <-a.done:

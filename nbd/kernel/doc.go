@@ -51,6 +51,7 @@ type Config struct {
 // Attachment is a device that Attach has attached.
 type Attachment struct {
 	device string
+	owner  string // Netlink: as the kernel names who attached it
 	done   chan struct{}
 	err    error
 	// detach of the method by which it was attached

@@ -1,6 +1,7 @@
 package tlscreds
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/des"
@@ -12,6 +13,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"hash"
+	"unicode/utf16"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
@@ -30,6 +32,11 @@ type pbkdf2Params struct {
 	KeyLength  int                      `asn1:"optional"`
 	PRF        pkix.AlgorithmIdentifier `asn1:"optional"`
 }
+
+const (
+	oidPBES2           = "1.2.840.113549.1.5.13"
+	oidPKCS12TripleDES = "1.2.840.113549.1.12.1.3"
+)
 
 // maxIterations bounds the work that a file can ask for.
 const maxIterations = 10_000_000
@@ -54,14 +61,19 @@ var ciphers = map[string]struct {
 
 var errKey = errors.New("the encrypted key is damaged")
 
-// decryptPKCS8 decrypts a private key that was encrypted with PBES2.
+// decryptPKCS8 decrypts a private key that was encrypted with PBES2, or with triple
+// DES in the way of PKCS #12.
 func decryptPKCS8(der, password []byte) ([]byte, error) {
 	var k encryptedKey
 	if rest, err := asn1.Unmarshal(der, &k); err != nil || len(rest) > 0 {
 		return nil, errKey
 	}
-	if k.Algorithm.Algorithm.String() != "1.2.840.113549.1.5.13" {
-		return nil, driver.Errorf(driver.ErrUnsupported, "encryption %v is not supported, only PBES2 is", k.Algorithm.Algorithm)
+	switch id := k.Algorithm.Algorithm.String(); id {
+	case oidPBES2:
+	case oidPKCS12TripleDES:
+		return decryptPKCS12(&k, password)
+	default:
+		return nil, driver.Errorf(driver.ErrUnsupported, "encryption %s is not supported: encrypt the key with AES (PBES2)", id)
 	}
 	var p pbes2Params
 	if _, err := asn1.Unmarshal(k.Algorithm.Parameters.FullBytes, &p); err != nil {
@@ -91,26 +103,77 @@ func decryptPKCS8(der, password []byte) ([]byte, error) {
 		return nil, err
 	}
 	var iv []byte
-	if _, err := asn1.Unmarshal(p.Cipher.Parameters.FullBytes, &iv); err != nil || len(iv) != block.BlockSize() ||
-		len(k.Data) == 0 || len(k.Data)%block.BlockSize() != 0 {
+	if _, err := asn1.Unmarshal(p.Cipher.Parameters.FullBytes, &iv); err != nil {
 		return nil, errKey
 	}
-	out := make([]byte, len(k.Data))
-	cipher.NewCBCDecrypter(block, iv).CryptBlocks(out, k.Data)
-	// A wrong password shows in the padding, or in what does not parse.
-	pad := int(out[len(out)-1])
-	if pad == 0 || pad > block.BlockSize() || pad > len(out) {
-		return nil, errors.New("the password is wrong")
+	return decryptCBC(block, iv, k.Data)
+}
+
+// isDER says whether data are one value.
+func isDER(data []byte) bool {
+	rest, err := asn1.Unmarshal(data, &asn1.RawValue{})
+	return err == nil && len(rest) == 0
+}
+
+// pkcs12Params are the parameters of the encryptions of appendix C of RFC 7292.
+type pkcs12Params struct {
+	Salt       []byte
+	Iterations int
+}
+
+// decryptPKCS12 decrypts what was encrypted by SHA-1 and three-key triple DES in the
+// way of PKCS #12.
+func decryptPKCS12(k *encryptedKey, password []byte) ([]byte, error) {
+	var p pkcs12Params
+	if _, err := asn1.Unmarshal(k.Algorithm.Parameters.FullBytes, &p); err != nil || p.Iterations <= 0 || p.Iterations > maxIterations ||
+		len(p.Salt) == 0 || len(p.Salt) > maxSalt {
+		return nil, errKey
 	}
-	for _, b := range out[len(out)-pad:] {
-		if int(b) != pad {
-			return nil, errors.New("the password is wrong")
+	block, err := des.NewTripleDESCipher(pkcs12Key(password, p.Salt, p.Iterations, 1, 24))
+	if err != nil {
+		return nil, err
+	}
+	return decryptCBC(block, pkcs12Key(password, p.Salt, p.Iterations, 2, des.BlockSize), k.Data)
+}
+
+// maxSalt bounds the salt that a file can give.
+const maxSalt = 1024
+
+// pkcs12Key derives n bytes by appendix B.2 of RFC 7292 with SHA-1. id says what for:
+// 1 is a key, 2 an initialization vector.
+func pkcs12Key(password, salt []byte, iterations int, id byte, n int) []byte {
+	const v = sha1.BlockSize
+	// The password in UTF-16, big-endian, with the zero that ends it.
+	var wide []byte
+	for _, u := range append(utf16.Encode([]rune(string(password))), 0) {
+		wide = append(wide, byte(u>>8), byte(u))
+	}
+	repeat := func(b []byte) []byte {
+		out := make([]byte, (len(b)+v-1)/v*v)
+		for i := range out {
+			out[i] = b[i%len(b)]
+		}
+		return out
+	}
+	state := append(repeat(salt), repeat(wide)...)
+	diversifier := bytes.Repeat([]byte{id}, v)
+	var out []byte
+	for len(out) < n {
+		a := sha1.Sum(append(bytes.Clone(diversifier), state...))
+		for range iterations - 1 {
+			a = sha1.Sum(a[:])
+		}
+		out = append(out, a[:]...)
+		b := repeat(a[:])[:v]
+		// Every block of the state grows by b and one, modulo 2^512.
+		for off := 0; off < len(state); off += v {
+			carry := 1
+			for i := v - 1; i >= 0; i-- {
+				carry += int(state[off+i]) + int(b[i])
+				state[off+i] = byte(carry)
+				carry >>= 8
+			}
 		}
 	}
-	out = out[:len(out)-pad]
-	var any asn1.RawValue
-	if rest, err := asn1.Unmarshal(out, &any); err != nil || len(rest) > 0 {
-		return nil, errors.New("the password is wrong")
-	}
-	return out, nil
+	return out[:n]
 }

@@ -1,9 +1,13 @@
 package tlscreds
 
 import (
+	"bytes"
+	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
+	"encoding/pem"
 	"testing"
 )
 
@@ -47,10 +51,13 @@ func FuzzDecryptPKCS8(f *testing.F) {
 	cipher.Parameters = raw(make([]byte, 16))
 	all.Parameters = raw(pbes2Params{kdf, cipher})
 	seed := raw(encryptedKey{all, make([]byte, 32)}).FullBytes
-	if _, err := decryptPKCS8(seed, []byte("secret")); err == nil || err.Error() != "the password is wrong" {
+	if _, err := decryptPKCS8(seed, []byte("secret")); err == nil || err != errDecrypt {
 		f.Fatalf("the seed: %v", err)
 	}
 	f.Add(seed)
+	pkcs12 := oid(1, 2, 840, 113549, 1, 12, 1, 3)
+	pkcs12.Parameters = raw(pkcs12Params{[]byte("salt"), 3})
+	f.Add(raw(encryptedKey{pkcs12, make([]byte, 32)}).FullBytes)
 	f.Add([]byte{0x30, 0x03, 0x02, 0x01, 0x00})
 	f.Fuzz(func(t *testing.T, der []byte) {
 		if len(der) > 300 {
@@ -58,4 +65,53 @@ func FuzzDecryptPKCS8(f *testing.F) {
 		}
 		decryptPKCS8(der, []byte("secret"))
 	})
+}
+
+// TestPKCS12Key derives the keys of test vectors that many implementations share.
+func TestPKCS12Key(t *testing.T) {
+	for _, c := range []struct {
+		password, salt string
+		iterations     int
+		id             byte
+		want           string
+	}{
+		{"smeg", "0a58cf64530d823f", 1, 1, "8aaae6297b6cb04642ab5b077851284eb7128f1a2a7fbca3"},
+		{"smeg", "0a58cf64530d823f", 1, 2, "79993dfe048d3b76"},
+		{"queeg", "05dec959acff72f7", 1000, 1, "ed2034e36328830ff09df1e1a07dd357185dac0d4f9eb3d4"},
+		{"queeg", "05dec959acff72f7", 1000, 2, "11dedad7758d4860"},
+	} {
+		salt, err := hex.DecodeString(c.salt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(pkcs12Key([]byte(c.password), salt, c.iterations, c.id, len(c.want)/2)); got != c.want {
+			t.Errorf("%s, %d: %s, want %s", c.password, c.id, got, c.want)
+		}
+	}
+}
+
+// TestOldKey decrypts a key with a PEM header that names the cipher, and hostile ones.
+func TestOldKey(t *testing.T) {
+	//lint:ignore SA1019 it makes what is to be read
+	block, err := x509.EncryptPEMBlock(rand.Reader, "RSA PRIVATE KEY", []byte{0x30, 3, 2, 1, 0}, []byte("secret"), x509.PEMCipherAES128)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := decryptOld(block, []byte("secret")); err != nil || !bytes.Equal(got, []byte{0x30, 3, 2, 1, 0}) {
+		t.Errorf("%x, %v", got, err)
+	}
+	if _, err := decryptOld(block, []byte("other")); err != errDecrypt {
+		t.Errorf("with another password: %v", err)
+	}
+	for _, info := range []string{"", "AES-128-CBC", "AES-128-CBC,", "AES-128-CBC,zz", "AES-128-CBC,00", "AES-128-CBC,0011223344556677", "DES-CBC,00112233445566778899", "X,00112233445566778899aabbccddeeff"} {
+		bad := &pem.Block{Type: block.Type, Headers: map[string]string{"DEK-Info": info}, Bytes: block.Bytes}
+		if got, err := decryptOld(bad, []byte("secret")); err == nil {
+			t.Errorf("%q: %x", info, got)
+		}
+	}
+	for _, n := range []int{0, 1, 15, 17} {
+		if _, err := decryptOld(&pem.Block{Headers: block.Headers, Bytes: make([]byte, n)}, nil); err == nil {
+			t.Errorf("%d bytes are taken", n)
+		}
+	}
 }

@@ -23,7 +23,7 @@ func errnoOf(err error) error {
 }
 
 // connect makes a connection. It tries again until the deadline, at least once; a
-// server that answers, and refuses, is not asked again.
+// server that answers, and refuses, is not asked again, nor is an inherited socket.
 func (n *node) connect(ctx context.Context, deadline time.Time) (*client.Conn, error) {
 	for attempt := 0; ; attempt++ {
 		c, err := client.Dial(ctx, n.cfg)
@@ -31,7 +31,7 @@ func (n *node) connect(ctx context.Context, deadline time.Time) (*client.Conn, e
 			return c, nil
 		}
 		var oe *client.OptionError
-		if ctx.Err() != nil || errors.As(err, &oe) || errors.Is(err, client.ErrProtocol) || !time.Now().Before(deadline) {
+		if ctx.Err() != nil || n.at.network == "fd" || errors.As(err, &oe) || errors.Is(err, client.ErrProtocol) || !time.Now().Before(deadline) {
 			return nil, n.connectError(err)
 		}
 		select {

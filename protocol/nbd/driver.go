@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -43,6 +44,12 @@ func (nbdDriver) ParseFilename(name string) (opts.Dict, error) { return parseNam
 func (nbdDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
 	var o openOptions
 	if err := openSchema.Decode(req.Options, &o); err != nil {
+		var unknown *opts.UnknownError
+		if errors.As(err, &unknown) {
+			if name, ok := strings.CutPrefix(unknown.Name, "server."); ok {
+				return nil, driver.Errorf(driver.ErrInvalid, "Parameter '%s' is unexpected", name)
+			}
+		}
 		return nil, err
 	}
 	at, err := o.server()
@@ -54,6 +61,9 @@ func (nbdDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	}
 	n := &node{at: at, opt: o, write: req.Access.Write, status: wire.ContextAllocation}
 	n.cfg = client.Config{Network: at.network, Address: at.address, Export: o.Export}
+	if at.network == "fd" {
+		n.cfg.Dial = dialInherited(at.address)
+	}
 	if n.cfg.TLS, err = o.tls(at, req.Env); err != nil {
 		return nil, err
 	}
@@ -76,7 +86,12 @@ func (o *openOptions) tls(at server, env *driver.Env) (*tls.Config, error) {
 	if o.TLSCreds == "" {
 		switch {
 		case o.TLSCertificates != "":
-			return tlscreds.Client(&driver.TLSCreds{Type: "x509", Dir: o.TLSCertificates, VerifyPeer: true}, env.Objects, host)
+			creds := &driver.TLSCreds{Type: "x509", Dir: o.TLSCertificates, VerifyPeer: true}
+			// Nobody has defined them as an object before.
+			if err := tlscreds.Define(creds, env.Objects, true); err != nil {
+				return nil, err
+			}
+			return tlscreds.Client(creds, env.Objects, host)
 		case o.TLS && host == "":
 			return nil, driver.Errorf(driver.ErrInvalid, "TLS over this transport needs tls-hostname, to check the certificate")
 		case o.TLS:
@@ -124,7 +139,14 @@ func (n *node) connectError(err error) error {
 	var oe *client.OptionError
 	var ce *client.ConnectError
 	var ve *tlscreds.VerifyError
+	var ge *client.GreetingError
 	switch {
+	case errors.Is(err, errUsedUp):
+		return driver.Errorf(driver.ErrInvalid, "%w", errUsedUp)
+	case errors.As(err, &ge):
+		return driver.Errorf(driver.ErrInvalid, "%w", ge)
+	case n.at.network == "fd" && errors.As(err, &ce):
+		return driver.Errorf(driver.ErrInvalid, "%w", ce.Err)
 	case errors.As(err, &oe):
 		return driver.Errorf(driver.ErrInvalid, "%s", oe.Report())
 	case errors.As(err, &ve):

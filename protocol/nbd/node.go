@@ -67,7 +67,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	n.unit = max(1, int64(n.info.BlockSize.Min))
 	n.most = 1
-	if n.info.Flags&wire.FlagCanMultiConn != 0 {
+	if n.info.Flags&wire.FlagCanMultiConn != 0 && n.at.network != "fd" {
 		n.most = int(n.opt.Connections)
 		if n.most == 0 {
 			n.most = 4
@@ -101,7 +101,7 @@ func (n *node) Limits() driver.Limits {
 
 // Info implements driver.Node.
 func (n *node) Info(context.Context) (*driver.Info, error) {
-	return &driver.Info{Filename: n.at.name(n.opt.Export), Allocated: -1, FixedSize: true, NoFlags: true}, nil
+	return &driver.Info{Filename: n.at.name(&n.opt), Allocated: -1, FixedSize: true, NoFlags: true}, nil
 }
 
 // Close implements driver.Node.

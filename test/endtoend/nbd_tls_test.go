@@ -201,8 +201,8 @@ func TestNBDTLSRefusals(t *testing.T) {
 		creds driver.TLSCreds
 		want  string
 	}{
-		{driver.TLSCreds{Type: "psk", Dir: dir}, "TLS with pre-shared keys (tls-creds-psk) is not supported"},
-		{driver.TLSCreds{Type: "anon"}, "TLS with anonymous credentials (tls-creds-anon) is not supported"},
+		{driver.TLSCreds{Type: "psk", Dir: dir}, "TLS with pre-shared keys (tls-creds-psk) is not supported: use certificates (tls-creds-x509)"},
+		{driver.TLSCreds{Type: "anon"}, "TLS with anonymous credentials (tls-creds-anon) is not supported: use certificates (tls-creds-x509)"},
 		{driver.TLSCreds{Type: "x509", Server: true, Dir: dir}, "Expected TLS credentials for a client endpoint"},
 		{driver.TLSCreds{Type: "x509", Dir: "/nowhere"}, "Unable to access credentials /nowhere/ca-cert.pem: no such file or directory"},
 		{driver.TLSCreds{Type: "x509", Dir: dir, Priority: "NONE"}, "TLS priority 'NONE' is not supported: only NORMAL is"},
@@ -211,7 +211,7 @@ func TestNBDTLSRefusals(t *testing.T) {
 			t.Errorf("%v, want %s", err, c.want)
 		}
 	}
-	if _, err := tlscreds.Client(&driver.TLSCreds{Type: "x509", Dir: dir, PasswordID: "pw"}, secrets{"pw", "wrong"}, ""); err == nil || !strings.Contains(err.Error(), "password is wrong") {
+	if _, err := tlscreds.Client(&driver.TLSCreds{Type: "x509", Dir: dir, PasswordID: "pw"}, secrets{"pw", "wrong"}, ""); err == nil || !strings.Contains(err.Error(), "Decryption has failed.") {
 		t.Errorf("%v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -30,7 +31,8 @@ func kernelModule(t *testing.T, dir, version, name string) string {
 }
 
 // TestKernelDevice attaches an image to a kernel's nbd device in a guest, by netlink
-// and by ioctls, and looks at what the guest did to it. The guest's kernel also serves
+// and by ioctls, and looks at what the guest did to it. There other clients share a
+// server with the kernel, and nbd-client attaches devices to our server. The guest's kernel also serves
 // for sockets between virtual machines.
 func TestKernelDevice(t *testing.T) {
 	emulator := testkit.Tool(t, "qemu-system-x86_64")
@@ -65,12 +67,15 @@ func TestKernelDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	cowl(t, "convert", "-f", "raw", "-O", "qcow2", raw, img)
-	initrd := makeInitrd(t, dir, "./nbdguest", map[string]string{
+	guestFiles := map[string]string{
 		"nbd.ko":            kernelModule(t, dir, version, "drivers/block/nbd"),
 		"vsock.ko":          kernelModule(t, dir, version, "net/vmw_vsock/vsock"),
 		"vsock_common.ko":   kernelModule(t, dir, version, "net/vmw_vsock/vmw_vsock_virtio_transport_common"),
 		"vsock_loopback.ko": kernelModule(t, dir, version, "net/vmw_vsock/vsock_loopback"),
-		"qemu-nbd":          program, "qemu-img": program, "disk.qcow2": img})
+		"qemu-nbd":          program, "qemu-img": program, "disk.qcow2": img}
+	client := withLibraries(t, guestFiles, "nbd-client", "nbd-client")
+	original := withLibraries(t, guestFiles, "original-qemu-nbd", "qemu-nbd")
+	initrd := makeInitrd(t, dir, "./nbdguest", guestFiles)
 	// The guest keeps its image in memory, and gives it back on a disk of its own.
 	back := filepath.Join(dir, "back.raw")
 	if err := os.WriteFile(back, nil, 0o644); err != nil {
@@ -81,7 +86,7 @@ func TestKernelDevice(t *testing.T) {
 	}
 	out := boot(t, emulator, kernels[0], initrd, "-drive", "if=none,id=d,format=raw,file="+back, "-device", "nvme,serial=cowl,drive=d")
 	for _, want := range []string{fmt.Sprintf("guest-files: %d %s", files, digest), fmt.Sprintf("guest-size: %d", len(disk)),
-		"guest-attached: netlink", "guest-attached: ioctl", "guest-attached: auto", "guest-vsock: ok", "guest-done"} {
+		"guest-attached: netlink", "guest-attached: ioctl", "guest-attached: auto", "guest-vsock: ok", "guest-second-client: ours", "guest-done"} {
 		if !strings.Contains(out, want) {
 			t.Fatalf("the guest did not print %q:\n%s", want, out)
 		}
@@ -97,4 +102,48 @@ func TestKernelDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	testkit.Run(t, fsck, "-fn", part)
+	for _, c := range []struct {
+		name, missing string
+		there         bool
+		want          []string
+	}{
+		{"nbd-client", "nbd-client is not installed", client, []string{"guest-nbd-client: unix", "guest-nbd-client: tcp"}},
+		{"second client of the original", "qemu-nbd is not installed", original, []string{"guest-second-client: original"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if !c.there {
+				t.Skip(c.missing)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("the guest did not print %q:\n%s", want, out)
+				}
+			}
+		})
+	}
+}
+
+// withLibraries adds a program of this machine to the files of a guest, under a name,
+// with its libraries and what loads them. It returns false if there is none, or it has
+// no libraries as guests want them.
+func withLibraries(t *testing.T, files map[string]string, name, program string) bool {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		// Where programs for administrators are, which may not be looked at.
+		if path, err = exec.LookPath("/usr/sbin/" + program); err != nil {
+			return false
+		}
+	}
+	out, err := exec.Command("ldd", path).Output()
+	if err != nil || !strings.Contains(string(out), "/ld-linux-x86-64.so.2") {
+		return false
+	}
+	for _, word := range strings.Fields(string(out)) {
+		if filepath.IsAbs(word) {
+			files[filepath.Base(word)] = word
+		}
+	}
+	files[name] = path
+	return true
 }

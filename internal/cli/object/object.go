@@ -3,6 +3,7 @@
 package object
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/nbd/tlscreds"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -33,6 +35,17 @@ var params = map[string][]string{
 	"tls-creds-anon":  {"dir", "endpoint", "priority", "verify-peer"},
 	"tls-creds-psk":   {"dir", "endpoint", "priority", "username", "verify-peer"},
 	"tls-creds-x509":  {"dir", "endpoint", "passwordid", "priority", "sanity-check", "verify-peer"},
+}
+
+// kinds are the parameters that are no strings, as the original names their types.
+var kinds = map[string]string{
+	"endpoint":     "QCryptoTLSCredsEndpoint",
+	"format":       "QCryptoSecretFormat",
+	"policy":       "QAuthZListPolicy",
+	"refresh":      "bool",
+	"rules":        "QAuthZListRule",
+	"sanity-check": "bool",
+	"verify-peer":  "bool",
 }
 
 func isIdentifier(id string) bool {
@@ -78,7 +91,7 @@ func (s *Set) Define(def string, out io.Writer) error {
 	if _, help := d["help"]; help {
 		fmt.Fprintf(out, "%s options:\n", typ)
 		for _, p := range known {
-			fmt.Fprintf(out, "  %s=<string>\n", p)
+			fmt.Fprintf(out, "  %s=<%s>\n", p, cmp.Or(kinds[p], "string"))
 		}
 		return ErrHelp
 	}
@@ -122,16 +135,16 @@ func (s *Set) build(typ string, d opts.Dict, fromJSON bool) (any, error) {
 	case "secret":
 		return s.secret(d)
 	case "tls-creds-anon", "tls-creds-psk", "tls-creds-x509":
-		return tlsCreds(strings.TrimPrefix(typ, "tls-creds-"), d)
+		return s.tlsCreds(strings.TrimPrefix(typ, "tls-creds-"), d)
 	case "authz-simple", "authz-list", "authz-list-file":
 		return authz(typ, d, fromJSON)
 	}
 	return nil, fmt.Errorf("Parameter 'qom-type' does not accept value '%s'", typ)
 }
 
-// tlsCreds reads the options of TLS credentials. The files are read by who uses
-// them.
-func tlsCreds(typ string, d opts.Dict) (*driver.TLSCreds, error) {
+// tlsCreds reads the options of TLS credentials and looks at their files. Who uses
+// them reads those again.
+func (s *Set) tlsCreds(typ string, d opts.Dict) (*driver.TLSCreds, error) {
 	c := &driver.TLSCreds{Type: typ, Dir: d.String("dir"), VerifyPeer: true, Username: d.String("username"),
 		PasswordID: d.String("passwordid"), Priority: d.String("priority")}
 	switch e := d.String("endpoint"); e {
@@ -141,16 +154,23 @@ func tlsCreds(typ string, d opts.Dict) (*driver.TLSCreds, error) {
 	default:
 		return nil, fmt.Errorf("Parameter 'endpoint' does not accept value '%s'", e)
 	}
-	for key, to := range map[string]*bool{"verify-peer": &c.VerifyPeer, "sanity-check": new(bool)} {
-		v, ok := d[key]
+	sanity := true
+	for _, p := range []struct {
+		key string
+		to  *bool
+	}{{"sanity-check", &sanity}, {"verify-peer", &c.VerifyPeer}} {
+		v, ok := d[p.key]
 		if !ok {
 			continue
 		}
 		b, err := opts.ParseBool(opts.Text(v))
 		if err != nil {
-			return nil, fmt.Errorf("Parameter '%s' expects 'on' or 'off'", key)
+			return nil, fmt.Errorf("Parameter '%s' expects 'on' or 'off'", p.key)
 		}
-		*to = b
+		*p.to = b
+	}
+	if err := tlscreds.Define(c, s, sanity); err != nil {
+		return nil, err
 	}
 	return c, nil
 }

@@ -4,12 +4,19 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"io"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestSecret(t *testing.T) {
@@ -79,11 +86,31 @@ func TestEncryptedSecret(t *testing.T) {
 
 func TestTLSCreds(t *testing.T) {
 	s := &Set{}
-	if err := s.Define("tls-creds-x509,id=t,dir=/d,endpoint=server,verify-peer=off,passwordid=p", io.Discard); err != nil {
+	// The files are read when credentials are defined: there must be an authority.
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
 		t.Fatal(err)
 	}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ca-cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Define("tls-creds-x509,id=t,dir="+dir+",verify-peer=off,passwordid=p", io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, def := range []string{"tls-creds-x509,id=u", "tls-creds-x509,id=u,dir=/nowhere", "tls-creds-x509,id=u,endpoint=server,dir=" + dir,
+		"tls-creds-psk,id=u", "tls-creds-psk,id=u,dir=" + dir, "tls-creds-x509,id=u,sanity-check=perhaps,dir=" + dir} {
+		if err := s.Define(def, io.Discard); err == nil {
+			t.Errorf("%s is taken", def)
+		}
+	}
 	c, err := s.TLSCreds("t")
-	if err != nil || c.Type != "x509" || !c.Server || c.Dir != "/d" || c.VerifyPeer || c.PasswordID != "p" {
+	if err != nil || c.Type != "x509" || c.Server || c.Dir != dir || c.VerifyPeer || c.PasswordID != "p" {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if _, err := s.Secret("t"); err == nil || !strings.Contains(err.Error(), "is not a secret") {

@@ -26,7 +26,8 @@ func (s *settings) source(name string) (block.Source, error) {
 }
 
 func (p *Program) openOptions(s *settings) block.OpenOptions {
-	return block.OpenOptions{Write: !s.readOnly, Unmap: s.discard == "unmap", Cache: s.cache, Gate: driver.AllowAll, Objects: &s.objects,
+	// Clients count on the size that they are told.
+	return block.OpenOptions{Write: !s.readOnly, FixedSize: true, Unmap: s.discard == "unmap", Cache: s.cache, Gate: driver.AllowAll, Objects: &s.objects,
 		Warn: func(m string) { p.warnf("%s", m) }, ProbedRaw: func(name string) { fmt.Fprint(p.Stderr, imageopt.ProbedRaw(name)) }}
 }
 

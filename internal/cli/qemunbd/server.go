@@ -23,6 +23,19 @@ import (
 // asked for when the server is told to end.
 const drainLimit = 30 * time.Second
 
+// goneLimit is how long a device may take to go once the kernel has closed its
+// connections.
+const goneLimit = 2 * time.Second
+
+// clients returns how many clients may come to the sockets at a time, 0 for any
+// number, and whether none may: a device of the kernel counts as one.
+func (s *settings) clients() (n int, none bool) {
+	if s.connect == "" || s.shared == 0 {
+		return s.shared, false
+	}
+	return s.shared - 1, s.shared == 1
+}
+
 // runServer serves an image until it is told to end.
 func (p *Program) runServer(ctx context.Context, s *settings, name string, args []string) int {
 	if _, err := s.inherited(); err != nil {
@@ -54,7 +67,8 @@ func (p *Program) runServer(ctx context.Context, s *settings, name string, args 
 
 // serve opens the image, listens, says that it is ready, and serves.
 func (p *Program) serve(ctx context.Context, s *settings, name string, ready func()) (err error) {
-	cfg := server.Config{MaxClients: s.shared, HandshakeTimeout: s.handshake, Log: slog.New(complaints{p})}
+	clients, none := s.clients()
+	cfg := server.Config{MaxClients: clients, HandshakeTimeout: s.handshake, Log: slog.New(complaints{p})}
 	if s.verbose {
 		cfg.Log = slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -96,6 +110,9 @@ func (p *Program) serve(ctx context.Context, s *settings, name string, ready fun
 	}
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
+		if none {
+			break // they wait to be accepted
+		}
 		go func() {
 			if err := srv.Serve(work, l); !errors.Is(err, server.ErrClosed) {
 				failed <- err
@@ -123,6 +140,13 @@ func (p *Program) serve(ctx context.Context, s *settings, name string, ready fun
 	select {
 	case <-ctx.Done():
 	case <-last:
+		if s.connect != "" {
+			// That was the kernel: it is about to let the device go.
+			select {
+			case <-detached:
+			case <-time.After(goneLimit):
+			}
+		}
 	case <-detached:
 	case err = <-failed:
 	}

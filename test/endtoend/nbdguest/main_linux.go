@@ -1,6 +1,8 @@
 // Command nbdguest is the first process of a test guest: it attaches an image that
 // the initramfs holds to a device of the kernel with qemu-nbd, by netlink and by
-// ioctls, mounts a partition of it, writes there, and detaches it.
+// ioctls, mounts a partition of it, writes there, and detaches it. Then other clients
+// come to the socket of a server whose device is attached, and nbd-client attaches
+// devices to servers.
 package main
 
 import (
@@ -9,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -60,6 +63,12 @@ func run() error {
 	if err := vsock(); err != nil {
 		return fmt.Errorf("vsock: %w", err)
 	}
+	if err := secondClients(); err != nil {
+		return fmt.Errorf("second client: %w", err)
+	}
+	if err := foreignClient(); err != nil {
+		return fmt.Errorf("nbd-client: %w", err)
+	}
 	if err := giveBack(); err != nil {
 		return err
 	}
@@ -81,9 +90,11 @@ func nbd(args ...string) (string, error) {
 	return string(out), err
 }
 
-// sys reads a file of the device in sysfs.
-func sys(name string) string {
-	b, err := os.ReadFile("/sys/block/nbd0/" + name)
+// sys reads a file of the first device in sysfs.
+func sys(name string) string { return sysOf(device, name) }
+
+func sysOf(device, name string) string {
+	b, err := os.ReadFile("/sys/block/" + filepath.Base(device) + "/" + name)
 	if err != nil {
 		return ""
 	}
@@ -138,7 +149,7 @@ func attach(method string, round int) error {
 	if pid := sys("pid"); pid != "" {
 		return errors.New("the device is still attached")
 	}
-	if err := waitGone(); err != nil {
+	if err := waitGone(image, "qcow2"); err != nil {
 		return err
 	}
 	if out, err := exec.Command("/qemu-img", "check", image).CombinedOutput(); err != nil {
@@ -147,12 +158,12 @@ func attach(method string, round int) error {
 	return nil
 }
 
-// waitGone waits until the server has closed the image: it ends when the device
+// waitGone waits until the server has closed its image: it ends when the device
 // goes, but nobody waits for it.
-func waitGone() error {
+func waitGone(image, format string) error {
 	for {
 		// The image can be opened for writing when nobody else has it.
-		out, err := exec.Command("/qemu-img", "resize", "-q", "-f", "qcow2", image, "+0").CombinedOutput()
+		out, err := exec.Command("/qemu-img", "resize", "-q", "-f", format, image, "+0").CombinedOutput()
 		if err == nil {
 			return nil
 		}
