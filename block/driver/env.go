@@ -36,8 +36,8 @@ type Objects interface {
 	TLSCreds(id string) (*TLSCreds, error)
 }
 
-// TLSCreds says where TLS credentials are and what they are for. Nothing has been
-// read from Dir yet.
+// TLSCreds says where TLS credentials are and what they are for. What was read from
+// Dir to judge them is not kept: who uses them reads the files again.
 type TLSCreds struct {
 	Type       string // "x509", "psk" or "anon"
 	Server     bool   // for listening, not for connecting

@@ -46,15 +46,11 @@ func loadTrust(dir string) (*trust, error) {
 	if path, err = find(dir, caCRL, false); err != nil || path == "" {
 		return t, err
 	}
-	lists, err := loadRevocations(path)
+	// The file is ours, like that of the authorities: what it names as revoked is,
+	// whether its signature can be checked or not.
+	t.revoked, err = loadRevocations(path)
 	if err != nil {
 		return nil, err
-	}
-	for _, l := range lists {
-		// What the authority has not signed counts for nothing.
-		if slices.ContainsFunc(certs, func(c *x509.Certificate) bool { return l.CheckSignatureFrom(c) == nil }) {
-			t.revoked = append(t.revoked, l)
-		}
 	}
 	return t, nil
 }
