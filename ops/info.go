@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -10,9 +11,14 @@ import (
 	"github.com/cowl-disk/cowl/qapi"
 )
 
+// InfoOptions say what to tell of an image.
+type InfoOptions struct {
+	Limits bool // what requests to it and to its children are bound to
+}
+
 // Info describes an open image and its children. The backing file is named, not
 // described.
-func Info(ctx context.Context, img *block.Image) (*qapi.ImageInfo, error) {
+func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo, error) {
 	d, err := img.Info(ctx)
 	if err != nil {
 		return nil, err
@@ -30,6 +36,9 @@ func Info(ctx context.Context, img *block.Image) (*qapi.ImageInfo, error) {
 	}
 	if !d.NoFlags {
 		out.DirtyFlag = &d.Dirty
+	}
+	if o.Limits {
+		out.Limits = limits(img)
 	}
 	if err := actualSize(ctx, img, out); err != nil {
 		return nil, err
@@ -58,7 +67,7 @@ func Info(ctx context.Context, img *block.Image) (*qapi.ImageInfo, error) {
 			// Not opened for its description, so it is none of the children.
 			continue
 		}
-		info, err := Info(ctx, c.Image)
+		info, err := Info(ctx, c.Image, o)
 		if err != nil {
 			return nil, err
 		}
@@ -68,6 +77,22 @@ func Info(ctx context.Context, img *block.Image) (*qapi.ImageInfo, error) {
 		out.Children = append(out.Children, qapi.ImageChild{Name: c.Role, Info: *info})
 	}
 	return out, nil
+}
+
+// limits tells those of a node. A request has one buffer, which may lie anywhere; the
+// driver aligns it where the system wants that.
+func limits(img *block.Image) *qapi.BlockLimitsInfo {
+	l := img.Limits()
+	return &qapi.BlockLimitsInfo{
+		RequestAlignment:     max(l.RequestAlignment, 1),
+		DiscardAlignment:     l.DiscardAlignment,
+		WriteZeroesAlignment: l.ZeroAlignment,
+		OptTransfer:          l.OptTransfer,
+		MaxTransfer:          l.MaxTransfer,
+		MaxIOV:               1,
+		MinMemAlignment:      1,
+		OptMemAlignment:      max(l.OptTransfer, int64(os.Getpagesize())),
+	}
 }
 
 // actualSize sets the disk usage: that of the protocol at the bottom. It stays
@@ -98,7 +123,7 @@ func fullBacking(img *block.Image, name string) string {
 // InfoChain describes an image and the chain of its backing files, each opened
 // by itself: open opens src and one after the other what it rests on, without
 // their own backing files. A chain that comes back to a file is an error.
-func InfoChain(ctx context.Context, src block.Source, open func(context.Context, block.Source) (*block.Image, error)) ([]*qapi.ImageInfo, error) {
+func InfoChain(ctx context.Context, src block.Source, o InfoOptions, open func(context.Context, block.Source) (*block.Image, error)) ([]*qapi.ImageInfo, error) {
 	var list []*qapi.ImageInfo
 	seen := map[string]bool{}
 	for {
@@ -107,7 +132,7 @@ func InfoChain(ctx context.Context, src block.Source, open func(context.Context,
 			return nil, driver.Errorf(driver.ErrCorrupt, "Backing file '%s' creates an infinite loop.", name)
 		}
 		seen[name] = true
-		info, err := infoOf(ctx, src, open)
+		info, err := infoOf(ctx, src, o, open)
 		if err != nil {
 			return nil, err
 		}
@@ -123,12 +148,12 @@ func InfoChain(ctx context.Context, src block.Source, open func(context.Context,
 	}
 }
 
-func infoOf(ctx context.Context, src block.Source, open func(context.Context, block.Source) (*block.Image, error)) (*qapi.ImageInfo, error) {
+func infoOf(ctx context.Context, src block.Source, o InfoOptions, open func(context.Context, block.Source) (*block.Image, error)) (*qapi.ImageInfo, error) {
 	img, err := open(ctx, src)
 	if err != nil {
 		return nil, err
 	}
-	info, err := Info(ctx, img)
+	info, err := Info(ctx, img, o)
 	if e := img.Close(ctx); err == nil {
 		err = e
 	}

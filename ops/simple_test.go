@@ -164,7 +164,7 @@ func TestInfoChainLoop(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := ops.InfoChain(t.Context(), block.Source{Filename: a}, func(ctx context.Context, src block.Source) (*block.Image, error) {
+	_, err := ops.InfoChain(t.Context(), block.Source{Filename: a}, ops.InfoOptions{}, func(ctx context.Context, src block.Source) (*block.Image, error) {
 		return block.Open(ctx, registry(), src, block.OpenOptions{NoBacking: true, NoIO: true, Gate: driver.AllowAll})
 	})
 	if err == nil || !strings.Contains(err.Error(), "creates an infinite loop") {

@@ -19,6 +19,20 @@ type ImageInfo struct {
 	FullBacking    string             `json:"full-backing-filename,omitempty"`
 	Backing        string             `json:"backing-filename,omitempty"`
 	DirtyFlag      *bool              `json:"dirty-flag,omitempty"`
+	Limits         *BlockLimitsInfo   `json:"limits,omitempty"`
+}
+
+// BlockLimitsInfo is what requests to a node are bound to, in bytes; 0 where there is
+// no bound.
+type BlockLimitsInfo struct {
+	RequestAlignment     int64 `json:"request-alignment"` // at least 1
+	DiscardAlignment     int64 `json:"discard-alignment,omitempty"`
+	WriteZeroesAlignment int64 `json:"write-zeroes-alignment,omitempty"`
+	OptTransfer          int64 `json:"opt-transfer,omitempty"`
+	MaxTransfer          int64 `json:"max-transfer,omitempty"`
+	MaxIOV               int64 `json:"max-iov"` // buffers of a request
+	MinMemAlignment      int64 `json:"min-mem-alignment"`
+	OptMemAlignment      int64 `json:"opt-mem-alignment"`
 }
 
 // ImageChild is a named child node.

@@ -17,13 +17,13 @@ const (
 func infoCommand() *command {
 	return &command{
 		name: "info", summary: "Display information about image", run: runInfo,
-		usage: []string{"[-f FMT | --image-opts] [--backing-chain] [-U] [-t CACHE]",
+		usage: []string{"[-f FMT | --image-opts] [--backing-chain] [--limits] [-U] [-t CACHE]",
 			"[--object OBJDEF] [--output human|json] FILENAME"},
 		options: []option{helpOption(), formatOption(), imageOptsOption(),
 			{id: infoChain, long: "backing-chain", short: 'b', help: "describe the backing files as well, one after the other"},
 			forceShareOption(), outputOption(), objectOption(),
 			{id: optCache, long: "cache", short: 't', value: "CACHE", help: "the cache mode for reading (default: writeback)"},
-			{id: infoLimits, long: "limits", help: "not supported yet: show the limits for requests"},
+			{id: infoLimits, long: "limits", help: "show what requests to the image and to the files below it are bound to"},
 		},
 		operands: []operand{{"FILENAME", "the image"}},
 		examples: []string{"disk.qcow2", "--backing-chain --output json overlay.qcow2"},
@@ -52,10 +52,7 @@ func runInfo(c *call, args []string) int {
 	if !ok {
 		return c.errorf("Invalid cache option: %s", c.cache)
 	}
-	if limits {
-		return c.errorf("--limits is not supported yet")
-	}
-	list, err := c.collectInfo(c.image(c.operands[0]), chain, block.OpenOptions{NoBacking: true, NoIO: true, ForceShare: c.forceShare, Cache: cache})
+	list, err := c.collectInfo(c.image(c.operands[0]), chain, ops.InfoOptions{Limits: limits}, block.OpenOptions{NoBacking: true, NoIO: true, ForceShare: c.forceShare, Cache: cache})
 	if err != nil {
 		return c.fail(err)
 	}
@@ -71,14 +68,14 @@ func runInfo(c *call, args []string) int {
 }
 
 // collectInfo describes an image, and its chain if that is wanted.
-func (c *call) collectInfo(im image, chain bool, o block.OpenOptions) ([]*qapi.ImageInfo, error) {
+func (c *call) collectInfo(im image, chain bool, tell ops.InfoOptions, o block.OpenOptions) ([]*qapi.ImageInfo, error) {
 	if !chain {
 		img, err := c.open(im, o)
 		if err != nil {
 			return nil, err
 		}
 		defer c.close(img)
-		info, err := ops.Info(c.ctx, img)
+		info, err := ops.Info(c.ctx, img, tell)
 		return []*qapi.ImageInfo{info}, err
 	}
 	if im.imageOpts && im.format != "" {
@@ -89,7 +86,7 @@ func (c *call) collectInfo(im image, chain bool, o block.OpenOptions) ([]*qapi.I
 		return nil, openError(im.name, err)
 	}
 	name := im.name
-	return ops.InfoChain(c.ctx, src, func(ctx context.Context, src block.Source) (*block.Image, error) {
+	return ops.InfoChain(c.ctx, src, tell, func(ctx context.Context, src block.Source) (*block.Image, error) {
 		if src.Filename != "" {
 			name = src.Filename
 		}

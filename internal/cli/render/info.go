@@ -65,6 +65,9 @@ func (p *printer) image(img *qapi.ImageInfo, depth int, path string) {
 		p.line("cleanly shut down: no")
 	}
 	p.backing(img)
+	if img.Limits != nil {
+		p.tree("Block limits:", img.Limits)
+	}
 	if len(img.Snapshots) > 0 {
 		p.line("Snapshot list:")
 		p.snapshots(img.Snapshots)
@@ -119,10 +122,17 @@ func (p *printer) snapshots(list []qapi.SnapshotInfo) {
 
 // specific prints what only this format has, unless that is nothing.
 func (p *printer) specific(s *qapi.ImageInfoSpecific) {
-	if s == nil || p.err != nil {
+	if s != nil {
+		p.tree("Format specific information:", s.Data)
+	}
+}
+
+// tree prints data under a heading, unless there are none.
+func (p *printer) tree(heading string, data any) {
+	if p.err != nil {
 		return
 	}
-	t, err := tree(s.Data)
+	t, err := tree(data)
 	if err != nil {
 		p.err = err
 		return
@@ -130,7 +140,7 @@ func (p *printer) specific(s *qapi.ImageInfoSpecific) {
 	if emptyDump(t) {
 		return
 	}
-	p.line("Format specific information:")
+	p.line("%s", heading)
 	p.dump(t, "    ")
 }
 
