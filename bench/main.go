@@ -6,8 +6,11 @@
 //
 // It builds the disk from the machine's own files (an ext4 file system of 8 GiB
 // virtual size with about 1.5 GiB of data), with mkfs.ext4, and needs about 15 GiB
-// of room in -dir. Rows are run alternately, original and ours, after one
-// unmeasured run of each to fill the page cache; the table shows the medians.
+// of room in -dir. Each program is run once unmeasured to fill the page cache, then
+// both alternately, the other one first in every second round; the table shows the
+// medians and, in brackets, the fastest and the slowest run. Before each run that
+// writes, the old output is removed, the device gets what is left to write, and free
+// memory is touched (see warm).
 package main
 
 import (
@@ -30,6 +33,7 @@ import (
 type config struct {
 	dir, original, ours string
 	rounds              int
+	warm                int64 // bytes
 	only                *regexp.Regexp
 	all                 bool
 }
@@ -45,11 +49,12 @@ type row struct {
 	prepare        func() error
 }
 
-// sample is the median of several runs.
+// sample is one run, or the median of several.
 type sample struct {
-	time time.Duration
-	cpu  time.Duration
-	peak int64 // KiB
+	time             time.Duration
+	fastest, slowest time.Duration // of several
+	cpu              time.Duration
+	peak             int64 // KiB, the highest of several
 }
 
 func main() {
@@ -66,10 +71,16 @@ func run(ctx context.Context) error {
 	flag.StringVar(&c.dir, "dir", filepath.Join(os.TempDir(), "cowl-bench"), "directory for the disk and the outputs; kept for the next run")
 	flag.StringVar(&c.original, "original", "qemu-img", "the original program")
 	flag.StringVar(&c.ours, "ours", "", "our program, to be called as qemu-img (default: built from this tree)")
-	flag.IntVar(&c.rounds, "rounds", 3, "measured runs of each row")
+	flag.IntVar(&c.rounds, "rounds", 3, "measured runs of each row, at least 3")
+	flag.Int64Var(&c.warm, "warm", 4<<30, "bytes of free memory to touch before each run that writes; 0 for none")
 	flag.BoolVar(&c.all, "all", false, "print every run, too, to the standard error")
+	touch := flag.Int64("touch", 0, "touch so many bytes of free memory and end (for the program's own use)")
 	only := flag.String("run", "", "regular expression that selects rows")
 	flag.Parse()
+	if *touch > 0 {
+		return warm(*touch)
+	}
+	c.rounds = max(c.rounds, 3)
 	var err error
 	if c.only, err = regexp.Compile(*only); err != nil {
 		return err
@@ -125,21 +136,13 @@ func build(ctx context.Context, dir string) (string, error) {
 func measureRow(ctx context.Context, c *config, r row) error {
 	var samples [2][]sample
 	for i := range c.rounds + 1 {
-		for side, args := range [][]string{r.original, r.ours} {
+		for k := range 2 {
+			side := (i + k) % 2
+			args := [][]string{r.original, r.ours}[side]
 			if args == nil {
 				continue
 			}
-			if r.out != "" {
-				if err := os.RemoveAll(r.out); err != nil {
-					return err
-				}
-			}
-			if r.prepare != nil {
-				if err := r.prepare(); err != nil {
-					return err
-				}
-			}
-			s, err := timeCommand(ctx, args)
+			s, err := runOnce(ctx, c, r, args)
 			if err != nil {
 				return err
 			}
@@ -167,21 +170,67 @@ func measureRow(ctx context.Context, c *config, r row) error {
 	return nil
 }
 
+// runOnce prepares one run and times it.
+func runOnce(ctx context.Context, c *config, r row, args []string) (sample, error) {
+	if r.out != "" {
+		if err := os.RemoveAll(r.out); err != nil {
+			return sample{}, err
+		}
+	}
+	if r.prepare != nil {
+		if err := r.prepare(); err != nil {
+			return sample{}, err
+		}
+	}
+	if r.out != "" {
+		if err := c.settle(ctx, filepath.Dir(r.out)); err != nil {
+			return sample{}, err
+		}
+	}
+	return timeCommand(ctx, args)
+}
+
+// settle makes runs that write alike: the device is idle, and the memory that they
+// get is there.
+func (c *config) settle(ctx context.Context, dir string) error {
+	if err := command(ctx, "sync", "-f", dir); err != nil {
+		return err
+	}
+	if c.warm <= 0 {
+		return nil
+	}
+	// In a process of its own: a command would inherit the peak memory of this one.
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return command(ctx, self, "-touch", fmt.Sprint(c.warm))
+}
+
 func printRow(r row, o, u sample) {
 	goal := ""
 	if r.goal > 0 {
 		goal = fmt.Sprintf("%.1f", r.goal)
 	}
 	if o.time == 0 {
-		fmt.Printf("| %s | – | %s | – | %s | – | %s |\n", r.name, seconds(u.time), goal, mib(u.peak))
+		fmt.Printf("| %s | – | %v | – | %s | – | %s |\n", r.name, u, goal, mib(u.peak))
 		return
 	}
-	fmt.Printf("| %s | %s | %s | %.2f | %s | %s | %s |\n", r.name, seconds(o.time), seconds(u.time),
+	fmt.Printf("| %s | %v | %v | %.2f | %s | %s | %s |\n", r.name, o, u,
 		o.time.Seconds()/u.time.Seconds(), goal, mib(o.peak), mib(u.peak))
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
-func mib(kib int64) string           { return fmt.Sprintf("%.0f MiB", float64(kib)/1024) }
+
+// String tells the time, and the range of several.
+func (s sample) String() string {
+	if s.fastest == s.slowest {
+		return seconds(s.time)
+	}
+	return fmt.Sprintf("%s (%.3f to %.3f)", seconds(s.time), s.fastest.Seconds(), s.slowest.Seconds())
+}
+
+func mib(kib int64) string { return fmt.Sprintf("%.0f MiB", float64(kib)/1024) }
 
 func median(s []sample) sample {
 	if len(s) == 0 {
@@ -194,7 +243,7 @@ func median(s []sample) sample {
 		peak = max(peak, x.peak)
 	}
 	slices.Sort(times)
-	return sample{time: times[len(times)/2], peak: peak}
+	return sample{time: times[len(times)/2], fastest: times[0], slowest: times[len(times)-1], peak: peak}
 }
 
 // timeCommand runs a command and tells its wall time and peak memory.

@@ -67,9 +67,7 @@ func changeRows(c *config) []row {
 	}
 	overlay := func() error {
 		return errors.Join(copyFile("scattered.qcow2", top), copyFile("plain.qcow2", base),
-			command(ctx, c.original, "rebase", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", top),
-			// The device must not be busy with the copies while the commands flush.
-			command(ctx, "sync", "-f", c.dir))
+			command(ctx, c.original, "rebase", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", top))
 	}
 	snapshotted := func() error {
 		return errors.Join(copyFile("plain.qcow2", top), command(ctx, c.original, "snapshot", "-c", "s", top))

@@ -163,7 +163,9 @@ func measureNBDRow(ctx context.Context, c *config, r nbdRow) error {
 	}
 	var runs [2][]nbdRun
 	for i := range c.rounds + 1 {
-		for side, pair := range [][2]string{{"qemu-nbd", c.original}, {server, c.ours}} {
+		for k := range 2 {
+			side := (i + k) % 2
+			pair := [][2]string{{"qemu-nbd", c.original}, {server, c.ours}}[side]
 			run, err := runNBD(ctx, c, r, pair[0], pair[1], filepath.Join(dir, "s"))
 			if err != nil {
 				return err
@@ -219,6 +221,11 @@ func runNBD(ctx context.Context, c *config, r nbdRow, server, self, sock string)
 	}
 	defer os.Remove(c.path("target.tmp"))
 	os.Remove(sock)
+	if !r.fio {
+		if err := c.settle(ctx, c.dir); err != nil {
+			return run, err
+		}
+	}
 	args := append([]string{"--persistent", "-e", "64", "-x", "", "-k", sock, "-f", r.format}, r.options...)
 	srv := exec.CommandContext(ctx, server, append(args, r.file)...)
 	var srvText strings.Builder

@@ -187,6 +187,21 @@ func (img *Image) StartWriteback() {
 	}
 }
 
+// ExpectNewData tells the image and its children, the backing file excepted, that a
+// job begins which writes much data where there are none. It is a hint that lets the
+// storage prepare.
+func (img *Image) ExpectNewData() {
+	if !img.writable {
+		return
+	}
+	if s, ok := img.node.(driver.NewDataExpecter); ok {
+		s.ExpectNewData()
+	}
+	for _, c := range img.children {
+		c.Image.ExpectNewData()
+	}
+}
+
 // Close flushes, and closes the image and all its children. It goes on to the
 // end whatever fails, and reports the first failure: then what was written
 // since the last Flush may be lost.

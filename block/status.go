@@ -70,34 +70,57 @@ func (img *Image) Status(ctx context.Context, off, n int64, base *Image) (Status
 // StatusLayer describes at most n bytes at off as this layer alone has them:
 // neither Data nor Zero where it leaves them to the backing file.
 func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error) {
-	size := img.Size()
-	if off < 0 || n < 0 {
-		return Status{}, img.bounds("map", off, n)
-	}
-	if off >= size || n == 0 {
-		return Status{Layer: img}, nil
-	}
-	n = min(n, size-off)
 	e := img.guard.Enter()
 	defer img.guard.Exit(e)
+	st, recurse, err := img.ownStatus(ctx, off, n)
+	if err == nil && recurse {
+		return img.recurse(ctx, st)
+	}
+	return st, err
+}
+
+// AllocatedLayer tells whether this layer alone answers for the bytes at off, and
+// for how many of at most n bytes that is so; 0 at the end of the disk. Unlike
+// StatusLayer it does not ask where the file below has holes.
+func (img *Image) AllocatedLayer(ctx context.Context, off, n int64) (bool, int64, error) {
+	e := img.guard.Enter()
+	defer img.guard.Exit(e)
+	st, recurse, err := img.ownStatus(ctx, off, n)
+	if err == nil && recurse && img.desc.FileRole == driver.FileFiltered {
+		st, err = img.recurse(ctx, st)
+	}
+	return st.Allocated, st.Length, err
+}
+
+// ownStatus is StatusLayer short of the holes of the child that holds the data;
+// recurse says that those count. It is called inside the guard.
+func (img *Image) ownStatus(ctx context.Context, off, n int64) (_ Status, recurse bool, _ error) {
+	size := img.Size()
+	if off < 0 || n < 0 {
+		return Status{}, false, img.bounds("map", off, n)
+	}
+	if off >= size || n == 0 {
+		return Status{Layer: img}, false, nil
+	}
+	n = min(n, size-off)
 	if img.storage != nil {
 		ext, err := img.Map(ctx, off, n)
 		if err != nil {
-			return Status{}, err
+			return Status{}, false, err
 		}
 		if ext.Kind == driver.ExtentEOF {
 			// Rounded up to a sector: the rest of it reads as zeroes.
-			return Status{Length: n, Layer: img, Zero: true, Allocated: true}, nil
+			return Status{Length: n, Layer: img, Zero: true, Allocated: true}, false, nil
 		}
 		zero := ext.Kind == driver.ExtentZero
 		return Status{Length: min(ext.Length, n), Layer: img, Data: ext.Kind == driver.ExtentData, Zero: zero, Allocated: true,
-			HasOffset: ext.HasOffset, Offset: ext.HostOffset, File: img}, nil
+			HasOffset: ext.HasOffset, Offset: ext.HostOffset, File: img}, false, nil
 	}
 	img.lock()
 	ext, err := img.format.Map(ctx, off, n)
 	img.unlock()
 	if err != nil {
-		return Status{}, img.fail("map", off, err)
+		return Status{}, false, img.fail("map", off, err)
 	}
 	st := Status{Length: min(ext.Length, n), Layer: img, Compressed: ext.Compressed}
 	if file, ok := ext.Child.(*Image); ok && ext.HasOffset {
@@ -106,7 +129,7 @@ func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error)
 	}
 	switch ext.Kind {
 	case driver.ExtentEOF:
-		return Status{Layer: img}, nil
+		return Status{Layer: img}, false, nil
 	case driver.ExtentData, driver.ExtentEncoded:
 		st.Data, st.Allocated = true, true
 	case driver.ExtentZero:
@@ -118,10 +141,7 @@ func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error)
 			st.Length = min(st.Length, img.backing.Size()-off)
 		}
 	}
-	if ext.Recurse && st.Data && st.HasOffset && st.File != nil {
-		return img.recurse(ctx, st)
-	}
-	return st, nil
+	return st, ext.Recurse && st.Data && st.HasOffset && st.File != nil, nil
 }
 
 // recurse refines a Data extent by the holes of the child it lies in.

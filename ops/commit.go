@@ -78,6 +78,9 @@ type committer struct {
 type part struct {
 	off, n int64
 	kind   kind
+	// skipped is how many bytes before off are done with the part: nothing is to be
+	// done for them.
+	skipped int64
 	// holes are ranges of data that lie in holes of a file: clusters that a guest
 	// has written in part have them. They are sorted.
 	holes []hole

@@ -100,6 +100,9 @@ func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
 			return ConvertResult{}, err
 		}
 	}
+	if job.TargetZero || c.zero {
+		job.Target.ExpectNewData()
+	}
 	return c.run(ctx)
 }
 

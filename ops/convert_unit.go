@@ -167,8 +167,20 @@ func (c *converter) salvage(ctx context.Context, p []byte, off int64) error {
 	return c.salvage(ctx, p[half:], off+int64(half))
 }
 
+// run is a part of a buffer that is all zero or all data.
+type run struct {
+	n    int
+	zero bool
+}
+
 // writeSparse writes the data in buf and leaves holes for zeroes.
 func (c *converter) writeSparse(ctx context.Context, buf []byte, off int64, t *turn, last bool) error {
+	var few [16]run
+	runs := c.runs(few[:0], buf, off) // before the turn, for others wait for it
+	final := len(runs) - 1
+	for final > 0 && runs[final].zero && c.staysZero() {
+		final--
+	}
 	if err := t.take(ctx); err != nil {
 		return err
 	}
@@ -176,21 +188,16 @@ func (c *converter) writeSparse(ctx context.Context, buf []byte, off int64, t *t
 		c.writing.Lock()
 		defer c.writing.Unlock()
 	}
-	for len(buf) > 0 {
-		n := len(buf)
-		isZero := false
-		if c.job.Sparse > 0 {
-			n, isZero = c.firstRun(buf, off)
-		}
-		p := buf[:n]
-		buf = buf[n:]
+	for i, r := range runs {
+		p := buf[:r.n]
+		buf = buf[r.n:]
 		var err error
-		if isZero {
-			c.zeroed.Add(int64(n))
-			err = c.writeZero(ctx, off, int64(n))
+		if r.zero {
+			c.zeroed.Add(int64(r.n))
+			err = c.writeZero(ctx, off, int64(r.n))
 		} else {
-			c.copied.Add(int64(n))
-			if last && len(buf) == 0 {
+			c.copied.Add(int64(r.n))
+			if last && i == final {
 				_, err = c.job.Target.WriteAtOrdered(ctx, p, off, t.pass)
 			} else {
 				_, err = c.job.Target.WriteAt(ctx, p, off)
@@ -199,9 +206,26 @@ func (c *converter) writeSparse(ctx context.Context, buf []byte, off int64, t *t
 		if err != nil {
 			return err
 		}
-		off += int64(n)
+		off += int64(r.n)
 	}
 	return nil
+}
+
+// runs adds the runs of buf to list.
+func (c *converter) runs(list []run, buf []byte, off int64) []run {
+	if c.job.Sparse <= 0 {
+		return append(list, run{n: len(buf)})
+	}
+	for len(buf) > 0 {
+		n, isZero := c.firstRun(buf, off)
+		if k := len(list) - 1; k >= 0 && list[k].zero == isZero {
+			list[k].n += n
+		} else {
+			list = append(list, run{n, isZero})
+		}
+		buf, off = buf[n:], off+int64(n)
+	}
+	return list
 }
 
 // firstRun measures the first run of buf that is all zero or all data, in units
@@ -215,8 +239,11 @@ func (c *converter) firstRun(buf []byte, off int64) (n int, isZero bool) {
 	return first + zero.Prefix(buf[first:], isZero, int(c.unit)), isZero
 }
 
+// staysZero says that zeroes need not be written.
+func (c *converter) staysZero() bool { return c.zero && c.job.TargetBase == nil }
+
 func (c *converter) writeZero(ctx context.Context, off, n int64) error {
-	if c.zero && c.job.TargetBase == nil {
+	if c.staysZero() {
 		return nil
 	}
 	return c.job.Target.WriteZeroes(ctx, off, n, driver.ZeroMayUnmap)

@@ -28,7 +28,7 @@ func runParts(ctx context.Context, workers int, m *meter, plan func(context.Cont
 				if err := do(gctx, p); err != nil {
 					return err
 				}
-				m.set(done.Add(p.n))
+				m.set(done.Add(p.skipped + p.n))
 			}
 			return nil
 		})

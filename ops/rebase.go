@@ -105,13 +105,23 @@ func rebaseContents(ctx context.Context, job RebaseJob) error {
 
 // plan hands out the ranges that the image leaves to its backing file and that
 // may read otherwise from the new one. Each part starts at a multiple of the
-// unit, and no two parts share one.
+// unit, and no two parts share one. Ranges that stay as they are go with the next
+// part: there may be very many short ones, too many to wake a worker for each.
 func (r *rebaser) plan(ctx context.Context, size int64, out chan<- part) error {
+	var skipped int64
 	for off := int64(0); off < size; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		p, err := r.next(ctx, off, size)
 		if err != nil {
 			return err
 		}
+		if end := off + p.n; p.kind == kindSkip && end < size && skipped+p.n < maxPart {
+			skipped, off = skipped+p.n, end
+			continue
+		}
+		p.skipped, skipped = skipped, 0
 		select {
 		case out <- p:
 		case <-ctx.Done():
@@ -178,11 +188,11 @@ func (a *answer) ask(off, n int64, find func(off, n int64) (side, int64, error))
 // new backing file, and how long it is.
 func (r *rebaser) look(ctx context.Context, off, n int64) (kind, int64, error) {
 	own, n, err := r.own.ask(off, n, func(off, n int64) (side, int64, error) {
-		st, err := r.job.Image.StatusLayer(ctx, off, n)
-		if st.Allocated || st.Data {
-			return sideData, st.Length, err
+		has, n, err := r.job.Image.AllocatedLayer(ctx, off, n)
+		if has {
+			return sideData, n, err
 		}
-		return sideSame, st.Length, err
+		return sideSame, n, err
 	})
 	if err != nil || own == sideData {
 		return kindSkip, n, err
@@ -301,17 +311,16 @@ func readBackingPart(ctx context.Context, img *block.Image, p []byte, off int64)
 func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool) error {
 	img := r.job.Image
 	for len(data) > 0 {
-		st, err := img.StatusLayer(ctx, off, int64(len(data)))
+		has, n, err := img.AllocatedLayer(ctx, off, int64(len(data)))
 		if err != nil {
 			return err
 		}
-		n := st.Length
 		if n == 0 {
 			return driver.Errorf(driver.ErrRange, "the image shrank")
 		}
 		p := data[:n]
 		switch {
-		case st.Allocated || st.Data:
+		case has:
 		case isZero:
 			err = r.zero(ctx, off, p)
 		case r.job.Compress && off%r.unit == 0 && (n == r.unit || off+n == img.Size()):
@@ -348,14 +357,14 @@ func (r *rebaser) zero(ctx context.Context, off int64, p []byte) error {
 		return err
 	}
 	for len(p) > 0 {
-		st, err := img.StatusLayer(ctx, off, int64(len(p)))
-		if err == nil && !st.Allocated {
-			_, err = img.WriteAt(ctx, p[:st.Length], off)
+		has, n, err := img.AllocatedLayer(ctx, off, int64(len(p)))
+		if err == nil && !has {
+			_, err = img.WriteAt(ctx, p[:n], off)
 		}
 		if err != nil {
 			return err
 		}
-		off, p = off+st.Length, p[st.Length:]
+		off, p = off+n, p[n:]
 	}
 	return nil
 }

@@ -366,6 +366,13 @@ type RangeCopier interface {
 // take a while, and may be called concurrently with everything but Close.
 type WritebackStarter interface{ StartWriteback() }
 
+// NewDataExpecter is implemented by Storage that can prepare for large writes that
+// go mostly to places where it holds no data yet. ExpectNewData tells that such
+// writes begin, for as long as the node is open. It changes neither contents nor
+// which parts of an object take room, may be called concurrently with everything but
+// Close, and promises nothing.
+type NewDataExpecter interface{ ExpectNewData() }
+
 // FileHolder is implemented by Storage whose bytes are those of a file of the
 // system, at the same offsets. File returns it, open as long as the node is, for
 // reading at offsets beside the node's methods; nil if that must not be.

@@ -150,6 +150,9 @@ func writeCompressed(t testing.TB, img *block.Image, m *testkit.Model, r *rand.R
 	if err != nil {
 		t.Fatalf("status of %d: %v", off, err)
 	}
+	if has, n, err := img.AllocatedLayer(ctx, off, in); err != nil || has != st.Allocated || n < st.Length {
+		t.Fatalf("at %d: allocated %v for %d bytes, %v; the status says %+v", off, has, n, err, st)
+	}
 	if st.Data || st.Zero || st.Allocated || st.Length < in {
 		return
 	}

@@ -30,6 +30,7 @@ type node struct {
 	sizeMu   sync.RWMutex // writes that extend: shared; setting the length: exclusive
 	holes    holeCache
 	features features
+	reserve  atomic.Bool // large writes are preceded by a reservation
 
 	// Direct I/O only.
 	align  int64            // of offsets and lengths; 0 if not direct
@@ -206,6 +207,9 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if off+int64(len(p)) > n.Size() {
 		n.sizeMu.RLock()
 		defer n.sizeMu.RUnlock()
+	}
+	if len(p) >= reserveMin && n.reserve.Load() {
+		n.reserveRoom(off, int64(len(p)))
 	}
 	m, err := n.f.WriteAt(p, off)
 	n.grown(off + int64(m))

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package file
+
+func (n *node) reserveRoom(int64, int64) {}
