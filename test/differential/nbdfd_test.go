@@ -27,6 +27,7 @@ func runInheriting(t *testing.T, dir string, file *os.File, program string, args
 	cmd.Args[0] = filepath.Base(program)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	cmd.WaitDelay = time.Second // a child that it leaves behind may keep the pipes
 	if file != nil {
 		cmd.ExtraFiles = []*os.File{file}
 	}

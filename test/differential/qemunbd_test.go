@@ -3,13 +3,11 @@
 package differential
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -38,21 +36,7 @@ func nbdPrograms(t *testing.T) (theirs, ours string) {
 // runNBD runs a command that ends by itself.
 func runNBD(t *testing.T, dir, program string, args ...string) outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Args[0] = filepath.Base(program)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
-	cmd.WaitDelay = time.Second
-	var out, errs strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
-		t.Fatalf("%s %v: %v, %v\n%s", program, args, err, ctx.Err(), errs.String())
-	}
-	return outcome{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+	return runInheriting(t, dir, nil, program, args...)
 }
 
 // nbdSessions are command lines that end by themselves.
