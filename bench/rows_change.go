@@ -61,7 +61,9 @@ func passes(runs, count int) [][]string {
 func changeRows(c *config) []row {
 	ctx := context.Background()
 	base, top, disk := c.path("base.tmp"), c.path("top.tmp"), c.path("disk.raw")
-	copyFile := func(from, to string) error { return command(ctx, "cp", "--sparse=always", c.path(from), to) }
+	copyFile := func(from, to string) error {
+		return command(ctx, "cp", "--sparse=auto", "--reflink=never", c.path(from), to)
+	}
 	both := func(name string, goal float64, prepare func() error, args ...string) row {
 		return row{name: name, goal: goal, original: append([]string{c.original}, args...), ours: append([]string{c.ours}, args...), prepare: prepare, out: top}
 	}

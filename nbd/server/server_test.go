@@ -433,7 +433,7 @@ func TestSuddenlySlow(t *testing.T) {
 	each(t, func(t *testing.T, m client.Mode) {
 		for _, n := range []int{512, 100 << 10, 1<<20 + 100<<10} {
 			rounds := min(100, 30<<20/n)
-			dev := &sudden{memory: newMemory(8 << 20), held: make(chan struct{}, 1), release: make(chan struct{})}
+			dev := &sudden{memory: newMemory(8 << 20), held: make(chan struct{}, 1), release: make(chan struct{}, 1)}
 			_, sock := start(t, server.Config{}, &server.Export{Device: dev})
 			c := dial(t, sock, mode(m))
 			for _, write := range []bool{false, true} {
