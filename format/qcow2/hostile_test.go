@@ -438,7 +438,7 @@ func TestHostileImages(t *testing.T) {
 			close(stop)
 			high := <-peak
 			runtime.ReadMemStats(&after)
-			limit := 10 * time.Second
+			limit := 2 * time.Second
 			if testkit.Race {
 				limit *= 20
 			}

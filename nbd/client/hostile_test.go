@@ -342,7 +342,7 @@ func FuzzReceive(f *testing.F) {
 		if structured {
 			hs = unhex(structuredServer)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		c, err := Dial(ctx, afterRequest(t, hs, say))
 		if err != nil {

@@ -21,7 +21,13 @@ import (
 // runInheriting runs a command whose descriptor 3 is file; nil leaves it closed.
 func runInheriting(t *testing.T, dir string, file *os.File, program string, args ...string) outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	return runWithin(t, 30*time.Second, dir, file, program, args...)
+}
+
+// runWithin is runInheriting for a command that must have ended after limit.
+func runWithin(t *testing.T, limit time.Duration, dir string, file *os.File, program string, args ...string) outcome {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Args[0] = filepath.Base(program)
