@@ -21,20 +21,7 @@ import (
 // converted: it mounts the file system, reads every file, and writes one; then
 // cowl and e2fsck check what the guest left.
 func TestGuest(t *testing.T) {
-	emulator := testkit.Tool(t, "qemu-system-x86_64")
-	fsck := testkit.Tool(t, "e2fsck")
-	kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-*")
-	if len(kernels) == 0 {
-		t.Skip("no cloud kernel in /boot: install linux-image-cloud-amd64")
-	}
-	dir := t.TempDir()
-	tree := filepath.Join(goroot(t), "src", "net")
-	disk := makeExt4(t, dir, tree, "128M")
-	files, digest, err := treehash.Sum(tree)
-	if err != nil {
-		t.Fatal(err)
-	}
-	initrd := makeInitrd(t, dir, "./guestinit", nil)
+	g := newGuest(t)
 	for _, c := range []struct {
 		name string
 		args []string
@@ -45,20 +32,57 @@ func TestGuest(t *testing.T) {
 		{"subclusters", []string{"-o", "extended_l2=on,cluster_size=128k"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			img := filepath.Join(dir, c.name+".qcow2")
-			cowl(t, append(append([]string{"convert", "-f", "raw", "-O", "qcow2"}, c.args...), disk, img)...)
-			out := boot(t, emulator, kernels[0], initrd,
-				"-drive", "if=none,id=d,format=qcow2,file="+img, "-device", "nvme,serial=cowl,drive=d")
-			want := fmt.Sprintf("guest-files: %d %s", files, digest)
-			if !strings.Contains(out, want) || !strings.Contains(out, "guest-done") {
-				t.Fatalf("the guest did not print %q:\n%s", want, out)
-			}
-			cowl(t, "check", "-f", "qcow2", img)
-			back := filepath.Join(dir, c.name+".raw")
-			cowl(t, "convert", "-f", "qcow2", "-O", "raw", img, back)
-			testkit.Run(t, fsck, "-fn", back)
+			img := filepath.Join(g.dir, c.name+".qcow2")
+			cowl(t, append(append([]string{"convert", "-f", "raw", "-O", "qcow2"}, c.args...), g.disk, img)...)
+			g.boot(t, "format=qcow2,file="+img)
+			g.check(t, img)
 		})
 	}
+}
+
+// guest is what a guest needs that reads all files of a disk and writes one.
+type guest struct {
+	emulator, fsck, kernel, initrd string
+	dir                            string
+	disk                           string // raw, with an ext4 file system
+	want                           string // what the guest prints of the files
+}
+
+func newGuest(t *testing.T) *guest {
+	t.Helper()
+	g := &guest{emulator: testkit.Tool(t, "qemu-system-x86_64"), fsck: testkit.Tool(t, "e2fsck"), dir: t.TempDir()}
+	kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-*")
+	if len(kernels) == 0 {
+		t.Skip("no cloud kernel in /boot: install linux-image-cloud-amd64")
+	}
+	g.kernel = kernels[0]
+	tree := filepath.Join(goroot(t), "src", "net")
+	g.disk = makeExt4(t, g.dir, tree, "128M")
+	files, digest, err := treehash.Sum(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.want = fmt.Sprintf("guest-files: %d %s", files, digest)
+	g.initrd = makeInitrd(t, g.dir, "./guestinit", nil)
+	return g
+}
+
+// boot runs the guest with a drive until it powers off.
+func (g *guest) boot(t *testing.T, drive string) {
+	t.Helper()
+	out := boot(t, g.emulator, g.kernel, g.initrd, "-drive", "if=none,id=d,"+drive, "-device", "nvme,serial=cowl,drive=d")
+	if !strings.Contains(out, g.want) || !strings.Contains(out, "guest-done") {
+		t.Fatalf("the guest did not print %q:\n%s", g.want, out)
+	}
+}
+
+// check looks at what the guest left in a qcow2 image.
+func (g *guest) check(t *testing.T, img string) {
+	t.Helper()
+	cowl(t, "check", "-f", "qcow2", img)
+	back := strings.TrimSuffix(img, ".qcow2") + ".raw"
+	cowl(t, "convert", "-f", "qcow2", "-O", "raw", img, back)
+	testkit.Run(t, g.fsck, "-fn", back)
 }
 
 // boot runs a guest with further devices until it powers off, and returns what it

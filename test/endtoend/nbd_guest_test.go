@@ -7,44 +7,22 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/cowl-disk/cowl/internal/testkit"
-	"github.com/cowl-disk/cowl/test/endtoend/treehash"
 )
 
 // TestNBDGuest boots a guest whose disk our server serves: it reads every file and
 // writes one; the image and the file system on it are sound afterwards.
 func TestNBDGuest(t *testing.T) {
-	emulator := testkit.Tool(t, "qemu-system-x86_64")
-	fsck := testkit.Tool(t, "e2fsck")
-	kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-*")
-	if len(kernels) == 0 {
-		t.Skip("no cloud kernel in /boot: install linux-image-cloud-amd64")
-	}
-	dir := t.TempDir()
-	tree := filepath.Join(goroot(t), "src", "net")
-	disk := makeExt4(t, dir, tree, "128M")
-	files, digest, err := treehash.Sum(tree)
-	if err != nil {
-		t.Fatal(err)
-	}
-	initrd := makeInitrd(t, dir, "./guestinit", nil)
-	img := filepath.Join(dir, "disk.qcow2")
-	cowl(t, "convert", "-f", "raw", "-O", "qcow2", disk, img)
+	g := newGuest(t)
+	img := filepath.Join(g.dir, "served.qcow2")
+	cowl(t, "convert", "-f", "raw", "-O", "qcow2", g.disk, img)
 	sock, stop := serveProgram(t, "-f", "qcow2", "--discard=unmap", img)
-	out := boot(t, emulator, kernels[0], initrd, "-drive", "if=none,id=d,format=raw,file="+nbdURI(sock, ""), "-device", "nvme,serial=cowl,drive=d")
+	g.boot(t, "format=raw,file="+nbdURI(sock, ""))
 	stop()
-	want := fmt.Sprintf("guest-files: %d %s", files, digest)
-	if !strings.Contains(out, want) || !strings.Contains(out, "guest-done") {
-		t.Fatalf("the guest did not print %q:\n%s", want, out)
-	}
-	cowl(t, "check", "-f", "qcow2", img)
-	back := filepath.Join(dir, "back.raw")
-	cowl(t, "convert", "-f", "qcow2", "-O", "raw", img, back)
-	testkit.Run(t, fsck, "-fn", back)
+	g.check(t, img)
 }
 
 // qmp talks to a QEMU program.
