@@ -67,7 +67,7 @@ func Create(ctx context.Context, reg *Registry, req CreateRequest) error {
 	if err != nil {
 		return err
 	}
-	filtered := drv.Desc().FileRole == driver.FileFiltered
+	filtered := drv.Desc().PassesThrough() == "file"
 	size := int64(0)
 	if filtered {
 		size = (req.Size + 511) &^ 511
@@ -144,7 +144,7 @@ func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, fil
 // first; a format that only passes its file through leaves all to the protocol.
 func splitOptions(d opts.Dict, format, proto *driver.Desc) (own, forProto opts.Dict, err error) {
 	own, forProto = opts.Dict{}, opts.Dict{}
-	filtered := format.FileRole == driver.FileFiltered
+	filtered := format.PassesThrough() == "file"
 	for k, v := range d {
 		inFormat := format.CreateOptions.Lookup(k) != nil
 		inProto := proto.CreateOptions.Lookup(k) != nil

@@ -10,6 +10,9 @@ import (
 // ReadAt fills p with the bytes of the disk from offset off. Beyond the end it
 // returns what there is and io.EOF.
 func (img *Image) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := img.open("read", off); err != nil {
+		return 0, err
+	}
 	size := img.Size()
 	if off < 0 {
 		return 0, img.bounds("read", off, 0)
@@ -25,9 +28,7 @@ func (img *Image) ReadAt(ctx context.Context, p []byte, off int64) (int, error) 
 		p, eof = p[:size-off], io.EOF
 	}
 	if img.storage != nil {
-		img.lock()
-		n, err := img.storage.ReadAt(ctx, p, off)
-		img.unlock()
+		n, err := img.readStorage(ctx, p, off)
 		if err == io.EOF {
 			// The object shrank, or ends inside its last sector.
 			clear(p[n:])
@@ -64,10 +65,12 @@ func (img *Image) readFormat(ctx context.Context, p []byte, off int64) error {
 		q := p[:min(ext.Length, int64(len(p)))]
 		switch ext.Kind {
 		case driver.ExtentData:
+			img.events.Raise("read_aio")
 			err = readChild(ctx, ext.Child, q, ext.HostOffset)
 		case driver.ExtentZero:
 			clear(q)
 		case driver.ExtentUnallocated:
+			img.events.Raise("read_backing_aio")
 			err = img.readBacking(ctx, q, off)
 		case driver.ExtentEncoded:
 			img.lock()

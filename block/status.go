@@ -52,6 +52,9 @@ type Status struct {
 // far as the layer base, which is not looked at (nil: to the end). The answer
 // covers at least one byte unless off is the end of the disk.
 func (img *Image) Status(ctx context.Context, off, n int64, base *Image) (Status, error) {
+	if base != nil {
+		base = base.skipFilters()
+	}
 	for layer, depth := img, 0; ; depth++ {
 		st, err := layer.StatusLayer(ctx, off, n)
 		st.Depth = depth
@@ -59,8 +62,8 @@ func (img *Image) Status(ctx context.Context, off, n int64, base *Image) (Status
 			return st, err
 		}
 		n = st.Length
-		next := layer.backing
-		if next == nil || next == base {
+		next := layer.Backing()
+		if next == nil || next.skipFilters() == base {
 			return st, nil
 		}
 		layer = next
@@ -68,8 +71,14 @@ func (img *Image) Status(ctx context.Context, off, n int64, base *Image) (Status
 }
 
 // StatusLayer describes at most n bytes at off as this layer alone has them:
-// neither Data nor Zero where it leaves them to the backing file.
+// neither Data nor Zero where it leaves them to the backing file. For a filter that
+// is what its child says.
 func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error) {
+	if at := img.skipFilters(); at != img {
+		st, err := at.StatusLayer(ctx, off, n)
+		st.Layer = img
+		return st, err
+	}
 	e := img.guard.Enter()
 	defer img.guard.Exit(e)
 	st, recurse, err := img.ownStatus(ctx, off, n)
@@ -83,10 +92,11 @@ func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error)
 // for how many of at most n bytes that is so; 0 at the end of the disk. Unlike
 // StatusLayer it does not ask where the file below has holes.
 func (img *Image) AllocatedLayer(ctx context.Context, off, n int64) (bool, int64, error) {
+	img = img.skipFilters()
 	e := img.guard.Enter()
 	defer img.guard.Exit(e)
 	st, recurse, err := img.ownStatus(ctx, off, n)
-	if err == nil && recurse && img.desc.FileRole == driver.FileFiltered {
+	if err == nil && recurse && img.desc.PassesThrough() != "" {
 		st, err = img.recurse(ctx, st)
 	}
 	return st.Allocated, st.Length, err
@@ -156,7 +166,7 @@ func (img *Image) recurse(ctx context.Context, st Status) (Status, error) {
 	}
 	st.Length = sub.Length
 	st.Zero = sub.Zero
-	if img.desc.FileRole == driver.FileFiltered {
+	if img.desc.PassesThrough() != "" {
 		// The child answers in place of the format.
 		sub.Layer = img
 		return sub, nil

@@ -33,7 +33,9 @@ func (img *Image) zeroDisk(ctx context.Context, off, n int64, flags driver.ZeroF
 		flags &^= driver.ZeroMayUnmap
 	}
 	if img.probedRaw && off < probeGuard && n > 0 {
-		if err := img.guardProbe(make([]byte, min(n, probeGuard-off)), off); err != nil {
+		img.start.Lock()
+		defer img.start.Unlock()
+		if err := img.guardZero(ctx, off, n); err != nil {
 			return err
 		}
 	}
@@ -54,7 +56,7 @@ func (img *Image) zeroRange(ctx context.Context, off, n int64, flags driver.Zero
 		}
 		return img.zeroData(ctx, off, n)
 	}
-	start, end := alignIn(off, n, img.limits.ZeroAlignment, img.Size())
+	start, end := alignIn(off, n, max(img.limits.ZeroAlignment, img.unit()), img.Size())
 	if start >= end {
 		return img.zeroEdge(ctx, off, n, flags)
 	}
@@ -98,9 +100,7 @@ func (img *Image) zeroData(ctx context.Context, off, n int64) error {
 		b := buf[:min(n, int64(len(buf)))]
 		var err error
 		if img.storage != nil {
-			img.lock()
-			_, err = img.storage.WriteAt(ctx, b, off)
-			img.unlock()
+			_, err = img.writeStorage(ctx, b, off)
 		} else {
 			_, err = img.writeFormat(ctx, b, off, nil)
 		}
@@ -127,9 +127,16 @@ func (img *Image) Discard(ctx context.Context, off, n int64) error {
 	if img.discarder == nil || !img.unmap {
 		return nil
 	}
-	start, end := alignIn(off, n, img.limits.DiscardAlignment, img.Size())
+	start, end := alignIn(off, n, max(img.limits.DiscardAlignment, img.unit()), img.Size())
 	if start >= end {
 		return nil
+	}
+	if img.probedRaw && start < probeGuard {
+		img.start.Lock()
+		defer img.start.Unlock()
+		if err := img.guardZero(ctx, start, end-start); err != nil {
+			return err
+		}
 	}
 	img.lock()
 	err := img.discarder.Discard(ctx, start, end-start)
@@ -161,6 +168,12 @@ func alignIn(off, n, align, size int64) (start, end int64) {
 func (img *Image) Resize(ctx context.Context, size int64, opt driver.ResizeOptions) error {
 	if err := img.checkWritable("resize", -1); err != nil {
 		return err
+	}
+	if at := img.skipFilters(); at != img {
+		return at.Resize(ctx, size, opt)
+	}
+	if img.access.Perm&driver.PermResize == 0 {
+		return img.fail("resize", -1, driver.Errorf(driver.ErrInvalid, "the image was not opened for resizing"))
 	}
 	img.changing.RLock()
 	defer img.changing.RUnlock()

@@ -7,6 +7,7 @@ import (
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/raw"
+	"github.com/cowl-disk/cowl/format/recognised"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/mem"
 	"github.com/cowl-disk/cowl/protocol/nbd"
@@ -15,7 +16,7 @@ import (
 
 // All returns every driver, in the order in which formats are probed.
 func All() []driver.Driver {
-	return []driver.Driver{
+	return append([]driver.Driver{
 		raw.New(),
 		qcow2.New(),
 		luks.New(),
@@ -25,5 +26,5 @@ func All() []driver.Driver {
 		mem.New(),
 		null.NewCo(),
 		null.NewAIO(),
-	}
+	}, recognised.Drivers()...)
 }

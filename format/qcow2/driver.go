@@ -15,10 +15,13 @@ type Driver struct{}
 func New() driver.Driver { return &Driver{} }
 
 var desc = driver.Desc{
-	Name:          "qcow2",
-	Kind:          driver.KindFormat,
-	FileRole:      driver.FileMetadata,
-	Backing:       true,
+	Name: "qcow2",
+	Kind: driver.KindFormat,
+	Children: []driver.ChildDesc{
+		{Role: "file", Use: driver.UseMetadata},
+		{Role: "backing", Use: driver.UseBacking, Optional: true},
+		{Role: "data-file", Use: driver.UseData, Optional: true, ByDriver: true},
+	},
 	Summary:       "QEMU copy-on-write image, versions 2 and 3",
 	OpenOptions:   openSchema,
 	CreateOptions: createSchema,

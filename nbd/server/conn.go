@@ -59,6 +59,7 @@ type conn struct {
 	socket syscall.RawConn // of raw, for ranger
 	size   uint64
 	limits wire.BlockSize
+	asked  bool // the client knows the limits
 
 	in  requestReader
 	own replies // of the leader
@@ -122,7 +123,7 @@ var errDisc = errors.New("client disconnects")
 // transmit reads requests until the client goes or must go.
 func (c *conn) transmit(rest []byte) error {
 	c.dev, c.writer = c.export.Device, c.export.writer()
-	c.size, c.limits = uint64(c.dev.Size()), c.export.blockSize()
+	c.size, c.limits = uint64(c.dev.Size()), c.export.blockSize(c.asked)
 	if u, ok := c.raw.(*net.UnixConn); ok && c.srv.Clients() <= allInFlight/socketBuffer {
 		// The system's own size holds less than one large answer, and has server and
 		// client wait for each other all the time. Many clients have to share.

@@ -52,7 +52,7 @@ var allowed = map[string][]string{
 	"opts":               {},
 	"block/driver":       {"opts", "qapi"},
 	"block/drivertest":   {"block", "block/driver", "opts", "qapi", "internal/", "protocol/mem", "protocol/file", "format/raw"},
-	"block":              {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero"},
+	"block":              {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/rangelock"},
 	"format":             {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock"},
 	"format/luks":        {"crypto/", "internal/cryptio", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio"},
 	"format/qcow2":       {"format/qcow2/ondisk", "crypto/", "internal/cryptio", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock"},

@@ -91,7 +91,7 @@ func cannotCompress(ctx context.Context, img *block.Image) error {
 func checkCompress(drv driver.Driver, d opts.Dict) error {
 	encrypted, _ := opts.ParseBool(d.String("encryption"))
 	switch {
-	case drv.Desc().FileRole == driver.FileFiltered || drv.Desc().NoCompression || drv.Desc().Kind == driver.KindProtocol:
+	case drv.Desc().PassesThrough() == "file" || drv.Desc().NoCompression || drv.Desc().Kind == driver.KindProtocol:
 		return errNoCompression
 	case encrypted || d.String("encrypt.format") != "":
 		return errCompressedEncrypted

@@ -194,6 +194,9 @@ Recognized commands (run %[1]s COMMAND --help for command-specific help):
 func (p *Program) formats() {
 	var names []string
 	for _, d := range p.Drivers {
+		if d.Desc().NotBuiltIn {
+			continue
+		}
 		names = append(names, d.Desc().Name)
 	}
 	slices.Sort(names)
