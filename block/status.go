@@ -9,6 +9,9 @@ import (
 // Map makes Image a driver.Storage: it tells for a parent node whether the
 // bytes at off are data or zeroes, through the whole chain.
 func (img *Image) Map(ctx context.Context, off, n int64) (driver.Extent, error) {
+	if err := img.open("map", off); err != nil {
+		return driver.Extent{}, err
+	}
 	if img.storage != nil {
 		img.lock()
 		defer img.unlock()
@@ -105,6 +108,9 @@ func (img *Image) AllocatedLayer(ctx context.Context, off, n int64) (bool, int64
 // ownStatus is StatusLayer short of the holes of the child that holds the data;
 // recurse says that those count. It is called inside the guard.
 func (img *Image) ownStatus(ctx context.Context, off, n int64) (_ Status, recurse bool, _ error) {
+	if err := img.open("map", off); err != nil {
+		return Status{}, false, err
+	}
 	size := img.Size()
 	if off < 0 || n < 0 {
 		return Status{}, false, img.bounds("map", off, n)

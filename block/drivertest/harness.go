@@ -59,6 +59,7 @@ var subtests = []struct {
 	{"ReadOnly", testReadOnly},
 	{"Cancel", testCancel},
 	{"Random", testRandom},
+	{"Strict", testStrict},
 	{"Concurrent", testConcurrent},
 	{"Backing", testBacking},
 	{"ChangeBacking", testChangeBacking},
