@@ -91,8 +91,8 @@ func (img *Image) readBounced(ctx context.Context, p []byte, off, start, end int
 func (img *Image) readPieces(ctx context.Context, p []byte, off int64) (int, error) {
 	img.lock()
 	defer img.unlock()
-	most := int(img.piece())
-	if most == 0 || len(p) <= most {
+	most := int(piece(int64(len(p)), img.limits.MaxTransfer, img.unit()))
+	if len(p) <= most {
 		return img.storage.ReadAt(ctx, p, off)
 	}
 	for done := 0; done < len(p); {
@@ -103,15 +103,6 @@ func (img *Image) readPieces(ctx context.Context, p []byte, off int64) (int, err
 		}
 	}
 	return len(p), nil
-}
-
-// piece is the largest request, a multiple of the unit; 0 if there is no limit.
-func (img *Image) piece() int64 {
-	most, a := img.limits.MaxTransfer, img.unit()
-	if most <= 0 {
-		return 0
-	}
-	return max(most/a*a, a)
 }
 
 // writeStorage writes to the storage node.
@@ -193,8 +184,8 @@ func (img *Image) readUnit(ctx context.Context, p []byte, off int64) error {
 func (img *Image) writePieces(ctx context.Context, p []byte, off int64) (int, error) {
 	img.lock()
 	defer img.unlock()
-	most := int(img.piece())
-	if most == 0 || len(p) <= most {
+	most := int(piece(int64(len(p)), img.limits.MaxTransfer, img.unit()))
+	if len(p) <= most {
 		return img.storage.WriteAt(ctx, p, off)
 	}
 	for done := 0; done < len(p); {

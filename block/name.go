@@ -1,7 +1,11 @@
 package block
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,32 +48,29 @@ func formatName(img, file *Image, own, backing opts.Dict, noBacking bool) string
 	return jsonName(img, d)
 }
 
-// jsonName writes the options of a node and its children as a json: name.
+// jsonName writes the options of a node and its children as a json: name. Options of
+// the node stand in it by their dotted names; those of a child are an object.
 func jsonName(img *Image, d opts.Dict) string {
 	tree := map[string]any{"driver": img.desc.Name}
-	first := ""
 	for k, v := range d {
-		if img.runtime(k) {
-			continue
+		path := []string{k}
+		if role, _, dotted := strings.Cut(k, "."); dotted && img.desc.Child(role) != nil {
+			path = strings.Split(k, ".")
 		}
-		if o := img.desc.OpenOptions.Lookup(k); o != nil && o.Flat {
-			if b, err := json.Marshal(map[string]any{k: v}); err == nil {
-				first = string(b[1:len(b)-1]) + ","
-			}
-			continue
+		if !img.runtime(k) {
+			place(tree, path, v)
 		}
-		place(tree, strings.Split(k, "."), v)
 	}
 	for _, c := range img.children {
 		if desc := img.desc.Child(c.Role); desc != nil && !desc.ByDriver {
 			place(tree, strings.Split(c.Role, "."), childName(c.Image))
 		}
 	}
-	b, err := json.Marshal(lists(tree))
-	if err != nil {
+	var b bytes.Buffer
+	if err := writeJSON(&b, tree); err != nil {
 		return "json:{}"
 	}
-	return "json:{" + first + string(b[1:])
+	return "json:" + b.String()
 }
 
 // childName is what stands for a child in the json: name of its parent.
@@ -98,25 +99,55 @@ func place(tree map[string]any, path []string, v any) {
 	tree[path[len(path)-1]] = v
 }
 
-// lists turns maps whose keys are 0, 1, 2 … into lists.
-func lists(v any) any {
+// writeJSON writes a tree in QEMU's order of keys, which callers compare as text.
+// Maps whose keys are 0, 1, 2 … are lists.
+func writeJSON(b *bytes.Buffer, v any) error {
 	tree, ok := v.(map[string]any)
 	if !ok {
-		return v
+		text, err := json.Marshal(v)
+		b.Write(text)
+		return err
 	}
-	list := make([]any, 0, len(tree))
+	list := len(tree) > 0
 	for i := range len(tree) {
-		e, ok := tree[strconv.Itoa(i)]
-		if !ok {
-			break
+		_, there := tree[strconv.Itoa(i)]
+		list = list && there
+	}
+	open, end := "{", "}"
+	keys := slices.SortedFunc(maps.Keys(tree), func(a, b string) int {
+		return cmp.Or(cmp.Compare(bucket(a), bucket(b)), cmp.Compare(a, b))
+	})
+	if list {
+		open, end = "[", "]"
+		for i := range keys {
+			keys[i] = strconv.Itoa(i)
 		}
-		list = append(list, lists(e))
 	}
-	if len(tree) > 0 && len(list) == len(tree) {
-		return list
+	b.WriteString(open)
+	for i, k := range keys {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		if !list {
+			if err := writeJSON(b, k); err != nil {
+				return err
+			}
+			b.WriteByte(':')
+		}
+		if err := writeJSON(b, tree[k]); err != nil {
+			return err
+		}
 	}
-	for k, e := range tree {
-		tree[k] = lists(e)
+	b.WriteString(end)
+	return nil
+}
+
+// bucket is where QEMU's dictionaries keep a key; they are written bucket by bucket.
+func bucket(key string) uint32 {
+	const buckets = 512
+	h := uint32(0x238F13AF) * uint32(len(key))
+	for i := range len(key) {
+		h += uint32(key[i]) << (i * 5 % 24)
 	}
-	return tree
+	return (1103515243*h + 12345) % buckets
 }

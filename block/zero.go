@@ -63,14 +63,18 @@ func (img *Image) zeroRange(ctx context.Context, off, n int64, flags driver.Zero
 	if err := img.zeroEdge(ctx, off, start-off, flags); err != nil {
 		return err
 	}
-	img.lock()
-	err := img.zeroer.WriteZeroes(ctx, start, end-start, flags)
-	img.unlock()
-	if errors.Is(err, driver.ErrUnsupported) && flags&driver.ZeroNoFallback == 0 {
-		err = img.zeroData(ctx, start, end-start)
-	}
-	if err != nil {
-		return img.fail("write zeroes", start, err)
+	for pos := start; pos < end; {
+		n := piece(end-pos, img.limits.MaxZero, max(img.limits.ZeroAlignment, img.unit()))
+		img.lock()
+		err := img.zeroer.WriteZeroes(ctx, pos, n, flags)
+		img.unlock()
+		if errors.Is(err, driver.ErrUnsupported) && flags&driver.ZeroNoFallback == 0 {
+			err = img.zeroData(ctx, pos, n)
+		}
+		if err != nil {
+			return img.fail("write zeroes", pos, err)
+		}
+		pos += n
 	}
 	return img.zeroEdge(ctx, end, off+n-end, flags)
 }
@@ -138,16 +142,31 @@ func (img *Image) Discard(ctx context.Context, off, n int64) error {
 			return err
 		}
 	}
-	img.lock()
-	err := img.discarder.Discard(ctx, start, end-start)
-	img.unlock()
-	if errors.Is(err, driver.ErrUnsupported) {
-		return nil
+	for pos := start; pos < end; {
+		n := piece(end-pos, img.limits.MaxDiscard, max(img.limits.DiscardAlignment, img.unit()))
+		img.lock()
+		err := img.discarder.Discard(ctx, pos, n)
+		img.unlock()
+		if errors.Is(err, driver.ErrUnsupported) {
+			return nil
+		}
+		if err != nil {
+			return img.fail("discard", pos, err)
+		}
+		pos += n
 	}
-	if err == nil && img.cache.WriteThrough {
-		err = img.Flush(ctx)
+	if img.cache.WriteThrough {
+		return img.Flush(ctx)
 	}
-	return img.fail("discard", start, err)
+	return nil
+}
+
+// piece is how much of n bytes may go into one request: most, rounded down to units.
+func piece(n, most, unit int64) int64 {
+	if most <= 0 || n <= most {
+		return n
+	}
+	return max(most/unit*unit, unit)
 }
 
 // alignIn shrinks a range to multiples of align; the end of the disk counts as

@@ -4,6 +4,7 @@ package drivers
 
 import (
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/filter/blkdebug"
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/raw"
@@ -24,6 +25,7 @@ func All() []driver.Driver {
 		file.NewHostDevice(),
 		nbd.New(),
 		mem.New(),
+		blkdebug.New(),
 		null.NewCo(),
 		null.NewAIO(),
 	}, recognised.Drivers()...)

@@ -30,7 +30,6 @@ type Option struct {
 	Deprecated string   // what to use in its place
 	Hidden     bool     // not listed by itself; see Merge
 	Runtime    bool     // changes how a node is used, not what its contents are
-	Flat       bool     // its dotted name is not divided in the JSON form of names
 	index      int
 }
 
@@ -43,7 +42,7 @@ type Schema struct {
 // SchemaOf reads a declaration: a struct (or pointer to one) whose fields have
 // tags
 //
-//	opt:"name" type:"size" default:"65536" help:"…" enum:"a,b" deprecated:"use x" hidden:"on" runtime:"on" flat:"on"
+//	opt:"name" type:"size" default:"65536" help:"…" enum:"a,b" deprecated:"use x" hidden:"on" runtime:"on"
 //
 // type may be left out where the field tells: string, bool, and pointers to
 // them; integers are numbers unless the tag says size. A pointer field stays
@@ -63,7 +62,7 @@ func SchemaOf(decl any) *Schema {
 		}
 		o := Option{Name: name, Type: Type(f.Tag.Get("type")), Default: f.Tag.Get("default"),
 			Help: f.Tag.Get("help"), Deprecated: f.Tag.Get("deprecated"), Hidden: f.Tag.Get("hidden") == "on",
-			Runtime: f.Tag.Get("runtime") == "on", Flat: f.Tag.Get("flat") == "on", index: i}
+			Runtime: f.Tag.Get("runtime") == "on", index: i}
 		if e := f.Tag.Get("enum"); e != "" {
 			o.Enum = strings.Split(e, ",")
 		}

@@ -30,7 +30,7 @@ type openOptions struct {
 	// The options of the node that decrypts, read by encrypt.go: here for the form
 	// that they have in names.
 	EncryptFormat string `opt:"encrypt.format" runtime:"on" help:"Encryption format (aes, luks)"`
-	EncryptSecret string `opt:"encrypt.key-secret" flat:"on" help:"ID of the secret that provides the AES key or the LUKS passphrase"`
+	EncryptSecret string `opt:"encrypt.key-secret" help:"ID of the secret that provides the AES key or the LUKS passphrase"`
 
 	CacheSize          *int64 `opt:"cache-size" type:"size" runtime:"on" help:"Maximum combined metadata (L2 tables and refcount blocks) cache size"`
 	L2CacheSize        *int64 `opt:"l2-cache-size" type:"size" runtime:"on" help:"Maximum L2 table cache size"`
