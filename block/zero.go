@@ -188,9 +188,6 @@ func (img *Image) Resize(ctx context.Context, size int64, opt driver.ResizeOptio
 	if err := img.checkWritable("resize", -1); err != nil {
 		return err
 	}
-	if at := img.skipFilters(); at != img {
-		return at.Resize(ctx, size, opt)
-	}
 	if img.access.Perm&driver.PermResize == 0 {
 		return img.fail("resize", -1, driver.Errorf(driver.ErrInvalid, "the image was not opened for resizing"))
 	}

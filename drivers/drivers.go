@@ -5,6 +5,13 @@ package drivers
 import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/filter/blkdebug"
+	"github.com/cowl-disk/cowl/filter/blklogwrites"
+	"github.com/cowl-disk/cowl/filter/blkverify"
+	"github.com/cowl-disk/cowl/filter/compress"
+	"github.com/cowl-disk/cowl/filter/copyonread"
+	"github.com/cowl-disk/cowl/filter/preallocate"
+	"github.com/cowl-disk/cowl/filter/quorum"
+	"github.com/cowl-disk/cowl/filter/snapshotaccess"
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/raw"
@@ -26,6 +33,13 @@ func All() []driver.Driver {
 		nbd.New(),
 		mem.New(),
 		blkdebug.New(),
+		blklogwrites.New(),
+		blkverify.New(),
+		compress.New(),
+		copyonread.New(),
+		preallocate.New(),
+		quorum.New(),
+		snapshotaccess.New(),
 		null.NewCo(),
 		null.NewAIO(),
 	}, recognised.Drivers()...)

@@ -58,7 +58,7 @@ var allowed = map[string][]string{
 	"format/qcow2":       {"format/qcow2/ondisk", "crypto/", "internal/cryptio", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock"},
 	"protocol":           {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock"},
 	"protocol/nbd":       {"nbd/client", "nbd/wire", "nbd/tlscreds", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero"},
-	"filter":             {"filter/pass", "block/driver", "opts", "qapi", "internal/bufpool"},
+	"filter":             {"filter/pass", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/rangelock"},
 	"ops":                {"block", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero"},
 	"drivers":            {"block/driver", "format/", "protocol/", "filter/"},
 	"crypto":             {"crypto/"},
