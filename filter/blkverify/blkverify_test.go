@@ -25,7 +25,7 @@ func TestMismatch(t *testing.T) {
 		img.Close(t.Context())
 		t.Fatal("a name without an image was taken")
 	}
-	img, err = block.Open(t.Context(), block.NewRegistry(blkverify.New(), raw.New(), m), block.Source{Filename: "blkverify:a:mem:b", Format: "blkverify"},
+	_, err = block.Open(t.Context(), block.NewRegistry(blkverify.New(), raw.New(), m), block.Source{Filename: "blkverify:a:mem:b", Format: "blkverify"},
 		block.OpenOptions{Write: true, Gate: driver.DenyAll})
 	if err == nil || !strings.Contains(err.Error(), "no driver for 'a'") {
 		t.Fatalf("%v", err)
