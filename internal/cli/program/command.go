@@ -80,9 +80,7 @@ func (c *Command) WriteHelp(w io.Writer, prog string) {
 		fmt.Fprintf(w, "\n%s\n", c.About)
 	}
 	fmt.Fprint(w, "\nArguments:\n")
-	for _, o := range c.Options {
-		item(w, o.Spelling, o.Help)
-	}
+	c.WriteOptions(w)
 	for _, o := range c.Operands {
 		item(w, o.Name, o.Help)
 	}
@@ -91,6 +89,13 @@ func (c *Command) WriteHelp(w io.Writer, prog string) {
 		for _, e := range c.Examples {
 			fmt.Fprintf(w, "  %s %s %s\n", prog, c.Name, e)
 		}
+	}
+}
+
+// WriteOptions prints what each option means.
+func (c *Command) WriteOptions(w io.Writer) {
+	for _, o := range c.Options {
+		item(w, o.Spelling, o.Help)
 	}
 }
 
@@ -140,4 +145,26 @@ func (c *Command) WriteColumns(w io.Writer, prog string) {
 			fmt.Fprintf(w, "  %s\n", strings.ReplaceAll(e, "PROGRAM", prog))
 		}
 	}
+}
+
+// Problems says what is wrong with the declarations: spellings that mean two things,
+// options without help. It is for tests.
+func (c *Command) Problems() (list []string) {
+	owner := map[string]int{}
+	for i, o := range c.Options {
+		names := o.long
+		for _, letter := range o.short {
+			names = append(names, string(letter))
+		}
+		for _, name := range names {
+			if other, taken := owner[name]; taken {
+				list = append(list, fmt.Sprintf("%s: %q is declared by %q and %q", c.Name, name, c.Options[other].Spelling, o.Spelling))
+			}
+			owner[name] = i
+		}
+		if o.Help == "" || len(names) == 0 {
+			list = append(list, fmt.Sprintf("%s: option %q has no name or no help", c.Name, o.Spelling))
+		}
+	}
+	return list
 }

@@ -2,6 +2,7 @@ package program
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -74,17 +75,15 @@ func Func(spelling, help string, set func(arg string) error) Option {
 	return newOption(spelling, help, set)
 }
 
-// Choice declares an option with one of a few words as argument. what begins the
-// message about another one, such as "--output".
-func Choice(v *string, spelling, what, help string, words ...string) Option {
+// Choice declares an option with one of a few words as argument, which set takes.
+// what begins the message about another word, such as "--output".
+func Choice(spelling, what, help string, set func(word string), words ...string) Option {
 	o := newOption(spelling, help, func(arg string) error {
-		for _, w := range words {
-			if arg == w {
-				*v = arg
-				return nil
-			}
+		if !slices.Contains(words, arg) {
+			return Usagef("%s expects %s, not '%s'", what, quoted(words), arg)
 		}
-		return Usagef("%s expects %s, not '%s'", what, quoted(words), arg)
+		set(arg)
+		return nil
 	})
 	o.Values = words
 	return o

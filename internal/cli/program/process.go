@@ -35,11 +35,12 @@ func Main(run func(ctx context.Context, s Streams) int) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	resources.Apply()
+	// Before anything is opened, limits of the system included.
 	if err := prepareDescriptors(); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", Name(os.Args), err)
 		os.Exit(1)
 	}
+	resources.Apply()
 	ctx, s := catchSignals(context.Background())
 	code := run(ctx, Streams{Stdin: os.Stdin, Stdout: tolerate(os.Stdout), Data: os.Stdout, Stderr: os.Stderr})
 	s.end()

@@ -34,7 +34,7 @@ func dieOf(sig os.Signal) {
 
 // spareDescriptors is how many descriptors a command needs at least: two of the
 // runtime's poller, the image, and what it opens beside that for a moment.
-const spareDescriptors = 6
+const spareDescriptors = 5
 
 // prepareDescriptors refuses to start with too few descriptors, and lets the runtime
 // take those of its poller now: it cannot recover from a failure later.

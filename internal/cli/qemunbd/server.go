@@ -7,14 +7,13 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/nbd/export"
 	"github.com/cowl-disk/cowl/nbd/server"
 )
@@ -41,13 +40,6 @@ func (p *Program) runServer(ctx context.Context, s *settings, name string, args 
 	if _, err := s.inherited(); err != nil {
 		return p.fail(err)
 	}
-	// A terminal that goes ends the server in an orderly way, too, unless it was
-	// started to outlive that.
-	if !signal.Ignored(syscall.SIGHUP) {
-		var stop context.CancelFunc
-		ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP)
-		defer stop()
-	}
 	if (s.fork || s.connect != "" && !s.verbose) && !isChild() {
 		code, err := p.daemonize(ctx, args)
 		if err != nil {
@@ -55,6 +47,7 @@ func (p *Program) runServer(ctx context.Context, s *settings, name string, args 
 		}
 		return code
 	}
+	program.EndsOrderly(ctx)
 	ready, err := childReady()
 	if err != nil {
 		return p.fail(err)
@@ -69,9 +62,6 @@ func (p *Program) runServer(ctx context.Context, s *settings, name string, args 
 func (p *Program) serve(ctx context.Context, s *settings, name string, ready func()) (err error) {
 	clients, none := s.clients()
 	cfg := server.Config{MaxClients: clients, HandshakeTimeout: s.handshake, Log: slog.New(complaints{p})}
-	if s.verbose {
-		cfg.Log = slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
 	if err := p.setTLS(s, &cfg); err != nil {
 		return err
 	}
