@@ -19,6 +19,26 @@ var cliDifferences = map[string]string{
 	"snapshot --delete first snap.qcow2":                                "in later versions the long option takes its argument",
 }
 
+// cliNewestDifferences are the same beside the newest version.
+var cliNewestDifferences = map[string]string{
+	"convert -n --target-is-zero -B a.qcow2 -O qcow2 raw.img mid.qcow2": cliDifferences["convert -n --target-is-zero -B a.qcow2 -O qcow2 raw.img mid.qcow2"],
+	"measure -O qcow2 -o help --size 1M":                                cliDifferences["measure -O qcow2 -o help --size 1M"],
+	"dd if=raw.img of=raw.img":                                          cliDifferences["dd if=raw.img of=raw.img"],
+	"dd -f raw if=a.qcow2 of=a.qcow2":                                   cliDifferences["dd -f raw if=a.qcow2 of=a.qcow2"],
+	"create -f qcow2 -o refcount_bits=-1 x 1M":                          cliDifferences["create -f qcow2 -o refcount_bits=-1 x 1M"],
+	"snapshot -c x corrupt.qcow2":                                       cliDifferences["snapshot -c x corrupt.qcow2"],
+	"create -f qcow2 -o help":                                           "keep_data_file is missing",
+	"create -f qcow2 -o help x":                                         "keep_data_file is missing",
+	"convert -O qcow2 -o help":                                          "keep_data_file is missing",
+	"convert -O qcow2 -o help raw.img out":                              "keep_data_file is missing",
+	"info 'json:{\"driver\":\"raw\",\"driver\":\"qcow2\"}'":             "the original says where in the text",
+	"convert --b x":                                                     "the spellings of all versions are candidates",
+	"convert --o x":                                                     "the spellings of all versions are candidates",
+	"convert --s x":                                                     "the spellings of all versions are candidates",
+	"convert --t x":                                                     "the spellings of all versions are candidates",
+	"compare --object bad raw.img raw.img":                              "the exit code of all other mistakes, as in 10.0",
+}
+
 // cliOtherFiles are the command lines that leave other files behind on purpose.
 var cliOtherFiles = map[string]string{
 	"convert -t foo raw.img out": "the original creates the target before it looks at the cache mode",

@@ -57,7 +57,7 @@ func TestHelp(t *testing.T) {
 func TestNumber(t *testing.T) {
 	for text, want := range map[string]string{
 		"5": "", "16": "", "0": "Invalid thing specified. Must be between 1 and 16.", "-1": "Invalid thing specified. Must be between 1 and 16.",
-		"17E": "Invalid thing specified. Must be between 1 and 16.", "x": "Invalid thing specified: 'x'.", "": "Invalid thing specified: ''.",
+		"17E": "Invalid thing specified. Must be between 1 and 16.", "x": "Invalid thing specified: 'x'", "": "Invalid thing specified: ''",
 	} {
 		_, err := number("thing", text, 1, 16)
 		got := ""

@@ -14,7 +14,7 @@ import (
 func number(what, text string, low, high int64) (int64, error) {
 	n, err := opts.ParseSizeUint(text, 'b')
 	if err != nil && !errors.Is(err, opts.ErrSizeRange) {
-		return 0, fmt.Errorf("Invalid %s specified: '%s'.", what, text)
+		return 0, fmt.Errorf("Invalid %s specified: '%s'", what, text)
 	}
 	if err != nil || n > math.MaxInt64 || int64(n) < low || int64(n) > high {
 		return 0, fmt.Errorf("Invalid %s specified. Must be between %d and %d.", what, low, high)
