@@ -143,7 +143,7 @@ func writeFile(t *testing.T, name string, content []byte) {
 func ourProgram(t *testing.T, args ...string) outcome {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code := multicall.Run(context.Background(), program.Streams{Stdin: strings.NewReader(""), Stdout: &out, Data: &out, Stderr: &errs}, append([]string{"qemu-img"}, args...))
+	code := multicall.Run(context.Background(), program.Streams{Stdin: strings.NewReader(""), Stdout: &out, Data: &out, Stderr: &errs, Screen: &errs}, append([]string{"qemu-img"}, args...))
 	return outcome{out.String(), errs.String(), code}
 }
 

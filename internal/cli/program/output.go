@@ -1,6 +1,10 @@
 package program
 
-import "io"
+import (
+	"io"
+
+	"github.com/cowl-disk/cowl/internal/cli/render"
+)
 
 // output drops what is written after its reader has gone.
 type output struct{ w io.Writer }
@@ -15,4 +19,15 @@ func (o output) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	return n, err
+}
+
+// messages escapes what would control a terminal: messages quote names that images and
+// servers choose. Each call writes whole lines.
+type messages struct{ w io.Writer }
+
+func (m messages) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(m.w, render.PrintableLines(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }

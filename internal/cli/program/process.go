@@ -23,8 +23,11 @@ type Streams struct {
 	Stdout io.Writer
 	// Data is the standard output for data, such as an image: a reader that has
 	// gone is an error.
-	Data   io.Writer
+	Data io.Writer
+	// Stderr is for messages: characters that control a terminal are escaped.
 	Stderr io.Writer
+	// Screen is the standard error as it is, for progress.
+	Screen io.Writer
 }
 
 // Main runs a program and ends the process with the exit code that run returns,
@@ -42,7 +45,7 @@ func Main(run func(ctx context.Context, s Streams) int) {
 	}
 	resources.Apply()
 	ctx, s := catchSignals(context.Background())
-	code := run(ctx, Streams{Stdin: os.Stdin, Stdout: tolerate(os.Stdout), Data: os.Stdout, Stderr: os.Stderr})
+	code := run(ctx, Streams{Stdin: os.Stdin, Stdout: tolerate(os.Stdout), Data: os.Stdout, Stderr: messages{os.Stderr}, Screen: os.Stderr})
 	s.end()
 	os.Exit(code)
 }

@@ -3,7 +3,6 @@ package qemuimg
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -62,10 +61,12 @@ func (c *call) runCheck(fix driver.CheckFix) int {
 }
 
 func (c *call) check(img *block.Image, fix driver.CheckFix) int {
-	job := ops.CheckJob{Image: img, Fix: fix, Report: func(line string) { fmt.Fprintln(c.Stderr, line) }}
+	found := newFindings(c.Stderr)
+	job := ops.CheckJob{Image: img, Fix: fix, Report: found.report}
 	progress, stop := c.startProgress(1)
 	job.Progress = progress.Report
 	result, err := ops.Check(c.ctx, job)
+	found.end()
 	stop(err != nil)
 	if errors.Is(err, driver.ErrUnsupported) {
 		c.fail(err)
@@ -78,9 +79,11 @@ func (c *call) check(img *block.Image, fix driver.CheckFix) int {
 				return code
 			}
 		}
-		job.Fix = driver.CheckFix{}
+		found = newFindings(c.Stderr)
+		job.Fix, job.Report = driver.CheckFix{}, found.report
 		was := result
 		result, err = ops.Check(c.ctx, job)
+		found.end()
 		result.LeaksFixed, result.CorruptionsFixed = was.LeaksFixed, was.CorruptionsFixed
 	}
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 
 func testProgram(name string) (*Program, *bytes.Buffer, *bytes.Buffer) {
 	var out, errs bytes.Buffer
-	streams := program.Streams{Stdin: strings.NewReader(""), Stdout: &out, Data: &out, Stderr: &errs}
+	streams := program.Streams{Stdin: strings.NewReader(""), Stdout: &out, Data: &out, Stderr: &errs, Screen: &errs}
 	return &Program{Name: name, Streams: streams, Drivers: []driver.Driver{null.NewCo()}}, &out, &errs
 }
 

@@ -37,7 +37,7 @@ func FuzzCommandLine(f *testing.F) {
 		}
 		var out, errs bytes.Buffer
 		p := &Program{Name: "qemu-img", Drivers: drivers,
-			Streams: program.Streams{Stdin: strings.NewReader(""), Stdout: &out, Data: &out, Stderr: &errs}}
+			Streams: program.Streams{Stdin: strings.NewReader(""), Stdout: &out, Data: &out, Stderr: &errs, Screen: &errs}}
 		start := time.Now()
 		code := p.Run(t.Context(), args)
 		if took := time.Since(start); took > 5*time.Second {

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -177,19 +175,6 @@ func (p *Program) device(ctx context.Context, s *settings, img *block.Image) (se
 		return newSlice(dev, s.offset, img.Size()-s.offset), nil
 	}
 	return dev, nil
-}
-
-// writePID writes the number of this process to a file.
-func writePID(name string) error {
-	err := os.WriteFile(name, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
-	if err != nil {
-		var pe *os.PathError
-		if errors.As(err, &pe) {
-			err = pe.Err
-		}
-		return fmt.Errorf("Could not create '%s': %w", name, err)
-	}
-	return nil
 }
 
 func closeAll(list []net.Listener) {
