@@ -9,6 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/resources"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -70,6 +71,10 @@ func (b *benching) run(_ context.Context, operands []string) int {
 		return c.errorf("--flush-interval is only available in write tests")
 	case job.FlushInterval > 0 && job.FlushInterval < job.Depth:
 		return c.errorf("Flush interval can't be smaller than depth")
+	}
+	// The product cannot overflow: both are numbers of 31 bits.
+	if err := resources.Claim(int64(job.Depth) * job.Size); err != nil {
+		return c.fail(err)
 	}
 	im := c.image(operands[0])
 	if b.aio != "" {
