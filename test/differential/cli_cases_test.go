@@ -181,6 +181,30 @@ create --object secret,id=s,data=!,format=base64x x 1M
 create --object secret,id=s,bogus=x x 1M
 create --object secret,id=s,file=/nonexistent x 1M
 create --object tls-creds-x509,id=t,bogus=1 x 1M
+info --object throttle-group,id=t raw.img
+info --object throttle-group,id=t,x-iops-total=5 raw.img
+info --object throttle-group,id=t,limits.iops-total=5 raw.img
+info --object throttle-group,id=t,x-bogus=5 raw.img
+info --object throttle-group,id=t,x-iops-total=-5 raw.img
+info --object throttle-group,id=t,x-iops-total=5,x-iops-read=3 raw.img
+info --object throttle-group,id=t,x-iops-total-max=1 raw.img
+info --object throttle-group,id=t,limits.bps-total-max=3 raw.img
+info --object throttle-group,id=t,x-iops-total=abc raw.img
+info --object throttle-group,id=t,x-iops-total=5,x-iops-total-max-length=0 raw.img
+info --object throttle-group,id=t,x-iops-total=5,x-iops-total-max=3 raw.img
+info --object throttle-group,id=t,x-iops-total=1000000000000000000 raw.img
+info --object throttle-group,id=t,x-iops-size=4096 raw.img
+info --object throttle-group,id=t,limits=5 raw.img
+info --object throttle-group,id=t,limits.bogus=5 raw.img
+info --object throttle-group,id=t,limits.iops-total=-5 raw.img
+info --object throttle-group,help raw.img
+info --object iothread,id=i raw.img
+info --object iothread,id=i,bogus=1 raw.img
+info --object secret_keyring,id=k raw.img
+info --object secret_keyring,id=k,serial=5 raw.img
+info --object secret_keyring,id=k,serial=abc raw.img
+info --object secret_keyring,id=k,serial=5000000000 raw.img
+info --object secret_keyring,help raw.img
 
 # info
 info raw.img raw.img
