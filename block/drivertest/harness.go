@@ -287,7 +287,7 @@ func (s *suite) forOriginal(t testing.TB, path string) []string {
 		if !strings.HasSuffix(name, "key-secret") {
 			continue
 		}
-		secret, err := s.Objects.Secret(opts.Text(v))
+		secret, err := driver.FindObject[driver.Secret](s.Objects, opts.Text(v))
 		if err != nil {
 			t.Fatal(err)
 		}

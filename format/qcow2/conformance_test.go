@@ -1,7 +1,6 @@
 package qcow2_test
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -47,16 +46,7 @@ func TestConformance(t *testing.T) {
 }
 
 // secrets are secrets by id.
-type secrets map[string]string
-
-func (s secrets) Secret(id string) ([]byte, error) {
-	if v, ok := s[id]; ok {
-		return []byte(v), nil
-	}
-	return nil, fmt.Errorf("No secret with id '%s'", id)
-}
-
-func (secrets) TLSCreds(string) (*driver.TLSCreds, error) { panic("not used") }
+type secrets = driver.Secrets
 
 func BenchmarkConformance(b *testing.B) {
 	drivertest.Benchmark(b, drivertest.Harness{Driver: qcow2.New()})

@@ -111,6 +111,11 @@ func (cfg *Config) negotiate(ctx context.Context, then func(*handshake) error) (
 	dial := cfg.Dial
 	if dial == nil {
 		dial = dialNet
+		if cfg.Network == "unix" {
+			if err := wire.CheckSocketPath(cfg.Address); err != nil {
+				return err
+			}
+		}
 	}
 	raw, err := dial(ctx, cfg.Network, cfg.Address)
 	if err != nil {

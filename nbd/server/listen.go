@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/cowl-disk/cowl/nbd/vsock"
+	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
 // firstInherited is the descriptor of the first inherited socket.
@@ -63,6 +64,11 @@ func inherit(fd int) (net.Listener, error) {
 func Listen(network, address string) (net.Listener, error) {
 	if network == "vsock" {
 		return vsock.Listen(address)
+	}
+	if network == "unix" {
+		if err := wire.CheckSocketPath(address); err != nil {
+			return nil, err
+		}
 	}
 	return net.Listen(network, address)
 }

@@ -53,7 +53,7 @@ func waiting(t *testing.T, stderr io.Writer) (cmd *exec.Cmd, stdin io.WriteClose
 }
 
 func TestInterrupt(t *testing.T) {
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		var stderr bytes.Buffer
 		cmd, stdin, target := waiting(t, &stderr)
 		defer stdin.Close()
@@ -61,8 +61,8 @@ func TestInterrupt(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		if code := cmd.ProcessState.ExitCode(); code != 1 {
-			t.Errorf("%v: exit code %d", sig, code)
+		if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); !ws.Signaled() || ws.Signal() != sig {
+			t.Errorf("%v: %v, want an end by the signal", sig, cmd.ProcessState)
 		}
 		want := "cowl: Interrupted\ncowl: the target '" + target + "' is incomplete\n"
 		if stderr.String() != want {

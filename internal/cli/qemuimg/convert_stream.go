@@ -82,7 +82,7 @@ func (cv *conversion) toStream(job ops.ConvertJob) error {
 	if plan.backing {
 		return errors.New("The standard output ('-') cannot be combined with a backing file")
 	}
-	if _, err := ops.ConvertToWriter(cv.ctx, cv.Stdout, drv, plan.options, job); err != nil {
+	if _, err := ops.ConvertToWriter(cv.ctx, cv.Data, drv, plan.options, job); err != nil {
 		var io *block.IOError
 		if errors.As(err, &io) {
 			return cv.incomplete(err)

@@ -25,7 +25,7 @@ func (c *call) startProgress(minStep float64) (p *render.Progress, stop func(fai
 
 func (c *call) progressWriter(mode render.ProgressMode) io.Writer {
 	if c.streaming || mode == render.ProgressOff {
-		return c.Stderr
+		return c.Screen
 	}
 	return c.Stdout
 }

@@ -1,0 +1,61 @@
+// Package multicall chooses the program that a process is, by the name it was
+// called by: one binary answers to the names of several.
+package multicall
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/cowl-disk/cowl/drivers"
+	"github.com/cowl-disk/cowl/internal/cli/program"
+	"github.com/cowl-disk/cowl/internal/cli/qemuimg"
+	"github.com/cowl-disk/cowl/internal/cli/qemunbd"
+)
+
+// Main runs the program that the arguments of the process ask for, and ends the process.
+func Main() {
+	program.Main(func(ctx context.Context, s program.Streams) int { return Run(ctx, s, os.Args) })
+}
+
+// Run runs the program that args ask for, the name first, and returns the exit code.
+func Run(ctx context.Context, s program.Streams, args []string) int {
+	name := program.Name(args)
+	if len(args) > 0 {
+		args = args[1:]
+	}
+	switch program.KindOf(name) {
+	case program.Image:
+		return image(name, s).Run(ctx, args)
+	case program.Server:
+		return server(name, s, nil).Run(ctx, args)
+	case program.IO, program.Agent, program.Daemon:
+		fmt.Fprintf(s.Stderr, "%s: not built into this version of cowl\n", name)
+		return 1
+	}
+	switch {
+	case len(args) > 0 && args[0] == "nbd":
+		return server("cowl nbd", s, args[:1]).Run(ctx, args[1:])
+	case len(args) == 2 && args[0] == "help" && args[1] == "nbd":
+		return server("cowl nbd", s, nil).Run(ctx, []string{"--help"})
+	}
+	return Cowl(s).Run(ctx, args)
+}
+
+// Cowl is the program by its own name, with the commands of all others.
+func Cowl(s program.Streams) *qemuimg.Program {
+	p := image("cowl", s)
+	nbd := server("cowl nbd", s, nil).Command()
+	nbd.Summary = "Serve an image over NBD, or attach it to a kernel device"
+	p.Others = []*program.Command{nbd}
+	return p
+}
+
+func image(name string, s program.Streams) *qemuimg.Program {
+	return &qemuimg.Program{Name: name, Streams: s, Drivers: drivers.All()}
+}
+
+// server is the NBD server. prefix is what stands before its options.
+func server(name string, s program.Streams, prefix []string) *qemunbd.Program {
+	return &qemunbd.Program{Name: name, Streams: s, Prefix: prefix, Drivers: drivers.All()}
+}
