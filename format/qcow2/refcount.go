@@ -16,6 +16,7 @@ type refBlock struct {
 	off     int64
 	data    []byte
 	dirty   bool
+	unsure  bool // it may lie in a hole of the file: see cover
 	writing bool // a writeback carries older contents to the file
 	used    bool
 }
@@ -189,6 +190,7 @@ func (a *allocator) block(ctx context.Context, region int64) (*refBlock, error) 
 	if err := im.readPadded(ctx, im.file, b.data, off); err != nil {
 		return nil, err
 	}
+	b.unsure = im.writable && mayHaveHole(b.data, b.off)
 	a.keep(b)
 	return b, nil
 }
@@ -235,6 +237,9 @@ func (a *allocator) set(ctx context.Context, cluster int64, v uint64) error {
 	}
 	if b == nil {
 		return a.im.corruption(ctx, "cluster %d has no refcount block", cluster)
+	}
+	if err := a.cover(ctx, b); err != nil {
+		return err
 	}
 	ondisk.SetRefcount(b.data, int(cluster&(a.perBlock()-1)), a.im.refOrder, v)
 	a.markDirty(b)
@@ -345,6 +350,9 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 		if b == nil {
 			return true, a.makeBlock(ctx, region)
 		}
+		if err := a.cover(ctx, b); err != nil {
+			return false, err
+		}
 	}
 	if what := a.overlapping(start, n); what != "" {
 		return false, im.corruption(ctx, "Preventing invalid allocation at offset %#x (overlaps with %s)", start<<im.clusterBits, what)
@@ -388,6 +396,9 @@ func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 	}
 	if what := a.overlapping(c, 1); what != "" {
 		return im.corruption(ctx, "Preventing invalid allocation of refcount block at offset %#x", c<<im.clusterBits)
+	}
+	if err := im.writeNewTable(ctx, c<<im.clusterBits, nil); err != nil {
+		return err
 	}
 	a.addBlock(region, c)
 	if err := a.set(ctx, c, 1); err != nil {
