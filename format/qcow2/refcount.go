@@ -340,7 +340,7 @@ func (e *errGrow) Error() string { return "refcount table is full" }
 func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err error) {
 	im := a.im
 	if a.fileLimit > 0 && (start+n)<<im.clusterBits > a.fileLimit {
-		return false, driver.Errorf(driver.ErrRange, "No space left on device")
+		return false, errNoSpace()
 	}
 	for region := start >> im.refBlockBits; region <= (start+n-1)>>im.refBlockBits; region++ {
 		b, err := a.block(ctx, region)
@@ -392,7 +392,7 @@ func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 		return &errGrow{m}
 	}
 	if a.fileLimit > 0 && (c+1)<<im.clusterBits > a.fileLimit {
-		return driver.Errorf(driver.ErrRange, "No space left on device")
+		return errNoSpace()
 	}
 	if what := a.overlapping(c, 1); what != "" {
 		return im.corruption(ctx, "Preventing invalid allocation of refcount block at offset %#x", c<<im.clusterBits)

@@ -138,7 +138,7 @@ func (w *widthChange) plan(ctx context.Context) error {
 	case w.end() >= a.maxCluster():
 		return driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
 	case a.fileLimit > 0 && w.end()<<im.clusterBits > a.fileLimit:
-		return driver.Errorf(driver.ErrRange, "No space left on device")
+		return errNoSpace()
 	}
 	return nil
 }

@@ -2,6 +2,8 @@ package qcow2
 
 import (
 	"context"
+	"errors"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
@@ -14,6 +16,11 @@ import (
 // may be full by that time. So new L2 tables and refcount blocks are written when
 // they are made, before they are used; and tables of the image that lie in holes
 // of the file are filled before the first change.
+
+// errNoSpace is for files that cannot grow: devices.
+func errNoSpace() error {
+	return driver.Errorf(errors.Join(driver.ErrRange, syscall.ENOSPC), "No space left on device")
+}
 
 // holePage is the unit in which tables are searched for holes. File systems have
 // no smaller ones, but for a few with blocks of 512 bytes to 2 KiB, which make a
