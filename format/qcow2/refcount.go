@@ -94,7 +94,9 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 	}
 	a.zeroOnGrow = info.ZeroOnGrow
 	if info.FixedSize {
-		a.fileLimit, a.zeroOnGrow = im.file.Size(), false
+		// What lies behind the image on a device is room like any other, of
+		// unknown contents.
+		a.fileLimit, a.zeroOnGrow, a.fresh = im.file.Size(), false, 0
 	}
 	if im.external {
 		info, err := im.data.Info(ctx)

@@ -112,7 +112,10 @@ func (w *widthChange) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.start = max(last+1, im.clusters(im.file.Size()), im.clusters(a.fresh))
+	w.start = max(last+1, im.clusters(a.fresh))
+	if a.fileLimit == 0 {
+		w.start = max(w.start, im.clusters(im.file.Size()))
+	}
 	for {
 		n := int64(len(need))
 		top := (w.start + w.tableClusters + n - 1) >> w.bits
