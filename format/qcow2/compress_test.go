@@ -3,7 +3,7 @@ package qcow2
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/hex"
+	hexenc "encoding/hex"
 	"testing"
 
 	"github.com/cowl-disk/cowl/internal/testkit"
@@ -27,7 +27,7 @@ func TestCompressFewValues(t *testing.T) {
 		most float64 // of the size
 	}{
 		"base64":  {[]byte(base64.StdEncoding.EncodeToString(random))[:size], 0.77},
-		"hex":     {[]byte(hex.EncodeToString(random))[:size], 0.535},
+		"hex":     {[]byte(hexenc.EncodeToString(random))[:size], 0.535},
 		"skewed":  {skewed, 0.83},
 		"random":  {random, 1},
 		"repeats": {bytes.Repeat(random[:1000], size/1000+1)[:size], 0.05},
