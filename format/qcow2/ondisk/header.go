@@ -241,8 +241,8 @@ func AppendFeatureNames(b []byte, names []FeatureName) []byte {
 // DecodeFeatureNames reads the table; a partial last entry is ignored.
 func DecodeFeatureNames(b []byte) []FeatureName {
 	var names []FeatureName
-	for ; len(b) >= featureNameSize; b = b[featureNameSize:] {
-		name := b[2:featureNameSize]
+	for ; len(b) > 2; b = b[min(featureNameSize, len(b)):] {
+		name := b[2:min(featureNameSize, len(b))] // programs leave out zeroes at the end
 		for i, c := range name {
 			if c == 0 {
 				name = name[:i]
