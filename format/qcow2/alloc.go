@@ -98,7 +98,13 @@ func (im *image) beginWrite(ctx context.Context) error {
 	}
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
-	if im.begun.Load() || im.version < 3 {
+	if im.begun.Load() {
+		return nil
+	}
+	if err := im.coverTables(ctx); err != nil {
+		return err
+	}
+	if im.version < 3 {
 		im.begun.Store(true)
 		return nil
 	}
@@ -440,6 +446,13 @@ func (im *image) editEntries(ctx context.Context, c0, c1 int64, how discardKind,
 				continue
 			}
 			if err := im.needSlices(ctx, c, c+1); err != nil {
+				return c, err
+			}
+			continue
+		}
+		if s.unsure {
+			im.meta.Unlock()
+			if err := im.coverSlice(ctx, s); err != nil {
 				return c, err
 			}
 			continue

@@ -59,11 +59,15 @@ func (im *image) makeTable(ctx context.Context, l1 int64) error {
 	if err != nil {
 		return err
 	}
+	if err := im.writeNewTable(ctx, host, content); err != nil {
+		im.freeNow(ctx, host, im.clusterSize)
+		return err
+	}
 	im.alloc.noteMetadata(host)
 
 	im.meta.Lock()
 	for o := int64(0); o < im.clusterSize; o += im.cache.size {
-		s := &slice{off: host + o, data: append([]byte(nil), content[o:o+im.cache.size]...), dirty: true}
+		s := &slice{off: host + o, data: append([]byte(nil), content[o:o+im.cache.size]...)}
 		im.cache.put(s)
 	}
 	im.setL1(l1, uint64(host)|ondisk.FlagCopied)

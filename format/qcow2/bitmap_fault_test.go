@@ -269,6 +269,13 @@ func TestBitmapExtraData(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err = new(Driver).Open(ctx, &driver.OpenRequest{Name: "x", File: disk, Env: testEnv()})
+	_, err = new(Driver).Open(ctx, &driver.OpenRequest{Name: "x", File: disk, Env: testEnv(), Access: driver.Access{Write: true}})
+	check(err)
+	// Who only reads goes on without bitmaps.
+	n, err := new(Driver).Open(ctx, &driver.OpenRequest{Name: "x", File: disk, Env: testEnv()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.(*image).bm.find("a name")
 	check(err)
 }

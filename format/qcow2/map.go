@@ -143,6 +143,11 @@ func (im *image) mapRange(ctx context.Context, off, n int64) (driver.Extent, err
 	x := driver.Extent{Length: min(acc.n, n), Kind: acc.kind, HostOffset: acc.host, HasOffset: acc.hasOff}
 	switch acc.kind {
 	case driver.ExtentData:
+		if !im.external && x.HostOffset+x.Length > im.file.Size() {
+			if err := im.withinFile(ctx, off, &x); err != nil {
+				return driver.Extent{}, err
+			}
+		}
 		x.Child = im.child(off, x.HostOffset)
 		x.Recurse = im.crypto == nil && im.preallocated(ctx)
 	case driver.ExtentZero, driver.ExtentUnallocated:

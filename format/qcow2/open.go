@@ -22,6 +22,7 @@ const (
 	maxSnapshotTableBytes = 1024 * maxSnapshots
 	maxSnapshotExtra      = 1024
 	maxBackingFormat      = 16
+	maxSnapshotDisk       = 1 << 62 // bytes
 )
 
 // geometry is what follows from the header. It changes only by Amend, with no
@@ -101,12 +102,14 @@ type image struct {
 	backingGiven  bool // the user named a backing file, whatever the header says
 	backingFormat string
 	snapshots     []ondisk.Snapshot
-	snapshotBytes int64                   // length of the snapshot table
-	encrypt       json.RawMessage         // for Info
-	crypto        *encryption             // nil: not encrypted, or opened without a key
-	luks          *luks.Header            // nil: not encrypted, or not by LUKS
-	secretID      string                  // of the key
-	bitmapsExt    ondisk.BitmapsExtension // zero if there are none
+	snapshotBytes int64 // length of the snapshot table
+	// snapshotDamage is why snapshots is empty although the header names some.
+	snapshotDamage error
+	encrypt        json.RawMessage         // for Info
+	crypto         *encryption             // nil: not encrypted, or opened without a key
+	luks           *luks.Header            // nil: not encrypted, or not by LUKS
+	secretID       string                  // of the key
+	bitmapsExt     ondisk.BitmapsExtension // zero if there are none
 
 	bm bitmapSet
 
@@ -130,6 +133,8 @@ type image struct {
 
 	recurse   atomic.Int32 // result of metadata preallocation detection: 0 unknown, 1 no, 2 yes
 	recurseMu sync.Mutex
+
+	cut atomic.Int32 // whether the file was cut short: 0 unknown, 1 no, 2 yes
 
 	codec codec
 
@@ -184,12 +189,18 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 		return nil, err
 	}
 	if !req.Access.Check {
-		if err := im.loadSnapshots(ctx); err != nil {
+		if err := im.tolerate("snapshot table", im.loadSnapshots(ctx), &im.snapshotDamage); err != nil {
 			return nil, err
 		}
+		if im.snapshotDamage != nil {
+			im.snapshots = nil
+		}
 	}
-	if err := im.loadBitmaps(ctx); err != nil {
+	if err := im.tolerate("bitmap directory", im.loadBitmaps(ctx), &im.bm.damage); err != nil {
 		return nil, err
+	}
+	if im.bm.damage != nil {
+		im.bm.list = nil
 	}
 	im.codec.init(&im.geometry)
 	if im.writable {

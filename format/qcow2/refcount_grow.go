@@ -41,7 +41,7 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 	}
 	total := blocks + tableClusters
 	if a.fileLimit > 0 && (first+total)<<im.clusterBits > a.fileLimit {
-		return driver.Errorf(driver.ErrRange, "No space left on device")
+		return errNoSpace()
 	}
 	if first+total >= a.maxCluster() {
 		return driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")

@@ -49,7 +49,23 @@ func (im *image) snapshotRoom(ctx context.Context, n int64) (span, error) {
 	}
 	clusters := im.clusters(n)
 	off, _, _, err := im.allocRun(ctx, clusters, clusters)
-	return span{off: off, end: off + clusters<<im.clusterBits}, err
+	room := span{off: off, end: off + clusters<<im.clusterBits}
+	if err != nil {
+		return span{}, err
+	}
+	return room, nil
+}
+
+// holdRooms gives what was allocated for the operation room on disk, so that what is
+// to be written there cannot fail for want of it when flags were cleared. It is called
+// after raiseTables, which finds out whether the image uses what it counts as free.
+func (op *snapshotOp) holdRooms(ctx context.Context) error {
+	for _, r := range op.rooms {
+		if err := op.im.writeZeroes(ctx, r.off, r.end-r.off); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // beginSnapshot starts an operation that changes the snapshot table to list; nil

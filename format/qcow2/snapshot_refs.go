@@ -151,6 +151,9 @@ func (a *allocator) raise(ctx context.Context, run refRun) (int64, error) {
 	highest := ondisk.MaxRefcount(im.refOrder)
 	for c, end := run.first, run.first+run.n; c < end; {
 		b, err := a.block(ctx, c/per)
+		if err == nil && b != nil {
+			err = a.cover(ctx, b)
+		}
 		if err != nil {
 			return c - run.first, err
 		}
@@ -183,6 +186,9 @@ func (a *allocator) lower(ctx context.Context, run refRun, freed []refRun) ([]re
 	var failed error
 	for c, end := run.first, run.first+run.n; c < end; {
 		b, err := a.block(ctx, c/per)
+		if err == nil && b != nil {
+			err = a.cover(ctx, b)
+		}
 		base, stop := c/per*per, min(end, (c/per+1)*per)
 		if b == nil || err != nil {
 			if err == nil {
