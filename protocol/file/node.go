@@ -58,6 +58,7 @@ var (
 	_ driver.Discarder  = (*node)(nil)
 	_ driver.Relocker   = (*node)(nil)
 	_ driver.FileHolder = (*node)(nil)
+	_ driver.Identifier = (*node)(nil)
 )
 
 func newNode(f *os.File, drv, name string, req *driver.OpenRequest) (*node, error) {
