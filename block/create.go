@@ -3,7 +3,9 @@ package block
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/opts"
@@ -29,16 +31,24 @@ func (r *Registry) FindProtocol(filename string) (driver.Driver, error) {
 	return d, err
 }
 
-// Create makes an image, replacing what the file name names. If it fails after
-// the file was made, the file is removed again where the protocol can.
+// Create makes an image, replacing what the file name names. If it fails, the files
+// that it made are removed again where the protocol can.
 func Create(ctx context.Context, reg *Registry, req CreateRequest) error {
+	_, err := Make(ctx, reg, req)
+	return err
+}
+
+// Make is Create for callers that go on to fill the image, and remove it again if they
+// fail. If Make itself fails it has undone what it did; a file that existed before and
+// is no longer what it was is told by a RemainsError.
+func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, error) {
 	drv := reg.Lookup(req.Format)
 	if drv == nil {
-		return driver.Errorf(driver.ErrInvalid, "Unknown file format '%s'", req.Format)
+		return nil, driver.Errorf(driver.ErrInvalid, "Unknown file format '%s'", req.Format)
 	}
 	creator, ok := drv.(driver.Creator)
 	if !ok || drv.Desc().CreateOptions == nil {
-		return driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support image creation", req.Format)
+		return nil, driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support image creation", req.Format)
 	}
 	env := &driver.Env{Gate: req.Gate, Budget: req.Budget, Warn: req.Warn, Objects: req.Objects}
 	if env.Warn == nil {
@@ -47,43 +57,130 @@ func Create(ctx context.Context, reg *Registry, req CreateRequest) error {
 	if env.Budget == nil {
 		env.Budget = &driver.Budget{}
 	}
+	c := &Creation{name: req.Filename, env: env}
 	if drv.Desc().Kind == driver.KindProtocol {
 		_, rest, err := reg.creating(req.Filename)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return creator.Create(ctx, &driver.CreateRequest{Filename: rest, Size: req.Size, Options: req.Options, Env: env})
+		return c, c.object(ctx, drv, rest, req.Size, req.Options)
 	}
 	proto, rest, err := reg.creating(req.Filename)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	protoCreator, ok := proto.(driver.Creator)
-	if !ok {
-		return driver.Errorf(driver.ErrUnsupported, "Protocol driver '%s' does not support creating images, so an existing image must be selected as the target",
+	if _, ok := proto.(driver.Creator); !ok {
+		return nil, driver.Errorf(driver.ErrUnsupported, "Protocol driver '%s' does not support creating images, so an existing image must be selected as the target",
 			proto.Desc().Name)
 	}
 	own, forProto, err := splitOptions(req.Options, drv.Desc(), proto.Desc())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	filtered := drv.Desc().PassesThrough() == "file"
 	size := int64(0)
 	if filtered {
 		size = (req.Size + 511) &^ 511
+	} else if err := checkRoom(ctx, reg, req, drv, own); err != nil {
+		return nil, err
 	}
-	if err := protoCreator.Create(ctx, &driver.CreateRequest{Filename: rest, Size: size, Options: forProto, Env: env}); err != nil {
+	if err := c.object(ctx, proto, rest, size, forProto); err != nil || filtered {
+		// A format that passes its file through has nothing to add.
+		return c, err
+	}
+	if err := c.format(ctx, reg, req, creator, own); err != nil {
+		remains := c.Undo(ctx)
+		var errno syscall.Errno
+		if remains != nil && (errors.As(err, &errno) || ctx.Err() != nil) {
+			err = &RemainsError{Err: err, Remains: remains.Error()}
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// RemainsError says that a file remains that is not what it should be, or was.
+type RemainsError struct {
+	Err     error
+	Remains string // which, and why
+}
+
+func (e *RemainsError) Error() string { return e.Err.Error() + "; " + e.Remains }
+func (e *RemainsError) Unwrap() error { return e.Err }
+
+// Creation is what a call of Make made.
+type Creation struct {
+	name    string
+	env     *driver.Env
+	existed bool // something of that name was replaced
+	made    []madeObject
+}
+
+type madeObject struct {
+	del  driver.Deleter
+	name string
+}
+
+// Undo removes what was made; nobody has it open. An error says what remains, and
+// why: what existed before is not removed.
+func (c *Creation) Undo(ctx context.Context) error {
+	var failed error
+	for _, m := range c.made {
+		if err := m.del.Delete(context.WithoutCancel(ctx), m.name); err != nil && failed == nil {
+			failed = fmt.Errorf("'%s' is incomplete and could not be removed: %w", m.name, err)
+		}
+	}
+	c.made = nil
+	if failed == nil && c.existed {
+		failed = fmt.Errorf("'%s' existed before and is incomplete now", c.name)
+	}
+	return failed
+}
+
+// object makes one object by way of its protocol.
+func (c *Creation) object(ctx context.Context, drv driver.Driver, name string, size int64, options opts.Dict) error {
+	creator, ok := drv.(driver.Creator)
+	if !ok {
+		return driver.Errorf(driver.ErrUnsupported, "Protocol driver '%s' does not support creating images", drv.Desc().Name)
+	}
+	made := false
+	if err := creator.Create(ctx, &driver.CreateRequest{Filename: name, Size: size, Options: options, Env: c.env, Made: &made}); err != nil {
 		return err
 	}
-	if filtered {
-		// The protocol made all there is.
+	if del, ok := drv.(driver.Deleter); ok && made {
+		c.made = append(c.made, madeObject{del, name})
+	} else {
+		c.existed = true
+	}
+	return nil
+}
+
+// checkRoom refuses an image that is to get all its room on a device that has not
+// as much, before anything is written there.
+func checkRoom(ctx context.Context, reg *Registry, req CreateRequest, drv driver.Driver, own opts.Dict) error {
+	m, ok := drv.(driver.Measurer)
+	if mode := own.String("preallocation"); !ok || mode == "" || mode == string(driver.PreallocOff) {
 		return nil
 	}
-	if err := createFormat(ctx, reg, req, creator, own, env); err != nil {
-		if del, ok := proto.(driver.Deleter); ok {
-			_ = del.Delete(context.WithoutCancel(ctx), rest)
-		}
+	proto, _, err := reg.protocolFor(req.Filename)
+	if err != nil {
 		return err
+	}
+	file, err := Open(ctx, reg, Source{Filename: req.Filename, Format: proto.Desc().Name},
+		OpenOptions{Gate: driver.DenyAll, Objects: req.Objects, NoIO: true, ForceShare: true})
+	if err != nil {
+		return nil // there is none yet, or creating it tells why it cannot be opened
+	}
+	defer file.Close(ctx)
+	if info, err := file.Info(ctx); err != nil || !info.FixedSize {
+		return err
+	}
+	need, err := m.Measure(ctx, &driver.MeasureRequest{Size: req.Size, Options: own, Objects: req.Objects})
+	if err != nil {
+		return nil // creating the image finds what is wrong
+	}
+	if need.Required > file.Size() {
+		return driver.Errorf(syscall.ENOSPC, "the image needs %d bytes, '%s' has %d: %w", need.Required, req.Filename, file.Size(), syscall.ENOSPC)
 	}
 	return nil
 }
@@ -98,7 +195,8 @@ func (r *Registry) creating(filename string) (driver.Driver, string, error) {
 	return p, rest, err
 }
 
-func createFormat(ctx context.Context, reg *Registry, req CreateRequest, creator driver.Creator, own opts.Dict, env *driver.Env) (err error) {
+// format lays the image out in the file that was made.
+func (c *Creation) format(ctx context.Context, reg *Registry, req CreateRequest, creator driver.Creator, own opts.Dict) (err error) {
 	file, err := openProtocolFile(ctx, reg, req, req.Filename)
 	if err != nil {
 		return err
@@ -114,16 +212,16 @@ func createFormat(ctx context.Context, reg *Registry, req CreateRequest, creator
 		if err != nil {
 			return nil, err
 		}
-		c, ok := p.(driver.Creator)
-		if !ok {
-			return nil, driver.Errorf(driver.ErrUnsupported, "Protocol driver '%s' does not support creating images", p.Desc().Name)
-		}
-		if err := c.Create(ctx, &driver.CreateRequest{Filename: rest, Size: size, Options: opts.Dict{}, Env: env}); err != nil {
+		existed := c.existed
+		if err := c.object(ctx, p, rest, size, opts.Dict{}); err != nil {
 			return nil, err
+		}
+		if c.existed && !existed {
+			c.name = filename
 		}
 		return openProtocolFile(ctx, reg, req, filename)
 	}
-	return creator.Create(ctx, &driver.CreateRequest{Filename: req.Filename, Size: req.Size, Options: own, File: file, Env: env, CreateChild: child})
+	return creator.Create(ctx, &driver.CreateRequest{Filename: req.Filename, Size: req.Size, Options: own, File: file, Env: c.env, CreateChild: child})
 }
 
 // openProtocolFile opens a file that was just created, for laying out an image.

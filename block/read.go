@@ -3,6 +3,7 @@ package block
 import (
 	"context"
 	"io"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
@@ -30,12 +31,11 @@ func (img *Image) ReadAt(ctx context.Context, p []byte, off int64) (int, error) 
 	if img.storage != nil {
 		n, err := img.readStorage(ctx, p, off)
 		if err == io.EOF {
-			// The object shrank, or ends inside its last sector.
+			err = img.shorter(off+int64(n), off+int64(len(p)))
 			clear(p[n:])
-			err = nil
 		}
 		if err != nil {
-			return n, img.fail("read", off, err)
+			return n, img.fail("read", off+int64(n), err)
 		}
 		return len(p), eof
 	}
@@ -66,7 +66,7 @@ func (img *Image) readFormat(ctx context.Context, p []byte, off int64) error {
 		switch ext.Kind {
 		case driver.ExtentData:
 			img.events.Raise("read_aio")
-			err = readChild(ctx, ext.Child, q, ext.HostOffset)
+			err = img.readData(ctx, ext.Child, q, off, ext.HostOffset)
 		case driver.ExtentZero:
 			clear(q)
 		case driver.ExtentUnallocated:
@@ -87,6 +87,46 @@ func (img *Image) readFormat(ctx context.Context, p []byte, off int64) error {
 	}
 	return nil
 }
+
+// shorter is the error of a read up to wanted that the storage answered only up to
+// end, although its size says more. A storage that was made smaller meanwhile says
+// so by its size; then there is no error.
+func (img *Image) shorter(end, wanted int64) error {
+	size := img.Size()
+	if end >= min(size, wanted) {
+		return nil
+	}
+	return driver.Errorf(driver.ErrTruncated, "'%s' ends at %d, but is said to have %d bytes: %w", img.name, end, size, syscall.EIO)
+}
+
+// readData reads guest bytes from off on that a format has in a child at host. The
+// last cluster of a file may lack its end, which reads as zeroes. A cluster that
+// begins behind the end of the file is lost: that is an error, not zeroes.
+func (img *Image) readData(ctx context.Context, child driver.Storage, p []byte, off, host int64) error {
+	n, err := child.ReadAt(ctx, p, host)
+	if err != io.EOF {
+		return err
+	}
+	clear(p[n:])
+	unit := max(img.limits.ClusterSize, sectorSize)
+	lost := (host + int64(n) + unit - 1) / unit * unit
+	if img.Passed() != nil || lost >= host+int64(len(p)) {
+		return nil
+	}
+	return &IOError{Op: "read", Image: img.name, Offset: off + lost - host, Err: driver.Errorf(driver.ErrTruncated,
+		"the data of offset %d should be at %d of '%s', which has %d bytes: %w", off+lost-host, lost, nameOf(child), child.Size(), syscall.EIO)}
+}
+
+// nameOf names a child for messages.
+func nameOf(child driver.Storage) string {
+	if img, ok := child.(*Image); ok {
+		return img.name
+	}
+	return "the file"
+}
+
+// sectorSize is the unit in bytes in which the size of a disk counts.
+const sectorSize = 512
 
 // readChild reads from a child; what lies beyond its end reads as zeroes.
 func readChild(ctx context.Context, child driver.Storage, p []byte, off int64) error {

@@ -100,6 +100,10 @@ type CreateRequest struct {
 	File    Storage // formats only
 	Env     *Env
 
+	// Made, if not nil, is set by protocols that are Deleters: the object did not
+	// exist before. An object that such a protocol made is removed again if Create fails.
+	Made *bool
+
 	// CreateChild makes a further file (an external data file, an extent) and
 	// opens it for writing; the caller closes it. It is nil for protocols.
 	CreateChild func(ctx context.Context, filename string, size int64) (Storage, error)

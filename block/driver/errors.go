@@ -21,6 +21,8 @@ var (
 	ErrNoSnapshot  = errors.New("no such snapshot")
 	ErrBitmaps     = errors.New("image has bitmaps")
 	ErrNoBitmap    = errors.New("no such bitmap")
+	// ErrTruncated: bytes that an object was said to have are not there.
+	ErrTruncated = errors.New("object is shorter than it was said to be")
 )
 
 // kindError has a message of its own and a kind that errors.Is finds.

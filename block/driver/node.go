@@ -381,6 +381,11 @@ type NewDataExpecter interface{ ExpectNewData() }
 // reading at offsets beside the node's methods; nil if that must not be.
 type FileHolder interface{ File() *os.File }
 
+// Identifier is implemented by Storage that lies on this machine. Identity returns the
+// same text for two nodes of one object, whatever names they were opened by, and ""
+// if that is not known.
+type Identifier interface{ Identity() string }
+
 // Relocker is implemented by protocols with image locks: Relock changes the
 // permissions that an open node holds to those of access.
 type Relocker interface {

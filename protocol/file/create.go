@@ -42,13 +42,23 @@ func (d *regular) Create(ctx context.Context, req *driver.CreateRequest) (err er
 		}
 		return nil
 	}
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	made := err == nil
+	if errors.Is(err, fs.ErrExist) {
+		f, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	}
 	if err != nil {
 		return sysErrorf(err, "Could not create '%s'", name)
 	}
 	defer func() {
 		if e := f.Close(); e != nil && err == nil {
 			err = sysErrorf(e, "Could not close the new file")
+		}
+		if err != nil && made {
+			_ = os.Remove(name)
+		}
+		if req.Made != nil {
+			*req.Made = made && err == nil
 		}
 	}()
 	// Everything is going to be overwritten, and the length is promised to our

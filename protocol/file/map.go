@@ -66,7 +66,14 @@ func (n *node) seek(off, size int64) *segment {
 	data, err := n.f.Seek(off, seekData)
 	switch {
 	case errors.Is(err, syscall.ENXIO): // no data from here on
+		// Where the file has become shorter there is no hole: reading has to fail.
+		if now, err := fileSize(n.f, false); err == nil {
+			s.end = min(size, now)
+		}
 		s.data = false
+		if s.end <= off {
+			s.end, s.data = size, true
+		}
 		return s
 	case err != nil:
 		n.features.noSeek.Store(true)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/internal/rangelock"
 	"github.com/cowl-disk/cowl/qapi"
 )
@@ -57,6 +58,7 @@ var (
 	_ driver.Discarder  = (*node)(nil)
 	_ driver.Relocker   = (*node)(nil)
 	_ driver.FileHolder = (*node)(nil)
+	_ driver.Identifier = (*node)(nil)
 )
 
 func newNode(f *os.File, drv, name string, req *driver.OpenRequest) (*node, error) {
@@ -71,7 +73,26 @@ func newNode(f *os.File, drv, name string, req *driver.OpenRequest) (*node, erro
 	if req.Cache.Direct {
 		n.align, n.mem = directAlign(f, n.device)
 	}
-	return n, nil
+	return n, n.checkLength()
+}
+
+// checkLength refuses files that have content but no length, as those of /proc are:
+// they would be taken for empty disks.
+func (n *node) checkLength() error {
+	if n.device || n.Size() > 0 {
+		return nil
+	}
+	b := bufpool.Get(int(max(n.align, 1)))
+	defer bufpool.Put(b)
+	// Errors are left to whoever reads.
+	if m, err := preadOnce(n.f, b, 0); err != nil || m == 0 {
+		return nil
+	}
+	// Somebody may just be writing the file.
+	if err := n.updateSize(); err != nil || n.Size() > 0 {
+		return err
+	}
+	return driver.Errorf(driver.ErrUnsupported, "'%s' has content but a length of 0: copy it to a regular file first", n.name)
 }
 
 // updateSize asks the system for the length.

@@ -37,6 +37,10 @@ func (n *node) Resize(ctx context.Context, size int64, opt driver.ResizeOptions)
 	n.sizeMu.Lock()
 	defer n.sizeMu.Unlock()
 	defer n.holes.forget()
+	if size < n.Size() {
+		// Reads that find the end of the file compare it with the size.
+		n.size.Store(size)
+	}
 	err = setLength(ctx, n.f, size, opt.Prealloc)
 	if e := n.updateSize(); err == nil {
 		err = e
