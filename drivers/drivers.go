@@ -12,6 +12,7 @@ import (
 	"github.com/cowl-disk/cowl/filter/preallocate"
 	"github.com/cowl-disk/cowl/filter/quorum"
 	"github.com/cowl-disk/cowl/filter/snapshotaccess"
+	"github.com/cowl-disk/cowl/filter/throttle"
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/raw"
@@ -40,6 +41,7 @@ func All() []driver.Driver {
 		preallocate.New(),
 		quorum.New(),
 		snapshotaccess.New(),
+		throttle.New(),
 		null.NewCo(),
 		null.NewAIO(),
 	}, recognised.Drivers()...)
