@@ -150,6 +150,8 @@ func TestProgressBar(t *testing.T) {
 	if b.Len() != n {
 		t.Error("the bar is drawn again at once")
 	}
+	now = now.Add(barPace)
+	p.Report(ops.Progress{Done: 1 << 30, Total: 1 << 30, Phase: "copy"})
 	p.Done(false)
 	if end := b.String()[strings.LastIndexByte(strings.TrimRight(b.String(), "\r"), '\r')+1:]; strings.TrimSpace(end) != "" || strings.Contains(b.String(), "\n") {
 		t.Errorf("the bar is still there: %q", b.String())
