@@ -47,6 +47,7 @@ func Cowl(s program.Streams) *qemuimg.Program {
 	p := image("cowl", s)
 	nbd := server("cowl nbd", s, nil).Command()
 	nbd.Summary = "Serve an image over NBD, or attach it to a kernel device"
+	nbd.Usage = nbd.Usage[:1]
 	p.Others = []*program.Command{nbd}
 	return p
 }

@@ -18,6 +18,9 @@ import (
 // Set holds the objects that were defined. The zero value is empty. It implements
 // driver.Objects.
 type Set struct {
+	// IOThreads says that the program takes objects of type iothread.
+	IOThreads bool
+
 	mu   sync.Mutex
 	byID map[string]driver.Object
 }
@@ -48,7 +51,7 @@ func isIdentifier(id string) bool {
 // ErrHelp then.
 func (s *Set) Define(def string, out io.Writer) error {
 	if def == "help" || def == "?" {
-		listTypes(out)
+		s.listTypes(out)
 		return ErrHelp
 	}
 	d := opts.Dict{}
@@ -70,8 +73,8 @@ func (s *Set) Define(def string, out io.Writer) error {
 		return fmt.Errorf("Parameter 'qom-type' does not accept value '%s'", typ)
 	}
 	if _, help := d["help"]; help {
-		if t.build == nil {
-			listTypes(out)
+		if !t.usable(s) {
+			s.listTypes(out)
 			return ErrHelp
 		}
 		fmt.Fprintf(out, "%s options:\n", typ)
@@ -94,7 +97,7 @@ func (s *Set) Define(def string, out io.Writer) error {
 			return fmt.Errorf("Parameter '%s' is unexpected", k)
 		}
 	}
-	if t.build == nil {
+	if !t.usable(s) {
 		return fmt.Errorf("invalid object type: %s", typ)
 	}
 	obj, err := t.build(s, definition{typ: typ, id: id, params: d, fromJSON: strings.HasPrefix(def, "{")})

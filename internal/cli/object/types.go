@@ -1,8 +1,10 @@
 package object
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 
@@ -26,13 +28,15 @@ type param struct {
 	nested bool
 }
 
-// objectType is a type of object. A type without build is known and refused, as the
-// original does with those that other programs of its have.
+// objectType is a type of object.
 type objectType struct {
 	name   string
 	params []param
 	build  func(*Set, definition) (driver.Object, error)
 }
+
+// usable tells whether the program of s has objects of this type.
+func (t *objectType) usable(s *Set) bool { return t.name != ioThreadType || s.IOThreads }
 
 func (t *objectType) takes(key string) bool {
 	first, _, nested := strings.Cut(key, ".")
@@ -50,7 +54,7 @@ func types() []objectType {
 		{"authz-list", []param{{name: "policy", kind: "QAuthZListPolicy"}, {name: "rules", kind: "QAuthZListRule", nested: true}}, authzList},
 		{"authz-list-file", []param{text("filename"), bools("refresh")}, authzListFile},
 		{"authz-simple", []param{text("identity")}, authzSimple},
-		{"iothread", []param{ints("aio-max-batch"), ints("poll-grow"), ints("poll-max-ns"), ints("poll-shrink"), ints("thread-pool-max"), ints("thread-pool-min")}, nil},
+		{ioThreadType, []param{ints("aio-max-batch"), ints("poll-grow"), ints("poll-max-ns"), ints("poll-shrink"), ints("thread-pool-max"), ints("thread-pool-min")}, ioThread},
 		{"secret", []param{text("data"), text("file"), format, text("iv"), text("keyid")}, (*Set).secret},
 		{"secret_keyring", []param{format, text("iv"), text("keyid"), {name: "serial", kind: "int32_t"}}, (*Set).keyringSecret},
 		{"throttle-group", throttleParams(), throttleGroup},
@@ -68,11 +72,44 @@ func lookup(name string) *objectType {
 	return nil
 }
 
+const ioThreadType = "iothread"
+
+// IOThread stands for a thread of QEMU that serves the nodes which name it. On the
+// command lines of these programs nothing names one.
+type IOThread struct{}
+
+// Kind implements driver.Object.
+func (IOThread) Kind() string { return "an I/O thread" }
+
+// ioThread checks the parameters of an I/O thread.
+func ioThread(_ *Set, def definition) (driver.Object, error) {
+	poolMin, poolMax := int64(0), int64(64)
+	for _, key := range def.params.Keys() {
+		n, err := integer(def.params, key, def.fromJSON)
+		if err != nil {
+			return nil, err
+		}
+		if n < 0 {
+			return nil, fmt.Errorf("%s value must be in range [0, %d]", key, int64(math.MaxInt64))
+		}
+		switch key {
+		case "thread-pool-min":
+			poolMin = n
+		case "thread-pool-max":
+			poolMax = n
+		}
+	}
+	if poolMin > poolMax {
+		return nil, errors.New("bad thread-pool-min/thread-pool-max values")
+	}
+	return IOThread{}, nil
+}
+
 // listTypes prints the types of which objects can be defined.
-func listTypes(out io.Writer) {
+func (s *Set) listTypes(out io.Writer) {
 	fmt.Fprintln(out, "List of user creatable objects:")
 	for _, t := range types() {
-		if t.build != nil {
+		if t.usable(s) {
 			fmt.Fprintln(out, "  "+t.name)
 		}
 	}

@@ -148,9 +148,10 @@ func (c *Command) WriteColumns(w io.Writer, prog string) {
 }
 
 // Problems says what is wrong with the declarations: spellings that mean two things,
-// options without help. It is for tests.
+// options without help or that the usage does not show. It is for tests.
 func (c *Command) Problems() (list []string) {
 	owner := map[string]int{}
+	usage := strings.FieldsFunc(strings.Join(c.Usage, " "), func(r rune) bool { return strings.ContainsRune(" []()|=", r) })
 	for i, o := range c.Options {
 		names := o.long
 		for _, letter := range o.short {
@@ -164,6 +165,9 @@ func (c *Command) Problems() (list []string) {
 		}
 		if o.Help == "" || len(names) == 0 {
 			list = append(list, fmt.Sprintf("%s: option %q has no name or no help", c.Name, o.Spelling))
+		}
+		if !slices.ContainsFunc(o.spellings(), func(s string) bool { return s == "--help" || slices.Contains(usage, s) }) && !slices.Contains(usage, "OPTIONS") {
+			list = append(list, fmt.Sprintf("%s: the usage lacks %q", c.Name, o.Spelling))
 		}
 	}
 	return list

@@ -23,7 +23,7 @@ type Page struct {
 func (p *Page) WriteMan(w io.Writer) error {
 	m := &manual{}
 	m.line(".\\\" Made from the declarations of the commands: change those.")
-	m.line(`.TH %s 1 "" "cowl" "cowl manual"`, strings.ToUpper(roff(p.Name)))
+	m.line(`.TH %s 1 "" "cowl" "cowl manual"`, roff(strings.ToUpper(strings.ReplaceAll(p.Name, " ", "-"))))
 	m.line(".SH NAME\n%s \\- %s", roff(p.Name), roff(lower(p.Summary)))
 	m.line(".SH SYNOPSIS\n.nf")
 	for _, s := range p.Synopsis {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"runtime/debug"
 
+	"golang.org/x/term"
+
 	"github.com/cowl-disk/cowl/internal/resources"
 )
 
@@ -28,6 +30,8 @@ type Streams struct {
 	Stderr io.Writer
 	// Screen is the standard error as it is, for progress.
 	Screen io.Writer
+	// Terminal says that both outputs are a terminal, where somebody looks on.
+	Terminal bool
 }
 
 // Main runs a program and ends the process with the exit code that run returns,
@@ -45,7 +49,8 @@ func Main(run func(ctx context.Context, s Streams) int) {
 	}
 	resources.Apply()
 	ctx, s := catchSignals(context.Background())
-	code := run(ctx, Streams{Stdin: os.Stdin, Stdout: tolerate(os.Stdout), Data: os.Stdout, Stderr: messages{os.Stderr}, Screen: os.Stderr})
+	code := run(ctx, Streams{Stdin: os.Stdin, Stdout: tolerate(os.Stdout), Data: os.Stdout, Stderr: messages{os.Stderr}, Screen: os.Stderr,
+		Terminal: term.IsTerminal(int(os.Stdout.Fd())) && term.IsTerminal(int(os.Stderr.Fd()))})
 	s.end()
 	os.Exit(code)
 }

@@ -41,7 +41,7 @@ func testCommand(log *[]string) *Command {
 			return nil
 		}
 	}
-	return &Command{Name: "copy", Summary: "Copy things", Usage: []string{"[-f FMT]", "SOURCE TARGET"},
+	return &Command{Name: "copy", Summary: "Copy things", Usage: []string{"[-f FMT] [-p] [-t X]", "[--object X] [-k S] [--when W] SOURCE TARGET"},
 		Options: []Option{
 			Func("-f, --format FMT", "the format", set("format")).Offering("raw", "qcow2"),
 			Func("-p, --progress[=json]", "show progress", set("progress")),
@@ -83,7 +83,7 @@ func TestParse(t *testing.T) {
 	}
 	twice := testCommand(new([]string))
 	twice.Options = append(twice.Options, Func("--form, --format X", "", nil))
-	if p := twice.Problems(); len(p) != 2 {
+	if p := twice.Problems(); len(p) != 3 {
 		t.Errorf("problems: %q", p)
 	}
 }
@@ -125,7 +125,7 @@ func TestDerived(t *testing.T) {
 	if err := Completion(&strings.Builder{}, "prog", "csh", nil); err == nil {
 		t.Error("a script for an unknown shell")
 	}
-	if got := c.Synopsis(); got != "copy [-f FMT] SOURCE TARGET" {
+	if got := c.Synopsis(); got != "copy [-f FMT] [-p] [-t X] [--object X] [-k S] [--when W] SOURCE TARGET" {
 		t.Errorf("synopsis %q", got)
 	}
 }

@@ -26,8 +26,9 @@ func benchCommand(c *call) *program.Command {
 	return &program.Command{
 		Name: "bench", Summary: "Run simple image benchmark",
 		Usage: []string{"[-f FMT | --image-opts] [-t CACHE] [-c COUNT] [-d DEPTH]",
-			"[-o OFFSET] [-s BUFFER_SIZE] [-S STEP_SIZE] [-i AIO] [-n] [-U]",
-			"[-w [--pattern PATTERN] [--flush-interval INTERVAL [--no-drain]]] FILENAME"},
+			"[-o OFFSET] [-s BUFFER_SIZE] [-S STEP_SIZE] [-i AIO] [-n] [-U] [-q]",
+			"[-w [--pattern PATTERN] [--flush-interval INTERVAL [--no-drain]]]",
+			"[--object OBJDEF] FILENAME"},
 		About: "Sends requests to the image, several at a time, and tells how long they took.\nWith -w the content of the disk is overwritten.",
 		Options: []program.Option{c.helpOption(), c.quietOption(), c.formatOption(), c.imageOptsOption(),
 			c.cacheOption("-t, --cache CACHE", "the cache mode (default: writeback)"),

@@ -17,7 +17,7 @@ func checksumCommand(c *call) *program.Command {
 	sum, _ := newDigest("sha256")
 	return &program.Command{
 		Name: "checksum", Summary: "Print a checksum of the content of the disk",
-		Usage: []string{"[-f FMT | --image-opts] [-a ALGORITHM] [-T CACHE] [-U] [-p]", "[--object OBJDEF] FILENAME"},
+		Usage: []string{"[-f FMT | --image-opts] [-a ALGORITHM] [-T CACHE] [-U] [-p] [-q]", "[--object OBJDEF] FILENAME"},
 		About: "The checksum is that of the disk as a guest sees it: the same for every format,\nand for a raw image that of the file.",
 		Options: []program.Option{c.helpOption(), c.formatOption(), c.imageOptsOption(),
 			program.Func("-a, --algorithm ALGORITHM", "sha256 (default), sha384 or sha512", func(arg string) (err error) {

@@ -17,7 +17,8 @@ func convertCommand(c *call) *program.Command {
 		Usage: []string{"[-f SRC_FMT | --image-opts] [-T SRC_CACHE] [-l SNAPSHOT] [-U]",
 			"[-O TGT_FMT | --target-image-opts] [-o TGT_OPTS] [-t TGT_CACHE] [-n [--target-is-zero]]",
 			"[-b BACKING_FILENAME [-F BACKING_FMT]] [-c] [-S SPARSE_SIZE] [-m NUM] [-W] [-C]",
-			"[-r RATE] [--salvage] [--reflink WHEN] [--checksum ALGORITHM] [-p] [-q]",
+			"[-r RATE] [--bitmaps [--skip-broken-bitmaps]] [--salvage] [--reflink WHEN]",
+			"[--checksum ALGORITHM] [-p] [-q]",
 			"[--object OBJDEF] SRC_FILENAME [SRC_FILENAME2 …] TGT_FILENAME"},
 		About:    "Copies the disk SRC_FILENAME (several are put one after the other) to a new image.\nZeroes become holes where the target has holes. '-' as SRC_FILENAME reads a raw disk\nfrom the standard input, '-' as TGT_FILENAME writes to the standard output.",
 		Options:  append(cv.sourceOptions(), cv.targetOptions()...),
@@ -31,7 +32,7 @@ func convertCommand(c *call) *program.Command {
 func (cv *conversion) sourceOptions() []program.Option {
 	c := cv.call
 	return []program.Option{c.helpOption(), c.quietOption(), c.progressOption(),
-		program.Flag(&c.imageOpts, "--source-image-opts", "SRC_FILENAMEs are lists of options instead of file names").Also("--image-opts"),
+		program.Flag(&c.imageOpts, "--image-opts", "SRC_FILENAMEs are lists of options instead of file names").Also("--source-image-opts"),
 		c.formatOptionAs("-f, --source-format SRC_FMT", "the format of SRC_FILENAME; without it the format is probed"),
 		c.cacheOption("-T, --source-cache SRC_CACHE", "the cache mode for reading (default: writeback)"),
 		snapshotOption(&cv.snapshot, "-l, --snapshot SNAPSHOT", "copy this snapshot of SRC_FILENAME: an id, a name, snapshot.id=ID or\nsnapshot.name=NAME").AlsoInFull("--source-snapshot"),

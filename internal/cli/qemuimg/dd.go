@@ -19,7 +19,7 @@ func ddCommand(c *call) *program.Command {
 	format := "raw"
 	return &program.Command{
 		Name: "dd", Summary: "Copy input to output with optional format conversion",
-		Usage: []string{"[-f FMT | --image-opts] [-O OUTPUT_FMT] [-U] [--object OBJDEF]",
+		Usage: []string{"[-f FMT | --image-opts] [-O OUTPUT_FMT] [-U] [-p] [--object OBJDEF]",
 			"[bs=BLOCK_SIZE] [count=BLOCKS] [skip=BLOCKS] if=INPUT of=OUTPUT"},
 		About: "Makes the image OUTPUT with a part of the disk INPUT. Every byte is written; use\nconvert to keep holes.",
 		Options: []program.Option{c.helpOption(),

@@ -55,7 +55,7 @@ type settings struct {
 const defaultPort = "10809"
 
 func newSettings() *settings {
-	return &settings{port: defaultPort, shared: 1, handshake: 10 * time.Second, discard: "ignore", detect: "off"}
+	return &settings{port: defaultPort, shared: 1, handshake: 10 * time.Second, discard: "ignore", detect: "off", objects: object.Set{IOThreads: true}}
 }
 
 // errDone ends the reading of options: all is said.
