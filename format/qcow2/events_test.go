@@ -76,7 +76,7 @@ func TestEvents(t *testing.T) {
 			t.Errorf("%s was not raised", name)
 		}
 	}
-	order := []string{"l2_alloc_write", "write_aio", "refblock_update_part", "l2_update", "l1_update", "empty_image_prepare", "reftable_update"}
+	order := []string{"l2_alloc_write", "write_aio", "l2_update", "l1_update", "empty_image_prepare", "reftable_update"}
 	for i := 1; i < len(order); i++ {
 		if log.at[order[i-1]] >= log.at[order[i]] {
 			t.Errorf("%s after %d writes, %s after %d", order[i-1], log.at[order[i-1]], order[i], log.at[order[i]])
