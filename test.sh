@@ -117,7 +117,7 @@ fuzz() {
 }
 
 case "${1:-all}" in
-all) set -- setup lint unit whole race cross fuzz ;;
+all) export COWL_LONG=1; set -- setup lint unit whole race cross fuzz ;;
 quick) set -- lint unit ;;
 fuzz-one)
 	fuzz_one "$2" "$3"

@@ -305,6 +305,7 @@ func (im *image) inPlace(ctx context.Context, off, n int64, r writePlan) (driver
 			return driver.WriteTarget{}, im.corruption(ctx, "Preventing invalid write on metadata (overlaps with %s)", what)
 		}
 	}
+	im.events.Raise("write_aio")
 	return t, nil
 }
 
@@ -340,6 +341,12 @@ func (im *image) target(ctx context.Context, off, n int64, r writePlan, p *pendi
 	_, to := im.edges(r.last, p.reuse, start, endIn)
 	t.Head, t.Tail = in-from, to-endIn
 	p.firstSub, p.lastSub = uint32(from>>im.subBits), uint32((to-1)>>im.subBits)
+	// The block layer moves the data; these come just before it does.
+	if t.Head+t.Tail > 0 {
+		im.events.Raise("cow_read")
+		im.events.Raise("cow_write")
+	}
+	im.events.Raise("write_aio")
 	return t, nil
 }
 

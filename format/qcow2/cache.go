@@ -204,6 +204,7 @@ func (im *image) readSlice(ctx context.Context, s *slice) error {
 	if table >= im.file.Size() {
 		return driver.Errorf(driver.ErrCorrupt, "L2 table at offset %#x lies beyond the end of the file", table)
 	}
+	im.events.Raise("l2_load")
 	err := im.readPadded(ctx, im.file, s.data, s.off)
 	s.unsure = im.writable && mayHaveHole(s.data, s.off)
 	return err

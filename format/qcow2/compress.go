@@ -175,8 +175,10 @@ func (im *image) WriteEncoded(ctx context.Context, off int64, enc []byte) error 
 		im.unreserve(p)
 		return err
 	}
+	im.events.Raise("write_compressed")
 	_, err = im.file.WriteAt(ctx, enc, host)
 	if err == nil {
+		im.events.Raise("l2_update_compressed")
 		_, err = im.editEntries(ctx, c, c+1, discardNever, func(_ int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
 			return ondisk.L2Entry{Desc: ondisk.EncodeCompressed(host, int64(len(enc)), im.clusterBits)}, true
 		})

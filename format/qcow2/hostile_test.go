@@ -432,16 +432,23 @@ func TestHostileImages(t *testing.T) {
 					}
 				}
 			}()
-			start := time.Now()
-			exercise(f, &driver.Budget{}, runtime.GC)
-			spent := time.Since(start)
-			close(stop)
-			high := <-peak
-			runtime.ReadMemStats(&after)
 			limit := 2 * time.Second
 			if testkit.Race {
 				limit *= 20
 			}
+			// A machine with other work may need more than one attempt; what is
+			// unbounded fails them all.
+			var spent time.Duration
+			for range 5 {
+				start := time.Now()
+				exercise(f, &driver.Budget{}, runtime.GC)
+				if spent = time.Since(start); spent <= limit {
+					break
+				}
+			}
+			close(stop)
+			high := <-peak
+			runtime.ReadMemStats(&after)
 			if spent > limit {
 				t.Errorf("took %v", spent)
 			}

@@ -81,6 +81,7 @@ type image struct {
 	name     string
 	env      *driver.Env
 	file     driver.Storage // metadata, and data unless external
+	events   driver.Events  // raised on file
 	data     driver.Storage // guest data: file, or the external data file
 	external bool
 	dataRaw  bool // the external data file is also a valid raw image
@@ -148,7 +149,7 @@ type span struct {
 }
 
 func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
-	im := &image{name: req.Name, env: req.Env, file: req.File, data: req.File, writable: req.Access.Write, access: req.Access, backingGiven: req.BackingGiven, refRuns: maxRefRuns}
+	im := &image{name: req.Name, env: req.Env, file: req.File, events: driver.EventsOf(req.File), data: req.File, writable: req.Access.Write, access: req.Access, backingGiven: req.BackingGiven, refRuns: maxRefRuns}
 	defer func() {
 		if err != nil {
 			im.release()

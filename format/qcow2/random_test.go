@@ -187,7 +187,7 @@ func TestRandomOperations(t *testing.T) {
 			path, m := makeVariant(t, dir, v.size, v.options)
 			r := testkit.Rand(7)
 			rounds, steps := 4, 60
-			if testing.Short() {
+			if !testkit.Long() {
 				rounds = 2
 			}
 			for round := range rounds {

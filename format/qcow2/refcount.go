@@ -77,6 +77,7 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 	if err := im.reserve("Reference count table", n*8); err != nil {
 		return err
 	}
+	im.events.Raise("reftable_load")
 	table, err := im.readTable(ctx, int64(h.RefcountTableOffset), n)
 	if err != nil {
 		return driver.Errorf(driver.ErrCorrupt, "Could not initialize refcount handling: %w", err)
@@ -189,6 +190,7 @@ func (a *allocator) block(ctx context.Context, region int64) (*refBlock, error) 
 		return nil, im.corruption(ctx, "Refblock offset %#x is beyond the end of the file (reftable index: %#x)", uint64(off), region)
 	}
 	b := &refBlock{region: region, off: off, data: make([]byte, im.clusterSize), used: true}
+	im.events.Raise("refblock_load")
 	if err := im.readPadded(ctx, im.file, b.data, off); err != nil {
 		return nil, err
 	}
@@ -378,6 +380,7 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 // cluster lies in. mu is held.
 func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 	im := a.im
+	im.events.Raise("refblock_alloc")
 	c, _, err := a.find(ctx, a.free, 1, 1)
 	if err != nil {
 		return err
@@ -399,6 +402,7 @@ func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 	if what := a.overlapping(c, 1); what != "" {
 		return im.corruption(ctx, "Preventing invalid allocation of refcount block at offset %#x", c<<im.clusterBits)
 	}
+	im.events.Raise("refblock_alloc_write")
 	if err := im.writeNewTable(ctx, c<<im.clusterBits, nil); err != nil {
 		return err
 	}
@@ -433,6 +437,7 @@ func (im *image) allocClusters(ctx context.Context, n int64) (host, got int64, f
 // allocRun finds at least least and up to n clusters in a row.
 func (im *image) allocRun(ctx context.Context, n, least int64) (host, got int64, fresh bool, err error) {
 	a := &im.alloc
+	im.events.Raise("cluster_alloc")
 	for {
 		var start int64
 		a.mu.Lock()

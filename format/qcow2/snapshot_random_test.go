@@ -185,7 +185,7 @@ func (m *snapshotModel) verify(t *testing.T) {
 func TestRandomSnapshots(t *testing.T) {
 	testkit.Tool(t, "qemu-io")
 	rounds := 6
-	if testing.Short() {
+	if !testkit.Long() {
 		rounds = 2
 	}
 	snapshotVariants(t, func(t *testing.T, m *snapshotModel, open []string) {

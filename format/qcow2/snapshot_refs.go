@@ -306,6 +306,7 @@ func (im *image) lowerClusters(ctx context.Context, off, n int64) error {
 	if n == 0 {
 		return nil
 	}
+	im.events.Raise("cluster_free")
 	down := refPass{im: im, down: true, limit: -1}
 	err := down.add(ctx, off>>im.clusterBits, im.clusters(n), 1)
 	if err == nil {
