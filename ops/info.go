@@ -108,8 +108,8 @@ func actualSize(ctx context.Context, img *block.Image, out *qapi.ImageInfo) erro
 	return err
 }
 
-// diskUsage is that of the protocol below an image, or of all children of a filter
-// together; -1 if it is unknown, as it is for filters that have file names of their
+// diskUsage is that of the protocol below an image, or of all children together where
+// a filter passes none through; -1 if it is unknown, as it is for filters that have file names of their
 // own.
 func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
 	desc := img.Driver().Desc()
@@ -124,6 +124,8 @@ func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
 		return diskUsage(ctx, img.File())
 	case len(desc.Schemes) > 0:
 		return -1, nil
+	case img.Passed() != nil:
+		return diskUsage(ctx, img.Passed())
 	}
 	sum := int64(0)
 	for _, c := range img.Children() {
