@@ -50,7 +50,7 @@ func Measure(ctx context.Context, req MeasureRequest) (*qapi.BlockMeasureInfo, e
 		return nil, err
 	}
 	out := &qapi.BlockMeasureInfo{Required: got.Required, FullyAllocated: got.FullyAllocated, Bitmaps: got.Bitmaps}
-	if out.Bitmaps == nil && req.Source != nil && req.Driver.Desc().Name == "qcow2" {
+	if out.Bitmaps == nil && req.Source != nil && req.Driver.Desc().StoresBitmaps {
 		out.Bitmaps, err = bitmapsSize(ctx, req.Source, req.Options)
 	}
 	return out, err

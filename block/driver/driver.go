@@ -37,6 +37,13 @@ type Desc struct {
 	// options.
 	NoCompression bool
 
+	// StoresBitmaps: images may hold dirty bitmaps, so that the measure of a copy of
+	// an image with bitmaps tells their size.
+	StoresBitmaps bool
+	// CreateOrder is the order in which the options of a new image are announced,
+	// where it is not that of the declaration. It may have those of protocols.
+	CreateOrder []string
+
 	OpenOptions   *opts.Schema // nil: none
 	CreateOptions *opts.Schema // nil: the driver cannot create
 	AmendOptions  *opts.Schema // nil: the driver cannot amend

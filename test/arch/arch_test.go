@@ -4,9 +4,14 @@ package arch
 import (
 	"encoding/json"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/cowl-disk/cowl/drivers"
 )
 
 const module = "github.com/cowl-disk/cowl"
@@ -148,5 +153,37 @@ func TestNoInit(t *testing.T) {
 		t.Errorf("init functions: %s", out)
 	} else if e, ok := err.(*exec.ExitError); !ok || e.ExitCode() != 1 {
 		t.Fatal(err)
+	}
+}
+
+// TestNoDriverNames checks that packages between the drivers and the command lines do
+// not ask for a driver by its name: what the name stands for is a trait in its Desc.
+func TestNoDriverNames(t *testing.T) {
+	var names []string
+	for _, d := range drivers.All() {
+		if name := d.Desc().Name; name != "file" { // also a role
+			names = append(names, regexp.QuoteMeta(name))
+		}
+	}
+	pattern := regexp.MustCompile(`"(` + strings.Join(names, "|") + `)"|Format\(\) [!=]= "|Desc\(\)\.Name [!=]= "`)
+	// The kernel's devices, the URI scheme and a family of netlink have the name of a driver.
+	exempt := map[string]bool{"nbd/kernel": true, "nbd/client": true}
+	for _, p := range list(t, module, module+"/block", module+"/block/driver", module+"/ops/...", module+"/nbd/...", module+"/opts", module+"/qapi") {
+		if exempt[room(p.ImportPath)] {
+			continue
+		}
+		for _, f := range p.GoFiles {
+			name := filepath.Join("../..", room(p.ImportPath), f)
+			b, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, line := range strings.Split(string(b), "\n") {
+				code, _, _ := strings.Cut(line, "//")
+				if m := pattern.FindString(code); m != "" {
+					t.Errorf("%s:%d names a driver: %s", name, i+1, m)
+				}
+			}
+		}
 	}
 }
