@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// decodeBase64 decodes as GLib does: characters come in groups of four over line ends,
+// DecodeBase64 decodes as GLib does: characters come in groups of four over line ends,
 // and what is left over of a group is dropped; "=" counts as 0, and takes one byte
 // away where it is one of the last two of a group.
-func decodeBase64(s string) ([]byte, error) {
+func DecodeBase64(s string) ([]byte, error) {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 	// What is well formed takes the fast path.
 	if out, err := base64.StdEncoding.Strict().DecodeString(s); err == nil && !strings.ContainsRune(s, '\r') {

@@ -104,7 +104,7 @@ func (t *execTable) start(_ context.Context, args execArgs) (Exec, error) {
 	var input []byte
 	if args.Input != nil {
 		var err error
-		if input, err = decodeBase64(*args.Input); err != nil {
+		if input, err = DecodeBase64(*args.Input); err != nil {
 			return Exec{}, err
 		}
 	}

@@ -207,7 +207,7 @@ func (t *fileTable) write(_ context.Context, args fileWriteArgs) (FileWrite, err
 	if err := s.writable(); err != nil {
 		return FileWrite{}, fmt.Errorf("failed to seek file: %w", Cause(err))
 	}
-	data, err := decodeBase64(args.Data)
+	data, err := DecodeBase64(args.Data)
 	if err != nil {
 		return FileWrite{}, err
 	}
