@@ -10,6 +10,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/rangelock"
+	"github.com/cowl-disk/cowl/internal/trace"
 )
 
 // Image is an open node with its children.
@@ -230,6 +231,7 @@ func (img *Image) checkWritable(op string, off int64) error {
 
 // Flush makes everything written durable, as the cache mode allows.
 func (img *Image) Flush(ctx context.Context) error {
+	trace.BdrvCoFlush.Log()
 	if err := img.open("flush", -1); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package block
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -284,6 +286,7 @@ func closeChildren(ctx context.Context, children []Child) {
 // openDriver opens the node on its children, which it closes if it fails, and its
 // backing file. The driver of a format that was probed has written nothing yet.
 func (op *opener) openDriver(ctx context.Context, spec nodeSpec, drv driver.Driver, children []Child, name string, d opts.Dict, c common) (*Image, error) {
+	trace.BdrvOpenCommon.LogText(cmp.Or(name, d.String("filename")), drv.Desc().Name)
 	desc := drv.Desc()
 	img := op.newImage(spec, drv, c)
 	img.children = children

@@ -6,11 +6,13 @@ import (
 	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/trace"
 )
 
 // ReadAt fills p with the bytes of the disk from offset off. Beyond the end it
 // returns what there is and io.EOF.
 func (img *Image) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	trace.BdrvCoPreadv.Log(off, int64(len(p)))
 	if err := img.open("read", off); err != nil {
 		return 0, err
 	}

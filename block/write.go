@@ -5,6 +5,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/internal/zero"
 )
 
@@ -15,6 +16,7 @@ const cowMerge = 2 << 20
 // WriteAt writes p at offset off, within the disk. On error any part of the
 // range may have been written.
 func (img *Image) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	trace.BdrvCoPwritev.Log(off, int64(len(p)))
 	if err := img.checkWritable("write", off); err != nil {
 		return 0, err
 	}
@@ -230,6 +232,7 @@ func (img *Image) WriteAtOrdered(ctx context.Context, p []byte, off int64, alloc
 // returns how much it copied; with ErrUnsupported the caller copies the rest
 // itself.
 func (img *Image) CopyRange(ctx context.Context, src driver.Storage, srcOff, off, n int64, mode driver.CopyMode) (int64, error) {
+	trace.BdrvCoCopyRange.Log(srcOff, off, n)
 	if img.storage != nil {
 		return img.CopyFrom(ctx, src, srcOff, off, n, mode)
 	}

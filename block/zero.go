@@ -7,6 +7,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/trace"
 )
 
 // zeroChunk is how much is written at once where zeroes must be written as data.
@@ -14,6 +15,7 @@ const zeroChunk = 1 << 20
 
 // WriteZeroes makes a range read as zeroes, by whatever way is cheapest.
 func (img *Image) WriteZeroes(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
+	trace.BdrvCoPwriteZeroes.Log(off, n, int64(flags))
 	if err := img.checkWritable("write zeroes", off); err != nil {
 		return err
 	}
@@ -120,6 +122,7 @@ func (img *Image) zeroData(ctx context.Context, off, n int64) error {
 // a driver that cannot, an image opened without discard, and the parts of a range
 // that do not fill a unit of the format, leave things as they are.
 func (img *Image) Discard(ctx context.Context, off, n int64) error {
+	trace.BdrvCoPdiscard.Log(off, n)
 	if err := img.checkWritable("discard", off); err != nil {
 		return err
 	}

@@ -31,6 +31,10 @@ func Measure(ctx context.Context, req MeasureRequest) (*qapi.BlockMeasureInfo, e
 	if req.Source != nil {
 		r.Size = req.Source.Size()
 		r.Source = func(ctx context.Context, off, n int64) (driver.Extent, error) {
+			// An image can make its extents as many as it likes.
+			if err := ctx.Err(); err != nil {
+				return driver.Extent{}, err
+			}
 			st, err := req.Source.Status(ctx, off, n, nil)
 			if err != nil {
 				return driver.Extent{}, err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/trace"
 )
 
 // pending is a range of guest clusters that is being changed. Everybody else who
@@ -223,6 +224,7 @@ func (im *image) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 	}
 	t, err := im.allocate(ctx, off, min(n, im.size.Load()-off))
 	if err == nil {
+		trace.Qcow2AllocClustersOffset.Log(off, t.HostOffset, t.Length)
 		im.mark(off, t.Length)
 	}
 	return t, err
@@ -397,6 +399,7 @@ func (p *pending) newEntry(c int64, old ondisk.L2Entry) ondisk.L2Entry {
 // Commit links the clusters that were written.
 func (p *pending) Commit(ctx context.Context) error {
 	im := p.im
+	trace.Qcow2ClusterLinkL2.Log(p.c0<<im.clusterBits, p.c1-p.c0)
 	defer im.unreserve(p)
 	done, err := im.editEntries(ctx, p.c0, p.c1, discardNever, func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
 		return p.newEntry(c, old), !p.reuse

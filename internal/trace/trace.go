@@ -6,7 +6,7 @@
 // its addresses of structures in memory. They are declared in one table (events.go); where
 // one happens, one line reports it:
 //
-//	trace.BlkCoPreadv.Log(off, n, 0)
+//	trace.BdrvCoPreadv.Log(off, n)
 //
 // Which events are on belongs to the process. It is the one thing in this module that
 // is: what it concerns runs through every layer, and a handle for it in each of them
@@ -39,31 +39,43 @@ func (e Event) String() string { return events[e].name }
 // Log prints the event if it is on. The arguments are those of its form, in order.
 func (e Event) Log(args ...int64) {
 	if enabled[e].Load() {
-		e.print("", args)
+		e.print(args)
 	}
 }
 
-// LogName is Log for events whose form begins with a name.
-func (e Event) LogName(name string, args ...int64) {
+// LogText is Log for events whose form takes text.
+func (e Event) LogText(args ...string) {
 	if enabled[e].Load() {
-		e.print(name, args)
+		e.printText(args)
 	}
 }
 
 //go:noinline
-func (e Event) print(name string, args []int64) {
-	form := events[e].form
-	values := make([]any, 0, len(args)+1)
-	if strings.Contains(form, "%q") {
-		values = append(values, name)
+func (e Event) print(args []int64) {
+	values := make([]any, len(args))
+	for i, a := range args {
+		values[i] = a
 	}
-	for _, a := range args {
-		values = append(values, a)
+	e.write(values)
+}
+
+//go:noinline
+func (e Event) printText(args []string) {
+	values := make([]any, len(args))
+	for i, a := range args {
+		values[i] = a
 	}
-	line := fmt.Sprintf(events[e].name+" "+form+"\n", values...)
+	e.write(values)
+}
+
+func (e Event) write(values []any) {
+	line := events[e].name
+	if form := events[e].form; form != "" {
+		line += " " + fmt.Sprintf(form, values...)
+	}
 	mu.Lock()
 	defer mu.Unlock()
-	_, _ = io.WriteString(out, line)
+	_, _ = io.WriteString(out, line+"\n")
 }
 
 // SetOutput sets where events are printed; at first that is the standard error.

@@ -24,18 +24,18 @@ func capture(t *testing.T) *strings.Builder {
 
 func TestSet(t *testing.T) {
 	b := capture(t)
-	BlkCoPreadv.Log(1, 2, 3)
+	BdrvCoPreadv.Log(1, 2)
 	if b.Len() > 0 {
 		t.Errorf("an event that is off: %q", b)
 	}
-	if !Set("blk_co_p*") || !Set("-blk_co_pwritev") {
+	if !Set("bdrv_co_p*") || !Set("-bdrv_co_pwritev_part") {
 		t.Error("patterns find nothing")
 	}
-	BlkCoPreadv.Log(4096, 512, 16)
-	BlkCoPwritev.Log(0, 512, 0)
-	FilePread.Log(0, 512)
-	BdrvOpenCommon.LogName("x", 0)
-	if want := "blk_co_preadv offset 4096 bytes 512 flags 0x10\n"; b.String() != want {
+	BdrvCoPreadv.Log(4096, 512)
+	BdrvCoPwritev.Log(0, 512)
+	FilePreadv.Log(0, 512)
+	BdrvOpenCommon.LogText("x", "raw")
+	if want := "bdrv_co_preadv_part offset 4096 bytes 512\n"; b.String() != want {
 		t.Errorf("%q, want %q", b, want)
 	}
 	if Set("nosuch") || !Set("no*such") {
@@ -56,8 +56,9 @@ func TestSetFrom(t *testing.T) {
 		t.Fatalf("%v, %v", missing, err)
 	}
 	NBDSendRequest.Log(1, 2, 3, 4)
-	NBDClientHandshake.LogName("a\x1b\nb")
-	if want := "nbd_client_handshake export \"a\\x1b\\nb\"\n"; b.String() != want {
+	NBDClientHandshake.LogText("a\x1b\nb")
+	BdrvCoFlush.Log()
+	if want := "nbd_client_handshake export name \"a\\x1b\\nb\"\n"; b.String() != want {
 		t.Errorf("%q, want %q", b, want)
 	}
 }
@@ -72,8 +73,11 @@ func TestForms(t *testing.T) {
 		}
 		seen[e.name] = true
 		enabled[i].Store(true)
-		args := make([]int64, strings.Count(e.form, "%")-strings.Count(e.form, "%q"))
-		Event(i).LogName("name", args...)
+		if texts := strings.Count(e.form, "%q"); texts > 0 {
+			Event(i).LogText(make([]string, texts)...)
+		} else {
+			Event(i).Log(make([]int64, strings.Count(e.form, "%"))...)
+		}
 	}
 	if strings.Contains(b.String(), "%!") || strings.Count(b.String(), "\n") != int(numEvents) {
 		t.Errorf("forms and values do not fit:\n%s", b)
@@ -85,8 +89,8 @@ func TestOff(t *testing.T) {
 	capture(t)
 	off := int64(12345)
 	if n := testing.AllocsPerRun(100, func() {
-		BlkCoPreadv.Log(off, off, 0)
-		BdrvOpenCommon.LogName("x", off)
+		BdrvCoPreadv.Log(off, off)
+		BdrvOpenCommon.LogText("x", "raw")
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -95,7 +99,7 @@ func TestOff(t *testing.T) {
 func BenchmarkOff(b *testing.B) {
 	off := int64(0)
 	for b.Loop() {
-		BlkCoPreadv.Log(off, 4096, 0)
+		BdrvCoPreadv.Log(off, 4096)
 		off += 4096
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/nbd/vsock"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
@@ -67,6 +68,7 @@ type Info struct {
 // Dial connects to a server and chooses an export. ctx bounds the negotiation, not
 // the connection.
 func Dial(ctx context.Context, cfg Config) (*Conn, error) {
+	trace.NBDClientHandshake.LogText(cfg.Export)
 	var c *Conn
 	err := cfg.negotiate(ctx, func(h *handshake) error {
 		info, ids, err := h.choose(cfg.Export, cfg.Contexts)
@@ -80,6 +82,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		return nil, err
 	}
 	go c.receive()
+	trace.NBDClientHandshakeSuccess.LogText(cfg.Export)
 	return c, nil
 }
 

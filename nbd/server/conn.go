@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
@@ -92,6 +93,7 @@ func (c *conn) run() error {
 	stop := context.AfterFunc(c.ctx, func() { c.raw.Close() })
 	defer stop()
 	log := c.srv.cfg.Log.With("client", c.raw.RemoteAddr())
+	trace.NBDNegotiateBegin.Log()
 	rest, err := c.negotiate()
 	if err != nil {
 		if errors.Is(err, errDone) {
@@ -103,6 +105,7 @@ func (c *conn) run() error {
 		return err
 	}
 	log.Debug("client connected", "export", c.export.Name)
+	trace.NBDNegotiateSuccess.LogText(c.export.Name)
 	err = c.transmit(rest)
 	log.Debug("client gone", "export", c.export.Name, "err", err)
 	c.closeTLS()

@@ -12,6 +12,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
 	"github.com/cowl-disk/cowl/internal/cli/program"
+	"github.com/cowl-disk/cowl/internal/cli/render"
 )
 
 // Program is one run of the program.
@@ -99,7 +100,7 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 		fmt.Fprintln(p.Stderr, err)
 		return p.tryHelp()
 	case err != nil:
-		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Name, err)
+		fmt.Fprintf(p.Stderr, "%s: %s\n", p.Name, render.Error(err))
 		return 1
 	}
 	if len(rest) == 0 {
