@@ -107,7 +107,7 @@ func checks(t *testing.T, path string, fix driver.CheckFix) bool {
 	t.Helper()
 	ctx := context.Background()
 	img, err := block.Open(ctx, registry(), block.Source{Filename: path, Format: "qcow2"},
-		block.OpenOptions{Write: fix.Errors, Resize: fix.Errors, Check: true, Gate: driver.AllowAll})
+		block.OpenOptions{Write: fix.Leaks, Resize: fix.Leaks, Check: true, Gate: driver.AllowAll})
 	if err != nil {
 		return false
 	}

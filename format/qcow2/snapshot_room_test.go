@@ -68,3 +68,49 @@ func TestMetadataRoom(t *testing.T) {
 		}
 	}
 }
+
+// TestShrinkGivesRoomBack: what a disk loses when it gets smaller is given back to the
+// file system wherever it lies.
+func TestShrinkGivesRoomBack(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.qcow2")
+	create(t, path, 32<<20)
+	// The end of the disk lies before its start in the file.
+	qemuIO(t, path, "write 20M 10M", "flush", "write 0 5M", "flush")
+	before := blocks(t, path)
+	img := openImage(t, path, true)
+	if err := img.Resize(context.Background(), 5<<20, driver.ResizeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	closeImage(t, img)
+	checkClean(t, path)
+	if gone := before - blocks(t, path); gone < 10<<20/512 {
+		t.Errorf("%d blocks were given back, of %d", gone, 10<<20/512)
+	}
+}
+
+// TestMarkedCorrupt: a repair that cannot end well leaves the mark that the image is
+// corrupt, one that does takes it away.
+func TestMarkedCorrupt(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "a.qcow2")
+	create(t, path, 1<<20)
+	patch(t, path, 0x10000, u64(0x20200))
+	for _, c := range []struct {
+		fix  driver.CheckFix
+		mark byte
+	}{{driver.CheckFix{}, 0}, {driver.CheckFix{Leaks: true}, 2}, {driver.CheckFix{Leaks: true, Errors: true}, 0}} {
+		checks(t, path, c.fix)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b[79]&2 != c.mark {
+			t.Errorf("after a check with %+v the features are %#x", c.fix, b[79])
+		}
+	}
+	img := openImage(t, path, true)
+	defer closeImage(t, img)
+	if _, err := img.WriteAt(ctx, []byte{1}, 0); err != nil {
+		t.Error(err)
+	}
+}
