@@ -158,7 +158,7 @@ func (im *image) classify(c, from, to int64) (planState, ondisk.L2Entry) {
 		return planMissing, ondisk.L2Entry{}
 	}
 	e := ondisk.LoadL2(s.data, i, im.extended)
-	if im.badEntry(e) != "" {
+	if im.badEntry(e) != "" || im.misplaced(c<<im.clusterBits, e) {
 		return planBad, e
 	}
 	k := im.kind(e)
@@ -257,6 +257,9 @@ func (im *image) allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 		case planInPlace:
 			return im.inPlace(ctx, off, n, r)
 		case planBad:
+			if im.misplaced(c0<<im.clusterBits, r.first) {
+				return driver.WriteTarget{}, im.misplacedError(ctx, c0<<im.clusterBits, hostOffset(r.first))
+			}
 			return driver.WriteTarget{}, im.entryError(ctx, c0, r.first, im.badEntry(r.first))
 		case planWait:
 			if err := im.waitFor(ctx, c0); err != nil {

@@ -101,7 +101,7 @@ func (c *checker) bitmapTables(off, size int64) ([]bitmapTable, error) {
 	names := map[string]bool{}
 	for i := range dir {
 		b := &dir[i]
-		if what := judgeBitmap(b, int64(c.hdr.Size), c.hdr.ClusterBits); what != "" {
+		if what := judgeBitmap(b, wholeSectors(c.hdr.Size), c.hdr.ClusterBits); what != "" {
 			c.corrupt("ERROR bitmap '%s': %s; bitmap directory entry corrupted", b.Name, what)
 		}
 		if names[b.Name] {

@@ -34,7 +34,7 @@ func TestCleanOpens(t *testing.T) {
 	places := headerPlaces(clean)
 	for _, p := range places {
 		for off := p.off; off < p.off+p.n; off++ {
-			if !testkit.Sample(off, 3) {
+			if !testkit.Sample(off, 7) {
 				continue
 			}
 			for _, v := range []byte{clean[off] ^ 1, clean[off] ^ 0x80, ^clean[off], 0, clean[off] + 1} {
@@ -107,7 +107,7 @@ func checks(t *testing.T, path string, fix driver.CheckFix) bool {
 	t.Helper()
 	ctx := context.Background()
 	img, err := block.Open(ctx, registry(), block.Source{Filename: path, Format: "qcow2"},
-		block.OpenOptions{Write: fix.Errors, Resize: fix.Errors, Check: true, Gate: driver.AllowAll})
+		block.OpenOptions{Write: fix.Leaks, Resize: fix.Leaks, Check: true, Gate: driver.AllowAll})
 	if err != nil {
 		return false
 	}

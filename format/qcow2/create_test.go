@@ -122,7 +122,7 @@ func TestCreateSameBytes(t *testing.T) {
 	add("1G", "data_file=d.raw,data_file_raw=on,cluster_size=4k")
 	dir := t.TempDir()
 	for i, c := range cases {
-		if !testkit.Sample(i, 5) {
+		if !testkit.Sample(i, 9) {
 			continue
 		}
 		size, options, _ := strings.Cut(c, " ")

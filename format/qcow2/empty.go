@@ -35,7 +35,7 @@ func (im *image) MakeEmpty(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = im.cutClusters(ctx, 0, c1)
+	err = im.cutClusters(ctx, 0, c1, discardSnapshot)
 	im.unreserve(p)
 	if err == nil {
 		// Before the data file may lose anything, nothing may refer to it.

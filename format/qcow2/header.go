@@ -114,7 +114,7 @@ func (im *image) loadHeader(ctx context.Context) error {
 		im.backing, _, _ = strings.Cut(string(name), "\x00")
 	}
 	im.hdr, im.exts = *h, cloneExtensions(exts)
-	im.size.Store(int64(h.Size))
+	im.size.Store(wholeSectors(h.Size))
 	return nil
 }
 
@@ -147,6 +147,10 @@ func (im *image) checkTables(h *ondisk.Header) error {
 }
 
 const snapshotFixedSize = 40
+
+// wholeSectors is the size of a disk whose image says size: QEMU shows whole sectors
+// only.
+func wholeSectors(size uint64) int64 { return int64(size &^ (sectorSize - 1)) }
 
 // tolerate decides about an error in a part of the image that the disk itself can be
 // read without. An image that is open for reading goes on without that part: the

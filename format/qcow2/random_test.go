@@ -188,7 +188,7 @@ func TestRandomOperations(t *testing.T) {
 			r := testkit.Rand(7)
 			rounds, steps := 4, 60
 			if !testkit.Long() {
-				rounds = 2
+				rounds, steps = 2, 30
 			}
 			for round := range rounds {
 				img := openImage(t, path, true, v.open...)

@@ -56,6 +56,7 @@ const (
 	discardRequest
 	discardSnapshot
 	discardOther
+	discardAlways // the file is told whatever the options say
 )
 
 // drop is a range of host clusters that lost one reference.

@@ -110,6 +110,8 @@ func (im *image) passed(how discardKind) bool {
 		return im.opt.PassDiscardSnapshot
 	case discardOther:
 		return im.opt.PassDiscardOther
+	case discardAlways:
+		return true
 	}
 	return false
 }

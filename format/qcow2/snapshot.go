@@ -91,7 +91,7 @@ func (im *image) OpenSnapshot(ctx context.Context, idOrName string) error {
 	im.meta.Lock()
 	defer im.meta.Unlock()
 	im.l1, im.l1Off = l1, int64(s.L1TableOffset)
-	im.size.Store(int64(s.DiskSize))
+	im.size.Store(wholeSectors(s.DiskSize))
 	return nil
 }
 

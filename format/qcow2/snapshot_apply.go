@@ -82,7 +82,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 		return op.cancel(ctx, err)
 	}
 	if inPlace {
-		room = span{off: im.l1Off, end: im.l1Off + im.alignUp(n*8)}
+		room = span{off: im.l1Off, end: im.l1Off + n*8}
 	}
 	if l1, err = op.copyL1(ctx, l1, kept, room); err != nil && inPlace {
 		im.refused.Store(true) // which entries the file has is not known
@@ -128,7 +128,7 @@ func (op *snapshotOp) copyL1(ctx context.Context, l1 []uint64, kept namedTables,
 	if err != nil {
 		return nil, err
 	}
-	if err := im.writeWhole(ctx, encodeEntries(l1), room); err != nil {
+	if err := im.writeRoom(ctx, encodeEntries(l1), room); err != nil {
 		return nil, err
 	}
 	return l1, im.file.Flush(ctx)

@@ -109,7 +109,7 @@ func (op *snapshotOp) keepActive(ctx context.Context, active namedTables, room s
 	if err := im.writeL1(ctx, l1, im.l1); err != nil {
 		return nil, err
 	}
-	return l1, im.writeWhole(ctx, encodeEntries(l1), room)
+	return l1, im.writeRoom(ctx, encodeEntries(l1), room)
 }
 
 // writeL1 writes the sectors of the active L1 table in which l1 differs from old.
@@ -133,12 +133,12 @@ func encodeEntries(table []uint64) []byte {
 	return b
 }
 
-// writeWhole writes b at the start of room and zeroes in the rest of it.
-func (im *image) writeWhole(ctx context.Context, b []byte, room span) error {
-	if room.end == room.off {
+// writeRoom writes b at the start of room, and no more: what lies behind it in its
+// last cluster means nothing, and would take room on disk.
+func (im *image) writeRoom(ctx context.Context, b []byte, room span) error {
+	if len(b) == 0 {
 		return nil
 	}
-	b = append(b, make([]byte, room.end-room.off-int64(len(b)))...)
 	_, err := im.file.WriteAt(ctx, b, room.off)
 	return err
 }

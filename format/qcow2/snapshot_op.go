@@ -42,14 +42,14 @@ func (im *image) canSnapshot() error {
 	return nil
 }
 
-// snapshotRoom allocates room for n bytes in whole clusters. flushMu is not held.
+// snapshotRoom allocates clusters for n bytes, which the span that it returns has. flushMu is not held.
 func (im *image) snapshotRoom(ctx context.Context, n int64) (span, error) {
 	if n == 0 {
 		return span{}, nil
 	}
 	clusters := im.clusters(n)
 	off, _, _, err := im.allocRun(ctx, clusters, clusters)
-	room := span{off: off, end: off + clusters<<im.clusterBits}
+	room := span{off: off, end: off + n}
 	if err != nil {
 		return span{}, err
 	}
@@ -123,7 +123,7 @@ func (op *snapshotOp) cancel(ctx context.Context, err error) error {
 
 // writeTable writes the new snapshot table to its room.
 func (op *snapshotOp) writeTable(ctx context.Context) error {
-	return op.im.writeWhole(ctx, op.table, op.room)
+	return op.im.writeRoom(ctx, op.table, op.room)
 }
 
 // commitTable makes everything durable and lets the header name the new table.

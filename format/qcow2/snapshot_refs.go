@@ -95,7 +95,7 @@ func (r *refPass) apply(ctx context.Context) error {
 	}
 	for _, run := range runs {
 		for _, room := range r.rooms {
-			if first, end := room.off>>r.im.clusterBits, room.end>>r.im.clusterBits; run.first < end && first < run.first+run.n {
+			if first, end := room.off>>r.im.clusterBits, r.im.clusters(room.end); run.first < end && first < run.first+run.n {
 				return uncounted(max(run.first, first) << r.im.clusterBits)
 			}
 		}
