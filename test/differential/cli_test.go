@@ -219,12 +219,18 @@ func TestCLI(t *testing.T) { testCLI(t, needCLI(t), cliDifferences) }
 // are. It is in the directory that COWL_QEMU_NEWEST names.
 func TestCLINewest(t *testing.T) {
 	tools := needCLI(t)
+	tools.img = filepath.Join(newestDir(t), "qemu-img")
+	testCLI(t, tools, cliNewestDifferences)
+}
+
+// newestDir is where the newest version of the original is.
+func newestDir(t *testing.T) string {
+	t.Helper()
 	dir := os.Getenv("COWL_QEMU_NEWEST")
 	if dir == "" {
-		t.Skip("COWL_QEMU_NEWEST does not name a directory with the newest qemu-img")
+		t.Skip("COWL_QEMU_NEWEST does not name a directory with the newest version of QEMU's tools")
 	}
-	tools.img = filepath.Join(dir, "qemu-img")
-	testCLI(t, tools, cliNewestDifferences)
+	return dir
 }
 
 // testCLI runs the table beside tools.img.

@@ -56,7 +56,7 @@ func image(name string, s program.Streams) *qemuimg.Program {
 	return &qemuimg.Program{Name: name, Streams: s, Drivers: drivers.All()}
 }
 
-// server is the NBD server. prefix is what stands before its options.
+// server is the NBD server. prefix is the words before its options.
 func server(name string, s program.Streams, prefix []string) *qemunbd.Program {
 	return &qemunbd.Program{Name: name, Streams: s, Prefix: prefix, Drivers: drivers.All()}
 }

@@ -113,8 +113,8 @@ func (s *Set) Define(def string, out io.Writer) error {
 	return nil
 }
 
-// tlsCreds reads the options of TLS credentials and looks at their files. Who uses
-// them reads those again.
+// tlsCreds reads the options of TLS credentials and looks at their files. Their users
+// read the files again.
 func (s *Set) tlsCreds(def definition) (driver.Object, error) {
 	d := def.params
 	c := &driver.TLSCreds{Type: strings.TrimPrefix(def.typ, "tls-creds-"), Dir: d.String("dir"), VerifyPeer: true, Username: d.String("username"),

@@ -48,7 +48,7 @@ func TestSecret(t *testing.T) {
 	}
 }
 
-// seal encrypts as the original expects it.
+// seal encrypts as QEMU expects it.
 func seal(t *testing.T, key, iv, plain []byte) []byte {
 	t.Helper()
 	b, err := aes.NewCipher(key)

@@ -28,7 +28,7 @@ func throttleParams() []param {
 		}
 	}
 	list = append(list, param{name: "x-iops-size", kind: "int"})
-	// The original sorts the lines of its help.
+	// QEMU sorts the lines of its help.
 	slices.SortFunc(list, func(a, b param) int { return strings.Compare(a.name+"=", b.name+"=") })
 	return list
 }

@@ -46,8 +46,8 @@ func catchSignals(ctx context.Context) (context.Context, *signals) {
 	return ctx, s
 }
 
-// end lets the process die of the signal that interrupted it, so that who waits
-// for it, a shell with a loop for example, knows.
+// end lets the process die of the signal that interrupted it, so that the process
+// that waits for it, such as a shell with a loop, can tell.
 func (s *signals) end() {
 	if sig := s.got.Load(); sig != nil && !s.orderly.Load() {
 		dieOf(*sig)

@@ -200,7 +200,7 @@ func (cv *conversion) copyBitmaps(src, target *block.Image) error {
 	err := ops.CopyBitmaps(cv.ctx, src, target, func(m string) { cv.warnf("%s", m) })
 	var bad *ops.BitmapError
 	if errors.As(err, &bad) {
-		return &harmless{fmt.Errorf("Failed to %s bitmap %s: %s", bad.Op, bad.Name, bitmapReason(bad.Err))}
+		return &untouched{fmt.Errorf("Failed to %s bitmap %s: %s", bad.Op, bad.Name, bitmapReason(bad.Err))}
 	}
 	return err
 }

@@ -67,9 +67,9 @@ func (c *call) runCommit(job ops.CommitJob, base *string) int {
 	return 0
 }
 
-// lockError is the error of an image that cannot be opened together with its
-// base for writing. Where it can be opened by itself, it is the base that is in
-// use, and only that is said.
+// lockError words the error of an image that cannot be opened together with its base
+// for writing. If the image alone can be opened, the base is in use, and the error
+// names only that.
 func (c *call) lockError(err error, o block.OpenOptions) error {
 	o.WriteBacking = false
 	img, alone := c.open(c.image(c.operands[0]), o)

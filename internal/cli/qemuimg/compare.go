@@ -69,13 +69,13 @@ func (c *call) compare(formatB string, strict bool) int {
 		return c.compareError(err, a)
 	}
 	code := c.compareResult(res, min(a.Size(), b.Size()))
-	// The result stands where the end of the progress would.
+	// The result takes the place of the last line of progress.
 	stop(true)
 	return code
 }
 
-// compareResult prints the first difference. What lies beyond common is in one
-// of the disks only.
+// compareResult prints the first difference. Beyond common there is only one of the
+// disks.
 func (c *call) compareResult(res ops.CompareResult, common int64) int {
 	if res.Difference == ops.Same && res.SizeDiffers || res.Difference == ops.DiffContent && res.Offset >= common {
 		c.printf("Warning: Image size mismatch!\n")

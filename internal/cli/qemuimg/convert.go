@@ -132,7 +132,7 @@ func (cv *conversion) toTarget(job ops.ConvertJob, size int64) error {
 		return err
 	}
 	if !cv.noCreate {
-		if err := keepSources(cv.target, job.Sources...); err != nil {
+		if err := refuseOverwrite(cv.target, job.Sources...); err != nil {
 			return fmt.Errorf("%s: error while converting %s: %w", cv.target, plan.format, err)
 		}
 	}
@@ -154,17 +154,17 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 	if cv.compress && !job.Target.CanCompress() {
 		err := cannotCompress(cv.ctx, job.Target)
 		if cv.noCreate {
-			return &harmless{err}
+			return &untouched{err}
 		}
 		return err
 	}
 	if cv.bitmaps {
 		if _, ok, err := job.Target.Bitmaps(cv.ctx); err != nil || !ok {
-			return &harmless{cmp.Or(err, fmt.Errorf("Format driver '%s' does not support bitmaps", job.Target.Format()))}
+			return &untouched{cmp.Or(err, fmt.Errorf("Format driver '%s' does not support bitmaps", job.Target.Format()))}
 		}
 	}
 	if cv.noCreate && job.Target.Size() < size {
-		return &harmless{fmt.Errorf("output file is smaller than input file")}
+		return &untouched{fmt.Errorf("output file is smaller than input file")}
 	}
 	if plan.backing {
 		job.TargetBase = job.Target.Backing()

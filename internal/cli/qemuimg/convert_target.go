@@ -18,7 +18,7 @@ type targetPlan struct {
 	format  string
 	options opts.Dict // of the new image
 	size    int64
-	backing bool // it rests on a backing file
+	backing bool // it has a backing file
 }
 
 // plan finds out what target to make, and refuses what cannot be.
@@ -127,14 +127,14 @@ func (cv *conversion) openTarget(p *targetPlan, cache driver.Cache) (*block.Imag
 		block.OpenOptions{Write: true, Sequential: true, Unmap: cv.sparse > 0, Cache: cache})
 }
 
-// harmless marks errors that came before anything was written.
-type harmless struct{ error }
+// untouched marks errors that came before anything was written to the target.
+type untouched struct{ error }
 
-func (e *harmless) Unwrap() error { return e.error }
+func (e *untouched) Unwrap() error { return e.error }
 
 // incomplete words an error of copying, and says what became of the target.
 func (cv *conversion) incomplete(err error) error {
-	var early *harmless
+	var early *untouched
 	if errors.As(err, &early) {
 		return err
 	}

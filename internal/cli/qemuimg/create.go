@@ -83,7 +83,7 @@ func (cr *creating) run(_ context.Context, operands []string) int {
 	return 0
 }
 
-// createError takes the envelopes off that name the new image once more.
+// createError drops the wrappers that repeat the name of the new image.
 func createError(err error) error {
 	var open *block.OpenError
 	if errors.As(err, &open) && open == err && open.Role == "" {

@@ -37,7 +37,7 @@ func ddCommand(c *call) *program.Command {
 	}
 }
 
-// ddOperands are what stands on the command line as NAME=VALUE.
+// ddOperands are the operands NAME=VALUE of the command line.
 type ddOperands struct {
 	in, out         string
 	hasIn, hasOut   bool
@@ -89,7 +89,7 @@ func (c *call) dd(format string) int {
 		return c.errorf("Format driver '%s' does not support image creation", format)
 	}
 	start, n, beyond := o.window(src.Size())
-	if err := keepSources(o.out, src); err != nil {
+	if err := refuseOverwrite(o.out, src); err != nil {
 		return c.fail(fmt.Errorf("%s: error while creating output image: %w", o.out, err))
 	}
 	if err := block.Create(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll, Objects: &c.objects}); err != nil {
@@ -115,7 +115,7 @@ func (c *call) dd(format string) int {
 	return 0
 }
 
-// window is the part of a disk that is copied. As in the original, count is
+// window is the part of a disk that is copied. As in QEMU, count is
 // counted from the start of the disk, not from where skip leads.
 func (o *ddOperands) window(size int64) (start, n int64, beyond bool) {
 	if o.count >= 0 && o.count <= math.MaxInt64/o.bs && o.count*o.bs < size {

@@ -90,7 +90,7 @@ func (m *measuring) run(_ context.Context, operands []string) int {
 }
 
 // measureDict reads the options of the new image. Those that only concern the
-// file it would lie in are accepted and have no say.
+// file below it are accepted and have no effect.
 func measureDict(c *call, desc *driver.Desc, list *optionList) (opts.Dict, error) {
 	d, err := list.dict()
 	if err != nil {

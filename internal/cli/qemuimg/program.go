@@ -177,7 +177,7 @@ func (p *Program) help() {
 	fmt.Fprint(p.Stdout, "\nSupported image formats:\n\n")
 	p.listFormats()
 	// Programs that call this one look here for what it can do: each command is on a
-	// line of its own, as in the help of old versions of the original.
+	// line of its own, as in the help of old versions of QEMU.
 	fmt.Fprint(p.Stdout, "\nCommand syntax:\n\n")
 	for _, c := range list {
 		fmt.Fprintf(p.Stdout, "  %s\n", c.Synopsis())

@@ -18,7 +18,8 @@ func (c *call) startProgress(minStep float64) (p *render.Progress, stop func(fai
 		mode = render.ProgressBar
 	}
 	p = render.NewProgress(c.progressWriter(mode), mode, minStep)
-	// Who sees the first sign of progress may send a signal at once.
+	// The signal must be handled before the first output: its reader may send one
+	// at once.
 	unhook := onInfoSignal(p.Signal)
 	p.Start()
 	return p, func(failed bool) {

@@ -107,11 +107,11 @@ func (r *rebasing) rebase(cache driver.Cache) error {
 		// Known before anything is copied.
 		return fmt.Errorf("Could not change the backing file to '%s': backing format must be specified", r.job.Backing.Filename)
 	}
-	return r.worded(ops.Rebase(r.ctx, r.job))
+	return r.reworded(ops.Rebase(r.ctx, r.job))
 }
 
-// openNew finds the new backing file in the chain, or opens it; then it is
-// returned for being closed.
+// openNew finds the new backing file in the chain, or opens it. An image that it
+// opened is returned; the caller closes it.
 func (r *rebasing) openNew(cache driver.Cache) (*block.Image, error) {
 	img, name := r.job.Image, r.job.Backing.Filename
 	overlay := r.operands[0]
@@ -136,8 +136,8 @@ func (r *rebasing) openNew(cache driver.Cache) (*block.Image, error) {
 	return opened, nil
 }
 
-// worded says an error of rebasing as users know it.
-func (r *rebasing) worded(err error) error {
+// reworded returns an error of rebasing in the words of QEMU.
+func (r *rebasing) reworded(err error) error {
 	if err == nil || r.ctx.Err() != nil {
 		return err
 	}

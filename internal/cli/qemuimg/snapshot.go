@@ -117,7 +117,7 @@ func (c *call) applySnapshot(img *block.Image, name string) int {
 	return c.errorf("Could not apply snapshot '%s': Failed to load snapshot: %s", name, snapshotReason(err))
 }
 
-// deleteSnapshot deletes by name only, unlike applySnapshot: so does the original.
+// deleteSnapshot deletes by name only, unlike applySnapshot: so does QEMU.
 func (c *call) deleteSnapshot(img *block.Image, name string) int {
 	list, _, err := img.Snapshots(c.ctx)
 	if err != nil {
@@ -135,8 +135,8 @@ func (c *call) deleteSnapshot(img *block.Image, name string) int {
 	return c.errorf("Could not delete snapshot '%s': snapshot not found", name)
 }
 
-// snapshotReason says why a snapshot operation failed, in the words of the
-// original where it has no more than an error number.
+// snapshotReason says why a snapshot operation failed, in the words of
+// QEMU where QEMU has no more than an error number.
 func snapshotReason(err error) string {
 	switch {
 	case errors.Is(err, driver.ErrNoSnapshot):

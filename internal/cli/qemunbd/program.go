@@ -21,7 +21,7 @@ type Program struct {
 	Name string
 	program.Streams
 	Drivers []driver.Driver
-	// Prefix is what stands between the program's file and the options on the command
+	// Prefix are the words between the program and its options on the command
 	// line: "nbd" in "cowl nbd".
 	Prefix []string
 }

@@ -156,7 +156,7 @@ func shutdown(ctx context.Context, srv *server.Server) error {
 // asked for.
 func (p *Program) device(ctx context.Context, s *settings, img *block.Image) (server.Device, error) {
 	bitmaps := slices.Clone(s.bitmaps)
-	slices.Reverse(bitmaps) // clients see the last one first, as those of the original do
+	slices.Reverse(bitmaps) // clients see the last one first, as those of QEMU do
 	dev, err := export.New(ctx, img, export.Options{AllocationDepth: s.depth, Bitmaps: bitmaps})
 	if err != nil {
 		return nil, err
