@@ -4,7 +4,6 @@ package guestagent
 
 import (
 	"errors"
-	"io"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,10 +54,6 @@ func openRaw(path, mode string) (rawFile, error) {
 	fd, err := open(path, flags&^unix.O_CREAT)
 	if err != nil {
 		return nil, err
-	}
-	if mode == "a+" || mode == "a" {
-		// The first position that is reported is the end.
-		_, _ = unix.Seek(fd, 0, io.SeekEnd)
 	}
 	return unixFile(fd), nil
 }

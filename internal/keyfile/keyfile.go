@@ -40,7 +40,7 @@ func Parse(data string) (*File, error) {
 			if !validKey(key) {
 				return nil, fmt.Errorf("Invalid key name: %s", key)
 			}
-			f.groups[group][key] = strings.Trim(value, " \t\v\f\r")
+			f.groups[group][key] = strings.TrimLeft(value, " \t\v\f\r")
 		default:
 			return nil, fmt.Errorf("Key file contains line “%s” which is not a key-value pair, group, or comment", line)
 		}
@@ -103,7 +103,7 @@ func (f *File) String(group, key string) (string, error) {
 
 // Bool returns a value that is true, false, 1 or 0.
 func (f *File) Bool(group, key string) (bool, error) {
-	switch f.groups[group][key] {
+	switch strings.TrimRight(f.groups[group][key], " \t\v\f\r") {
 	case "true", "1":
 		return true, nil
 	case "false", "0":

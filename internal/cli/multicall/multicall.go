@@ -9,17 +9,37 @@ import (
 
 	"github.com/cowl-disk/cowl/drivers"
 	"github.com/cowl-disk/cowl/internal/cli/program"
+	"github.com/cowl-disk/cowl/internal/cli/qemuga"
 	"github.com/cowl-disk/cowl/internal/cli/qemuimg"
 	"github.com/cowl-disk/cowl/internal/cli/qemunbd"
 )
 
 // Main runs the program that the arguments of the process ask for, and ends the process.
 func Main() {
+	// The agent has signals of its own: none may end it while file systems are frozen.
+	if name, args, ok := agent(os.Args); ok {
+		os.Exit(qemuga.Main(context.Background(), name, args, os.Stdin, os.Stdout, os.Stderr))
+	}
 	program.Main(func(ctx context.Context, s program.Streams) int { return Run(ctx, s, os.Args) })
+}
+
+// agent reports whether args ask for the guest agent, the name first, and under which
+// name with which arguments.
+func agent(args []string) (name string, rest []string, ok bool) {
+	switch {
+	case program.KindOf(program.Name(args)) == program.Agent:
+		return args[0], args[1:], true
+	case program.KindOf(program.Name(args)) == program.Cowl && len(args) > 1 && args[1] == "guest-agent":
+		return "cowl guest-agent", args[2:], true
+	}
+	return "", nil, false
 }
 
 // Run runs the program that args ask for, the name first, and returns the exit code.
 func Run(ctx context.Context, s program.Streams, args []string) int {
+	if name, rest, ok := agent(args); ok {
+		return qemuga.Main(ctx, name, rest, s.Stdin, s.Stdout, s.Stderr)
+	}
 	name := program.Name(args)
 	if len(args) > 0 {
 		args = args[1:]
@@ -29,7 +49,7 @@ func Run(ctx context.Context, s program.Streams, args []string) int {
 		return image(name, s).Run(ctx, args)
 	case program.Server:
 		return server(name, s, nil).Run(ctx, args)
-	case program.IO, program.Agent, program.Daemon:
+	case program.IO, program.Daemon:
 		fmt.Fprintf(s.Stderr, "%s: not built into this version of cowl\n", name)
 		return 1
 	}

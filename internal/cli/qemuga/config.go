@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/cowl-disk/cowl/guestagent"
@@ -16,18 +17,18 @@ import (
 
 // config is what the configuration file and the command line say.
 type config struct {
-	daemon                                         bool
-	method, path, logfile, pidfile, hook, statedir string
-	hasPath, hasLogfile, hasHook                   bool
-	verbose, retry                                 bool
-	block, allow                                   []string // in the reverse order of each list, as QEMU keeps them
-	hasAllow                                       bool
-	preset                                         string
-	freezeLimit, hookLimit                         time.Duration
-	limits                                         guestagent.Limits
-	version                                        string
-	dumpOnly                                       bool
-	inherited                                      bool // the listening socket comes from the service manager
+	daemon                                                           bool
+	method, path, logfile, pidfile, hook, statedir                   string
+	hasMethod, hasPath, hasLogfile, hasPidfile, hasHook, hasStatedir bool
+	verbose, retry                                                   bool
+	block, allow                                                     []string // in the reverse order of each list, as QEMU keeps them
+	hasAllow                                                         bool
+	preset                                                           string
+	freezeLimit, hookLimit                                           time.Duration
+	limits                                                           guestagent.Limits
+	version                                                          string
+	dumpOnly                                                         bool
+	inherited                                                        bool // the listening socket comes from the service manager
 }
 
 // splitReversed splits a list; QEMU keeps it the other way round.
@@ -53,6 +54,9 @@ func (c *config) load(name string, required bool) error {
 		return fmt.Errorf("error loading configuration from path: %s, %w", name, err)
 	}
 	data, err := os.ReadFile(name)
+	if errors.Is(err, syscall.EISDIR) {
+		err = errors.New("Not a regular file")
+	}
 	if errors.Is(err, os.ErrNotExist) && !required {
 		return nil
 	}
@@ -88,20 +92,17 @@ func (c *config) load(name string, required bool) error {
 	}
 	store := func(to *string, has *bool) func(string) error {
 		return func(v string) error {
-			*to = v
-			if has != nil {
-				*has = true
-			}
+			*to, *has = v, true
 			return nil
 		}
 	}
 	boolean("daemon", &c.daemon)
-	text("method", store(&c.method, nil))
+	text("method", store(&c.method, &c.hasMethod))
 	text("path", store(&c.path, &c.hasPath))
 	text("logfile", store(&c.logfile, &c.hasLogfile))
-	text("pidfile", store(&c.pidfile, nil))
+	text("pidfile", store(&c.pidfile, &c.hasPidfile))
 	text("fsfreeze-hook", store(&c.hook, &c.hasHook))
-	text("statedir", store(&c.statedir, nil))
+	text("statedir", store(&c.statedir, &c.hasStatedir))
 	boolean("verbose", &c.verbose)
 	boolean("retry-path", &c.retry)
 	for _, key := range []string{"blacklist", "block-rpcs"} {

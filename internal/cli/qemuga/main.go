@@ -104,19 +104,19 @@ func (p *program) option(id, arg string, given bool) (code int, done bool) {
 	c := &p.cfg
 	switch id {
 	case "method":
-		c.method = arg
+		c.method, c.hasMethod = arg, true
 	case "path":
 		c.path, c.hasPath = arg, true
 	case "logfile":
 		c.logfile, c.hasLogfile = arg, true
 	case "pidfile":
-		c.pidfile = arg
+		c.pidfile, c.hasPidfile = arg, true
 	case "fsfreeze-hook":
 		if c.hook, c.hasHook = arg, true; !given {
 			c.hook = defaultHook
 		}
 	case "statedir":
-		c.statedir = arg
+		c.statedir, c.hasStatedir = arg, true
 	case "verbose":
 		c.verbose = true
 	case "version":
@@ -167,13 +167,13 @@ func (p *program) commands() []guestagent.Command {
 // complete fills in the defaults and does what needs no agent.
 func (p *program) complete() (code int, done bool) {
 	c := &p.cfg
-	if c.pidfile == "" {
+	if !c.hasPidfile {
 		c.pidfile = filepath.Join(defaultState, "qemu-ga.pid")
 	}
-	if c.statedir == "" {
+	if !c.hasStatedir {
 		c.statedir = defaultState
 	}
-	if c.method == "" {
+	if !c.hasMethod {
 		c.method = "virtio-serial"
 	}
 	n, method, err := inheritedSockets()

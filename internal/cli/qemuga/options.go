@@ -116,7 +116,7 @@ func (s *scanner) long(word string) (id, arg string, given, ok bool) {
 	}
 	switch {
 	case len(found) == 0:
-		return s.mistake("unrecognized option '--" + name + "'")
+		return s.mistake("unrecognized option '--" + word + "'")
 	case len(found) > 1:
 		text := "option '--" + name + "' is ambiguous; possibilities:"
 		for _, o := range found {

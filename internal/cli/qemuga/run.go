@@ -19,6 +19,7 @@ const retryInterval = 5 * time.Second
 // run makes the agent and serves until a signal ends it.
 func (p *program) run(ctx context.Context, args []string) int {
 	c := &p.cfg
+	closeOnExec()
 	p.log = &logger{w: p.stderr, verbose: c.verbose, account: newAccounter()}
 	if c.daemon && !isDaemon() {
 		return p.daemonize(args)
@@ -90,6 +91,8 @@ func (p *program) serve(ctx context.Context) error {
 	if c.daemon {
 		if !frozen {
 			if err := pid.write(c.pidfile); err != nil {
+				// Who started the daemon does not look into its log.
+				p.log.set(p.stderr, false)
 				return err
 			}
 		}
