@@ -230,3 +230,28 @@ func TestPlainNames(t *testing.T) {
 		}
 	}
 }
+
+// TestStatusInUnits: a disk with units of requests describes itself in such units; the
+// last sector of a file that ends in it counts as data.
+func TestStatusInUnits(t *testing.T) {
+	name := rawFile(t, t.TempDir(), "disk", bytes.Repeat([]byte{1}, 1000))
+	reg := block.NewRegistry(raw.New(), file.New())
+	for _, c := range []struct {
+		format string
+		want   []int64 // lengths
+	}{{"raw", []int64{1000, 24}}, {"", []int64{512, 512}}} {
+		img, err := block.Open(t.Context(), reg, block.Source{Filename: name, Format: c.format}, block.OpenOptions{Write: true, Gate: driver.AllowAll})
+		if err != nil {
+			t.Fatal(err)
+		}
+		off := int64(0)
+		for i, want := range c.want {
+			st, err := img.Status(t.Context(), off, img.Size()-off, nil)
+			if err != nil || st.Length != want || st.Zero != (c.format == "raw" && i == 1) || !st.HasOffset && !st.Zero {
+				t.Errorf("format %q at %d: %+v, %v", c.format, off, st, err)
+			}
+			off += st.Length
+		}
+		img.Close(t.Context())
+	}
+}

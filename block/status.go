@@ -84,11 +84,47 @@ func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error)
 	}
 	e := img.guard.Enter()
 	defer img.guard.Exit(e)
+	st, err := img.exactStatus(ctx, off, n)
+	if err == nil && img.format != nil && img.unit() > 1 && st.Length < n {
+		return img.wholeUnits(ctx, st, off)
+	}
+	return st, err
+}
+
+// exactStatus is StatusLayer inside the guard, to the byte.
+func (img *Image) exactStatus(ctx context.Context, off, n int64) (Status, error) {
 	st, recurse, err := img.ownStatus(ctx, off, n)
 	if err == nil && recurse {
 		return img.recurse(ctx, st)
 	}
 	return st, err
+}
+
+// wholeUnits makes st, the status at off, end at the end of a unit of requests. A unit
+// of several kinds counts as data.
+func (img *Image) wholeUnits(ctx context.Context, st Status, off int64) (Status, error) {
+	unit, size := img.unit(), img.Size()
+	end := off + st.Length
+	if end%unit == 0 || end >= size || st.Length == 0 {
+		return st, nil
+	}
+	if whole := end / unit * unit; whole > off {
+		st.Length = whole - off
+		return st, nil
+	}
+	last := min((end/unit+1)*unit, size)
+	for pos := end; pos < last; {
+		next, err := img.exactStatus(ctx, pos, last-pos)
+		if err != nil || next.Length == 0 {
+			return st, err
+		}
+		if next.Zero != st.Zero || next.Data != st.Data {
+			st.Data, st.Zero, st.Allocated = true, false, true
+		}
+		pos += next.Length
+	}
+	st.Length = last - off
+	return st, nil
 }
 
 // AllocatedLayer tells whether this layer alone answers for the bytes at off, and
