@@ -34,7 +34,7 @@ func TestCleanOpens(t *testing.T) {
 	places := headerPlaces(clean)
 	for _, p := range places {
 		for off := p.off; off < p.off+p.n; off++ {
-			if !testkit.Sample(off, 7) {
+			if !testkit.Sample(off, 11) {
 				continue
 			}
 			for _, v := range []byte{clean[off] ^ 1, clean[off] ^ 0x80, ^clean[off], 0, clean[off] + 1} {

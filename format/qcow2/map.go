@@ -160,7 +160,7 @@ func (im *image) mapRange(ctx context.Context, off, n int64) (driver.Extent, err
 	switch acc.kind {
 	case driver.ExtentData:
 		if !im.external && x.HostOffset+x.Length > im.file.Size() {
-			if err := im.withinFile(ctx, off, &x); err != nil {
+			if err := im.withinFile(off, &x); err != nil {
 				return driver.Extent{}, err
 			}
 		}

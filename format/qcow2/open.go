@@ -135,8 +135,6 @@ type image struct {
 	recurse   atomic.Int32 // result of metadata preallocation detection: 0 unknown, 1 no, 2 yes
 	recurseMu sync.Mutex
 
-	cut atomic.Int32 // whether the file was cut short: 0 unknown, 1 no, 2 yes
-
 	codec codec
 
 	refRuns int // see maxRefRuns
