@@ -3,8 +3,10 @@ package qemuimg
 import (
 	"cmp"
 	"fmt"
+	"math"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/resources"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -166,6 +168,9 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 	if cv.noCreate && job.Target.Size() < size {
 		return &untouched{fmt.Errorf("output file is smaller than input file")}
 	}
+	if cv.compress {
+		job.Workers = cv.compressors(job.Target)
+	}
 	if plan.backing {
 		job.TargetBase = job.Target.Backing()
 		job.TargetNew = !cv.noCreate
@@ -182,6 +187,20 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 		return err
 	}
 	return cv.copyBitmaps(job.Sources[0], job.Target)
+}
+
+// encoderMemory is what an encoder holds beside the clusters that it works on.
+const encoderMemory = 12 << 20
+
+// compressors is how many workers may compress at a time, 0 for the usual number: fewer
+// where the memory of the process is limited.
+func (cv *conversion) compressors(target *block.Image) int {
+	left := resources.Available()
+	if left == math.MaxInt64 {
+		return cv.workers
+	}
+	each := encoderMemory + 4*target.Limits().ClusterSize
+	return int(max(1, min(int64(cmp.Or(cv.workers, 8)), left/2/each)))
 }
 
 // zeroInit says whether a new image reads as zeroes.
