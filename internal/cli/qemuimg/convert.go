@@ -3,7 +3,6 @@ package qemuimg
 import (
 	"cmp"
 	"fmt"
-	"math"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/resources"
@@ -189,19 +188,21 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 	return cv.copyBitmaps(job.Sources[0], job.Target)
 }
 
-// encoderMemory is what an encoder holds beside the clusters that it works on.
-const encoderMemory = 12 << 20
+// What an encoder holds: the cluster that it reads, room for the result, a history of
+// several clusters and tables.
+const (
+	encoderClusters = 9
+	encoderTables   = 1 << 20
+)
 
-// compressors is how many workers may compress at a time, 0 for the usual number: fewer
-// where the memory of the process is limited.
+// compressors is how many workers compress at a time: as many as asked for, or the
+// usual number, as far as memory allows.
 func (cv *conversion) compressors(target *block.Image) int {
-	left := resources.Available()
-	if left == math.MaxInt64 {
-		return cv.workers
-	}
-	each := encoderMemory + 4*target.Limits().ClusterSize
-	return int(max(1, min(int64(cmp.Or(cv.workers, 8)), left/2/each)))
+	return resources.Workers(cmp.Or(cv.workers, usualWorkers()), encoderClusters*target.Limits().ClusterSize+encoderTables)
 }
+
+// usualWorkers is how many workers there are without -m.
+func usualWorkers() int { return min(max(2, resources.Processors()), 8) }
 
 // zeroInit says whether a new image reads as zeroes.
 func zeroInit(c *call, img *block.Image) (bool, error) {
