@@ -45,8 +45,8 @@ func TestAddressSpace(t *testing.T) {
 	const convert = `"$COWL" convert -q -f raw -O qcow2 -m 16 `
 	for _, procs := range []string{"16", "64"} {
 		for _, c := range []struct{ kib, command string }{
-			{"786432", `"$COWL" create -q -f qcow2 new.qcow2 1T`},
-			{"786432", `"$COWL" info new.qcow2 >/dev/null`},
+			{"819200", `"$COWL" create -q -f qcow2 new.qcow2 1T`},
+			{"819200", `"$COWL" info new.qcow2 >/dev/null`},
 			{"1048576", convert + "disk.raw out.qcow2"},
 			{"1048576", convert + "-c -o cluster_size=2M disk.raw out.qcow2"},
 			{"1048576", convert + "-c -o cluster_size=2M,compression_type=zstd disk.raw out.qcow2"},

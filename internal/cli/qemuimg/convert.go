@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/resources"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -166,6 +167,9 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 	if cv.noCreate && job.Target.Size() < size {
 		return &untouched{fmt.Errorf("output file is smaller than input file")}
 	}
+	if cv.compress {
+		job.Workers = cv.compressors(job.Target)
+	}
 	if plan.backing {
 		job.TargetBase = job.Target.Backing()
 		job.TargetNew = !cv.noCreate
@@ -183,6 +187,22 @@ func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) e
 	}
 	return cv.copyBitmaps(job.Sources[0], job.Target)
 }
+
+// What an encoder holds: the cluster that it reads, room for the result, a history of
+// several clusters and tables.
+const (
+	encoderClusters = 9
+	encoderTables   = 1 << 20
+)
+
+// compressors is how many workers compress at a time: as many as asked for, or the
+// usual number, as far as memory allows.
+func (cv *conversion) compressors(target *block.Image) int {
+	return resources.Workers(cmp.Or(cv.workers, usualWorkers()), encoderClusters*target.Limits().ClusterSize+encoderTables)
+}
+
+// usualWorkers is how many workers there are without -m.
+func usualWorkers() int { return min(max(2, resources.Processors()), 8) }
 
 // zeroInit says whether a new image reads as zeroes.
 func zeroInit(c *call, img *block.Image) (bool, error) {
