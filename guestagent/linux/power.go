@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -64,7 +65,26 @@ func (s *System) initSignal(mode string) (int, bool) {
 		"busybox": {"powerdown": int(syscall.SIGUSR2), "halt": int(syscall.SIGUSR1), "reboot": int(syscall.SIGTERM)},
 	}
 	signal, ok := signals[name][mode]
-	return signal, ok
+	return signal, ok && s.takesSignal(signal)
+}
+
+// takesSignal reports whether the init process waits for a signal: one that it does
+// not handle would be lost.
+func (s *System) takesSignal(signal int) bool {
+	status, err := s.read("/proc/1/status")
+	if err != nil {
+		return false
+	}
+	for _, line := range strings.Split(status, "\n") {
+		key, value, _ := strings.Cut(line, ":")
+		if key != "SigCgt" && key != "SigBlk" {
+			continue
+		}
+		if mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64); err == nil && mask>>(signal-1)&1 != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 type suspendMode int

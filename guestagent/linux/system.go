@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cowl-disk/cowl/guestagent"
 	"github.com/cowl-disk/cowl/guestagent/posix"
@@ -56,22 +59,29 @@ func New() *System { return &System{Root: "/", Kernel: realKernel{}} }
 
 func (s *System) path(name string) string { return filepath.Join("/", s.Root, name) }
 
-// below takes Root away from a path.
-func (s *System) below(path string) string {
-	return filepath.Join("/", strings.TrimPrefix(path, filepath.Join("/", s.Root)))
-}
-
 // real resolves all links of a path. The result begins at Root.
 func (s *System) real(name string) (string, error) {
-	p, err := filepath.EvalSymlinks(s.path(name))
-	if err != nil {
-		return "", err
+	p, err := resolve(s.path(name))
+	if err != nil || s.path("/") == "/" {
+		return p, err
 	}
-	root, err := filepath.EvalSymlinks(s.path("/"))
+	root, err := resolve(s.path("/"))
+	return filepath.Join("/", strings.TrimPrefix(p, root)), err
+}
+
+// resolve has the kernel resolve the links of a path, which is faster than looking at
+// each part of it.
+func resolve(name string) (string, error) {
+	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return "", err
+		return "", &os.PathError{Op: "open", Path: name, Err: err}
 	}
-	return filepath.Join("/", strings.TrimPrefix(p, root)), nil
+	defer unix.Close(fd)
+	p, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return filepath.EvalSymlinks(name)
+	}
+	return p, nil
 }
 
 func (s *System) read(name string) (string, error) {

@@ -7,6 +7,7 @@ package guestagent
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"io"
 	"net"
@@ -154,4 +155,13 @@ func (a *agent) try(request string, piece int) (string, error) {
 		}
 	}
 	return string(got), <-sent
+}
+
+func decode(t testing.TB, s string) string {
+	t.Helper()
+	data, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }

@@ -27,6 +27,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`"metric": (-1|4294967295)\b`), `"metric": ALL`},                       // a signed metric
 	{regexp.MustCompile(`failed to lookup user '(.*?)': [^"]*`), `failed to lookup user '$1'`}, // "Success"
 	{regexp.MustCompile(`"serial": "[^"]*", `), ``},                                            // found by udev only
+	{regexp.MustCompile(`, "alias": "[^"]*"`), ``},                                             // as well
 	// 10.2 always says whether output was cut, 10.0 only when it was.
 	{regexp.MustCompile(`, "(out|err)-truncated": false|"(out|err)-truncated": false, `), ``},
 }

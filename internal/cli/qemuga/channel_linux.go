@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -104,9 +105,17 @@ func (p *virtioPort) serve(ctx context.Context, agent *guestagent.Agent) error {
 
 var errHostGone = errors.New("the host is gone")
 
+// hostPatience is how long a reply waits for a host that is not there, and hostCheck how
+// often it looks.
+const (
+	hostPatience = 2 * time.Second
+	hostCheck    = 10 * time.Millisecond
+)
+
 // Write writes a reply. It waits for a host that does not read.
 func (p *virtioPort) Write(data []byte) (int, error) {
 	written := 0
+	var waited time.Duration
 	for written < len(data) {
 		n, err := unix.Write(p.fd, data[written:])
 		switch {
@@ -126,7 +135,12 @@ func (p *virtioPort) Write(data []byte) (int, error) {
 			return written, os.ErrClosed
 		}
 		if fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {
-			return written, errHostGone
+			// The request of a host that has just come can be here before the news
+			// that it is there.
+			if waited += hostCheck; waited > hostPatience {
+				return written, errHostGone
+			}
+			time.Sleep(hostCheck)
 		}
 	}
 	return written, nil

@@ -17,11 +17,8 @@ import (
 // Version is the version of QEMU's agent whose behaviour this is.
 const Version = "10.2.2"
 
-// gcPercent and softLimit keep the memory of a program small that mostly waits.
-const (
-	gcPercent = 50
-	softLimit = 10 << 20
-)
+// gcPercent is the GC target. The agent mostly waits: memory matters more than speed.
+const gcPercent = 50
 
 // program is a run of the program.
 type program struct {
@@ -40,9 +37,8 @@ func Main(ctx context.Context, name string, args []string, _ io.Reader, stdout, 
 	if done {
 		return code
 	}
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
-		debug.SetMemoryLimit(softLimit)
 	}
 	return p.run(ctx, args)
 }
