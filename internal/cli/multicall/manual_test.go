@@ -78,6 +78,16 @@ func TestCompletionScripts(t *testing.T) {
 	}
 }
 
+// TestDeclarations finds spellings that mean two things, and options that no help shows.
+func TestDeclarations(t *testing.T) {
+	p := Cowl(program.Streams{})
+	for _, c := range append(p.Commands(), server("cowl nbd", program.Streams{}, nil).Command()) {
+		for _, problem := range c.Problems() {
+			t.Error(problem)
+		}
+	}
+}
+
 // TestSynopses holds that the help ends with a line for each command, in which programs
 // look for what they need.
 func TestSynopses(t *testing.T) {

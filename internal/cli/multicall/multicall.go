@@ -31,6 +31,8 @@ func agent(args []string) (name string, rest []string, ok bool) {
 		return args[0], args[1:], true
 	case program.KindOf(program.Name(args)) == program.Cowl && len(args) > 1 && args[1] == "guest-agent":
 		return "cowl guest-agent", args[2:], true
+	case program.KindOf(program.Name(args)) == program.Cowl && len(args) == 3 && args[1] == "help" && args[2] == "guest-agent":
+		return "cowl guest-agent", []string{"--help"}, true
 	}
 	return "", nil, false
 }
@@ -68,7 +70,8 @@ func Cowl(s program.Streams) *qemuimg.Program {
 	nbd := server("cowl nbd", s, nil).Command()
 	nbd.Summary = "Serve an image over NBD, or attach it to a kernel device"
 	nbd.Usage = nbd.Usage[:1]
-	p.Others = []*program.Command{nbd}
+	guest := &program.Command{Name: "guest-agent", Summary: "Serve the host that runs this virtual machine, as qemu-ga does", Usage: []string{"[OPTIONS]"}}
+	p.Others = []*program.Command{nbd, guest}
 	return p
 }
 

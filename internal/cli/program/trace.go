@@ -13,7 +13,7 @@ import (
 // TraceOption declares --trace. It prints the list of events and returns done where
 // that is asked for.
 func TraceOption(prog string, s *Streams, done error) Option {
-	return Func("-T, --trace TRACE", "print what happens inside to the standard error: [enable=]PATTERN,events=FILE,\nfile=FILE. PATTERN names events (* and ? as in the shell; a leading - turns them\noff), events=FILE holds patterns, one a line, file=FILE takes the output;\n'help' lists the events", func(arg string) error {
+	return Func("-T, --trace TRACE", "print what happens inside to the standard error:\n[enable=]PATTERN,events=FILE,file=FILE. PATTERN names events\n(* and ? as in the shell; a leading - turns them off),\nevents=FILE holds patterns, one a line, file=FILE takes the\noutput; 'help' lists the events", func(arg string) error {
 		help, err := setTrace(prog, s, arg)
 		if help {
 			for _, name := range trace.Names() {
