@@ -10,6 +10,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/deflate"
 )
 
 // deflateWindow is what readers of compressed clusters reserve: windowBits -12.
@@ -30,6 +31,9 @@ func literalBytes(p []byte) int {
 	}
 	return int(bits / 8)
 }
+
+// shortSample is how many bytes of a cluster are tried with matches of three bytes.
+const shortSample = 8 << 10
 
 // errTooLong stops a compressor whose output is not smaller than its input.
 var errTooLong = io.ErrShortWrite
@@ -52,6 +56,8 @@ type deflater struct {
 	out limitedBuffer
 	w   *flate.Writer // with matches
 	lit *flate.Writer // literals only, which need no window
+
+	short deflate.Encoder // with matches of three bytes, too
 }
 
 // pack appends the cluster as w compresses it to dst; enc is dst if it would get
@@ -118,7 +124,18 @@ func (c *codec) encode(dst, cluster []byte) (enc []byte, ok bool, err error) {
 			return dst, false, err
 		}
 		if m := len(lit) - at; m > 0 {
-			enc = append(dst, lit[at:]...)
+			enc, n = append(dst, lit[at:]...), m
+		}
+	}
+	// It does not look for matches of three bytes, of which tables of numbers are
+	// full. The compressor that does is slower: a sample tells whether it is worth it.
+	if n > c.clusterSize/3*2 && c.clusterSize >= 2*shortSample {
+		middle := cluster[c.clusterSize/2:][:shortSample]
+		at := len(enc)
+		if _, ok := d.short.Append(enc, middle, n/(c.clusterSize/shortSample)*7/8); ok {
+			if short, ok := d.short.Append(enc, cluster, n-1); ok {
+				enc = append(dst, short[at:]...)
+			}
 		}
 	}
 	return enc, len(enc) > len(dst), nil

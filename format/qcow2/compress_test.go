@@ -3,6 +3,7 @@ package qcow2
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	hexenc "encoding/hex"
 	"testing"
 
@@ -22,6 +23,10 @@ func TestCompressFewValues(t *testing.T) {
 	for i := range skewed {
 		skewed[i] = random[i] & random[(i*7+1)%size]
 	}
+	var numbers []byte
+	for sum := uint32(0); len(numbers) < size; sum += uint32(flat.IntN(200)) {
+		numbers = binary.LittleEndian.AppendUint32(numbers, sum)
+	}
 	for name, c := range map[string]struct {
 		data []byte
 		most float64 // of the size
@@ -29,6 +34,7 @@ func TestCompressFewValues(t *testing.T) {
 		"base64":  {[]byte(base64.StdEncoding.EncodeToString(random))[:size], 0.77},
 		"hex":     {[]byte(hexenc.EncodeToString(random))[:size], 0.535},
 		"skewed":  {skewed, 0.83},
+		"numbers": {numbers, 0.82},
 		"random":  {random, 1},
 		"repeats": {bytes.Repeat(random[:1000], size/1000+1)[:size], 0.05},
 	} {
@@ -47,7 +53,11 @@ func TestCompressFewValues(t *testing.T) {
 				t.Fatalf("%s, compression %d: what came before is gone", name, compression)
 			}
 			enc = enc[len(before):]
-			if n := float64(len(enc)) / size; n > c.most {
+			most := c.most
+			if name == "numbers" && compression == 0 {
+				most = 0.57 // with matches of three bytes, which zstd makes little of
+			}
+			if n := float64(len(enc)) / size; n > most {
 				t.Errorf("%s, compression %d: %.3f of the size", name, compression, n)
 			}
 			p := make([]byte, size)

@@ -15,7 +15,7 @@ const (
 	// How hard matches are sought: so many candidates are looked at, a quarter of them
 	// once a match of goodMatch is there; one of niceMatch ends the search, and one
 	// of lazyMatch is taken without a look at the next byte.
-	maxChain  = 64
+	maxChain  = 16
 	goodMatch = 8
 	niceMatch = 128
 	lazyMatch = 16
@@ -141,17 +141,21 @@ func (e *Encoder) find(src []byte, i int, candidate int32, least int) (length, d
 	if least >= goodMatch {
 		tries /= 4
 	}
+	// A candidate that is longer has the same bytes where the best one ends.
+	tail := binary.LittleEndian.Uint16(src[i+best-1:])
 	for ; candidate >= lowest && tries > 0; tries-- {
 		at := int(candidate - e.base)
-		if src[at+best] == src[i+best] && src[at] == src[i] {
-			if got := same(src[at:], src[i:i+n]); got > best {
-				best, distance = got, i-at
-				if got >= niceMatch || got == n {
-					break
-				}
-			}
-		}
 		candidate = e.prev[candidate&(window-1)]
+		if binary.LittleEndian.Uint16(src[at+best-1:]) != tail {
+			continue
+		}
+		if got := same(src[at:], src[i:i+n]); got > best {
+			best, distance = got, i-at
+			if got >= niceMatch || got == n {
+				break
+			}
+			tail = binary.LittleEndian.Uint16(src[i+best-1:])
+		}
 	}
 	if distance == 0 {
 		return minMatch - 1, 0
