@@ -86,7 +86,9 @@ func (img *Image) writeFormat(ctx context.Context, p []byte, off int64, allocate
 		}
 		q := p[done:]
 		q = q[:min(t.Length, int64(len(q)))]
-		img.events.Raise("write_aio")
+		if img.Passed() != nil {
+			img.events.Raise("write_aio") // formats with clusters raise theirs
+		}
 		if t.Pending == nil {
 			_, err = t.Child.WriteAt(ctx, q, t.HostOffset)
 		} else {
@@ -141,7 +143,6 @@ func (img *Image) fillTarget(ctx context.Context, p []byte, off int64, t driver.
 		_, err := t.Child.WriteAt(ctx, p, t.HostOffset)
 		return err
 	}
-	img.events.Raise("cow_read")
 	if total := head + n + tail; total <= cowMerge {
 		buf := bufpool.Get(int(total))
 		defer bufpool.Put(buf)
