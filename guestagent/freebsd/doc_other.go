@@ -1,0 +1,4 @@
+//go:build !freebsd
+
+// Package freebsd has the commands of the guest agent that touch a system of that name.
+package freebsd

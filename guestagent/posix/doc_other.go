@@ -1,0 +1,4 @@
+//go:build !unix
+
+// Package posix has the commands of the agent that Unix systems share.
+package posix
