@@ -29,6 +29,7 @@ const (
 	convertOutOfOrder
 	convertReflink
 	convertChecksum
+	convertForce
 )
 
 func convertCommand() *command {
@@ -81,6 +82,7 @@ func convertTargetOptions() []option {
 		{id: convertCopyRange, long: "copy-range-offloading", short: 'C', help: "let the file system copy, without looking for zeroes"},
 		{id: convertOutOfOrder, long: "oob-writes", short: 'W', help: "allow writing out of order, which can be faster"},
 		{id: convertReflink, long: "reflink", value: "auto|always|never", exact: true, help: "share the blocks of the source where the file system can (auto, the\ndefault), fail if it cannot (always), or copy (never)"},
+		{id: convertForce, long: "force", exact: true, help: "erase what is in the file that -o data_file names"},
 		{id: convertChecksum, long: "checksum", value: "ALGORITHM", exact: true, help: "print a checksum of the disk at the end, as the command checksum does:\nsha256, sha384 or sha512"},
 	}
 }
@@ -105,6 +107,7 @@ type conversion struct {
 	sparseGiven     bool
 	bitmaps         bool
 	skipBroken      bool
+	force           bool
 	rate            int64
 	workers         int
 	copyRange       bool
@@ -178,6 +181,8 @@ func (cv *conversion) set(id int, arg string) (err error) {
 		cv.outOfOrder = true
 	case convertReflink:
 		err = cv.setReflink(arg)
+	case convertForce:
+		cv.force = true
 	case convertChecksum:
 		cv.sum, err = newDigest(arg)
 	}

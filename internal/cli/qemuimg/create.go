@@ -7,6 +7,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -15,6 +16,7 @@ const (
 	createBacking
 	createBackingFormat
 	createUnsafe
+	createForce
 )
 
 func createCommand() *command {
@@ -31,6 +33,7 @@ func createCommand() *command {
 			{id: createBackingFormat, long: "backing-format", short: 'F', value: "BACKING_FMT", help: "the format of BACKING_FILENAME, which must be given; -B means the same"},
 			{id: createBackingFormat, short: 'B', value: "BACKING_FMT"},
 			{id: createUnsafe, long: "backing-unsafe", short: 'u', help: "do not open BACKING_FILENAME, it need not exist; then SIZE is required"},
+			{id: createForce, long: "force", exact: true, help: "erase what is in the file that -o data_file names"},
 		},
 		operands: []operand{{"FILENAME", "the image to create"},
 			{"SIZE", "the size of the disk in bytes, with an optional suffix (k: 1024, M, G, T, P, E);\nwith -b it may be left out and is that of BACKING_FILENAME"}},
@@ -41,7 +44,8 @@ func createCommand() *command {
 
 func runCreate(c *call, args []string) int {
 	c.format = "raw"
-	job := ops.CreateJob{Registry: c.reg, Size: -1, Gate: driver.AllowAll, Objects: &c.objects, Warn: func(m string) { c.warnf("%s", m) }}
+	job := ops.CreateJob{Registry: c.reg, Size: -1, Gate: driver.AllowAll, Objects: &c.objects, Warn: func(m string) { c.warnf("%s", m) },
+		ReplaceDataFile: !c.cowl()}
 	var list optionList
 	code, ok := c.parse(args, func(id int, arg string) error {
 		switch id {
@@ -53,6 +57,8 @@ func runCreate(c *call, args []string) int {
 			job.BackingFormat = &arg
 		case createUnsafe:
 			job.Unsafe = true
+		case createForce:
+			job.ReplaceDataFile = true
 		}
 		return nil
 	})
@@ -84,6 +90,12 @@ func runCreate(c *call, args []string) int {
 	if job.Options, err = list.dict(); err != nil {
 		return c.fail(fmt.Errorf("%s: %w", job.Filename, err))
 	}
+	if _, given := job.Options["size"]; job.Size == 0 && given {
+		return c.fail(fmt.Errorf("%s: The image size must be specified only once", job.Filename))
+	} else if job.Size == 0 {
+		// A size of 0 that the job says would be that of the backing file.
+		job.Options["size"] = "0"
+	}
 	job.Announce = func(w ops.Creating) {
 		text := []string{}
 		for _, o := range w.Options {
@@ -92,9 +104,19 @@ func runCreate(c *call, args []string) int {
 		c.printf("Formatting '%s', fmt=%s %s\n", w.Filename, w.Format, strings.Join(text, " "))
 	}
 	if err := ops.Create(c.ctx, job); err != nil {
-		return c.fail(fmt.Errorf("%s: %w", job.Filename, createError(err)))
+		return c.failCreate(job.Filename, err)
 	}
 	return 0
+}
+
+// failCreate reports that an image could not be created, and in the same line what
+// remains of it.
+func (c *call) failCreate(name string, err error) int {
+	var remains *block.RemainsError
+	if !errors.As(err, &remains) {
+		return c.fail(fmt.Errorf("%s: %w", name, createError(err)))
+	}
+	return c.errorf("%s; %s", render.Error(fmt.Errorf("%s: %w", name, createError(remains.Err))), remains.Remains)
 }
 
 // createError takes the envelopes off that name the new image once more.
