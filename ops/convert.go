@@ -137,8 +137,7 @@ type converter struct {
 	writing     *sync.Mutex // nil: writes to the target may run side by side
 	noReflink   atomic.Bool
 	meter       *meter
-	done        atomic.Int64 // bytes of the disk
-	copiedOnly  bool         // done counts what is copied, not positions
+	copiedOnly  bool // done counts what is copied, not positions
 
 	copied, zeroed, reflinked, skipped atomic.Int64
 }

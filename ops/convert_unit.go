@@ -55,9 +55,7 @@ func (c *converter) advance(u unit, n int64) {
 	if c.copiedOnly && u.kind != kindData {
 		return
 	}
-	if done := c.done.Add(n); u.report || !c.copiedOnly || u.n > progressStep {
-		c.meter.set(done)
-	}
+	c.meter.add(n, u.report || !c.copiedOnly || u.n > progressStep)
 }
 
 // turn is a unit's place in the order of writing.

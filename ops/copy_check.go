@@ -48,6 +48,7 @@ func (c *copying) checkNew(ctx context.Context) error {
 	if err := n.check(); err != nil {
 		return err
 	}
+	c.job.New = &n // the caller's is not changed
 	schema, err := CreateSchema(n.Registry, n.Format, n.Filename)
 	if err != nil {
 		return err
