@@ -106,7 +106,7 @@ func (img *Image) readData(ctx context.Context, child driver.Storage, p []byte, 
 	}
 	clear(p[n:])
 	unit := max(img.limits.ClusterSize, sectorSize)
-	lost := (host + int64(n) + unit - 1) / unit * unit
+	lost := max(host, (child.Size()+unit-1)/unit*unit)
 	if img.desc.FileRole != driver.FileMetadata || lost >= host+int64(len(p)) {
 		return nil
 	}
