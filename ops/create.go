@@ -187,9 +187,13 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 		}
 		return size, nil
 	}
+	full := block.CombinePath(job.Filename, name)
+	if err := job.Gate.Allow(ctx, job.Filename, "backing", full); err != nil {
+		return 0, driver.Errorf(driver.ErrGate, "%w", err)
+	}
 	// A machine that writes to the backing file is no matter: only its size is of
 	// interest.
-	img, err := block.Open(ctx, job.Registry, block.Source{Filename: block.CombinePath(job.Filename, name), Format: format},
+	img, err := block.Open(ctx, job.Registry, block.Source{Filename: full, Format: format},
 		block.OpenOptions{Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, NoIO: true, ForceShare: true})
 	if err != nil {
 		var open *block.OpenError
