@@ -19,7 +19,7 @@ setup() {
 		return 0
 	}
 	export DEBIAN_FRONTEND=noninteractive
-	wanted="qemu-utils qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin"
+	wanted="file qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin"
 	missing=
 	for p in $wanted; do
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"
@@ -47,7 +47,7 @@ setup() {
 	# shellcheck disable=SC2086
 	apt-get install -q -y --no-install-recommends $wanted "linux-image-cloud-$(dpkg --print-architecture)" >/dev/null
 	if [ -n "$suite" ]; then
-		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-system-x86 >/dev/null
+		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-system-x86 qemu-guest-agent >/dev/null
 	fi
 	qemu-img --version | head -1
 }
@@ -117,7 +117,7 @@ fuzz() {
 }
 
 case "${1:-all}" in
-all) set -- setup lint unit whole race cross fuzz ;;
+all) export COWL_LONG=1; set -- setup lint unit whole race cross fuzz ;;
 quick) set -- lint unit ;;
 fuzz-one)
 	fuzz_one "$2" "$3"

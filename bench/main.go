@@ -55,6 +55,7 @@ type sample struct {
 	fastest, slowest time.Duration // of several
 	cpu              time.Duration
 	peak             int64 // KiB, the highest of several
+	room             int64 // bytes that the output takes on disk
 }
 
 func main() {
@@ -101,8 +102,8 @@ func run(ctx context.Context) error {
 	}
 	defer os.Remove(c.path("base.tmp"))
 	fmt.Print(describeMachine(ctx, c))
-	fmt.Println("\n| what | original | cowl | ratio | goal | peak memory, original | cowl |")
-	fmt.Println("|---|---:|---:|---:|---:|---:|---:|")
+	fmt.Println("\n| what | original | cowl | ratio | goal | peak memory, original | cowl | output, original | cowl |")
+	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
 	for _, r := range append(rows(&c), changeRows(&c)...) {
 		if !c.only.MatchString(r.name) {
 			continue
@@ -187,7 +188,11 @@ func runOnce(ctx context.Context, c *config, r row, args []string) (sample, erro
 			return sample{}, err
 		}
 	}
-	return timeCommand(ctx, args)
+	s, err := timeCommand(ctx, args)
+	if err == nil && r.out != "" {
+		s.room, err = roomOf(r.out)
+	}
+	return s, err
 }
 
 // settle makes runs that write alike: the device is idle, and the memory that they
@@ -213,11 +218,11 @@ func printRow(r row, o, u sample) {
 		goal = fmt.Sprintf("%.1f", r.goal)
 	}
 	if o.time == 0 {
-		fmt.Printf("| %s | – | %v | – | %s | – | %s |\n", r.name, u, goal, mib(u.peak))
+		fmt.Printf("| %s | – | %v | – | %s | – | %s | – | %s |\n", r.name, u, goal, mib(u.peak), megabytes(u.room))
 		return
 	}
-	fmt.Printf("| %s | %v | %v | %.2f | %s | %s | %s |\n", r.name, o, u,
-		o.time.Seconds()/u.time.Seconds(), goal, mib(o.peak), mib(u.peak))
+	fmt.Printf("| %s | %v | %v | %.2f | %s | %s | %s | %s | %s |\n", r.name, o, u,
+		o.time.Seconds()/u.time.Seconds(), goal, mib(o.peak), mib(u.peak), megabytes(o.room), megabytes(u.room))
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
@@ -232,6 +237,14 @@ func (s sample) String() string {
 
 func mib(kib int64) string { return fmt.Sprintf("%.0f MiB", float64(kib)/1024) }
 
+// megabytes tells the size of an output, nothing where there is none.
+func megabytes(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+}
+
 func median(s []sample) sample {
 	if len(s) == 0 {
 		return sample{}
@@ -243,7 +256,7 @@ func median(s []sample) sample {
 		peak = max(peak, x.peak)
 	}
 	slices.Sort(times)
-	return sample{time: times[len(times)/2], fastest: times[0], slowest: times[len(times)-1], peak: peak}
+	return sample{time: times[len(times)/2], fastest: times[0], slowest: times[len(times)-1], peak: peak, room: s[len(s)-1].room}
 }
 
 // timeCommand runs a command and tells its wall time and peak memory.

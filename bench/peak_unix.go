@@ -14,3 +14,15 @@ func peakKiB(p *os.ProcessState) int64 {
 	}
 	return 0
 }
+
+// roomOf is how many bytes a file takes on disk.
+func roomOf(path string) (int64, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return s.Blocks * 512, nil
+	}
+	return info.Size(), nil
+}

@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +33,9 @@ func makeFixtures(ctx context.Context, c *config) error {
 			return err
 		}
 	}
+	if err := c.makeTexts(); err != nil {
+		return err
+	}
 	for _, f := range []struct {
 		name string
 		args []string
@@ -47,6 +54,42 @@ func makeFixtures(ctx context.Context, c *config) error {
 			return err
 		}
 		if err := os.Rename(tmp, c.path(f.name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// texts are encodings of random bytes: data without repeats that is not random.
+var texts = []struct {
+	name   string
+	encode func([]byte) []byte
+}{
+	{"base64", func(p []byte) []byte { return base64.StdEncoding.AppendEncode(nil, p) }},
+	{"hex", func(p []byte) []byte { return hex.AppendEncode(nil, p) }},
+	{"integers", func(p []byte) []byte {
+		var out []byte
+		sum := uint32(0)
+		for _, b := range p {
+			sum += uint32(b)
+			out = binary.LittleEndian.AppendUint32(out, sum)
+		}
+		return out
+	}},
+}
+
+const textSize = 64 << 20
+
+// makeTexts makes files of texts.
+func (c *config) makeTexts() error {
+	p := make([]byte, textSize)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(p)
+	for _, t := range texts {
+		name := c.path(t.name + ".raw")
+		if _, err := os.Stat(name); err == nil {
+			continue
+		}
+		if err := os.WriteFile(name, t.encode(p)[:textSize], 0o644); err != nil {
 			return err
 		}
 	}
@@ -133,6 +176,12 @@ func rows(c *config) []row {
 		both("bench: 200,000 reads of 4 KiB, depth 32", 1, "bench", "-f", "qcow2", "-c", "200000", "-d", "32", "-S", "40960", plain),
 	}
 	list[len(list)-2].out = out
+	for _, t := range texts {
+		for _, compression := range []string{"zlib", "zstd"} {
+			list = append(list, both(fmt.Sprintf("convert -c 64 MiB of %s, %s", t.name, compression), 1,
+				"convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type="+compression, c.path(t.name+".raw"), out))
+		}
+	}
 	w := both("bench: 60,000 allocating writes of 4 KiB, depth 32", 1, "bench", "-f", "qcow2", "-w", "-c", "60000", "-d", "32", "-S", "65536", out)
 	w.prepare = func() error {
 		return command(context.Background(), c.original, "create", "-q", "-f", "qcow2", out, "8G")

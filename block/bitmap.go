@@ -10,7 +10,7 @@ import (
 // Bitmaps lists the dirty bitmaps. ok is false if the image has none and cannot
 // have any.
 func (img *Image) Bitmaps(ctx context.Context) (list []driver.BitmapInfo, ok bool, err error) {
-	b, ok := img.node.(driver.Bitmapper)
+	b, img, ok := ability[driver.Bitmapper](img)
 	if !ok {
 		return nil, false, nil
 	}
@@ -52,7 +52,7 @@ func (img *Image) SetBitmap(ctx context.Context, name string, off, n int64) erro
 // changeBitmaps runs f while no write is under way: it belongs wholly to the time
 // before or after.
 func (img *Image) changeBitmaps(op string, f func(driver.Bitmapper) error) error {
-	b, ok := img.node.(driver.Bitmapper)
+	b, img, ok := ability[driver.Bitmapper](img)
 	if !ok {
 		return img.fail(op, -1, driver.Errorf(driver.ErrUnsupported, "Can't store persistent bitmaps to %s: Operation not supported", img.name))
 	}
@@ -69,7 +69,7 @@ func (img *Image) changeBitmaps(op string, f func(driver.Bitmapper) error) error
 // BitmapExtent tells whether the byte at off is dirty in a bitmap, and how many
 // bytes from there on, at most n and within the disk, are of the same state.
 func (img *Image) BitmapExtent(ctx context.Context, name string, off, n int64) (length int64, dirty bool, err error) {
-	b, ok := img.node.(driver.Bitmapper)
+	b, img, ok := ability[driver.Bitmapper](img)
 	if !ok {
 		return 0, false, img.fail("read bitmap", off, driver.Errorf(driver.ErrNoBitmap, "Dirty bitmap '%s' not found", name))
 	}

@@ -11,7 +11,7 @@ import (
 // there is none: name is looked up in the directory of each image of the chain
 // in turn, and compared with the backing file that this image records.
 func (img *Image) FindBacking(ctx context.Context, name string) (*Image, error) {
-	for layer := img; layer != nil && layer.backing != nil; layer = layer.backing {
+	for layer := img.skipFilters(); layer.backing != nil; layer = layer.backing.skipFilters() {
 		info, err := layer.Info(ctx)
 		if err != nil {
 			return nil, err
@@ -53,21 +53,21 @@ func (img *Image) ChangeBacking(ctx context.Context, ref driver.BackingRef) erro
 	if err := img.checkWritable("change the backing file", -1); err != nil {
 		return err
 	}
-	c, ok := img.node.(driver.BackingChanger)
+	c, at, ok := ability[driver.BackingChanger](img)
 	if !ok {
 		return img.fail("change the backing file", -1, driver.Errorf(driver.ErrUnsupported, "Operation not supported"))
 	}
-	img.lock()
-	defer img.unlock()
-	return img.fail("change the backing file", -1, c.ChangeBacking(ctx, ref))
+	at.lock()
+	defer at.unlock()
+	return at.fail("change the backing file", -1, c.ChangeBacking(ctx, ref))
 }
 
 // KeepReadersOut makes sure that nobody else reads the layers between the image
 // and base, which will not be consistent any more, and that nobody starts to. It
 // fails if somebody does, where images are locked.
 func (img *Image) KeepReadersOut(ctx context.Context, base *Image) error {
-	for layer := img.backing; layer != nil && layer != base; layer = layer.backing {
-		file := layer.File()
+	for layer := img.Backing(); layer != nil && layer != base; layer = layer.Backing() {
+		file := layer.skipFilters().File()
 		if file == nil || file.access.NoLock {
 			continue
 		}

@@ -77,7 +77,7 @@ func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, err
 	if err != nil {
 		return nil, err
 	}
-	filtered := drv.Desc().FileRole == driver.FileFiltered
+	filtered := drv.Desc().PassesThrough() == "file"
 	size := int64(0)
 	if filtered {
 		size = (req.Size + 511) &^ 511
@@ -242,7 +242,7 @@ func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, fil
 // first; a format that only passes its file through leaves all to the protocol.
 func splitOptions(d opts.Dict, format, proto *driver.Desc) (own, forProto opts.Dict, err error) {
 	own, forProto = opts.Dict{}, opts.Dict{}
-	filtered := format.FileRole == driver.FileFiltered
+	filtered := format.PassesThrough() == "file"
 	for k, v := range d {
 		inFormat := format.CreateOptions.Lookup(k) != nil
 		inProto := proto.CreateOptions.Lookup(k) != nil

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/rangelock"
+	"github.com/cowl-disk/cowl/internal/trace"
 )
 
 // Image is an open node with its children.
@@ -40,7 +43,16 @@ type Image struct {
 
 	children []Child // all but the backing file, in order of opening
 	backing  *Image
+	// filtered is the child that a filter passes through, nil for other nodes and
+	// for filters with an answer of their own.
+	filtered *Image
+	events   driver.Events // of the "file" child of a format
 
+	// ranges orders writes to units that they cover in part: see align.go.
+	ranges rangelock.Locker
+	// start is held by changes of the start of a disk that was probed as raw, from
+	// the look at what it becomes until it is so.
+	start  sync.Mutex
 	serial *sync.Mutex // held around every call of a driver that asks for it
 	// changing is shared by the requests that change a format's disk, for as long
 	// as they take, and held alone by snapshot operations. It is taken first, by
@@ -80,21 +92,65 @@ func (img *Image) Node() driver.Node { return img.node }
 // Writable says whether the image is open for writing.
 func (img *Image) Writable() bool { return img.writable }
 
-// Backing returns the backing image, nil if there is none or it was not opened.
-func (img *Image) Backing() *Image { return img.backing }
+// Backing returns the backing image, nil if there is none or it was not opened. A
+// filter has that of its child.
+func (img *Image) Backing() *Image { return img.skipFilters().backing }
+
+// Passed returns the child that the image passes through, nil if there is none:
+// filters and raw images have one.
+func (img *Image) Passed() *Image { return img.Child(img.desc.PassesThrough()) }
+
+// skipFilters returns the first image below that is not a filter: the one that
+// answers what the contents are and where they lie.
+func (img *Image) skipFilters() *Image {
+	for img.filtered != nil {
+		img = img.filtered
+	}
+	return img
+}
+
+// Ability returns the node of img, or of the image that it filters, as a T: the one
+// way to find an optional interface of a driver. ok is false if there is none.
+func Ability[T any](img *Image) (t T, ok bool) {
+	t, _, ok = ability[T](img)
+	return t, ok
+}
+
+// ability is Ability; it also returns the image that has the node.
+func ability[T any](img *Image) (t T, at *Image, ok bool) {
+	for at = img; ; at = at.filtered {
+		if t, ok = at.node.(T); ok || at.filtered == nil {
+			return t, at, ok
+		}
+	}
+}
+
+// EventSink makes Image a driver.EventSource: events pass filters and raw images.
+func (img *Image) EventSink() driver.EventSink {
+	for img != nil {
+		if s, ok := img.node.(driver.EventSink); ok {
+			return s
+		}
+		img = img.Passed()
+	}
+	return nil
+}
 
 // Children returns the children except the backing image.
 func (img *Image) Children() []Child { return img.children }
 
-// File returns the "file" child, nil for protocols.
-func (img *Image) File() *Image {
+// Child returns the child with a role, nil if there is none.
+func (img *Image) Child(role string) *Image {
 	for _, c := range img.children {
-		if c.Role == "file" {
+		if c.Role == role {
 			return c.Image
 		}
 	}
 	return nil
 }
+
+// File returns the "file" child, nil for protocols.
+func (img *Image) File() *Image { return img.Child("file") }
 
 // Protocol returns the image of the chain of "file" children that is a protocol.
 func (img *Image) Protocol() *Image {
@@ -155,7 +211,18 @@ func (img *Image) bounds(op string, off, n int64) error {
 	return nil
 }
 
+// open refuses requests to an image that is closed.
+func (img *Image) open(op string, off int64) error {
+	if img.closed.Load() {
+		return img.fail(op, off, fs.ErrClosed)
+	}
+	return nil
+}
+
 func (img *Image) checkWritable(op string, off int64) error {
+	if err := img.open(op, off); err != nil {
+		return err
+	}
 	if !img.writable {
 		return img.fail(op, off, driver.Errorf(driver.ErrReadOnly, "the image is open read-only"))
 	}
@@ -164,6 +231,14 @@ func (img *Image) checkWritable(op string, off int64) error {
 
 // Flush makes everything written durable, as the cache mode allows.
 func (img *Image) Flush(ctx context.Context) error {
+	trace.BdrvCoFlush.Log()
+	if err := img.open("flush", -1); err != nil {
+		return err
+	}
+	return img.flush(ctx)
+}
+
+func (img *Image) flush(ctx context.Context) error {
 	if !img.writable {
 		return nil
 	}
@@ -204,12 +279,13 @@ func (img *Image) ExpectNewData() {
 
 // Close flushes, and closes the image and all its children. It goes on to the
 // end whatever fails, and reports the first failure: then what was written
-// since the last Flush may be lost.
+// since the last Flush may be lost. No request may be under way; requests after
+// Close fail with fs.ErrClosed.
 func (img *Image) Close(ctx context.Context) error {
 	if img.closed.Swap(true) {
 		return nil
 	}
-	err := img.Flush(ctx)
+	err := img.flush(ctx)
 	if e := img.node.Close(ctx); err == nil {
 		err = img.fail("close", -1, e)
 	}

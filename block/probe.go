@@ -9,9 +9,12 @@ import (
 
 // probeGuard is how much of the start of a disk that was probed as raw is kept
 // from looking like another format.
-const probeGuard = 512
+const probeGuard = driver.ProbeBytes
 
-// probe finds the format of the image in file; score 0 means raw.
+// probedUnit is the unit of requests to such a disk.
+const probedUnit = 512
+
+// probe finds the format of the image in file.
 func (r *Registry) probe(ctx context.Context, file driver.Storage, name string) (driver.Driver, error) {
 	size := file.Size()
 	head := make([]byte, max(0, min(size, driver.ProbeBytes)))
@@ -35,26 +38,40 @@ func (r *Registry) probeBytes(head []byte, size int64, name string) driver.Drive
 		}
 	}
 	if best == nil {
-		best = r.byName["raw"]
+		return r.fallback()
 	}
 	return best
 }
 
-// guardProbe refuses a write that would make an image that was probed as raw
-// look like another format the next time.
-func (img *Image) guardProbe(p []byte, off int64) error {
-	if off != 0 {
-		// The head counts as it would lie on disk after the write.
-		head := make([]byte, probeGuard)
-		if _, err := img.ReadAt(context.Background(), head, 0); err != nil && err != io.EOF {
-			return err
+// fallback returns the format that images have which no other format recognises.
+func (r *Registry) fallback() driver.Driver {
+	for _, d := range r.list {
+		if d.Desc().Fallback {
+			return d
 		}
-		copy(head[off:], p)
-		p = head
 	}
-	if d := img.reg.probeBytes(p[:min(len(p), driver.ProbeBytes)], img.Size(), ""); d != nil && d.Desc().Name != "raw" {
+	return nil
+}
+
+// guardProbe refuses a write that would make an image that was probed as raw look
+// like another format the next time. What counts is what the start of the disk
+// becomes, however the request is cut. start is held.
+func (img *Image) guardProbe(ctx context.Context, p []byte, off int64) error {
+	head := make([]byte, driver.ProbeBytes)
+	n, err := img.ReadAt(ctx, head, 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	head = head[:max(n, min(int(off)+len(p), len(head)))]
+	copy(head[off:], p)
+	if d := img.reg.probeBytes(head, img.Size(), ""); d != nil && !d.Desc().Fallback {
 		return img.fail("write", off, driver.Errorf(driver.ErrReadOnly,
 			"the format of this image was guessed as raw; writing a %s header to its start needs the format given explicitly", d.Desc().Name))
 	}
 	return nil
+}
+
+// guardZero is guardProbe for a range that becomes zeroes.
+func (img *Image) guardZero(ctx context.Context, off, n int64) error {
+	return img.guardProbe(ctx, make([]byte, min(n, probeGuard-off)), off)
 }

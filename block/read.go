@@ -6,11 +6,16 @@ import (
 	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/trace"
 )
 
 // ReadAt fills p with the bytes of the disk from offset off. Beyond the end it
 // returns what there is and io.EOF.
 func (img *Image) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	trace.BdrvCoPreadv.Log(off, int64(len(p)))
+	if err := img.open("read", off); err != nil {
+		return 0, err
+	}
 	size := img.Size()
 	if off < 0 {
 		return 0, img.bounds("read", off, 0)
@@ -26,9 +31,7 @@ func (img *Image) ReadAt(ctx context.Context, p []byte, off int64) (int, error) 
 		p, eof = p[:size-off], io.EOF
 	}
 	if img.storage != nil {
-		img.lock()
-		n, err := img.storage.ReadAt(ctx, p, off)
-		img.unlock()
+		n, err := img.readStorage(ctx, p, off)
 		if err == io.EOF {
 			err = img.shorter(off+int64(n), off+int64(len(p)))
 			clear(p[n:])
@@ -64,10 +67,12 @@ func (img *Image) readFormat(ctx context.Context, p []byte, off int64) error {
 		q := p[:min(ext.Length, int64(len(p)))]
 		switch ext.Kind {
 		case driver.ExtentData:
+			img.events.Raise("read_aio")
 			err = img.readData(ctx, ext.Child, q, off, ext.HostOffset)
 		case driver.ExtentZero:
 			clear(q)
 		case driver.ExtentUnallocated:
+			img.events.Raise("read_backing_aio")
 			err = img.readBacking(ctx, q, off)
 		case driver.ExtentEncoded:
 			img.lock()
@@ -107,15 +112,15 @@ func (img *Image) readData(ctx context.Context, child driver.Storage, p []byte, 
 	clear(p[n:])
 	unit := max(img.limits.ClusterSize, sectorSize)
 	lost := max(host, (child.Size()+unit-1)/unit*unit)
-	if img.desc.FileRole != driver.FileMetadata || lost >= host+int64(len(p)) {
+	if img.Passed() != nil || lost >= host+int64(len(p)) {
 		return nil
 	}
 	return &IOError{Op: "read", Image: img.name, Offset: off + lost - host, Err: driver.Errorf(driver.ErrTruncated,
-		"the data of offset %d should be at %d of '%s', which has %d bytes: %w", off+lost-host, lost, childName(child), child.Size(), syscall.EIO)}
+		"the data of offset %d should be at %d of '%s', which has %d bytes: %w", off+lost-host, lost, nameOf(child), child.Size(), syscall.EIO)}
 }
 
-// childName names a child for messages.
-func childName(child driver.Storage) string {
+// nameOf names a child for messages.
+func nameOf(child driver.Storage) string {
 	if img, ok := child.(*Image); ok {
 		return img.name
 	}

@@ -38,7 +38,37 @@ func (r *Registry) Drivers() []driver.Driver { return r.list }
 // Lookup returns the driver called name, nil if there is none.
 func (r *Registry) Lookup(name string) driver.Driver { return r.byName[name] }
 
-// scheme returns what stands before the colon of a file name that starts with
+// protocolFor finds the protocol, or filter, that opens a file name given by the
+// user, and returns the name without the scheme.
+func (r *Registry) protocolFor(filename string) (driver.Driver, string, error) {
+	if scheme, rest, ok := schemeOf(filename); ok {
+		if d := r.scheme[scheme]; d != nil {
+			return d, rest, nil
+		}
+		return nil, "", driver.Errorf(driver.ErrInvalid, "Unknown protocol '%s'", scheme)
+	}
+	d, err := r.plainName(filename)
+	return d, filename, err
+}
+
+// plainName finds the protocol that opens a name without a scheme.
+func (r *Registry) plainName(name string) (driver.Driver, error) {
+	var plain driver.Driver
+	for _, d := range r.list {
+		if p, ok := d.(driver.NameProber); ok && p.ProbeName(name) {
+			return d, nil
+		}
+		if plain == nil && d.Desc().PlainNames {
+			plain = d
+		}
+	}
+	if plain == nil {
+		return nil, driver.Errorf(driver.ErrInvalid, "no driver for '%s'", name)
+	}
+	return plain, nil
+}
+
+// schemeOf returns what stands before the colon of a file name that starts with
 // a protocol. A slash before the colon makes it a path.
 func schemeOf(name string) (scheme, rest string, ok bool) {
 	i := strings.IndexAny(name, ":/\\")

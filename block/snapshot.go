@@ -21,13 +21,16 @@ func (img *Image) Snapshots(ctx context.Context) (list []qapi.SnapshotInfo, ok b
 	return info.Snapshots, true, nil
 }
 
-// withSnapshots returns the image whose snapshots are those of img: what passes its
-// child through has those of the child.
+// withSnapshots returns the image whose snapshots are those of img: filters and raw
+// images have those of their child.
 func (img *Image) withSnapshots() *Image {
-	for img.storage == nil && img.desc.FileRole == driver.FileFiltered && img.File() != nil {
-		img = img.File()
+	for {
+		child := img.Passed()
+		if child == nil {
+			return img
+		}
+		img = child
 	}
-	return img
 }
 
 // CreateSnapshot keeps the disk as it is now as an internal snapshot and returns

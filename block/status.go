@@ -9,6 +9,9 @@ import (
 // Map makes Image a driver.Storage: it tells for a parent node whether the
 // bytes at off are data or zeroes, through the whole chain.
 func (img *Image) Map(ctx context.Context, off, n int64) (driver.Extent, error) {
+	if err := img.open("map", off); err != nil {
+		return driver.Extent{}, err
+	}
 	if img.storage != nil {
 		img.lock()
 		defer img.unlock()
@@ -52,6 +55,9 @@ type Status struct {
 // far as the layer base, which is not looked at (nil: to the end). The answer
 // covers at least one byte unless off is the end of the disk.
 func (img *Image) Status(ctx context.Context, off, n int64, base *Image) (Status, error) {
+	if base != nil {
+		base = base.skipFilters()
+	}
 	for layer, depth := img, 0; ; depth++ {
 		st, err := layer.StatusLayer(ctx, off, n)
 		st.Depth = depth
@@ -59,8 +65,8 @@ func (img *Image) Status(ctx context.Context, off, n int64, base *Image) (Status
 			return st, err
 		}
 		n = st.Length
-		next := layer.backing
-		if next == nil || next == base {
+		next := layer.Backing()
+		if next == nil || next.skipFilters() == base {
 			return st, nil
 		}
 		layer = next
@@ -68,10 +74,25 @@ func (img *Image) Status(ctx context.Context, off, n int64, base *Image) (Status
 }
 
 // StatusLayer describes at most n bytes at off as this layer alone has them:
-// neither Data nor Zero where it leaves them to the backing file.
+// neither Data nor Zero where it leaves them to the backing file. For a filter that
+// is what its child says.
 func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error) {
+	if at := img.skipFilters(); at != img {
+		st, err := at.StatusLayer(ctx, off, n)
+		st.Layer = img
+		return st, err
+	}
 	e := img.guard.Enter()
 	defer img.guard.Exit(e)
+	st, err := img.exactStatus(ctx, off, n)
+	if err == nil && img.format != nil && img.unit() > 1 && st.Length < n {
+		return img.wholeUnits(ctx, st, off)
+	}
+	return st, err
+}
+
+// exactStatus is StatusLayer inside the guard, to the byte.
+func (img *Image) exactStatus(ctx context.Context, off, n int64) (Status, error) {
 	st, recurse, err := img.ownStatus(ctx, off, n)
 	if err == nil && recurse {
 		return img.recurse(ctx, st)
@@ -79,14 +100,42 @@ func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error)
 	return st, err
 }
 
+// wholeUnits makes st, the status at off, end at the end of a unit of requests. A unit
+// of several kinds counts as data.
+func (img *Image) wholeUnits(ctx context.Context, st Status, off int64) (Status, error) {
+	unit, size := img.unit(), img.Size()
+	end := off + st.Length
+	if end%unit == 0 || end >= size || st.Length == 0 {
+		return st, nil
+	}
+	if whole := end / unit * unit; whole > off {
+		st.Length = whole - off
+		return st, nil
+	}
+	last := min((end/unit+1)*unit, size)
+	for pos := end; pos < last; {
+		next, err := img.exactStatus(ctx, pos, last-pos)
+		if err != nil || next.Length == 0 {
+			return st, err
+		}
+		if next.Zero != st.Zero || next.Data != st.Data {
+			st.Data, st.Zero, st.Allocated = true, false, true
+		}
+		pos += next.Length
+	}
+	st.Length = last - off
+	return st, nil
+}
+
 // AllocatedLayer tells whether this layer alone answers for the bytes at off, and
 // for how many of at most n bytes that is so; 0 at the end of the disk. Unlike
 // StatusLayer it does not ask where the file below has holes.
 func (img *Image) AllocatedLayer(ctx context.Context, off, n int64) (bool, int64, error) {
+	img = img.skipFilters()
 	e := img.guard.Enter()
 	defer img.guard.Exit(e)
 	st, recurse, err := img.ownStatus(ctx, off, n)
-	if err == nil && recurse && img.desc.FileRole == driver.FileFiltered {
+	if err == nil && recurse && img.desc.PassesThrough() != "" {
 		st, err = img.recurse(ctx, st)
 	}
 	return st.Allocated, st.Length, err
@@ -95,6 +144,9 @@ func (img *Image) AllocatedLayer(ctx context.Context, off, n int64) (bool, int64
 // ownStatus is StatusLayer short of the holes of the child that holds the data;
 // recurse says that those count. It is called inside the guard.
 func (img *Image) ownStatus(ctx context.Context, off, n int64) (_ Status, recurse bool, _ error) {
+	if err := img.open("map", off); err != nil {
+		return Status{}, false, err
+	}
 	size := img.Size()
 	if off < 0 || n < 0 {
 		return Status{}, false, img.bounds("map", off, n)
@@ -156,7 +208,7 @@ func (img *Image) recurse(ctx context.Context, st Status) (Status, error) {
 	}
 	st.Length = sub.Length
 	st.Zero = sub.Zero
-	if img.desc.FileRole == driver.FileFiltered {
+	if img.desc.PassesThrough() != "" {
 		// The child answers in place of the format.
 		sub.Layer = img
 		return sub, nil

@@ -22,7 +22,7 @@ const toyCluster = 4096
 var toySchema = opts.SchemaOf(struct{}{})
 
 func (d *toy) Desc() *driver.Desc {
-	return &driver.Desc{Name: "toy", Kind: driver.KindFormat, Backing: true, OpenOptions: toySchema, Serial: d.serial}
+	return &driver.Desc{Name: "toy", Kind: driver.KindFormat, Children: []driver.ChildDesc{{Role: "file"}, {Role: "backing", Use: driver.UseBacking, Optional: true}}, OpenOptions: toySchema, Serial: d.serial}
 }
 
 func (d *toy) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, error) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/internal/zero"
 )
 
@@ -15,6 +16,7 @@ const cowMerge = 2 << 20
 // WriteAt writes p at offset off, within the disk. On error any part of the
 // range may have been written.
 func (img *Image) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	trace.BdrvCoPwritev.Log(off, int64(len(p)))
 	if err := img.checkWritable("write", off); err != nil {
 		return 0, err
 	}
@@ -23,9 +25,7 @@ func (img *Image) WriteAt(ctx context.Context, p []byte, off int64) (int, error)
 		if off < 0 {
 			return 0, img.bounds("write", off, int64(len(p)))
 		}
-		img.lock()
-		n, err := img.storage.WriteAt(ctx, p, off)
-		img.unlock()
+		n, err := img.writeStorage(ctx, p, off)
 		if err == nil && img.cache.WriteThrough {
 			err = img.storage.Flush(ctx)
 		}
@@ -41,17 +41,19 @@ func (img *Image) writeDisk(ctx context.Context, p []byte, off int64) (int, erro
 	if err := img.bounds("write", off, int64(len(p))); err != nil {
 		return 0, err
 	}
-	if img.probedRaw && off < probeGuard {
-		if err := img.guardProbe(p, off); err != nil {
-			return 0, err
-		}
-	}
 	if img.detect != detectOff && len(p) > 0 && zero.IsZero(p) {
 		var flags driver.ZeroFlags
 		if img.detect == detectUnmap {
 			flags = driver.ZeroMayUnmap
 		}
 		return len(p), img.zeroDisk(ctx, off, int64(len(p)), flags)
+	}
+	if img.probedRaw && off < probeGuard {
+		img.start.Lock()
+		defer img.start.Unlock()
+		if err := img.guardProbe(ctx, p, off); err != nil {
+			return 0, err
+		}
 	}
 	e := img.guard.Enter()
 	n, err := img.writeFormat(ctx, p, off, nil)
@@ -84,6 +86,7 @@ func (img *Image) writeFormat(ctx context.Context, p []byte, off int64, allocate
 		}
 		q := p[done:]
 		q = q[:min(t.Length, int64(len(q)))]
+		img.events.Raise("write_aio")
 		if t.Pending == nil {
 			_, err = t.Child.WriteAt(ctx, q, t.HostOffset)
 		} else {
@@ -138,6 +141,7 @@ func (img *Image) fillTarget(ctx context.Context, p []byte, off int64, t driver.
 		_, err := t.Child.WriteAt(ctx, p, t.HostOffset)
 		return err
 	}
+	img.events.Raise("cow_read")
 	if total := head + n + tail; total <= cowMerge {
 		buf := bufpool.Get(int(total))
 		defer bufpool.Put(buf)
@@ -228,6 +232,7 @@ func (img *Image) WriteAtOrdered(ctx context.Context, p []byte, off int64, alloc
 // returns how much it copied; with ErrUnsupported the caller copies the rest
 // itself.
 func (img *Image) CopyRange(ctx context.Context, src driver.Storage, srcOff, off, n int64, mode driver.CopyMode) (int64, error) {
+	trace.BdrvCoCopyRange.Log(srcOff, off, n)
 	if img.storage != nil {
 		return img.CopyFrom(ctx, src, srcOff, off, n, mode)
 	}

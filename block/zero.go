@@ -7,6 +7,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/trace"
 )
 
 // zeroChunk is how much is written at once where zeroes must be written as data.
@@ -14,6 +15,7 @@ const zeroChunk = 1 << 20
 
 // WriteZeroes makes a range read as zeroes, by whatever way is cheapest.
 func (img *Image) WriteZeroes(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
+	trace.BdrvCoPwriteZeroes.Log(off, n, int64(flags))
 	if err := img.checkWritable("write zeroes", off); err != nil {
 		return err
 	}
@@ -33,7 +35,9 @@ func (img *Image) zeroDisk(ctx context.Context, off, n int64, flags driver.ZeroF
 		flags &^= driver.ZeroMayUnmap
 	}
 	if img.probedRaw && off < probeGuard && n > 0 {
-		if err := img.guardProbe(make([]byte, min(n, probeGuard-off)), off); err != nil {
+		img.start.Lock()
+		defer img.start.Unlock()
+		if err := img.guardZero(ctx, off, n); err != nil {
 			return err
 		}
 	}
@@ -54,21 +58,25 @@ func (img *Image) zeroRange(ctx context.Context, off, n int64, flags driver.Zero
 		}
 		return img.zeroData(ctx, off, n)
 	}
-	start, end := alignIn(off, n, img.limits.ZeroAlignment, img.Size())
+	start, end := alignIn(off, n, max(img.limits.ZeroAlignment, img.unit()), img.Size())
 	if start >= end {
 		return img.zeroEdge(ctx, off, n, flags)
 	}
 	if err := img.zeroEdge(ctx, off, start-off, flags); err != nil {
 		return err
 	}
-	img.lock()
-	err := img.zeroer.WriteZeroes(ctx, start, end-start, flags)
-	img.unlock()
-	if errors.Is(err, driver.ErrUnsupported) && flags&driver.ZeroNoFallback == 0 {
-		err = img.zeroData(ctx, start, end-start)
-	}
-	if err != nil {
-		return img.fail("write zeroes", start, err)
+	for pos := start; pos < end; {
+		n := piece(end-pos, img.limits.MaxZero, max(img.limits.ZeroAlignment, img.unit()))
+		img.lock()
+		err := img.zeroer.WriteZeroes(ctx, pos, n, flags)
+		img.unlock()
+		if errors.Is(err, driver.ErrUnsupported) && flags&driver.ZeroNoFallback == 0 {
+			err = img.zeroData(ctx, pos, n)
+		}
+		if err != nil {
+			return img.fail("write zeroes", pos, err)
+		}
+		pos += n
 	}
 	return img.zeroEdge(ctx, end, off+n-end, flags)
 }
@@ -98,9 +106,7 @@ func (img *Image) zeroData(ctx context.Context, off, n int64) error {
 		b := buf[:min(n, int64(len(buf)))]
 		var err error
 		if img.storage != nil {
-			img.lock()
-			_, err = img.storage.WriteAt(ctx, b, off)
-			img.unlock()
+			_, err = img.writeStorage(ctx, b, off)
 		} else {
 			_, err = img.writeFormat(ctx, b, off, nil)
 		}
@@ -116,6 +122,7 @@ func (img *Image) zeroData(ctx context.Context, off, n int64) error {
 // a driver that cannot, an image opened without discard, and the parts of a range
 // that do not fill a unit of the format, leave things as they are.
 func (img *Image) Discard(ctx context.Context, off, n int64) error {
+	trace.BdrvCoPdiscard.Log(off, n)
 	if err := img.checkWritable("discard", off); err != nil {
 		return err
 	}
@@ -127,20 +134,42 @@ func (img *Image) Discard(ctx context.Context, off, n int64) error {
 	if img.discarder == nil || !img.unmap {
 		return nil
 	}
-	start, end := alignIn(off, n, img.limits.DiscardAlignment, img.Size())
+	start, end := alignIn(off, n, max(img.limits.DiscardAlignment, img.unit()), img.Size())
 	if start >= end {
 		return nil
 	}
-	img.lock()
-	err := img.discarder.Discard(ctx, start, end-start)
-	img.unlock()
-	if errors.Is(err, driver.ErrUnsupported) {
-		return nil
+	if img.probedRaw && start < probeGuard {
+		img.start.Lock()
+		defer img.start.Unlock()
+		if err := img.guardZero(ctx, start, end-start); err != nil {
+			return err
+		}
 	}
-	if err == nil && img.cache.WriteThrough {
-		err = img.Flush(ctx)
+	for pos := start; pos < end; {
+		n := piece(end-pos, img.limits.MaxDiscard, max(img.limits.DiscardAlignment, img.unit()))
+		img.lock()
+		err := img.discarder.Discard(ctx, pos, n)
+		img.unlock()
+		if errors.Is(err, driver.ErrUnsupported) {
+			return nil
+		}
+		if err != nil {
+			return img.fail("discard", pos, err)
+		}
+		pos += n
 	}
-	return img.fail("discard", start, err)
+	if img.cache.WriteThrough {
+		return img.Flush(ctx)
+	}
+	return nil
+}
+
+// piece is how much of n bytes may go into one request: most, rounded down to units.
+func piece(n, most, unit int64) int64 {
+	if most <= 0 || n <= most {
+		return n
+	}
+	return max(most/unit*unit, unit)
 }
 
 // alignIn shrinks a range to multiples of align; the end of the disk counts as
@@ -161,6 +190,9 @@ func alignIn(off, n, align, size int64) (start, end int64) {
 func (img *Image) Resize(ctx context.Context, size int64, opt driver.ResizeOptions) error {
 	if err := img.checkWritable("resize", -1); err != nil {
 		return err
+	}
+	if img.access.Perm&driver.PermResize == 0 {
+		return img.fail("resize", -1, driver.Errorf(driver.ErrInvalid, "the image was not opened for resizing"))
 	}
 	img.changing.RLock()
 	defer img.changing.RUnlock()

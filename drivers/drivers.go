@@ -4,9 +4,19 @@ package drivers
 
 import (
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/filter/blkdebug"
+	"github.com/cowl-disk/cowl/filter/blklogwrites"
+	"github.com/cowl-disk/cowl/filter/blkverify"
+	"github.com/cowl-disk/cowl/filter/compress"
+	"github.com/cowl-disk/cowl/filter/copyonread"
+	"github.com/cowl-disk/cowl/filter/preallocate"
+	"github.com/cowl-disk/cowl/filter/quorum"
+	"github.com/cowl-disk/cowl/filter/snapshotaccess"
+	"github.com/cowl-disk/cowl/filter/throttle"
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/raw"
+	"github.com/cowl-disk/cowl/format/recognised"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/mem"
 	"github.com/cowl-disk/cowl/protocol/nbd"
@@ -15,7 +25,7 @@ import (
 
 // All returns every driver, in the order in which formats are probed.
 func All() []driver.Driver {
-	return []driver.Driver{
+	return append([]driver.Driver{
 		raw.New(),
 		qcow2.New(),
 		luks.New(),
@@ -23,7 +33,16 @@ func All() []driver.Driver {
 		file.NewHostDevice(),
 		nbd.New(),
 		mem.New(),
+		blkdebug.New(),
+		blklogwrites.New(),
+		blkverify.New(),
+		compress.New(),
+		copyonread.New(),
+		preallocate.New(),
+		quorum.New(),
+		snapshotaccess.New(),
+		throttle.New(),
 		null.NewCo(),
 		null.NewAIO(),
-	}
+	}, recognised.Drivers()...)
 }

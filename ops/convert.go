@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/resources"
 )
 
 // ReflinkMode says whether a conversion may share blocks of the source.
@@ -198,6 +200,9 @@ func (c *converter) clearTarget(ctx context.Context) error {
 // for each processor, so that there is something to do while a request waits to
 // write.
 func (c *converter) workers() int {
+	if c.job.Compress {
+		return Compressors(c.job.Workers, c.job.Target)
+	}
 	n := c.job.Workers
 	if n <= 0 {
 		n = max(2, runtime.GOMAXPROCS(0))
@@ -207,6 +212,20 @@ func (c *converter) workers() int {
 		n = min(n, 8)
 	}
 	return n
+}
+
+// What an encoder holds: the cluster that it reads, room for the result, a history of
+// several clusters and tables.
+const (
+	encoderClusters = 9
+	encoderTables   = 1 << 20
+)
+
+// Compressors is how many workers compress at a time into target: want, or the usual
+// number if that is 0, as far as memory allows.
+func Compressors(want int, target *block.Image) int {
+	usual := min(max(2, resources.Processors()), 8)
+	return resources.Workers(cmp.Or(want, usual), encoderClusters*target.Limits().ClusterSize+encoderTables)
 }
 
 // looksEncoded says whether compressed clusters are among the first ones of the

@@ -159,10 +159,7 @@ func checkCanBeZero(ctx context.Context, t *block.Image) error {
 		if info.Encrypted && !info.ZeroInit {
 			return driver.Errorf(driver.ErrInvalid, "Cannot use --target-is-zero when the destination image is encrypted as a whole: it never reads as zeroes by itself")
 		}
-		if img.Driver().Desc().FileRole != driver.FileFiltered {
-			return nil
-		}
-		img = img.File()
+		img = img.Passed()
 	}
 	return nil
 }
@@ -266,7 +263,7 @@ func CompressionError(ctx context.Context, img *block.Image) error {
 func checkCompress(drv driver.Driver, d opts.Dict) error {
 	encrypted, _ := opts.ParseBool(d.String("encryption"))
 	switch {
-	case drv.Desc().FileRole == driver.FileFiltered || drv.Desc().NoCompression || drv.Desc().Kind == driver.KindProtocol:
+	case drv.Desc().PassesThrough() == "file" || drv.Desc().NoCompression || drv.Desc().Kind == driver.KindProtocol:
 		return errNoCompression
 	case encrypted || d.String("encrypt.format") != "":
 		return errCompressedEncrypted

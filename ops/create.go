@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/cowl-disk/cowl/block"
@@ -107,7 +106,7 @@ func Create(ctx context.Context, job CreateJob) error {
 		return err
 	}
 	if job.Announce != nil {
-		job.Announce(describe(job, schema, d, size))
+		job.Announce(describe(job, schema, job.Registry.Lookup(job.Format).Desc().CreateOrder, d, size))
 	}
 	err = block.Create(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Size: size,
 		Options: d, Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn})
@@ -224,17 +223,10 @@ func (e *BackingError) Unwrap() error { return e.Err }
 // Hint is a further line for the user.
 func (e *BackingError) Hint() string { return "Could not open backing image." }
 
-// announceOrder is the order in which the options of a format are announced
-// where it is not that of the declaration.
-var announceOrder = map[string][]string{"qcow2": strings.Fields(`encryption encrypt.format encrypt.key-secret encrypt.cipher-alg
-	encrypt.cipher-mode encrypt.ivgen-alg encrypt.ivgen-hash-alg encrypt.hash-alg encrypt.iter-time cluster_size extended_l2
-	preallocation compression_type size compat backing_file backing_fmt data_file data_file_raw lazy_refcounts refcount_bits
-	nocow extent_size_hint`)}
-
-func describe(job CreateJob, schema *opts.Schema, d opts.Dict, size int64) Creating {
+func describe(job CreateJob, schema *opts.Schema, order []string, d opts.Dict, size int64) Creating {
 	c := Creating{Filename: job.Filename, Format: job.Format}
 	list := slices.Clone(schema.Options)
-	if order := announceOrder[job.Format]; order != nil {
+	if order != nil {
 		slices.SortStableFunc(list, func(a, b opts.Option) int {
 			return slices.Index(order, a.Name) - slices.Index(order, b.Name)
 		})

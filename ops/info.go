@@ -31,8 +31,10 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 		ClusterSize:    d.ClusterSize,
 		Encrypted:      d.Encrypted,
 		Compressed:     d.Compressed,
-		Snapshots:      d.Snapshots,
 		FormatSpecific: d.Specific,
+	}
+	if out.Snapshots, _, err = img.Snapshots(ctx); err != nil {
+		return nil, err
 	}
 	if !d.NoFlags {
 		out.DirtyFlag = &d.Dirty
@@ -48,13 +50,15 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 		out.BackingFormat = d.Backing.Format
 		out.FullBacking = fullBacking(img, d.Backing.Filename)
 	}
-	if f := img.File(); f != nil && out.ClusterSize == 0 && img.Driver().Desc().FileRole == driver.FileFiltered {
-		// What passes its file through has the clusters of it.
-		below, err := f.Info(ctx)
-		if err != nil {
-			return nil, err
+	if out.ClusterSize == 0 {
+		// A node that passes a child through has its clusters.
+		for c := img.Passed(); c != nil && out.ClusterSize == 0; c = c.Passed() {
+			below, err := c.Info(ctx)
+			if err != nil {
+				return nil, err
+			}
+			out.ClusterSize = below.ClusterSize
 		}
-		out.ClusterSize = below.ClusterSize
 	}
 	if img.Unwrap() != nil {
 		// The length of a file counts in whole sectors.
@@ -95,15 +99,43 @@ func limits(img *block.Image) *qapi.BlockLimitsInfo {
 	}
 }
 
-// actualSize sets the disk usage: that of the protocol at the bottom. It stays
-// unset where that is unknown.
+// actualSize sets the disk usage. It stays unset where that is unknown.
 func actualSize(ctx context.Context, img *block.Image, out *qapi.ImageInfo) error {
-	proto, err := img.Protocol().Info(ctx)
-	if err == nil && proto.Allocated >= 0 {
-		n := proto.Allocated
+	n, err := diskUsage(ctx, img)
+	if err == nil && n >= 0 {
 		out.ActualSize = &n
 	}
 	return err
+}
+
+// diskUsage is that of the protocol below an image, or of all children together where
+// a filter passes none through; -1 if it is unknown, as it is for filters that have file names of their
+// own.
+func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
+	desc := img.Driver().Desc()
+	switch {
+	case desc.Kind == driver.KindProtocol:
+		info, err := img.Info(ctx)
+		if err != nil {
+			return -1, err
+		}
+		return info.Allocated, nil
+	case desc.Kind == driver.KindFormat:
+		return diskUsage(ctx, img.File())
+	case len(desc.Schemes) > 0:
+		return -1, nil
+	case img.Passed() != nil:
+		return diskUsage(ctx, img.Passed())
+	}
+	sum := int64(0)
+	for _, c := range img.Children() {
+		n, err := diskUsage(ctx, c.Image)
+		if err != nil || n < 0 {
+			return -1, err
+		}
+		sum += n
+	}
+	return sum, nil
 }
 
 // fullBacking is the name that opens the backing file, "" if it cannot be told:

@@ -31,6 +31,10 @@ func Measure(ctx context.Context, req MeasureRequest) (*qapi.BlockMeasureInfo, e
 	if req.Source != nil {
 		r.Size = req.Source.Size()
 		r.Source = func(ctx context.Context, off, n int64) (driver.Extent, error) {
+			// An image can make its extents as many as it likes.
+			if err := ctx.Err(); err != nil {
+				return driver.Extent{}, err
+			}
 			st, err := req.Source.Status(ctx, off, n, nil)
 			if err != nil {
 				return driver.Extent{}, err
@@ -50,7 +54,7 @@ func Measure(ctx context.Context, req MeasureRequest) (*qapi.BlockMeasureInfo, e
 		return nil, err
 	}
 	out := &qapi.BlockMeasureInfo{Required: got.Required, FullyAllocated: got.FullyAllocated, Bitmaps: got.Bitmaps}
-	if out.Bitmaps == nil && req.Source != nil && req.Driver.Desc().Name == "qcow2" {
+	if out.Bitmaps == nil && req.Source != nil && req.Driver.Desc().StoresBitmaps {
 		out.Bitmaps, err = bitmapsSize(ctx, req.Source, req.Options)
 	}
 	return out, err

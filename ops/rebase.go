@@ -71,14 +71,15 @@ type rebaser struct {
 	unit, chunk int64
 	meter       *meter
 
-	early   writeback
-	writing sync.Mutex
+	early     writeback
+	oneWriter bool // the host lets one write at a time in: see decision 4
+	writing   sync.Mutex
 
 	own, was, will answer // of the plan
 }
 
 func rebaseContents(ctx context.Context, job RebaseJob) error {
-	r := &rebaser{job: job, old: job.Image.Backing(), chunk: chunkSize, early: writeback{img: job.Image}}
+	r := &rebaser{job: job, old: job.Image.Backing(), chunk: chunkSize, early: writeback{img: job.Image}, oneWriter: oneWriter(ctx, job.Image)}
 	if job.Compress && !job.Image.CanCompress() {
 		return driver.Errorf(driver.ErrUnsupported, "Compression not supported for this file format")
 	}
@@ -340,7 +341,7 @@ func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool)
 // write at a time: a second worker would only burn its processor waiting for the
 // host's lock.
 func (r *rebaser) write(ctx context.Context, off int64, p []byte) error {
-	if img := r.job.Image; img.Protocol().Format() == "file" && !img.CacheMode().Direct {
+	if r.oneWriter {
 		r.writing.Lock()
 		defer r.writing.Unlock()
 	}

@@ -90,7 +90,7 @@ func ConvertToWriter(ctx context.Context, w io.Writer, drv driver.Driver, option
 	}
 	bw := bufio.NewWriterSize(w, chunkSize)
 	var err error
-	if drv.Desc().FileRole == driver.FileFiltered {
+	if drv.Desc().PassesThrough() == "file" {
 		err = c.streamRaw(ctx, bw)
 	} else {
 		err = c.streamFormat(ctx, bw, drv, options)

@@ -29,6 +29,7 @@ type Option struct {
 	Enum       []string // allowed values of a string; nil: any
 	Deprecated string   // what to use in its place
 	Hidden     bool     // not listed by itself; see Merge
+	Runtime    bool     // changes how a node is used, not what its contents are
 	index      int
 }
 
@@ -41,7 +42,7 @@ type Schema struct {
 // SchemaOf reads a declaration: a struct (or pointer to one) whose fields have
 // tags
 //
-//	opt:"name" type:"size" default:"65536" help:"…" enum:"a,b" deprecated:"use x" hidden:"on"
+//	opt:"name" type:"size" default:"65536" help:"…" enum:"a,b" deprecated:"use x" hidden:"on" runtime:"on"
 //
 // type may be left out where the field tells: string, bool, and pointers to
 // them; integers are numbers unless the tag says size. A pointer field stays
@@ -60,7 +61,8 @@ func SchemaOf(decl any) *Schema {
 			continue
 		}
 		o := Option{Name: name, Type: Type(f.Tag.Get("type")), Default: f.Tag.Get("default"),
-			Help: f.Tag.Get("help"), Deprecated: f.Tag.Get("deprecated"), Hidden: f.Tag.Get("hidden") == "on", index: i}
+			Help: f.Tag.Get("help"), Deprecated: f.Tag.Get("deprecated"), Hidden: f.Tag.Get("hidden") == "on",
+			Runtime: f.Tag.Get("runtime") == "on", index: i}
 		if e := f.Tag.Get("enum"); e != "" {
 			o.Enum = strings.Split(e, ",")
 		}

@@ -11,37 +11,38 @@ type Kind uint8
 
 // The kinds of driver.
 const (
-	KindProtocol Kind = iota + 1 // opens Storage
+	KindProtocol Kind = iota + 1 // opens Storage without children
 	KindFormat                   // opens a Format on top of a "file" child
-	KindFilter                   // opens a Format that passes its child through
-)
-
-// FileRole says how a format uses its "file" child, which decides the
-// permissions that are asked for on it.
-type FileRole uint8
-
-// The roles a "file" child can have.
-const (
-	// FileMetadata: the child holds metadata. Nobody else may write it while
-	// it is open.
-	FileMetadata FileRole = iota
-	// FileFiltered: the child is passed through (raw, filters). Permissions
-	// are those of the parent.
-	FileFiltered
+	KindFilter                   // opens Storage on top of children with the same contents
 )
 
 // Desc describes a driver. It is constant: Driver.Desc returns the same
 // pointer at every call, and nobody changes what it points to.
 type Desc struct {
-	Name     string   // as in -f NAME and driver=NAME
-	Kind     Kind     // protocol, format or filter
-	Schemes  []string // "SCHEME:" file name prefixes that select the driver, without the colon
-	FileRole FileRole // formats and filters only
-	Backing  bool     // images of this format may have a backing file
-	Summary  string   // one line for the manual
+	Name    string   // as in -f NAME and driver=NAME
+	Kind    Kind     // protocol, format or filter
+	Schemes []string // "SCHEME:" file name prefixes that select the driver, without the colon
+	// Children are the roles that children of the driver's nodes have, in the
+	// order in which they are opened.
+	Children []ChildDesc
+	Summary  string // one line for the manual
+	// Fallback: the driver takes what no other format recognises (raw).
+	Fallback bool
+	// PlainNames: the driver opens file names without a scheme (see NameProber).
+	PlainNames bool
+	// NotBuiltIn: the format is recognised, so that its images are not taken for
+	// something else, but it cannot be used: Open fails with ErrUnsupported.
+	NotBuiltIn bool
 	// NoCompression: no image of this format takes compressed clusters, whatever the
 	// options.
 	NoCompression bool
+
+	// StoresBitmaps: images may hold dirty bitmaps, so that the measure of a copy of
+	// an image with bitmaps tells their size.
+	StoresBitmaps bool
+	// CreateOrder is the order in which the options of a new image are announced,
+	// where it is not that of the declaration. It may have those of protocols.
+	CreateOrder []string
 
 	OpenOptions   *opts.Schema // nil: none
 	CreateOptions *opts.Schema // nil: the driver cannot create
@@ -55,9 +56,9 @@ type Desc struct {
 // Driver opens nodes of one type.
 type Driver interface {
 	Desc() *Desc
-	// Open opens a node: Storage for a protocol, Format for a format or
-	// filter. On error everything opened on the way has been closed again,
-	// except the "file" child, which stays with the caller.
+	// Open opens a node: Storage for a protocol or filter, Format for a format.
+	// On error everything opened on the way has been closed again, except the
+	// children in req, which stay with the caller.
 	Open(ctx context.Context, req *OpenRequest) (Node, error)
 }
 
@@ -78,6 +79,13 @@ const ProbeBytes = 2048
 // scheme prefix removed, as the option "filename".
 type FilenameParser interface {
 	ParseFilename(name string) (opts.Dict, error)
+}
+
+// NameProber is implemented by protocols that open some of the file names without
+// a scheme: host devices. A driver with PlainNames opens those that none claims.
+type NameProber interface {
+	// ProbeName says whether name, a plain file name, is for this driver.
+	ProbeName(name string) bool
 }
 
 // Creator is implemented by drivers that can create an image.
@@ -145,9 +153,12 @@ type OpenRequest struct {
 	// children ("data-file.filename"), which the driver hands to Env.OpenChild. For
 	// a protocol opened by file name it has the key "filename".
 	Options opts.Dict
-	// File is the "file" child of formats and filters. It is a Storage
-	// whatever it really is: the block layer adapts formats.
+	// File is the child with the role "file", nil if there is none. Children are
+	// Storage whatever they really are: the block layer adapts formats.
 	File Storage
+	// Children are those that the block layer has opened, File among them, in the
+	// order of their declaration. They belong to the block layer.
+	Children []OpenedChild
 	// Access says what the node may be used for.
 	Access Access
 	Cache  Cache

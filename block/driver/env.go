@@ -27,34 +27,8 @@ type Env struct {
 	OpenChild func(ctx context.Context, ref ChildRef) (Storage, error)
 }
 
-// Objects are what options refer to by id: secrets, TLS credentials. It is safe
-// for use by several goroutines.
-type Objects interface {
-	// Secret returns the bytes of a secret, which the caller does not change.
-	Secret(id string) ([]byte, error)
-	// TLSCreds returns what was said of TLS credentials.
-	TLSCreds(id string) (*TLSCreds, error)
-}
-
-// TLSCreds says where TLS credentials are and what they are for. What was read from
-// Dir to judge them is not kept: who uses them reads the files again.
-type TLSCreds struct {
-	Type       string // "x509", "psk" or "anon"
-	Server     bool   // for listening, not for connecting
-	Dir        string // where the files are
-	VerifyPeer bool   // refuse peers whose identity cannot be verified
-	Username   string // psk
-	PasswordID string // x509: id of the secret that decrypts the private key, or ""
-	Priority   string // a priority string as GnuTLS has them, or ""
-}
-
 // Secret returns the secret that an option names.
-func (e *Env) Secret(id string) ([]byte, error) {
-	if e.Objects == nil {
-		return nil, Errorf(ErrInvalid, "No secret with id '%s'", id)
-	}
-	return e.Objects.Secret(id)
-}
+func (e *Env) Secret(id string) ([]byte, error) { return FindObject[Secret](e.Objects, id) }
 
 // ChildRef names a further child of a node.
 type ChildRef struct {

@@ -41,6 +41,9 @@ type Limits struct {
 	OptTransfer int64
 	// MaxTransfer bounds a single read or write, 0 if there is no bound.
 	MaxTransfer int64
+	// MaxZero and MaxDiscard bound a single WriteZeroes and Discard, 0 if there is no
+	// bound.
+	MaxZero, MaxDiscard int64
 	// NoCompression: although the format has compressed clusters, this image takes
 	// none (it is encrypted).
 	NoCompression bool

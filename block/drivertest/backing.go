@@ -17,7 +17,7 @@ var errWrongContent = errors.New("wrong content")
 // testBacking runs the random operations on images with a backing file that is
 // shorter, as long and longer than the disk. The backing file must not change.
 func testBacking(t *testing.T, s *suite) {
-	if !s.desc().Backing {
+	if !s.desc().HasBacking() {
 		t.Skip("the format has no backing files")
 	}
 	ctx := context.Background()
@@ -61,7 +61,7 @@ func testBacking(t *testing.T, s *suite) {
 // testChangeBacking records another backing file, and none, and looks at what
 // the disk reads then.
 func testChangeBacking(t *testing.T, s *suite) {
-	if !s.desc().Backing || s.Skip["Backing"] != "" {
+	if !s.desc().HasBacking() || s.Skip["Backing"] != "" {
 		t.Skip("the format has no backing files")
 	}
 	ctx := context.Background()

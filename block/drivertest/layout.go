@@ -66,7 +66,7 @@ func testStaleMemory(t *testing.T, s *suite) {
 	}
 	m := testkit.NewModel(s.size)
 	t.Run("new", func(t *testing.T) { s.staleMemory(t, s.create(t, nil), m) })
-	if !s.desc().Backing || s.Skip["Backing"] != "" {
+	if !s.desc().HasBacking() || s.Skip["Backing"] != "" {
 		return
 	}
 	content := bytes.Repeat([]byte("backing "), int(s.size/8))

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/crypto/argon2"
 
 	"github.com/cowl-disk/cowl/crypto/sector"
+	"github.com/cowl-disk/cowl/internal/resources"
 )
 
 // unlockSlot2 opens one key slot (section 3.2).
@@ -92,6 +93,9 @@ func (h *Header) derive(ctx context.Context, k *kdf2, passphrase []byte, n int) 
 }
 
 func (h *Header) reserve(n int64) (release func(), err error) {
+	if err := resources.Claim(n); err != nil {
+		return nil, errorf(ErrLimit, "the key slot's argon2: %w", err)
+	}
 	if h.Reserve == nil {
 		return func() {}, nil // maxMemory2 bounds it
 	}

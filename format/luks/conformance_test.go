@@ -11,19 +11,7 @@ import (
 )
 
 // secrets are the objects of tests.
-type secrets map[string]string
-
-func (s secrets) Secret(id string) ([]byte, error) {
-	v, ok := s[id]
-	if !ok {
-		return nil, driver.Errorf(driver.ErrInvalid, "No secret with id '%s'", id)
-	}
-	return []byte(v), nil
-}
-
-func (secrets) TLSCreds(id string) (*driver.TLSCreds, error) {
-	return nil, driver.Errorf(driver.ErrInvalid, "No TLS credentials with id '%s'", id)
-}
+type secrets = driver.Secrets
 
 var known = secrets{"s": "correct horse", "t": "battery staple", "u": "nobody's", "binary": "\xff\xfe", "nul": "a\x00b"}
 

@@ -12,9 +12,12 @@ import (
 )
 
 var desc = driver.Desc{
-	Name:          "luks",
-	Kind:          driver.KindFormat,
-	FileRole:      driver.FileMetadata,
+	Name: "luks",
+	Kind: driver.KindFormat,
+	Children: []driver.ChildDesc{
+		{Role: "file", Use: driver.UseMetadata},
+		{Role: "header", Use: driver.UseMetadata, Optional: true, ByDriver: true},
+	},
 	NoCompression: true,
 	Summary:       "Encrypted disk with a LUKS header, versions 1 and 2",
 	OpenOptions:   openSchema,

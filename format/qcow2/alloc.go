@@ -6,6 +6,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/trace"
 )
 
 // pending is a range of guest clusters that is being changed. Everybody else who
@@ -98,7 +99,13 @@ func (im *image) beginWrite(ctx context.Context) error {
 	}
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
-	if im.begun.Load() || im.version < 3 {
+	if im.begun.Load() {
+		return nil
+	}
+	if err := im.coverTables(ctx); err != nil {
+		return err
+	}
+	if im.version < 3 {
 		im.begun.Store(true)
 		return nil
 	}
@@ -151,7 +158,7 @@ func (im *image) classify(c, from, to int64) (planState, ondisk.L2Entry) {
 		return planMissing, ondisk.L2Entry{}
 	}
 	e := ondisk.LoadL2(s.data, i, im.extended)
-	if im.badEntry(e) != "" {
+	if im.badEntry(e) != "" || im.misplaced(c<<im.clusterBits, e) {
 		return planBad, e
 	}
 	k := im.kind(e)
@@ -217,6 +224,7 @@ func (im *image) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 	}
 	t, err := im.allocate(ctx, off, min(n, im.size.Load()-off))
 	if err == nil {
+		trace.Qcow2AllocClustersOffset.Log(off, t.HostOffset, t.Length)
 		im.mark(off, t.Length)
 	}
 	return t, err
@@ -249,6 +257,9 @@ func (im *image) allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 		case planInPlace:
 			return im.inPlace(ctx, off, n, r)
 		case planBad:
+			if im.misplaced(c0<<im.clusterBits, r.first) {
+				return driver.WriteTarget{}, im.misplacedError(ctx, c0<<im.clusterBits, hostOffset(r.first))
+			}
 			return driver.WriteTarget{}, im.entryError(ctx, c0, r.first, im.badEntry(r.first))
 		case planWait:
 			if err := im.waitFor(ctx, c0); err != nil {
@@ -299,6 +310,7 @@ func (im *image) inPlace(ctx context.Context, off, n int64, r writePlan) (driver
 			return driver.WriteTarget{}, im.corruption(ctx, "Preventing invalid write on metadata (overlaps with %s)", what)
 		}
 	}
+	im.events.Raise("write_aio")
 	return t, nil
 }
 
@@ -334,6 +346,12 @@ func (im *image) target(ctx context.Context, off, n int64, r writePlan, p *pendi
 	_, to := im.edges(r.last, p.reuse, start, endIn)
 	t.Head, t.Tail = in-from, to-endIn
 	p.firstSub, p.lastSub = uint32(from>>im.subBits), uint32((to-1)>>im.subBits)
+	// The block layer moves the data; these come just before it does.
+	if t.Head+t.Tail > 0 {
+		im.events.Raise("cow_read")
+		im.events.Raise("cow_write")
+	}
+	im.events.Raise("write_aio")
 	return t, nil
 }
 
@@ -384,6 +402,7 @@ func (p *pending) newEntry(c int64, old ondisk.L2Entry) ondisk.L2Entry {
 // Commit links the clusters that were written.
 func (p *pending) Commit(ctx context.Context) error {
 	im := p.im
+	trace.Qcow2ClusterLinkL2.Log(p.c0<<im.clusterBits, p.c1-p.c0)
 	defer im.unreserve(p)
 	done, err := im.editEntries(ctx, p.c0, p.c1, discardNever, func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
 		return p.newEntry(c, old), !p.reuse
@@ -440,6 +459,13 @@ func (im *image) editEntries(ctx context.Context, c0, c1 int64, how discardKind,
 				continue
 			}
 			if err := im.needSlices(ctx, c, c+1); err != nil {
+				return c, err
+			}
+			continue
+		}
+		if s.unsure {
+			im.meta.Unlock()
+			if err := im.coverSlice(ctx, s); err != nil {
 				return c, err
 			}
 			continue

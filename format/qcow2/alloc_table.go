@@ -50,6 +50,7 @@ func (im *image) makeTable(ctx context.Context, l1 int64) error {
 		if old >= im.file.Size() {
 			return driver.Errorf(driver.ErrCorrupt, "L2 table at offset %#x lies beyond the end of the file", old)
 		}
+		im.events.Raise("l2_alloc_cow_read")
 		// Shared tables are never changed, so the file has their contents.
 		if err := im.readPadded(ctx, im.file, content, old); err != nil {
 			return err
@@ -59,11 +60,16 @@ func (im *image) makeTable(ctx context.Context, l1 int64) error {
 	if err != nil {
 		return err
 	}
+	im.events.Raise("l2_alloc_write")
+	if err := im.writeNewTable(ctx, host, content); err != nil {
+		im.freeNow(ctx, host, im.clusterSize)
+		return err
+	}
 	im.alloc.noteMetadata(host)
 
 	im.meta.Lock()
 	for o := int64(0); o < im.clusterSize; o += im.cache.size {
-		s := &slice{off: host + o, data: append([]byte(nil), content[o:o+im.cache.size]...), dirty: true}
+		s := &slice{off: host + o, data: append([]byte(nil), content[o:o+im.cache.size]...)}
 		im.cache.put(s)
 	}
 	im.setL1(l1, uint64(host)|ondisk.FlagCopied)

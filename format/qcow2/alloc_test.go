@@ -48,6 +48,9 @@ func TestAllocateContiguous(t *testing.T) {
 		}
 		next <- w
 	}()
+	if _, err := w.Child.WriteAt(ctx, make([]byte, w.Length), w.HostOffset); err != nil {
+		t.Fatal(err)
+	}
 	if err := w.Pending.Commit(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,8 @@ type bitmapSet struct {
 	// stale: the header names bitmaps that a program without knowledge of them has
 	// made untrue.
 	stale bool
+	// damage is why list is empty although the header names bitmaps.
+	damage error
 }
 
 // bitmap is a dirty bitmap.
@@ -96,6 +98,9 @@ func (s *bitmapSet) find(name string) (*bitmap, error) {
 		if b.name == name {
 			return b, nil
 		}
+	}
+	if s.damage != nil {
+		return nil, s.damage
 	}
 	return nil, driver.Errorf(driver.ErrNoBitmap, "Dirty bitmap '%s' not found", name)
 }

@@ -29,7 +29,7 @@ func (im *image) loadBitmaps(ctx context.Context) error {
 	names := make(map[string]bool, len(dir))
 	for i := range dir {
 		e := &dir[i]
-		b := &bitmap{name: e.Name, shift: uint(e.GranularityBits), size: int64(im.hdr.Size), extra: slices.Clone(e.Extra),
+		b := &bitmap{name: e.Name, shift: uint(e.GranularityBits), size: im.size.Load(), extra: slices.Clone(e.Extra),
 			enabled: e.Flags&ondisk.BitmapAuto != 0, inconsistent: e.Flags&ondisk.BitmapInUse != 0,
 			compat: e.Flags & ondisk.BitmapExtraCompatible, flags: e.Flags, stored: true,
 			at: at + ondisk.BitmapFlagsOffset, tableOff: int64(e.TableOffset), tableLen: int64(e.TableSize)}
@@ -84,7 +84,7 @@ func (im *image) readBitmapDirectory(ctx context.Context) ([]ondisk.Bitmap, erro
 		if len(b.Extra) > 0 && b.Flags&ondisk.BitmapExtraCompatible == 0 {
 			return nil, corrupt("Bitmap extra data is not supported")
 		}
-		short := int64(b.TableSize) < ondisk.BitmapTableSize(int64(im.hdr.Size), b.GranularityBits, im.clusterBits)
+		short := int64(b.TableSize) < ondisk.BitmapTableSize(im.size.Load(), b.GranularityBits, im.clusterBits)
 		if !b.Valid(im.clusterBits) || short && b.Flags&ondisk.BitmapInUse == 0 || slices.Contains([]byte(b.Name), 0) {
 			return nil, corrupt("Bitmap '%s' doesn't satisfy the constraints", b.Name)
 		}

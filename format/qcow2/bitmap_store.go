@@ -143,7 +143,7 @@ func (st *bitmapStore) prepare(ctx context.Context) error {
 		return err
 	}
 	st.dir = span{off: r.off, end: r.off + int64(len(dir))}
-	return im.writeWhole(ctx, dir, r)
+	return im.writeRoom(ctx, dir, r)
 }
 
 // storeBitmap writes the data and the table of a bitmap to new clusters, as far as
@@ -184,7 +184,7 @@ func (st *bitmapStore) storeBitmap(ctx context.Context, b *bitmap) error {
 		return err
 	}
 	t.off = r.off
-	if err := im.writeWhole(ctx, encodeEntries(t.entries), r); err != nil {
+	if err := im.writeRoom(ctx, encodeEntries(t.entries), r); err != nil {
 		return err
 	}
 	for i, e := range b.table {

@@ -15,6 +15,7 @@ type slice struct {
 	data    []byte
 	used    atomic.Bool // since the eviction hand passed
 	dirty   bool
+	unsure  bool // it may lie in a hole of the file: see coverSlice
 	writing bool // a writeback carries older contents to the file
 }
 
@@ -203,7 +204,10 @@ func (im *image) readSlice(ctx context.Context, s *slice) error {
 	if table >= im.file.Size() {
 		return driver.Errorf(driver.ErrCorrupt, "L2 table at offset %#x lies beyond the end of the file", table)
 	}
-	return im.readPadded(ctx, im.file, s.data, s.off)
+	im.events.Raise("l2_load")
+	err := im.readPadded(ctx, im.file, s.data, s.off)
+	s.unsure = im.writable && mayHaveHole(s.data, s.off)
+	return err
 }
 
 // needSlices loads the slices of guest clusters [c0, c1) that exist. In a small

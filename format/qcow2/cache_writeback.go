@@ -176,6 +176,9 @@ func (a *allocator) done(r *refBatch, err error) {
 func (im *image) writeRefcounts(ctx context.Context) (wrote bool, err error) {
 	r := im.alloc.takeDirty()
 	defer func() { im.alloc.done(&r, err) }()
+	if len(r.jobs) > 0 {
+		im.events.Raise("refblock_update_part")
+	}
 	if err = im.writeJobs(ctx, r.jobs); err != nil {
 		return false, err
 	}
@@ -183,6 +186,7 @@ func (im *image) writeRefcounts(ctx context.Context) (wrote bool, err error) {
 		if err = im.file.Flush(ctx); err != nil {
 			return false, err
 		}
+		im.events.Raise("refblock_alloc_hookup")
 		if err = im.writeJobs(ctx, r.table); err != nil {
 			return false, err
 		}
@@ -192,6 +196,7 @@ func (im *image) writeRefcounts(ctx context.Context) (wrote bool, err error) {
 
 // barrier makes guest data and metadata that were written durable.
 func (im *image) barrier(ctx context.Context) error {
+	im.events.Raise("flush_to_disk")
 	if im.external {
 		if err := im.data.Flush(ctx); err != nil {
 			return err
@@ -228,6 +233,9 @@ func (im *image) writeback(ctx context.Context, durable, refcounts bool) (err er
 	if err = im.barrier(ctx); err != nil {
 		return err
 	}
+	if len(t.l2) > 0 {
+		im.events.Raise("l2_update")
+	}
 	if err = im.writeJobs(ctx, t.l2); err != nil {
 		return err
 	}
@@ -237,6 +245,7 @@ func (im *image) writeback(ctx context.Context, durable, refcounts bool) (err er
 				return err
 			}
 		}
+		im.events.Raise("l1_update")
 		if err = im.writeJobs(ctx, t.l1); err != nil {
 			return err
 		}
@@ -290,6 +299,7 @@ func (im *image) Flush(ctx context.Context) error {
 	if !im.writable {
 		return nil
 	}
+	im.events.Raise("flush_to_os")
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
 	if err := im.writeback(ctx, true, !im.postponed()); err != nil {

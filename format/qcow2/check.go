@@ -250,7 +250,7 @@ func (c *checker) countTimes(off, n int64, times uint64) error {
 		return nil
 	}
 	// The last cluster of a file may be cut short.
-	if off < 0 || off > 1<<62 || off+n-c.fileSize >= c.cs {
+	if off < 0 || off > 1<<62 || off+n-c.fileSize >= c.cs || off >= alignUp(c.fileSize, c.cs) {
 		for range min(times, maxRepeats) {
 			c.say("ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset %#x size %#x", off, n)
 		}

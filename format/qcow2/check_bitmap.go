@@ -1,6 +1,9 @@
 package qcow2
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -23,6 +26,7 @@ func (c *checker) countBitmaps() error {
 		c.res.CheckErrors++
 		return errCheck(textInvalid)
 	}
+	c.checkBitmapDirectory(off, size)
 	for _, t := range tables {
 		if err := c.count(t.off, t.n*8); err != nil {
 			return err
@@ -51,6 +55,30 @@ func (c *checker) countBitmaps() error {
 	return nil
 }
 
+// checkBitmapDirectory says whether anything else lies where the directory does: QEMU
+// does not write over other metadata, and so cannot open the image for writing.
+func (c *checker) checkBitmapDirectory(off, size int64) {
+	for i := off >> c.hdr.ClusterBits; i <= (off+size-1)>>c.hdr.ClusterBits; i++ {
+		if n := c.counts.get(i); n > 1 {
+			c.corrupt("ERROR bitmap directory at offset %#x: its cluster has %d references", off, n)
+		}
+	}
+}
+
+// judgeBitmap says what is wrong with an entry of the bitmap directory, "" if nothing
+// is. size is that of the disk.
+func judgeBitmap(b *ondisk.Bitmap, size int64, clusterBits uint32) string {
+	inUse := b.Flags&ondisk.BitmapInUse != 0
+	want := ondisk.BitmapTableSize(size, b.GranularityBits, clusterBits)
+	switch {
+	case strings.ContainsRune(b.Name, 0):
+		return "the name has a zero byte"
+	case !inUse && int64(b.TableSize) != want:
+		return fmt.Sprintf("its table has %d entries, not %d", b.TableSize, want)
+	}
+	return ""
+}
+
 // bitmapTables reads the bitmap directory.
 func (c *checker) bitmapTables(off, size int64) ([]bitmapTable, error) {
 	if off <= 0 || off > 1<<62 || size <= 0 || size > ondisk.MaxBitmapDirectory || off+size > c.fileSize {
@@ -70,8 +98,16 @@ func (c *checker) bitmapTables(off, size int64) ([]bitmapTable, error) {
 	}
 	var tables []bitmapTable
 	var total int64
+	names := map[string]bool{}
 	for i := range dir {
 		b := &dir[i]
+		if what := judgeBitmap(b, wholeSectors(c.hdr.Size), c.hdr.ClusterBits); what != "" {
+			c.corrupt("ERROR bitmap '%s': %s; bitmap directory entry corrupted", b.Name, what)
+		}
+		if names[b.Name] {
+			c.corrupt("ERROR bitmap '%s' is in the bitmap directory more than once", b.Name)
+		}
+		names[b.Name] = true
 		if !b.Valid(c.hdr.ClusterBits) || len(b.Extra) > 0 && b.Flags&ondisk.BitmapExtraCompatible == 0 {
 			return nil, ondisk.ErrBitmapDirectory
 		}

@@ -95,19 +95,24 @@ func (c *checker) compareRefcounts(fix driver.CheckFix) error {
 	}
 	c.highest = 0
 	next := int64(0)
-	missing := func(end int64) {
+	missing := func(end int64) error {
 		for ; next < end; next++ {
 			if off, bad := c.blockOffset(next); bad {
-				c.misplacedBlock(next, off)
+				if err := c.misplacedBlock(next, off); err != nil {
+					return err
+				}
 				c.unreadableBlock(next)
 			} else {
 				c.missingBlock(next)
 			}
 		}
+		return c.ctx.Err()
 	}
 	cmp := blockCompare{checker: c, fix: fix}
 	err := readTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
-		missing(index[i])
+		if err := missing(index[i]); err != nil {
+			return err
+		}
 		next = index[i] + 1
 		if err != nil {
 			c.unreadableBlock(index[i])
@@ -123,16 +128,30 @@ func (c *checker) compareRefcounts(fix driver.CheckFix) error {
 	if err != nil {
 		return err
 	}
-	missing(blocks)
+	if err := missing(blocks); err != nil {
+		return err
+	}
 	return c.discard(cmp.freed)
 }
 
-// misplacedBlock reports the first block whose place is impossible.
-func (c *checker) misplacedBlock(block, off int64) {
-	if !c.misplaced {
-		c.misplaced = true
-		c.say("qcow2: Image is corrupt: Refblock offset %s unaligned (reftable index: %s); further non-fatal corruption events will be suppressed", hex(uint64(off)), hex(uint64(block)))
+// misplacedBlock reports the first block whose place is impossible. An image that is
+// open for a repair is marked as corrupt, for those that write to it before all is
+// repaired; a repair that succeeds takes the mark away.
+func (c *checker) misplacedBlock(block, off int64) error {
+	if c.misplaced {
+		return nil
 	}
+	c.misplaced = true
+	verb, rest := "Image is", "further non-fatal corruption events"
+	if c.fix.Leaks || c.fix.Errors {
+		verb, rest = "Marking image as", "further corruption events"
+	}
+	c.say("qcow2: %s corrupt: Refblock offset %s unaligned (reftable index: %s); %s will be suppressed", verb, hex(uint64(off)), hex(uint64(block)), rest)
+	if !c.fix.Leaks && !c.fix.Errors || c.hdr.Version < 3 {
+		return nil
+	}
+	c.hdr.Incompatible |= ondisk.IncompatCorrupt
+	return c.writeHeader(headerIncompatible, binary.BigEndian.AppendUint64(nil, c.hdr.Incompatible))
 }
 
 // unreadableBlock reports the clusters of a block that cannot be read.

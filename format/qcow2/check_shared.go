@@ -84,7 +84,7 @@ func (c *checker) countSnapshots(fix driver.CheckFix) error {
 			c.res.CheckErrors++
 			return errCheck(textIO)
 		}
-		return c.countTable(offsets[i], b, l2Times[offsets[i]], false, fix)
+		return c.countTable(l2Check{off: offsets[i], b: b, times: l2Times[offsets[i]], fix: fix})
 	})
 	if err != nil {
 		return err

@@ -84,6 +84,12 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 		c.snapshots.bytes = pos - off
 	}
 	for i := range c.snapshots.entries {
+		if s := &c.snapshots.entries[i]; s.HasDiskSize && s.DiskSize > maxSnapshotDisk {
+			res.corruptions++
+			c.say("%s snapshot %s (%s) disk_size=%s: the disk is too large", verb(c.fix.Errors), s.ID, s.Name, hex(s.DiskSize))
+			s.HasDiskSize = false
+			continue
+		}
 		if c.hdr.Version >= 3 && !c.snapshots.entries[i].HasDiskSize {
 			res.corruptions++
 			c.say("%s snapshot table entry %d is incomplete", verb(c.fix.Errors), i)

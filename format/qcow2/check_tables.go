@@ -50,7 +50,7 @@ func (c *checker) countTables(t l1Table, l1 []uint64, fix driver.CheckFix) error
 			return errCheck(textIO)
 		}
 		c.progress(int64(i), int64(len(offsets)))
-		return c.countTable(offsets[i], b, 1, true, fix)
+		return c.countTable(l2Check{off: offsets[i], b: b, times: 1, active: true, fix: fix, guest: int64(index[i]) * c.cs / c.entrySize * c.cs})
 	})
 	if err != nil {
 		return err
@@ -103,12 +103,12 @@ func (c *checker) repeat(times uint64, format string, args ...any) {
 }
 
 // countTable counts the clusters of one L2 table.
-func (c *checker) countTable(off int64, b []byte, times uint64, active bool, fix driver.CheckFix) error {
-	t := l2Check{checker: c, off: off, b: b, times: times, active: active, fix: fix}
-	if !c.hdr.ExtendedL2() && !c.dataFile && times < countMask {
+func (c *checker) countTable(t l2Check) error {
+	t.checker = c
+	if !c.hdr.ExtendedL2() && !c.dataFile && t.times < countMask {
 		return t.fast()
 	}
-	for i := range len(b) / int(c.entrySize) {
+	for i := range len(t.b) / int(c.entrySize) {
 		if err := t.entry(i); err != nil || t.stop {
 			return err
 		}
@@ -124,6 +124,7 @@ type l2Check struct {
 	times  uint64
 	active bool
 	fix    driver.CheckFix
+	guest  int64 // guest offset of the first entry, of the active disk
 	next   int64 // where the next data cluster would be contiguous
 	stop   bool  // the rest of the table cannot be trusted
 }
@@ -270,6 +271,9 @@ func (t *l2Check) standard(i int, e ondisk.L2Entry, host int64, zero bool) error
 		t.next = host + c.cs
 	}
 	if c.dataFile {
+		if guest := t.guest + int64(i)*c.cs; t.active && host != guest {
+			c.repeat(t.times, "ERROR data cluster at guest offset %#x is at offset %#x of the external data file; L2 entry corrupted", guest, host)
+		}
 		if e.Desc&ondisk.FlagCopied == 0 {
 			c.suspect = true
 		}

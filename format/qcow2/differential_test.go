@@ -47,6 +47,9 @@ func TestReadOriginalImages(t *testing.T) {
 		})
 	}
 	for bits := 9; bits <= 21; bits++ {
+		if !testkit.Sample(bits, 4) {
+			continue
+		}
 		for _, o := range []string{"compat=0.10", "compat=1.1", "extended_l2=on"} {
 			if o == "extended_l2=on" && bits < 14 {
 				continue

@@ -91,6 +91,9 @@ func (im *image) findCompressed(ctx context.Context, l1 []uint64) (bool, error) 
 		if off == 0 {
 			continue
 		}
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
 		if err := im.readPadded(ctx, im.file, buf, off); err != nil {
 			return false, err
 		}
@@ -113,6 +116,9 @@ const expandChunk = 1 << 20
 func (im *image) expandZeroes(ctx context.Context, progress func(done, total int64)) error {
 	size := im.alignUp(im.size.Load())
 	for off := int64(0); off < size; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if progress != nil {
 			progress(off, size)
 		}

@@ -72,6 +72,11 @@ func (im *image) expandTable(ctx context.Context, off, guest int64) error {
 	}
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
+	// The disk may just have got its own copy of the table: what it gave up is counted
+	// only now.
+	if err := im.settle(ctx); err != nil {
+		return err
+	}
 	// Every L1 table that names the table counts once for what the table names.
 	im.alloc.mu.Lock()
 	times, err := im.alloc.get(ctx, off>>im.clusterBits)
@@ -81,9 +86,6 @@ func (im *image) expandTable(ctx context.Context, off, guest int64) error {
 	}
 	if times == 0 {
 		return uncounted(off)
-	}
-	if err := im.settle(ctx); err != nil {
-		return err
 	}
 	if times > 1 {
 		up := refPass{im: im, limit: -1}

@@ -3,6 +3,7 @@ package qcow2
 import (
 	"context"
 	"encoding/binary"
+	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -15,11 +16,19 @@ type Driver struct{}
 func New() driver.Driver { return &Driver{} }
 
 var desc = driver.Desc{
-	Name:          "qcow2",
-	Kind:          driver.KindFormat,
-	FileRole:      driver.FileMetadata,
-	Backing:       true,
+	Name: "qcow2",
+	Kind: driver.KindFormat,
+	Children: []driver.ChildDesc{
+		{Role: "file", Use: driver.UseMetadata},
+		{Role: "backing", Use: driver.UseBacking, Optional: true},
+		{Role: "data-file", Use: driver.UseData, Optional: true, ByDriver: true},
+	},
 	Summary:       "QEMU copy-on-write image, versions 2 and 3",
+	StoresBitmaps: true,
+	CreateOrder: strings.Fields(`encryption encrypt.format encrypt.key-secret encrypt.cipher-alg encrypt.cipher-mode
+		encrypt.ivgen-alg encrypt.ivgen-hash-alg encrypt.hash-alg encrypt.iter-time cluster_size extended_l2 preallocation
+		compression_type size compat backing_file backing_fmt data_file data_file_raw lazy_refcounts refcount_bits nocow
+		extent_size_hint`),
 	OpenOptions:   openSchema,
 	CreateOptions: createSchema,
 	AmendOptions:  amendSchema,

@@ -35,7 +35,7 @@ func (im *image) MakeEmpty(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = im.cutClusters(ctx, 0, c1)
+	err = im.cutClusters(ctx, 0, c1, discardSnapshot)
 	im.unreserve(p)
 	if err == nil {
 		// Before the data file may lose anything, nothing may refer to it.
@@ -137,7 +137,9 @@ func (im *image) bareRegions(ctx context.Context) (keep map[int64]int64, used ma
 // writeEmpty writes the tables of an empty image over those there are. tableMu
 // and flushMu are held.
 func (im *image) writeEmpty(ctx context.Context, keep map[int64]int64, used map[int64]struct{}) error {
+	im.events.Raise("empty_image_prepare")
 	empty := make([]uint64, len(im.l1))
+	im.events.Raise("l1_update")
 	if err := im.writeTableChanges(ctx, im.l1Off, im.l1, empty); err != nil {
 		return err
 	}
@@ -148,9 +150,11 @@ func (im *image) writeEmpty(ctx context.Context, keep map[int64]int64, used map[
 	for region, off := range keep {
 		table[region] = uint64(off)
 	}
+	im.events.Raise("reftable_update")
 	if err := im.writeTableChanges(ctx, a.tableOff, a.table, table); err != nil {
 		return err
 	}
+	im.events.Raise("refblock_alloc")
 	for region, off := range keep {
 		block := make([]byte, im.clusterSize)
 		for c := range used {

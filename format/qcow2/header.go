@@ -3,6 +3,7 @@ package qcow2
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -113,7 +114,7 @@ func (im *image) loadHeader(ctx context.Context) error {
 		im.backing, _, _ = strings.Cut(string(name), "\x00")
 	}
 	im.hdr, im.exts = *h, cloneExtensions(exts)
-	im.size.Store(int64(h.Size))
+	im.size.Store(wholeSectors(h.Size))
 	return nil
 }
 
@@ -127,7 +128,8 @@ func (im *image) checkTables(h *ondisk.Header) error {
 		return err
 	}
 	if !im.access.Check {
-		if err := im.checkTable(h.SnapshotsOffset, int64(h.NbSnapshots), snapshotFixedSize, snapshotFixedSize*maxSnapshots, "Snapshot table"); err != nil {
+		err := im.checkTable(h.SnapshotsOffset, int64(h.NbSnapshots), snapshotFixedSize, snapshotFixedSize*maxSnapshots, "Snapshot table")
+		if err = im.tolerate("snapshot table", err, &im.snapshotDamage); err != nil {
 			return err
 		}
 	}
@@ -145,6 +147,24 @@ func (im *image) checkTables(h *ondisk.Header) error {
 }
 
 const snapshotFixedSize = 40
+
+// wholeSectors is the size of a disk whose image says size: QEMU shows whole sectors
+// only.
+func wholeSectors(size uint64) int64 { return int64(size &^ (sectorSize - 1)) }
+
+// tolerate decides about an error in a part of the image that the disk itself can be
+// read without. An image that is open for reading goes on without that part: the
+// damage is noted and the user warned. It returns the error otherwise.
+func (im *image) tolerate(what string, err error, damage *error) error {
+	if err == nil || im.writable || im.access.Check || !errors.Is(err, driver.ErrCorrupt) {
+		return err
+	}
+	if *damage == nil {
+		*damage = err
+		im.env.Warn(fmt.Sprintf("the %s is damaged and left out, the disk can only be read: %v", what, err))
+	}
+	return nil
+}
 
 // checkTable checks a table of n entries of size bytes at off.
 func (im *image) checkTable(off uint64, n, size, maxBytes int64, what string) error {
@@ -183,23 +203,37 @@ func (im *image) useExtensions(h *ondisk.Header, exts []ondisk.Extension) error 
 				im.bm.stale = true
 				break
 			}
-			b, err := ondisk.DecodeBitmapsExtension(e.Data)
-			switch {
-			case err != nil || len(e.Data) != 24:
-				return corrupt("bitmaps_ext: Invalid extension length")
-			case b.Count > ondisk.MaxBitmaps:
-				return corrupt("bitmaps_ext: Image has %d bitmaps, exceeding the QEMU supported maximum of %d", b.Count, ondisk.MaxBitmaps)
-			case b.Count == 0:
-				return corrupt("found bitmaps extension with zero bitmaps")
-			case b.DirectoryOffset&uint64(im.clusterSize-1) != 0 || b.DirectoryOffset > 1<<62:
-				return corrupt("bitmaps_ext: invalid bitmap directory offset")
-			case b.DirectorySize > ondisk.MaxBitmapDirectory:
-				return corrupt("bitmaps_ext: bitmap directory size (%d) exceeds the maximum supported size (%d)", b.DirectorySize, ondisk.MaxBitmapDirectory)
+			b, err := im.readBitmapsExtension(e.Data)
+			if err = im.tolerate("header extension of the bitmaps", err, &im.bm.damage); err != nil {
+				return err
 			}
-			im.bitmapsExt = b
+			if im.bm.damage == nil {
+				im.bitmapsExt = b
+			}
 		}
 	}
 	return nil
+}
+
+// readBitmapsExtension decodes and judges the header extension of the bitmaps.
+func (im *image) readBitmapsExtension(data []byte) (ondisk.BitmapsExtension, error) {
+	corrupt := func(format string, args ...any) error { return driver.Errorf(driver.ErrCorrupt, format, args...) }
+	b, err := ondisk.DecodeBitmapsExtension(data)
+	switch {
+	case err != nil || len(data) != 24:
+		return b, corrupt("bitmaps_ext: Invalid extension length")
+	case be32(data[4:]) != 0:
+		return b, corrupt("bitmaps_ext: Reserved field is not zero")
+	case b.Count > ondisk.MaxBitmaps:
+		return b, corrupt("bitmaps_ext: Image has %d bitmaps, exceeding the QEMU supported maximum of %d", b.Count, ondisk.MaxBitmaps)
+	case b.Count == 0:
+		return b, corrupt("found bitmaps extension with zero bitmaps")
+	case b.DirectoryOffset&uint64(im.clusterSize-1) != 0 || b.DirectoryOffset > 1<<62:
+		return b, corrupt("bitmaps_ext: invalid bitmap directory offset")
+	case b.DirectorySize > ondisk.MaxBitmapDirectory:
+		return b, corrupt("bitmaps_ext: bitmap directory size (%d) exceeds the maximum supported size (%d)", b.DirectorySize, ondisk.MaxBitmapDirectory)
+	}
+	return b, nil
 }
 
 func cloneExtensions(exts []ondisk.Extension) []ondisk.Extension {

@@ -404,7 +404,10 @@ func TestHostileImages(t *testing.T) {
 	// What is measured shall be what is held, not what waits to be collected.
 	defer debug.SetGCPercent(debug.SetGCPercent(10))
 	bases := map[string]*sparseFile{}
-	for _, h := range hostiles {
+	for i, h := range hostiles {
+		if !testkit.Sample(i, 3) {
+			continue
+		}
 		t.Run(h.name, func(t *testing.T) {
 			base := bases[h.options]
 			if base == nil {
@@ -432,16 +435,16 @@ func TestHostileImages(t *testing.T) {
 					}
 				}
 			}()
-			start := time.Now()
-			exercise(f, &driver.Budget{}, runtime.GC)
-			spent := time.Since(start)
-			close(stop)
-			high := <-peak
-			runtime.ReadMemStats(&after)
-			limit := 2 * time.Second
+			limit := 5 * time.Second // of all processors together
 			if testkit.Race {
 				limit *= 20
 			}
+			start := testkit.CPUTime()
+			exercise(f, &driver.Budget{}, runtime.GC)
+			spent := testkit.CPUTime() - start
+			close(stop)
+			high := <-peak
+			runtime.ReadMemStats(&after)
 			if spent > limit {
 				t.Errorf("took %v", spent)
 			}

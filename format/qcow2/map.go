@@ -72,6 +72,19 @@ func (im *image) entryError(ctx context.Context, c int64, e ondisk.L2Entry, what
 	return im.corruption(ctx, "%s: %#x (L2 offset: %#x, L2 index: %#x)", what, e.Desc, table, c&(1<<im.l2Bits-1))
 }
 
+// misplaced says whether an entry for guest offset off names another place than that
+// in the external data file, where every cluster lies at its guest offset (section
+// "Incompatible features", bit 2).
+func (im *image) misplaced(off int64, e ondisk.L2Entry) bool {
+	k := im.kind(e)
+	return im.external && (k == kindNormal || k == kindZeroAlloc) && hostOffset(e) != off
+}
+
+func (im *image) misplacedError(ctx context.Context, off, host int64) error {
+	return im.corruption(ctx, "External data file host cluster offset %#x does not match guest cluster offset: %#x, L2 index: %#x",
+		host, off, off>>im.clusterBits&(1<<im.l2Bits-1))
+}
+
 // piece is a run of the disk of one nature.
 type piece struct {
 	kind   driver.ExtentKind
@@ -140,9 +153,17 @@ func (im *image) mapRange(ctx context.Context, off, n int64) (driver.Extent, err
 			return driver.Extent{}, err
 		}
 	}
+	if im.external && acc.hasOff && acc.host != off {
+		return driver.Extent{}, im.misplacedError(ctx, off, acc.host)
+	}
 	x := driver.Extent{Length: min(acc.n, n), Kind: acc.kind, HostOffset: acc.host, HasOffset: acc.hasOff}
 	switch acc.kind {
 	case driver.ExtentData:
+		if !im.external && x.HostOffset+x.Length > im.file.Size() {
+			if err := im.withinFile(off, &x); err != nil {
+				return driver.Extent{}, err
+			}
+		}
 		x.Child = im.child(off, x.HostOffset)
 		x.Recurse = im.crypto == nil && im.preallocated(ctx)
 	case driver.ExtentZero, driver.ExtentUnallocated:

@@ -22,6 +22,7 @@ const (
 	maxSnapshotTableBytes = 1024 * maxSnapshots
 	maxSnapshotExtra      = 1024
 	maxBackingFormat      = 16
+	maxSnapshotDisk       = 1 << 62 // bytes
 )
 
 // geometry is what follows from the header. It changes only by Amend, with no
@@ -80,6 +81,7 @@ type image struct {
 	name     string
 	env      *driver.Env
 	file     driver.Storage // metadata, and data unless external
+	events   driver.Events  // raised on file
 	data     driver.Storage // guest data: file, or the external data file
 	external bool
 	dataRaw  bool // the external data file is also a valid raw image
@@ -101,12 +103,14 @@ type image struct {
 	backingGiven  bool // the user named a backing file, whatever the header says
 	backingFormat string
 	snapshots     []ondisk.Snapshot
-	snapshotBytes int64                   // length of the snapshot table
-	encrypt       json.RawMessage         // for Info
-	crypto        *encryption             // nil: not encrypted, or opened without a key
-	luks          *luks.Header            // nil: not encrypted, or not by LUKS
-	secretID      string                  // of the key
-	bitmapsExt    ondisk.BitmapsExtension // zero if there are none
+	snapshotBytes int64 // length of the snapshot table
+	// snapshotDamage is why snapshots is empty although the header names some.
+	snapshotDamage error
+	encrypt        json.RawMessage         // for Info
+	crypto         *encryption             // nil: not encrypted, or opened without a key
+	luks           *luks.Header            // nil: not encrypted, or not by LUKS
+	secretID       string                  // of the key
+	bitmapsExt     ondisk.BitmapsExtension // zero if there are none
 
 	bm bitmapSet
 
@@ -143,7 +147,7 @@ type span struct {
 }
 
 func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
-	im := &image{name: req.Name, env: req.Env, file: req.File, data: req.File, writable: req.Access.Write, access: req.Access, backingGiven: req.BackingGiven, refRuns: maxRefRuns}
+	im := &image{name: req.Name, env: req.Env, file: req.File, events: driver.EventsOf(req.File), data: req.File, writable: req.Access.Write, access: req.Access, backingGiven: req.BackingGiven, refRuns: maxRefRuns}
 	defer func() {
 		if err != nil {
 			im.release()
@@ -184,12 +188,18 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 		return nil, err
 	}
 	if !req.Access.Check {
-		if err := im.loadSnapshots(ctx); err != nil {
+		if err := im.tolerate("snapshot table", im.loadSnapshots(ctx), &im.snapshotDamage); err != nil {
 			return nil, err
 		}
+		if im.snapshotDamage != nil {
+			im.snapshots = nil
+		}
 	}
-	if err := im.loadBitmaps(ctx); err != nil {
+	if err := im.tolerate("bitmap directory", im.loadBitmaps(ctx), &im.bm.damage); err != nil {
 		return nil, err
+	}
+	if im.bm.damage != nil {
+		im.bm.list = nil
 	}
 	im.codec.init(&im.geometry)
 	if im.writable {

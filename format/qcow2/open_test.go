@@ -74,7 +74,12 @@ func TestOpenErrors(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "a.qcow2")
 			create(t, path, 1<<30, c.options...)
 			patch(t, path, c.off, c.val)
-			_, err := block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, openOpts(false))
+			// The disk can be read without snapshots.
+			snapshots := strings.HasPrefix(c.want, "Snapshot table")
+			if snapshots {
+				closeImage(t, openImage(t, path, false))
+			}
+			_, err := block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, openOpts(snapshots))
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}

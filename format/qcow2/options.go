@@ -9,29 +9,34 @@ import (
 
 // openOptions are the options of an open image. Sizes are bytes.
 type openOptions struct {
-	LazyRefcounts       *bool `opt:"lazy-refcounts" help:"Postpone refcount updates"`
-	PassDiscardRequest  bool  `opt:"pass-discard-request" default:"on" help:"Pass guest discard requests to the layer below"`
-	PassDiscardSnapshot bool  `opt:"pass-discard-snapshot" default:"on" help:"Generate discard requests when snapshot related space is freed"`
-	PassDiscardOther    bool  `opt:"pass-discard-other" help:"Generate discard requests when other clusters are freed"`
-	DiscardNoUnref      bool  `opt:"discard-no-unref" help:"Do not unreference discarded clusters"`
+	LazyRefcounts       *bool `opt:"lazy-refcounts" runtime:"on" help:"Postpone refcount updates"`
+	PassDiscardRequest  bool  `opt:"pass-discard-request" default:"on" runtime:"on" help:"Pass guest discard requests to the layer below"`
+	PassDiscardSnapshot bool  `opt:"pass-discard-snapshot" default:"on" runtime:"on" help:"Generate discard requests when snapshot related space is freed"`
+	PassDiscardOther    bool  `opt:"pass-discard-other" runtime:"on" help:"Generate discard requests when other clusters are freed"`
+	DiscardNoUnref      bool  `opt:"discard-no-unref" runtime:"on" help:"Do not unreference discarded clusters"`
 
-	Overlap                string `opt:"overlap-check" help:"Selects which overlap checks to perform from a range of templates (none, constant, cached, all)"`
-	OverlapTemplate        string `opt:"overlap-check.template" help:"Selects which overlap checks to perform from a range of templates (none, constant, cached, all)"`
-	OverlapMainHeader      *bool  `opt:"overlap-check.main-header" help:"Check for unintended writes into the main qcow2 header"`
-	OverlapActiveL1        *bool  `opt:"overlap-check.active-l1" help:"Check for unintended writes into the active L1 table"`
-	OverlapActiveL2        *bool  `opt:"overlap-check.active-l2" help:"Check for unintended writes into an active L2 table"`
-	OverlapRefcountTable   *bool  `opt:"overlap-check.refcount-table" help:"Check for unintended writes into the refcount table"`
-	OverlapRefcountBlock   *bool  `opt:"overlap-check.refcount-block" help:"Check for unintended writes into a refcount block"`
-	OverlapSnapshotTable   *bool  `opt:"overlap-check.snapshot-table" help:"Check for unintended writes into the snapshot table"`
-	OverlapInactiveL1      *bool  `opt:"overlap-check.inactive-l1" help:"Check for unintended writes into an inactive L1 table"`
-	OverlapInactiveL2      *bool  `opt:"overlap-check.inactive-l2" help:"Check for unintended writes into an inactive L2 table"`
-	OverlapBitmapDirectory *bool  `opt:"overlap-check.bitmap-directory" help:"Check for unintended writes into the bitmap directory"`
+	Overlap                string `opt:"overlap-check" runtime:"on" help:"Selects which overlap checks to perform from a range of templates (none, constant, cached, all)"`
+	OverlapTemplate        string `opt:"overlap-check.template" runtime:"on" help:"Selects which overlap checks to perform from a range of templates (none, constant, cached, all)"`
+	OverlapMainHeader      *bool  `opt:"overlap-check.main-header" runtime:"on" help:"Check for unintended writes into the main qcow2 header"`
+	OverlapActiveL1        *bool  `opt:"overlap-check.active-l1" runtime:"on" help:"Check for unintended writes into the active L1 table"`
+	OverlapActiveL2        *bool  `opt:"overlap-check.active-l2" runtime:"on" help:"Check for unintended writes into an active L2 table"`
+	OverlapRefcountTable   *bool  `opt:"overlap-check.refcount-table" runtime:"on" help:"Check for unintended writes into the refcount table"`
+	OverlapRefcountBlock   *bool  `opt:"overlap-check.refcount-block" runtime:"on" help:"Check for unintended writes into a refcount block"`
+	OverlapSnapshotTable   *bool  `opt:"overlap-check.snapshot-table" runtime:"on" help:"Check for unintended writes into the snapshot table"`
+	OverlapInactiveL1      *bool  `opt:"overlap-check.inactive-l1" runtime:"on" help:"Check for unintended writes into an inactive L1 table"`
+	OverlapInactiveL2      *bool  `opt:"overlap-check.inactive-l2" runtime:"on" help:"Check for unintended writes into an inactive L2 table"`
+	OverlapBitmapDirectory *bool  `opt:"overlap-check.bitmap-directory" runtime:"on" help:"Check for unintended writes into the bitmap directory"`
 
-	CacheSize          *int64 `opt:"cache-size" type:"size" help:"Maximum combined metadata (L2 tables and refcount blocks) cache size"`
-	L2CacheSize        *int64 `opt:"l2-cache-size" type:"size" help:"Maximum L2 table cache size"`
-	L2CacheEntrySize   *int64 `opt:"l2-cache-entry-size" type:"size" help:"Size of each entry in the L2 cache"`
-	RefcountCacheSize  *int64 `opt:"refcount-cache-size" type:"size" help:"Maximum refcount block cache size"`
-	CacheCleanInterval *int64 `opt:"cache-clean-interval" type:"number" help:"Clean unused cache entries after this time (in seconds)"`
+	// The options of the node that decrypts, read by encrypt.go: here for the form
+	// that they have in names.
+	EncryptFormat string `opt:"encrypt.format" runtime:"on" help:"Encryption format (aes, luks)"`
+	EncryptSecret string `opt:"encrypt.key-secret" help:"ID of the secret that provides the AES key or the LUKS passphrase"`
+
+	CacheSize          *int64 `opt:"cache-size" type:"size" runtime:"on" help:"Maximum combined metadata (L2 tables and refcount blocks) cache size"`
+	L2CacheSize        *int64 `opt:"l2-cache-size" type:"size" runtime:"on" help:"Maximum L2 table cache size"`
+	L2CacheEntrySize   *int64 `opt:"l2-cache-entry-size" type:"size" runtime:"on" help:"Size of each entry in the L2 cache"`
+	RefcountCacheSize  *int64 `opt:"refcount-cache-size" type:"size" runtime:"on" help:"Maximum refcount block cache size"`
+	CacheCleanInterval *int64 `opt:"cache-clean-interval" type:"number" runtime:"on" help:"Clean unused cache entries after this time (in seconds)"`
 }
 
 var openSchema = opts.SchemaOf(openOptions{})

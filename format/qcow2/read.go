@@ -182,6 +182,7 @@ func (im *image) readCompressed(ctx context.Context, p []byte, c, in int64) erro
 	}
 	enc := bufpool.Get(int(min(d.Size, im.file.Size()-d.Offset)))
 	defer bufpool.Put(enc)
+	im.events.Raise("read_compressed")
 	if err := im.readPadded(ctx, im.file, enc, d.Offset); err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ type refBlock struct {
 	off     int64
 	data    []byte
 	dirty   bool
+	unsure  bool // it may lie in a hole of the file: see cover
 	writing bool // a writeback carries older contents to the file
 	used    bool
 }
@@ -55,6 +56,7 @@ const (
 	discardRequest
 	discardSnapshot
 	discardOther
+	discardAlways // the file is told whatever the options say
 )
 
 // drop is a range of host clusters that lost one reference.
@@ -76,6 +78,7 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 	if err := im.reserve("Reference count table", n*8); err != nil {
 		return err
 	}
+	im.events.Raise("reftable_load")
 	table, err := im.readTable(ctx, int64(h.RefcountTableOffset), n)
 	if err != nil {
 		return driver.Errorf(driver.ErrCorrupt, "Could not initialize refcount handling: %w", err)
@@ -93,7 +96,9 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 	}
 	a.zeroOnGrow = info.ZeroOnGrow
 	if info.FixedSize {
-		a.fileLimit, a.zeroOnGrow = im.file.Size(), false
+		// What lies behind the image on a device is room like any other, of
+		// unknown contents.
+		a.fileLimit, a.zeroOnGrow, a.fresh = im.file.Size(), false, 0
 	}
 	if im.external {
 		info, err := im.data.Info(ctx)
@@ -186,9 +191,11 @@ func (a *allocator) block(ctx context.Context, region int64) (*refBlock, error) 
 		return nil, im.corruption(ctx, "Refblock offset %#x is beyond the end of the file (reftable index: %#x)", uint64(off), region)
 	}
 	b := &refBlock{region: region, off: off, data: make([]byte, im.clusterSize), used: true}
+	im.events.Raise("refblock_load")
 	if err := im.readPadded(ctx, im.file, b.data, off); err != nil {
 		return nil, err
 	}
+	b.unsure = im.writable && mayHaveHole(b.data, b.off)
 	a.keep(b)
 	return b, nil
 }
@@ -235,6 +242,9 @@ func (a *allocator) set(ctx context.Context, cluster int64, v uint64) error {
 	}
 	if b == nil {
 		return a.im.corruption(ctx, "cluster %d has no refcount block", cluster)
+	}
+	if err := a.cover(ctx, b); err != nil {
+		return err
 	}
 	ondisk.SetRefcount(b.data, int(cluster&(a.perBlock()-1)), a.im.refOrder, v)
 	a.markDirty(b)
@@ -335,7 +345,7 @@ func (e *errGrow) Error() string { return "refcount table is full" }
 func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err error) {
 	im := a.im
 	if a.fileLimit > 0 && (start+n)<<im.clusterBits > a.fileLimit {
-		return false, driver.Errorf(driver.ErrRange, "No space left on device")
+		return false, errNoSpace()
 	}
 	for region := start >> im.refBlockBits; region <= (start+n-1)>>im.refBlockBits; region++ {
 		b, err := a.block(ctx, region)
@@ -344,6 +354,9 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 		}
 		if b == nil {
 			return true, a.makeBlock(ctx, region)
+		}
+		if err := a.cover(ctx, b); err != nil {
+			return false, err
 		}
 	}
 	if what := a.overlapping(start, n); what != "" {
@@ -368,6 +381,7 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 // cluster lies in. mu is held.
 func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 	im := a.im
+	im.events.Raise("refblock_alloc")
 	c, _, err := a.find(ctx, a.free, 1, 1)
 	if err != nil {
 		return err
@@ -384,10 +398,14 @@ func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 		return &errGrow{m}
 	}
 	if a.fileLimit > 0 && (c+1)<<im.clusterBits > a.fileLimit {
-		return driver.Errorf(driver.ErrRange, "No space left on device")
+		return errNoSpace()
 	}
 	if what := a.overlapping(c, 1); what != "" {
 		return im.corruption(ctx, "Preventing invalid allocation of refcount block at offset %#x", c<<im.clusterBits)
+	}
+	im.events.Raise("refblock_alloc_write")
+	if err := im.writeNewTable(ctx, c<<im.clusterBits, nil); err != nil {
+		return err
 	}
 	a.addBlock(region, c)
 	if err := a.set(ctx, c, 1); err != nil {
@@ -420,6 +438,7 @@ func (im *image) allocClusters(ctx context.Context, n int64) (host, got int64, f
 // allocRun finds at least least and up to n clusters in a row.
 func (im *image) allocRun(ctx context.Context, n, least int64) (host, got int64, fresh bool, err error) {
 	a := &im.alloc
+	im.events.Raise("cluster_alloc")
 	for {
 		var start int64
 		a.mu.Lock()

@@ -42,6 +42,7 @@ func (im *image) freeNow(ctx context.Context, off, n int64) {
 	if n <= 0 {
 		return
 	}
+	im.events.Raise("cluster_free")
 	a := &im.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -109,6 +110,8 @@ func (im *image) passed(how discardKind) bool {
 		return im.opt.PassDiscardSnapshot
 	case discardOther:
 		return im.opt.PassDiscardOther
+	case discardAlways:
+		return true
 	}
 	return false
 }
@@ -125,6 +128,7 @@ func (im *image) applyReady(ctx context.Context) error {
 	var holes []int64
 	var err error
 	if len(drops) > 0 {
+		im.events.Raise("cluster_free")
 		im.codec.forget()
 	}
 	for _, d := range drops {
@@ -189,6 +193,7 @@ func (im *image) discardRun(ctx context.Context, d driver.Discarder, first, n in
 // allocBytes finds room for n compressed bytes, less than a cluster: behind the
 // last ones where they fit, or can go on in the next cluster.
 func (im *image) allocBytes(ctx context.Context, n int64) (int64, error) {
+	im.events.Raise("cluster_alloc_bytes")
 	for {
 		im.alloc.mu.Lock()
 		off, err := im.alloc.claimBytes(ctx, n)

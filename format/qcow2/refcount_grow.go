@@ -20,6 +20,7 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 	if region < int64(len(a.table)) {
 		return nil
 	}
+	im.events.Raise("reftable_grow")
 	per := a.perBlock()
 	perCluster := im.clusterSize / 8
 	entries := max(region+1, int64(len(a.table))*3/2)
@@ -41,7 +42,7 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 	}
 	total := blocks + tableClusters
 	if a.fileLimit > 0 && (first+total)<<im.clusterBits > a.fileLimit {
-		return driver.Errorf(driver.ErrRange, "No space left on device")
+		return errNoSpace()
 	}
 	if first+total >= a.maxCluster() {
 		return driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
@@ -87,6 +88,7 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 	im.hdrMu.Lock()
 	field := binary.BigEndian.AppendUint64(nil, uint64(newOff))
 	field = binary.BigEndian.AppendUint32(field, uint32(tableClusters))
+	im.events.Raise("refblock_alloc_switch_table")
 	err := im.writeHeaderField(ctx, hdrRefTableOffset, field)
 	if err == nil {
 		im.hdr.RefcountTableOffset, im.hdr.RefcountTableClusters = uint64(newOff), uint32(tableClusters)
@@ -110,6 +112,7 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 // table, and makes them durable. flushMu and alloc.mu are held.
 func (im *image) writeGrownTable(ctx context.Context, off int64) error {
 	a := &im.alloc
+	im.events.Raise("refblock_alloc_write_blocks")
 	for _, b := range a.blocks {
 		if !b.dirty {
 			continue
@@ -124,6 +127,7 @@ func (im *image) writeGrownTable(ctx context.Context, off int64) error {
 	for _, e := range a.table {
 		buf = binary.BigEndian.AppendUint64(buf, e)
 	}
+	im.events.Raise("refblock_alloc_write_table")
 	if _, err := im.file.WriteAt(ctx, buf, off); err != nil {
 		return err
 	}

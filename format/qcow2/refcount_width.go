@@ -112,7 +112,10 @@ func (w *widthChange) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.start = max(last+1, im.clusters(im.file.Size()), im.clusters(a.fresh))
+	w.start = max(last+1, im.clusters(a.fresh))
+	if a.fileLimit == 0 {
+		w.start = max(w.start, im.clusters(im.file.Size()))
+	}
 	for {
 		n := int64(len(need))
 		top := (w.start + w.tableClusters + n - 1) >> w.bits
@@ -138,7 +141,7 @@ func (w *widthChange) plan(ctx context.Context) error {
 	case w.end() >= a.maxCluster():
 		return driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
 	case a.fileLimit > 0 && w.end()<<im.clusterBits > a.fileLimit:
-		return driver.Errorf(driver.ErrRange, "No space left on device")
+		return errNoSpace()
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
 // loggedFile notes every write, in order.
@@ -83,7 +84,7 @@ func guest(t *testing.T, f *sparseFile) (content []byte, bad []bool) {
 func TestRepairCrash(t *testing.T) {
 	needTool(t, "qemu-img")
 	needTool(t, "qemu-io")
-	if testing.Short() {
+	if !testkit.Long() {
 		t.Skip("repairs many images many times")
 	}
 	dir := t.TempDir()

@@ -133,6 +133,7 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 	if n <= int64(len(im.l1)) {
 		return nil
 	}
+	im.events.Raise("l1_grow_alloc_table")
 	clusters := im.clusters(n * 8)
 	host, _, _, err := im.allocRun(ctx, clusters, clusters)
 	if err != nil {
@@ -157,6 +158,7 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 	for _, e := range l1 {
 		buf = binary.BigEndian.AppendUint64(buf, e)
 	}
+	im.events.Raise("l1_grow_write_table")
 	if _, err := im.file.WriteAt(ctx, buf[:cap(buf)], host); err != nil {
 		return fail(err)
 	}
@@ -166,6 +168,7 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 	im.hdrMu.Lock()
 	field := binary.BigEndian.AppendUint32(nil, uint32(n))
 	field = binary.BigEndian.AppendUint64(field, uint64(host))
+	im.events.Raise("l1_grow_activate_table")
 	err = im.writeHeaderField(ctx, hdrL1Offset, field)
 	if err == nil {
 		im.hdr.L1Size, im.hdr.L1TableOffset = uint32(n), uint64(host)

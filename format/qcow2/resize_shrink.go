@@ -16,7 +16,7 @@ func (im *image) shrink(ctx context.Context, old, size int64, opt driver.ResizeO
 	if err != nil {
 		return err
 	}
-	err = im.cutClusters(ctx, c0, c1)
+	err = im.cutClusters(ctx, c0, c1, discardAlways)
 	im.unreserve(p)
 	if err != nil {
 		return fmt.Errorf("Failed to discard cropped clusters: %w", err)
@@ -46,11 +46,11 @@ func (im *image) shrink(ctx context.Context, old, size int64, opt driver.ResizeO
 }
 
 // cutClusters unmaps guest clusters [c0, c1), which end the disk, and gives up
-// the L2 tables that map nothing else.
-func (im *image) cutClusters(ctx context.Context, c0, c1 int64) error {
+// the L2 tables that map nothing else, for the reason how.
+func (im *image) cutClusters(ctx context.Context, c0, c1 int64, how discardKind) error {
 	perTable := int64(1) << im.l2Bits
 	whole := (c0 + perTable - 1) / perTable * perTable
-	err := im.changeReserved(ctx, c0, min(c1, whole), changeOptions{how: discardOther,
+	err := im.changeReserved(ctx, c0, min(c1, whole), changeOptions{how: how,
 		edit: func(int64, ondisk.L2Entry) (ondisk.L2Entry, bool) { return ondisk.L2Entry{}, true }})
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func (im *image) cutClusters(ctx context.Context, c0, c1 int64) error {
 			im.tableMu.Unlock()
 			continue
 		}
-		err := im.cutTable(ctx, l1, perTable, perSlice, table)
+		err := im.cutTable(ctx, l1, perTable, perSlice, table, how)
 		im.tableMu.Unlock()
 		if err != nil {
 			return err
@@ -76,7 +76,7 @@ func (im *image) cutClusters(ctx context.Context, c0, c1 int64) error {
 }
 
 // cutTable drops a whole L2 table and what it maps. tableMu is held.
-func (im *image) cutTable(ctx context.Context, l1, perTable, perSlice, table int64) error {
+func (im *image) cutTable(ctx context.Context, l1, perTable, perSlice, table int64, how discardKind) error {
 	var gone []ondisk.L2Entry
 	for c := l1 * perTable; c < (l1+1)*perTable; {
 		if err := im.needSlices(ctx, c, c+1); err != nil {
@@ -99,9 +99,9 @@ func (im *image) cutTable(ctx context.Context, l1, perTable, perSlice, table int
 	im.meta.Lock()
 	defer im.meta.Unlock()
 	for _, e := range gone {
-		im.dropEntry(e, discardOther)
+		im.dropEntry(e, how)
 	}
-	im.addDrop(drop{off: table, n: im.clusterSize, how: discardOther})
+	im.addDrop(drop{off: table, n: im.clusterSize, how: how})
 	im.cache.dropTable(table, im.clusterSize)
 	im.setL1(l1, 0)
 	return nil

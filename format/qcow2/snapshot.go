@@ -12,6 +12,9 @@ import (
 // loadSnapshots reads the snapshot table (section "Snapshots").
 func (im *image) loadSnapshots(ctx context.Context) error {
 	im.snapshots = nil
+	if im.snapshotDamage != nil {
+		return nil // the header names no place that can be one
+	}
 	off := int64(im.hdr.SnapshotsOffset)
 	start, chunk := off, int64(64<<10)
 	var buf []byte
@@ -48,7 +51,7 @@ func (im *image) loadSnapshots(ctx context.Context) error {
 		if !s.HasDiskSize {
 			s.DiskSize = im.hdr.Size
 		}
-		if s.DiskSize > 1<<62 {
+		if s.DiskSize > maxSnapshotDisk {
 			return driver.Errorf(driver.ErrCorrupt, "Snapshot %q has an invalid disk size", s.ID)
 		}
 		if err := im.checkTable(s.L1TableOffset, int64(s.L1Size), 8, maxL1Bytes, "Snapshot L1 table"); err != nil {
@@ -68,6 +71,9 @@ func (im *image) OpenSnapshot(ctx context.Context, idOrName string) error {
 	if im.writable {
 		return driver.Errorf(driver.ErrUnsupported, "a snapshot can be shown in an image that is open for reading only")
 	}
+	if im.snapshotDamage != nil {
+		return im.snapshotDamage
+	}
 	s := im.findSnapshot(idOrName)
 	if s == nil {
 		return driver.Errorf(driver.ErrInvalid, "Can't find snapshot")
@@ -85,7 +91,7 @@ func (im *image) OpenSnapshot(ctx context.Context, idOrName string) error {
 	im.meta.Lock()
 	defer im.meta.Unlock()
 	im.l1, im.l1Off = l1, int64(s.L1TableOffset)
-	im.size.Store(int64(s.DiskSize))
+	im.size.Store(wholeSectors(s.DiskSize))
 	return nil
 }
 

@@ -3,7 +3,9 @@ package qcow2
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"slices"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
@@ -12,6 +14,10 @@ import (
 // that the snapshot uses; barrier; copied flags of its tables cleared, its L1
 // table copied to a new place; barrier; the header names that, with the size of
 // the disk; barrier; the references of the former disk taken away.
+//
+// On a full file system the L1 table is copied over that of the disk, as QEMU
+// always does, if it is long enough. A crash while it is written may leave a disk of
+// which a part is that of the snapshot; applying it once more completes it.
 func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	if err := im.canSnapshot(); err != nil {
 		return err
@@ -48,7 +54,8 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	}
 	l1 = append(l1, make([]uint64, n-int64(len(l1)))...)
 	room, err := im.snapshotRoom(ctx, n*8)
-	if err != nil {
+	inPlace := errors.Is(err, syscall.ENOSPC) && n == int64(len(im.l1))
+	if err != nil && !inPlace {
 		return err
 	}
 	op, err := im.beginSnapshot(ctx, nil, room)
@@ -67,7 +74,21 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	if err != nil {
 		return op.cancel(ctx, err)
 	}
-	if l1, err = op.copyL1(ctx, l1, kept, room); err != nil {
+	if err := op.holdRooms(ctx); errors.Is(err, syscall.ENOSPC) && n == int64(len(im.l1)) {
+		im.freeNow(ctx, room.off, room.end-room.off)
+		op.rooms, inPlace = nil, true
+	} else if err != nil {
+		im.lowerTables(context.WithoutCancel(ctx), kept, -1)
+		return op.cancel(ctx, err)
+	}
+	if inPlace {
+		room = span{off: im.l1Off, end: im.l1Off + n*8}
+	}
+	if l1, err = op.copyL1(ctx, l1, kept, room); err != nil && inPlace {
+		im.refused.Store(true) // which entries the file has is not known
+		return err
+	}
+	if err != nil {
 		im.reload(nil)
 		im.lowerTables(context.WithoutCancel(ctx), kept, -1)
 		return op.cancel(ctx, err)
@@ -83,6 +104,9 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	im.env.Guard.Defer(func() { close(unused) })
 	<-unused
 	err = im.lowerTables(ctx, former, -1)
+	if inPlace {
+		return op.finish(ctx, err)
+	}
 	if e := im.lowerClusters(ctx, old.off, old.end-old.off); err == nil {
 		err = e
 	}
@@ -104,7 +128,7 @@ func (op *snapshotOp) copyL1(ctx context.Context, l1 []uint64, kept namedTables,
 	if err != nil {
 		return nil, err
 	}
-	if err := im.writeWhole(ctx, encodeEntries(l1), room); err != nil {
+	if err := im.writeRoom(ctx, encodeEntries(l1), room); err != nil {
 		return nil, err
 	}
 	return l1, im.file.Flush(ctx)

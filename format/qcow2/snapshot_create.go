@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"slices"
@@ -48,15 +49,16 @@ func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest)
 	if err != nil {
 		return "", op.cancel(ctx, err)
 	}
+	if err := op.holdRooms(ctx); err != nil {
+		im.lowerTables(context.WithoutCancel(ctx), active, -1)
+		return "", op.cancel(ctx, err)
+	}
 	l1, err := op.keepActive(ctx, active, l1Room)
 	if err == nil {
 		err = op.writeTable(ctx)
 	}
 	if err != nil {
-		im.reload(nil)
-		im.lowerTables(context.WithoutCancel(ctx), active, -1)
-		op.dirtied = false // some flags may be missing: whoever opens the image next sets them
-		return "", op.cancel(ctx, err)
+		return "", op.undo(ctx, active, err)
 	}
 	// From here on the snapshot exists, whatever becomes of ctx.
 	ctx = context.WithoutCancel(ctx)
@@ -65,6 +67,28 @@ func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest)
 	}
 	im.reload(l1)
 	return s.ID, op.finish(ctx, op.dropOldTable(ctx))
+}
+
+// undo takes back what keepActive did of its work before it failed with err: the
+// references, and then the flags that were cleared. Where that fails too, some
+// flags stay missing; the dirty bit stays then, where there is one.
+func (op *snapshotOp) undo(ctx context.Context, active namedTables, err error) error {
+	ctx = context.WithoutCancel(ctx)
+	im := op.im
+	im.reload(nil)
+	failed := im.lowerTables(ctx, active, -1)
+	failed = cmp.Or(failed, im.flushRefcounts(ctx))
+	if failed == nil {
+		failed = im.syncCopied(ctx, active)
+	}
+	if failed == nil {
+		// The table in memory is that from before; the file may have lost flags.
+		failed = im.writeL1(ctx, im.l1, make([]uint64, len(im.l1)))
+	}
+	if failed != nil {
+		op.dirtied = false
+	}
+	return op.cancel(ctx, err)
 }
 
 // keepActive makes the references that were added durable, clears the copied
@@ -85,7 +109,7 @@ func (op *snapshotOp) keepActive(ctx context.Context, active namedTables, room s
 	if err := im.writeL1(ctx, l1, im.l1); err != nil {
 		return nil, err
 	}
-	return l1, im.writeWhole(ctx, encodeEntries(l1), room)
+	return l1, im.writeRoom(ctx, encodeEntries(l1), room)
 }
 
 // writeL1 writes the sectors of the active L1 table in which l1 differs from old.
@@ -109,12 +133,12 @@ func encodeEntries(table []uint64) []byte {
 	return b
 }
 
-// writeWhole writes b at the start of room and zeroes in the rest of it.
-func (im *image) writeWhole(ctx context.Context, b []byte, room span) error {
-	if room.end == room.off {
+// writeRoom writes b at the start of room, and no more: what lies behind it in its
+// last cluster means nothing, and would take room on disk.
+func (im *image) writeRoom(ctx context.Context, b []byte, room span) error {
+	if len(b) == 0 {
 		return nil
 	}
-	b = append(b, make([]byte, room.end-room.off-int64(len(b)))...)
 	_, err := im.file.WriteAt(ctx, b, room.off)
 	return err
 }

@@ -42,14 +42,30 @@ func (im *image) canSnapshot() error {
 	return nil
 }
 
-// snapshotRoom allocates room for n bytes in whole clusters. flushMu is not held.
+// snapshotRoom allocates clusters for n bytes, which the span that it returns has. flushMu is not held.
 func (im *image) snapshotRoom(ctx context.Context, n int64) (span, error) {
 	if n == 0 {
 		return span{}, nil
 	}
 	clusters := im.clusters(n)
 	off, _, _, err := im.allocRun(ctx, clusters, clusters)
-	return span{off: off, end: off + clusters<<im.clusterBits}, err
+	room := span{off: off, end: off + n}
+	if err != nil {
+		return span{}, err
+	}
+	return room, nil
+}
+
+// holdRooms gives what was allocated for the operation room on disk, so that what is
+// to be written there cannot fail for want of it when flags were cleared. It is called
+// after raiseTables, which finds out whether the image uses what it counts as free.
+func (op *snapshotOp) holdRooms(ctx context.Context) error {
+	for _, r := range op.rooms {
+		if err := op.im.writeZeroes(ctx, r.off, r.end-r.off); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // beginSnapshot starts an operation that changes the snapshot table to list; nil
@@ -107,7 +123,7 @@ func (op *snapshotOp) cancel(ctx context.Context, err error) error {
 
 // writeTable writes the new snapshot table to its room.
 func (op *snapshotOp) writeTable(ctx context.Context) error {
-	return op.im.writeWhole(ctx, op.table, op.room)
+	return op.im.writeRoom(ctx, op.table, op.room)
 }
 
 // commitTable makes everything durable and lets the header name the new table.

@@ -35,7 +35,10 @@ type snapshotModel struct {
 
 // snapshotVariants are the variants that can have several snapshots.
 func snapshotVariants(t *testing.T, f func(t *testing.T, m *snapshotModel, open []string)) {
-	for _, v := range variants {
+	for i, v := range variants {
+		if !testkit.Sample(i, 5) {
+			continue
+		}
 		if slices.ContainsFunc(v.options, func(o string) bool {
 			return strings.HasPrefix(o, "data_file") || o == "refcount_bits=1"
 		}) {
@@ -185,7 +188,7 @@ func (m *snapshotModel) verify(t *testing.T) {
 func TestRandomSnapshots(t *testing.T) {
 	testkit.Tool(t, "qemu-io")
 	rounds := 6
-	if testing.Short() {
+	if !testkit.Long() {
 		rounds = 2
 	}
 	snapshotVariants(t, func(t *testing.T, m *snapshotModel, open []string) {

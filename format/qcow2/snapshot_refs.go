@@ -95,7 +95,7 @@ func (r *refPass) apply(ctx context.Context) error {
 	}
 	for _, run := range runs {
 		for _, room := range r.rooms {
-			if first, end := room.off>>r.im.clusterBits, room.end>>r.im.clusterBits; run.first < end && first < run.first+run.n {
+			if first, end := room.off>>r.im.clusterBits, r.im.clusters(room.end); run.first < end && first < run.first+run.n {
 				return uncounted(max(run.first, first) << r.im.clusterBits)
 			}
 		}
@@ -151,6 +151,9 @@ func (a *allocator) raise(ctx context.Context, run refRun) (int64, error) {
 	highest := ondisk.MaxRefcount(im.refOrder)
 	for c, end := run.first, run.first+run.n; c < end; {
 		b, err := a.block(ctx, c/per)
+		if err == nil && b != nil {
+			err = a.cover(ctx, b)
+		}
 		if err != nil {
 			return c - run.first, err
 		}
@@ -183,6 +186,9 @@ func (a *allocator) lower(ctx context.Context, run refRun, freed []refRun) ([]re
 	var failed error
 	for c, end := run.first, run.first+run.n; c < end; {
 		b, err := a.block(ctx, c/per)
+		if err == nil && b != nil {
+			err = a.cover(ctx, b)
+		}
 		base, stop := c/per*per, min(end, (c/per+1)*per)
 		if b == nil || err != nil {
 			if err == nil {
@@ -300,6 +306,7 @@ func (im *image) lowerClusters(ctx context.Context, off, n int64) error {
 	if n == 0 {
 		return nil
 	}
+	im.events.Raise("cluster_free")
 	down := refPass{im: im, down: true, limit: -1}
 	err := down.add(ctx, off>>im.clusterBits, im.clusters(n), 1)
 	if err == nil {

@@ -25,7 +25,8 @@ type createOptions struct {
 var desc = driver.Desc{
 	Name:          "raw",
 	Kind:          driver.KindFormat,
-	FileRole:      driver.FileFiltered,
+	Children:      []driver.ChildDesc{{Role: "file", Use: driver.UseFiltered}},
+	Fallback:      true,
 	Summary:       "Plain bytes, without a header",
 	OpenOptions:   opts.SchemaOf(openOptions{}),
 	CreateOptions: opts.SchemaOf(createOptions{}),

@@ -29,7 +29,7 @@ func tryOpen(path string, write bool, o opts.Dict) (*block.Image, error) {
 	}
 	d["driver"], d["file.driver"], d["file.filename"] = "raw", "file", path
 	return block.Open(ctx, block.NewRegistry(file.New(), raw.New()), block.Source{Options: d},
-		block.OpenOptions{Write: write, Unmap: true, Gate: driver.DenyAll})
+		block.OpenOptions{Write: write, Resize: write, Unmap: true, Gate: driver.DenyAll})
 }
 
 func open(t *testing.T, path string, write bool, o opts.Dict) *block.Image {

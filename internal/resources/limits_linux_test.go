@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
 // childEnv holds the address-space limit of a test binary that TestApply starts.
@@ -28,6 +30,9 @@ func TestMain(m *testing.M) {
 }
 
 func TestApply(t *testing.T) {
+	if testkit.Race {
+		t.Skip("the race detector needs more address space")
+	}
 	prlimit, err := exec.LookPath("prlimit")
 	if err != nil {
 		t.Skip("prlimit is not installed")

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
@@ -146,6 +147,7 @@ func (c *Conn) Close() error {
 // buf where the data of a read go; they are not used any more after the return. The
 // caller gives the call back to slots.
 func (c *Conn) do(ctx context.Context, req wire.Request, payload, buf []byte, ask statusAsk) (*call, error) {
+	trace.NBDSendRequest.Log(int64(req.Offset), int64(req.Length), int64(req.Flags), int64(req.Type))
 	var k *call
 	select {
 	case k = <-c.slots:

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/nbd/vsock"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
@@ -67,6 +68,7 @@ type Info struct {
 // Dial connects to a server and chooses an export. ctx bounds the negotiation, not
 // the connection.
 func Dial(ctx context.Context, cfg Config) (*Conn, error) {
+	trace.NBDClientHandshake.LogText(cfg.Export)
 	var c *Conn
 	err := cfg.negotiate(ctx, func(h *handshake) error {
 		info, ids, err := h.choose(cfg.Export, cfg.Contexts)
@@ -80,6 +82,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		return nil, err
 	}
 	go c.receive()
+	trace.NBDClientHandshakeSuccess.LogText(cfg.Export)
 	return c, nil
 }
 
@@ -111,6 +114,11 @@ func (cfg *Config) negotiate(ctx context.Context, then func(*handshake) error) (
 	dial := cfg.Dial
 	if dial == nil {
 		dial = dialNet
+		if cfg.Network == "unix" {
+			if err := wire.CheckSocketPath(cfg.Address); err != nil {
+				return err
+			}
+		}
 	}
 	raw, err := dial(ctx, cfg.Network, cfg.Address)
 	if err != nil {

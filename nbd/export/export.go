@@ -103,13 +103,19 @@ func (d *Device) Size() int64 { return d.img.Size() }
 func (d *Device) Limits() wire.BlockSize {
 	l := d.img.Limits()
 	s := wire.BlockSize{Min: 1, Preferred: 4096, Max: wire.MaxPayload}
-	for _, want := range []int64{l.RequestAlignment, l.OptTransfer} {
-		if want > int64(s.Preferred) && want <= wire.MaxPayload && want&(want-1) == 0 {
-			s.Preferred = uint32(want)
-		}
+	if a := l.RequestAlignment; a > 1 && a <= 64<<10 && a&(a-1) == 0 {
+		s.Min = uint32(a)
+		s.Preferred = max(s.Preferred, s.Min)
+	}
+	if want := l.OptTransfer; want > int64(s.Preferred) && want <= wire.MaxPayload && want&(want-1) == 0 {
+		s.Preferred = uint32(want)
 	}
 	return s
 }
+
+// SmallRequests implements server.SmallRequester: the block layer cuts and widens
+// requests as the image wants them.
+func (d *Device) SmallRequests() {}
 
 // errno gives an error of the block layer the number that clients know.
 func errno(err error) error {

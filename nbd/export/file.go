@@ -22,7 +22,7 @@ func findFile(ctx context.Context, img *block.Image) (p plainFile) {
 	storage := img.Unwrap()
 	if storage == nil {
 		format, ok := img.Node().(driver.Format)
-		if !ok || img.Format() != "raw" || img.File() == nil {
+		if !ok || img.File() == nil || img.Passed() != img.File() {
 			return p
 		}
 		if storage = img.File().Unwrap(); storage == nil {

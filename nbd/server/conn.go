@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
@@ -59,6 +60,7 @@ type conn struct {
 	socket syscall.RawConn // of raw, for ranger
 	size   uint64
 	limits wire.BlockSize
+	asked  bool // the client knows the limits
 
 	in  requestReader
 	own replies // of the leader
@@ -91,6 +93,7 @@ func (c *conn) run() error {
 	stop := context.AfterFunc(c.ctx, func() { c.raw.Close() })
 	defer stop()
 	log := c.srv.cfg.Log.With("client", c.raw.RemoteAddr())
+	trace.NBDNegotiateBegin.Log()
 	rest, err := c.negotiate()
 	if err != nil {
 		if errors.Is(err, errDone) {
@@ -102,6 +105,7 @@ func (c *conn) run() error {
 		return err
 	}
 	log.Debug("client connected", "export", c.export.Name)
+	trace.NBDNegotiateSuccess.LogText(c.export.Name)
 	err = c.transmit(rest)
 	log.Debug("client gone", "export", c.export.Name, "err", err)
 	c.closeTLS()
@@ -122,7 +126,7 @@ var errDisc = errors.New("client disconnects")
 // transmit reads requests until the client goes or must go.
 func (c *conn) transmit(rest []byte) error {
 	c.dev, c.writer = c.export.Device, c.export.writer()
-	c.size, c.limits = uint64(c.dev.Size()), c.export.blockSize()
+	c.size, c.limits = uint64(c.dev.Size()), c.export.blockSize(c.asked)
 	if u, ok := c.raw.(*net.UnixConn); ok && c.srv.Clients() <= allInFlight/socketBuffer {
 		// The system's own size holds less than one large answer, and has server and
 		// client wait for each other all the time. Many clients have to share.

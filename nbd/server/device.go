@@ -71,6 +71,14 @@ type Limiter interface {
 	Limits() wire.BlockSize
 }
 
+// SmallRequester is a Limiter that serves requests below its minimal block size too,
+// if need be: clients that do not ask for block sizes may make them.
+type SmallRequester interface {
+	Limiter
+	// SmallRequests does nothing: having it is what counts.
+	SmallRequests()
+}
+
 // FileRanger is a Device whose bytes may lie in a file of the system, from where
 // they can be sent without being read first.
 type FileRanger interface {
@@ -131,9 +139,14 @@ func (e *Export) flags(m mode) wire.TransFlags {
 	return f
 }
 
-func (e *Export) blockSize() wire.BlockSize {
+// blockSize is what binds a client, which has asked for it or not.
+func (e *Export) blockSize(asked bool) wire.BlockSize {
 	if l, ok := e.Device.(Limiter); ok {
-		return l.Limits()
+		size := l.Limits()
+		if _, ok := e.Device.(SmallRequester); ok && !asked {
+			size.Min = 1
+		}
+		return size
 	}
 	return wire.BlockSize{Min: 1, Preferred: 4096, Max: wire.MaxPayload}
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/cowl-disk/cowl/nbd/vsock"
+	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
 // firstInherited is the descriptor of the first inherited socket.
@@ -59,10 +60,50 @@ func inherit(fd int) (net.Listener, error) {
 }
 
 // Listen listens at an address of the network "unix", "tcp" or "vsock". The file of
-// a Unix socket is removed when the listener is closed.
+// a Unix socket is removed when the listener is closed, unless another socket has
+// taken its place.
 func Listen(network, address string) (net.Listener, error) {
-	if network == "vsock" {
+	switch network {
+	case "vsock":
 		return vsock.Listen(address)
+	case "unix":
+		return listenUnix(address)
 	}
 	return net.Listen(network, address)
+}
+
+// unixListener removes the file of its socket, and no other of that name: a server
+// that is still ending must not make the next one unreachable.
+type unixListener struct {
+	*net.UnixListener
+	path string
+	file os.FileInfo
+}
+
+func listenUnix(path string) (net.Listener, error) {
+	if err := wire.CheckSocketPath(path); err != nil {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	if len(path) > 0 && path[0] == '@' || path == "" {
+		return l, nil // it has no file
+	}
+	l.SetUnlinkOnClose(false)
+	file, err := os.Lstat(path)
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return &unixListener{l, path, file}, nil
+}
+
+// Close ends the listener. The file goes first, so that whoever finds none may listen.
+func (l *unixListener) Close() error {
+	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.file) {
+		_ = os.Remove(l.path)
+	}
+	return l.UnixListener.Close()
 }

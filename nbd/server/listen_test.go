@@ -59,3 +59,32 @@ func TestInherited(t *testing.T) {
 		t.Errorf("%v, %v", list, err)
 	}
 }
+
+// TestSocketFile: a listener removes its own socket, and not the one that has taken its
+// place.
+func TestSocketFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	old, err := server.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	next, err := server.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the socket of the second listener is gone: %v", err)
+	}
+	if err := next.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("the socket is left behind")
+	}
+}

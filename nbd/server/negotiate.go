@@ -278,7 +278,7 @@ func (n *negotiator) exportName() error {
 	if e == nil || n.isStopped() {
 		return violation("export '%s' not present", name)
 	}
-	if e.blockSize().Min > 1 {
+	if e.blockSize(false).Min > 1 {
 		return violation("export '%s' has a minimum block size, and the client does not ask for it", name)
 	}
 	if !n.choose(e) {
@@ -312,8 +312,9 @@ func (n *negotiator) info(o wire.Option) (bool, error) {
 		n.fail(o, wire.RepErrUnknown, fmt.Sprintf("export '%s' not present", req.Name))
 		return false, nil
 	}
-	size := e.blockSize()
-	if size.Min > 1 && !slices.Contains(req.Infos, wire.InfoBlockSize) {
+	asked := slices.Contains(req.Infos, wire.InfoBlockSize)
+	size := e.blockSize(asked || o == wire.OptInfo)
+	if size.Min > 1 && !asked && e.blockSize(false).Min > 1 {
 		n.fail(o, wire.RepErrBlockSizeReqd, "request NBD_INFO_BLOCK_SIZE to use this export")
 		return false, nil
 	}
@@ -332,6 +333,7 @@ func (n *negotiator) info(o wire.Option) (bool, error) {
 	}
 	n.reply(o, wire.RepAck, nil)
 	if o == wire.OptGo {
+		n.asked = asked
 		n.meta = n.metaFor(req.Name)
 	}
 	return o == wire.OptGo, nil

@@ -4,6 +4,7 @@ import (
 	"net"
 
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
@@ -228,6 +229,7 @@ func (c *conn) post(add func(*replies)) {
 
 // addDone appends a reply without payload: success, or an error.
 func (c *conn) addDone(r *replies, req *wire.Request, errno wire.Errno) {
+	trace.NBDCoSendSimpleReply.Log(int64(req.Type), int64(errno))
 	switch {
 	case c.mode == modeSimple || c.mode == modeStructured && errno == 0 && req.Type != wire.CmdRead && req.Type != wire.CmdBlockStatus:
 		wire.PutSimpleReply(r.grow(wire.SimpleReplyLen), req.Cookie, errno)

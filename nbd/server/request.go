@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/internal/zero"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
@@ -84,6 +85,7 @@ func (c *conn) check(req *wire.Request) wire.Errno {
 // request deals with one request: its header is taken from the buffer, its payload
 // not yet.
 func (c *conn) request(req *wire.Request) error {
+	trace.NBDReceiveRequest.Log(int64(req.Flags), int64(req.Type), int64(req.Offset), int64(req.Length))
 	if req.Type == wire.CmdDisc {
 		return errDisc
 	}

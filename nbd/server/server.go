@@ -96,7 +96,7 @@ func (s *Server) AddExport(e *Export) error {
 	if e.Device == nil || e.Device.Size() < 0 {
 		return fmt.Errorf("export '%s' has no device", e.Name)
 	}
-	if err := e.blockSize().Check(); err != nil {
+	if err := e.blockSize(true).Check(); err != nil {
 		return fmt.Errorf("export '%s': %w", e.Name, err)
 	}
 	s.mu.Lock()

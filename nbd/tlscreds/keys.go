@@ -28,10 +28,7 @@ func loadPair(creds *driver.TLSCreds, objects driver.Objects) (*tls.Certificate,
 	}
 	var password []byte
 	if creds.PasswordID != "" {
-		if objects == nil {
-			return nil, driver.Errorf(driver.ErrInvalid, "No secret with id '%s'", creds.PasswordID)
-		}
-		if password, err = objects.Secret(creds.PasswordID); err != nil {
+		if password, err = driver.FindObject[driver.Secret](objects, creds.PasswordID); err != nil {
 			return nil, err
 		}
 		if !utf8.Valid(password) {

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/trace"
 )
 
 // offloadSize bounds one call, so that a cancelled context is noticed.
@@ -57,6 +58,7 @@ func (n *node) offload(ctx context.Context, from *node, srcOff, dstOff, length i
 		}
 		in, out := srcOff+done, dstOff+done
 		m, err := unix.CopyFileRange(int(from.fd), &in, int(n.fd), &out, int(min(length-done, offloadSize)), 0)
+		trace.FileCopyFileRange.Log(srcOff+done, dstOff+done, int64(m))
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -17,6 +18,7 @@ var fileDesc = driver.Desc{
 	Name:          "file",
 	Kind:          driver.KindProtocol,
 	Schemes:       []string{"file"},
+	PlainNames:    true,
 	Summary:       "Regular files of this machine",
 	OpenOptions:   openSchema,
 	CreateOptions: createSchema,
@@ -49,7 +51,12 @@ var (
 	_ driver.Creator = (*regular)(nil)
 	_ driver.Deleter = (*regular)(nil)
 	_ driver.Creator = (*device)(nil)
+
+	_ driver.NameProber = (*device)(nil)
 )
+
+// ProbeName implements driver.NameProber. Only on Linux devices need more than files do.
+func (*device) ProbeName(name string) bool { return runtime.GOOS == "linux" && IsDevice(name) }
 
 // IsDevice reports whether name is a device, so that "host_device" should open
 // it where no driver is named.

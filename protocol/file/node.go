@@ -11,6 +11,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/internal/rangelock"
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/qapi"
 )
 
@@ -166,6 +167,7 @@ func (n *node) File() *os.File {
 // may have dropped what it could not write, and would claim success next time.
 // With cache.no-flush it does nothing.
 func (n *node) Flush(ctx context.Context) error {
+	trace.FileFlush.Log()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -203,6 +205,7 @@ func (n *node) Close(context.Context) error {
 
 // ReadAt implements driver.Storage.
 func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	trace.FilePreadv.Log(off, int64(len(p)))
 	if err := n.check(ctx, off, int64(len(p))); err != nil {
 		return 0, err
 	}
@@ -218,6 +221,7 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 
 // WriteAt implements driver.Storage.
 func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	trace.FilePwritev.Log(off, int64(len(p)))
 	if err := n.checkWrite(ctx, off, int64(len(p))); err != nil {
 		return 0, err
 	}

@@ -7,12 +7,12 @@ import (
 
 type openOptions struct {
 	Filename     string `opt:"filename" help:"File name of the image"`
-	AIO          string `opt:"aio" default:"threads" help:"host AIO implementation (threads, native, io_uring)"`
-	AIOMaxBatch  int64  `opt:"aio-max-batch" help:"AIO max batch size (0 = auto handled by AIO backend, default: 0)"`
-	Locking      string `opt:"locking" default:"auto" help:"file locking mode (on/off/auto, default: auto)"`
+	AIO          string `opt:"aio" default:"threads" runtime:"on" help:"host AIO implementation (threads, native, io_uring)"`
+	AIOMaxBatch  int64  `opt:"aio-max-batch" runtime:"on" help:"AIO max batch size (0 = auto handled by AIO backend, default: 0)"`
+	Locking      string `opt:"locking" default:"auto" runtime:"on" help:"file locking mode (on/off/auto, default: auto)"`
 	PRManager    string `opt:"pr-manager" help:"id of persistent reservation manager object (default: none)"`
-	DropCache    bool   `opt:"drop-cache" default:"on" help:"invalidate page cache during live migration (default: on)"`
-	CheckDropped bool   `opt:"x-check-cache-dropped" default:"off" help:"check that page cache was dropped on live migration (default: off)"`
+	DropCache    bool   `opt:"drop-cache" default:"on" runtime:"on" help:"invalidate page cache during live migration (default: on)"`
+	CheckDropped bool   `opt:"x-check-cache-dropped" default:"off" runtime:"on" help:"check that page cache was dropped on live migration (default: off)"`
 }
 
 type createOptions struct {

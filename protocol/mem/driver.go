@@ -86,7 +86,11 @@ func (d *Driver) Create(_ context.Context, req *driver.CreateRequest) error {
 	if err := desc.CreateOptions.Decode(req.Options, &o); err != nil {
 		return err
 	}
-	d.Add(trim(req.Filename), NewDisk(req.Size))
+	name := trim(req.Filename)
+	if req.Made != nil {
+		*req.Made = d.Disk(name) == nil
+	}
+	d.Add(name, NewDisk(req.Size))
 	return nil
 }
 

@@ -101,10 +101,7 @@ func (o *openOptions) tls(at server, env *driver.Env) (*tls.Config, error) {
 		}
 		return nil, nil
 	}
-	if env.Objects == nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "No TLS credentials with id '%s'", o.TLSCreds)
-	}
-	creds, err := env.Objects.TLSCreds(o.TLSCreds)
+	creds, err := driver.FindObject[*driver.TLSCreds](env.Objects, o.TLSCreds)
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
-	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/nbd/client"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
@@ -23,10 +22,7 @@ type node struct {
 	write  bool
 	status string // the metadata context that Map asks for
 	info   client.Info
-	unit   int64 // requests are multiples of it, a power of two
-
-	// rmw is held by writes that read, change and write whole units.
-	rmw sync.Mutex
+	unit   int64 // requests are multiples of it, a power of two: the block layer sees to that
 
 	mu       sync.Mutex
 	conns    []*client.Conn
@@ -143,20 +139,9 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if int64(len(p)) > size-off {
 		p, eof = p[:size-off], io.EOF
 	}
-	start, end := off&^(n.unit-1), min((off+int64(len(p))+n.unit-1)&^(n.unit-1), size)
-	if start == off && end == off+int64(len(p)) {
-		err := n.do(ctx, func(c *client.Conn) error { return c.ReadAt(ctx, p, off) })
-		if err != nil {
-			return 0, requestError(err)
-		}
-		return len(p), eof
-	}
-	buf := bufpool.Get(int(end - start))
-	defer bufpool.Put(buf)
-	if err := n.do(ctx, func(c *client.Conn) error { return c.ReadAt(ctx, buf, start) }); err != nil {
+	if err := n.do(ctx, func(c *client.Conn) error { return c.ReadAt(ctx, p, off) }); err != nil {
 		return 0, requestError(err)
 	}
-	copy(p, buf[off-start:])
 	return len(p), eof
 }
 
@@ -168,38 +153,17 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	start, end := off&^(n.unit-1), min((off+int64(len(p))+n.unit-1)&^(n.unit-1), n.info.Size)
-	if start == off && end == off+int64(len(p)) {
-		if err := n.writeUnits(ctx, p, off); err != nil {
-			return 0, err
-		}
-		return len(p), nil
+	defer n.changes.Add(1)
+	err := n.change(ctx, func(c *client.Conn) error { return c.WriteAt(ctx, p, off, false) })
+	if err == nil {
+		err = n.remember(ctx, entry{off: off, n: int64(len(p)), data: p})
+	} else {
+		err = requestError(err)
 	}
-	n.rmw.Lock()
-	defer n.rmw.Unlock()
-	buf := bufpool.Get(int(end - start))
-	defer bufpool.Put(buf)
-	for _, edge := range [][2]int64{{start, min(start+n.unit, end)}, {max(start, (end-1)&^(n.unit-1)), end}} {
-		b := buf[edge[0]-start : edge[1]-start]
-		if err := n.do(ctx, func(c *client.Conn) error { return c.ReadAt(ctx, b, edge[0]) }); err != nil {
-			return 0, requestError(err)
-		}
-	}
-	copy(buf[off-start:], p)
-	if err := n.writeUnits(ctx, buf, start); err != nil {
+	if err != nil {
 		return 0, err
 	}
 	return len(p), nil
-}
-
-// writeUnits writes whole units.
-func (n *node) writeUnits(ctx context.Context, p []byte, off int64) error {
-	defer n.changes.Add(1)
-	err := n.change(ctx, func(c *client.Conn) error { return c.WriteAt(ctx, p, off, false) })
-	if err != nil {
-		return requestError(err)
-	}
-	return n.remember(ctx, entry{off: off, n: int64(len(p)), data: p})
 }
 
 // Flush implements driver.Node.

@@ -105,7 +105,7 @@ func (n *node) Size() int64           { return n.size }
 func (n *node) Limits() driver.Limits { return driver.Limits{} }
 
 func (n *node) Info(context.Context) (*driver.Info, error) {
-	return &driver.Info{Filename: n.filename, ZeroInit: n.zeroes, FixedSize: true}, nil
+	return &driver.Info{Filename: n.filename, NoFlags: true, ZeroInit: n.zeroes, FixedSize: true}, nil
 }
 
 func (n *node) Flush(ctx context.Context) error { return n.wait(ctx) }

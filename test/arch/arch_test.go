@@ -4,9 +4,14 @@ package arch
 import (
 	"encoding/json"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/cowl-disk/cowl/drivers"
 )
 
 const module = "github.com/cowl-disk/cowl"
@@ -48,35 +53,39 @@ func room(path string) string {
 // allowed says what a package may import, of this module. The longest prefix
 // that matches counts.
 var allowed = map[string][]string{
-	"qapi":               {},
-	"opts":               {},
-	"block/driver":       {"opts", "qapi"},
-	"block/drivertest":   {"block", "block/driver", "opts", "qapi", "internal/", "protocol/mem", "protocol/file", "format/raw"},
-	"block":              {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources"},
-	"format":             {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources"},
-	"format/luks":        {"crypto/", "internal/cryptio", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/resources"},
-	"format/qcow2":       {"format/qcow2/ondisk", "crypto/", "internal/cryptio", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources"},
-	"protocol":           {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources"},
-	"protocol/nbd":       {"nbd/client", "nbd/wire", "nbd/tlscreds", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources"},
-	"filter":             {"block/driver", "opts", "qapi", "internal/bufpool"},
-	"ops":                {"block", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources"},
-	"drivers":            {"block/driver", "format/", "protocol/", "filter/"},
-	"crypto":             {"crypto/", "internal/resources"},
-	"nbd":                {"nbd/", "internal/bufpool", "internal/zero", "internal/resources"},
-	"nbd/export":         {"nbd/", "block", "block/driver", "qapi", "internal/bufpool", "internal/zero"},
-	"nbd/tlscreds":       {"block/driver"},
-	"internal/cryptio":   {"crypto/sector", "block/driver", "internal/bufpool", "internal/rangelock", "internal/resources"},
-	"internal/bufpool":   {},
-	"internal/zero":      {},
-	"internal/resources": {},
-	"internal/safeio":    {},
-	"internal/rangelock": {},
-	"internal/testkit":   {"block", "block/driver", "opts", "qapi", "internal/"},
-	"internal/cli":       {"internal/cli/", "nbd/", "ops", "block", "block/driver", "opts", "qapi", "drivers", "internal/resources"},
-	"cmd":                {"internal/cli/", "drivers", "internal/resources"},
-	"":                   {"block", "block/driver", "drivers", "opts", "qapi", "ops"},
-	"bench":              {},
-	"test":               {"test/", "internal/", "block", "ops", "drivers", "format/", "protocol/", "crypto/", "nbd/", "opts", "qapi"},
+	"qapi":                {},
+	"opts":                {},
+	"block/driver":        {"opts", "qapi"},
+	"block/drivertest":    {"block", "block/driver", "opts", "qapi", "internal/", "protocol/mem", "protocol/file", "format/raw"},
+	"block":               {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/rangelock", "internal/resources", "internal/trace"},
+	"format":              {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources", "internal/trace"},
+	"format/luks":         {"crypto/", "internal/cryptio", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/resources", "internal/trace"},
+	"format/qcow2":        {"format/qcow2/ondisk", "crypto/", "internal/cryptio", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources", "internal/trace"},
+	"protocol":            {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources", "internal/trace"},
+	"protocol/nbd":        {"nbd/client", "nbd/wire", "nbd/tlscreds", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
+	"filter":              {"filter/pass", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/rangelock", "internal/resources", "internal/trace"},
+	"ops":                 {"block", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
+	"drivers":             {"block/driver", "format/", "protocol/", "filter/"},
+	"crypto":              {"crypto/", "internal/resources", "internal/trace"},
+	"nbd":                 {"nbd/", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
+	"nbd/export":          {"nbd/", "block", "block/driver", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
+	"nbd/tlscreds":        {"block/driver"},
+	"internal/cryptio":    {"crypto/sector", "block/driver", "internal/bufpool", "internal/rangelock", "internal/resources", "internal/trace"},
+	"internal/bufpool":    {},
+	"internal/zero":       {},
+	"internal/resources":  {},
+	"internal/trace":      {},
+	"internal/safeio":     {},
+	"internal/rangelock":  {},
+	"internal/testkit":    {"block", "block/driver", "opts", "qapi", "internal/"},
+	"guestagent":          {"guestagent", "guestagent/", "internal/keyfile"},
+	"internal/keyfile":    {},
+	"internal/cli/qemuga": {"guestagent/", "guestagent", "internal/keyfile", "nbd/vsock"},
+	"internal/cli":        {"internal/cli/", "nbd/", "ops", "block", "block/driver", "opts", "qapi", "drivers", "internal/resources", "internal/trace"},
+	"cmd":                 {"internal/cli/", "drivers", "internal/resources", "internal/trace"},
+	"":                    {"block", "block/driver", "drivers", "opts", "qapi", "ops"},
+	"bench":               {},
+	"test":                {"test/", "internal/", "block", "ops", "drivers", "format/", "protocol/", "crypto/", "nbd/", "opts", "qapi"},
 }
 
 func ruleFor(path string) (string, []string) {
@@ -147,5 +156,37 @@ func TestNoInit(t *testing.T) {
 		t.Errorf("init functions: %s", out)
 	} else if e, ok := err.(*exec.ExitError); !ok || e.ExitCode() != 1 {
 		t.Fatal(err)
+	}
+}
+
+// TestNoDriverNames checks that packages between the drivers and the command lines do
+// not ask for a driver by its name: what the name stands for is a trait in its Desc.
+func TestNoDriverNames(t *testing.T) {
+	var names []string
+	for _, d := range drivers.All() {
+		if name := d.Desc().Name; name != "file" { // also a role
+			names = append(names, regexp.QuoteMeta(name))
+		}
+	}
+	pattern := regexp.MustCompile(`"(` + strings.Join(names, "|") + `)"|Format\(\) [!=]= "|Desc\(\)\.Name [!=]= "`)
+	// The kernel's devices, the URI scheme and a family of netlink have the name of a driver.
+	exempt := map[string]bool{"nbd/kernel": true, "nbd/client": true}
+	for _, p := range list(t, module, module+"/block", module+"/block/driver", module+"/ops/...", module+"/nbd/...", module+"/opts", module+"/qapi") {
+		if exempt[room(p.ImportPath)] {
+			continue
+		}
+		for _, f := range p.GoFiles {
+			name := filepath.Join("../..", room(p.ImportPath), f)
+			b, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, line := range strings.Split(string(b), "\n") {
+				code, _, _ := strings.Cut(line, "//")
+				if m := pattern.FindString(code); m != "" {
+					t.Errorf("%s:%d names a driver: %s", name, i+1, m)
+				}
+			}
+		}
 	}
 }

@@ -78,11 +78,7 @@ var scenarios = []scenario{
 }
 
 // secrets are secrets by id.
-type secrets map[string]string
-
-func (s secrets) Secret(id string) ([]byte, error) { return []byte(s[id]), nil }
-
-func (secrets) TLSCreds(string) (*driver.TLSCreds, error) { panic("not used") }
+type secrets = driver.Secrets
 
 var keys = secrets{"s": "abc"}
 

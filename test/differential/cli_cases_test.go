@@ -19,8 +19,29 @@ var cliDifferences = map[string]string{
 	"snapshot --delete first snap.qcow2":                                "in later versions the long option takes its argument",
 }
 
+// cliNewestDifferences are the same beside the newest version.
+var cliNewestDifferences = map[string]string{
+	"convert -n --target-is-zero -B a.qcow2 -O qcow2 raw.img mid.qcow2": cliDifferences["convert -n --target-is-zero -B a.qcow2 -O qcow2 raw.img mid.qcow2"],
+	"measure -O qcow2 -o help --size 1M":                                cliDifferences["measure -O qcow2 -o help --size 1M"],
+	"dd if=raw.img of=raw.img":                                          cliDifferences["dd if=raw.img of=raw.img"],
+	"dd -f raw if=a.qcow2 of=a.qcow2":                                   cliDifferences["dd -f raw if=a.qcow2 of=a.qcow2"],
+	"create -f qcow2 -o refcount_bits=-1 x 1M":                          cliDifferences["create -f qcow2 -o refcount_bits=-1 x 1M"],
+	"snapshot -c x corrupt.qcow2":                                       cliDifferences["snapshot -c x corrupt.qcow2"],
+	"create -f qcow2 -o help":                                           "keep_data_file is missing",
+	"create -f qcow2 -o help x":                                         "keep_data_file is missing",
+	"convert -O qcow2 -o help":                                          "keep_data_file is missing",
+	"convert -O qcow2 -o help raw.img out":                              "keep_data_file is missing",
+	"info 'json:{\"driver\":\"raw\",\"driver\":\"qcow2\"}'":             "the original says where in the text",
+	"convert --b x":                                                     "the spellings of all versions are candidates",
+	"convert --o x":                                                     "the spellings of all versions are candidates",
+	"convert --s x":                                                     "the spellings of all versions are candidates",
+	"convert --t x":                                                     "the spellings of all versions are candidates",
+	"compare --object bad raw.img raw.img":                              "the exit code of all other mistakes, as in 10.0",
+}
+
 // cliOtherFiles are the command lines that leave other files behind on purpose.
 var cliOtherFiles = map[string]string{
+	"create x 7.9E":              "the original leaves an empty file behind",
 	"convert -t foo raw.img out": "the original creates the target before it looks at the cache mode",
 }
 
@@ -161,6 +182,30 @@ create --object secret,id=s,data=!,format=base64x x 1M
 create --object secret,id=s,bogus=x x 1M
 create --object secret,id=s,file=/nonexistent x 1M
 create --object tls-creds-x509,id=t,bogus=1 x 1M
+info --object throttle-group,id=t raw.img
+info --object throttle-group,id=t,x-iops-total=5 raw.img
+info --object throttle-group,id=t,limits.iops-total=5 raw.img
+info --object throttle-group,id=t,x-bogus=5 raw.img
+info --object throttle-group,id=t,x-iops-total=-5 raw.img
+info --object throttle-group,id=t,x-iops-total=5,x-iops-read=3 raw.img
+info --object throttle-group,id=t,x-iops-total-max=1 raw.img
+info --object throttle-group,id=t,limits.bps-total-max=3 raw.img
+info --object throttle-group,id=t,x-iops-total=abc raw.img
+info --object throttle-group,id=t,x-iops-total=5,x-iops-total-max-length=0 raw.img
+info --object throttle-group,id=t,x-iops-total=5,x-iops-total-max=3 raw.img
+info --object throttle-group,id=t,x-iops-total=1000000000000000000 raw.img
+info --object throttle-group,id=t,x-iops-size=4096 raw.img
+info --object throttle-group,id=t,limits=5 raw.img
+info --object throttle-group,id=t,limits.bogus=5 raw.img
+info --object throttle-group,id=t,limits.iops-total=-5 raw.img
+info --object throttle-group,help raw.img
+info --object iothread,id=i raw.img
+info --object iothread,id=i,bogus=1 raw.img
+info --object secret_keyring,id=k raw.img
+info --object secret_keyring,id=k,serial=5 raw.img
+info --object secret_keyring,id=k,serial=abc raw.img
+info --object secret_keyring,id=k,serial=5000000000 raw.img
+info --object secret_keyring,help raw.img
 
 # info
 info raw.img raw.img

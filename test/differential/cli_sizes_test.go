@@ -16,6 +16,7 @@ func TestCLISizes(t *testing.T) {
 		"1t", "1g", "1p", "++1", "+-1", "0x-1", "٣"} {
 		want := runIn(t, dir, tools.img, "measure", "--size", s)
 		got := runIn(t, dir, tools.ours, "measure", "--size", s)
+		want.stderr, got.stderr = normal(want.stderr), normal(got.stderr)
 		if got != want {
 			t.Errorf("%q: %+v, want %+v", s, got, want)
 		}

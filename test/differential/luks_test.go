@@ -20,16 +20,7 @@ import (
 // luksSecrets are the passphrases of tests, by id.
 type luksSecrets map[string]string
 
-func (s luksSecrets) Secret(id string) ([]byte, error) {
-	if v, ok := s[id]; ok {
-		return []byte(v), nil
-	}
-	return nil, driver.Errorf(driver.ErrInvalid, "No secret with id '%s'", id)
-}
-
-func (luksSecrets) TLSCreds(id string) (*driver.TLSCreds, error) {
-	return nil, driver.Errorf(driver.ErrInvalid, "No TLS credentials with id '%s'", id)
-}
+func (s luksSecrets) Object(id string) driver.Object { return driver.Secrets(s).Object(id) }
 
 var luksKeys = luksSecrets{"s": "abc", "t": "def", "u": "ghi", "v": "jkl"}
 

@@ -13,7 +13,8 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/drivers"
-	"github.com/cowl-disk/cowl/internal/cli/qemuimg"
+	"github.com/cowl-disk/cowl/internal/cli/multicall"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -142,8 +143,7 @@ func writeFile(t *testing.T, name string, content []byte) {
 func ourProgram(t *testing.T, args ...string) outcome {
 	t.Helper()
 	var out, errs bytes.Buffer
-	p := &qemuimg.Program{Name: "qemu-img", Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Drivers: drivers.All()}
-	code := p.Run(context.Background(), args)
+	code := multicall.Run(context.Background(), program.Streams{Stdin: strings.NewReader(""), Stdout: &out, Data: &out, Stderr: &errs, Screen: &errs}, append([]string{"qemu-img"}, args...))
 	return outcome{out.String(), errs.String(), code}
 }
 

@@ -130,6 +130,10 @@ nope
 -k /SOCK -f raw dir
 -r nope
 -s nope
+-k /SOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKETSOCKET -f raw raw.img
+--object iothread,id=x,poll-max-ns=-5 nope
+--object iothread,id=x nope
+--object throttle-group,id=x,x-iops-total-max=1 nope
 -k /SOCK orphan.qcow2
 `
 
@@ -142,7 +146,20 @@ var nbdDiffers = map[string]string{
 // TestQemuNBDErrors compares what is said of command lines that cannot be, and the
 // exit codes.
 func TestQemuNBDErrors(t *testing.T) {
-	theirs, ours := nbdPrograms(t)
+	theirs, _ := nbdPrograms(t)
+	testNBDErrors(t, theirs)
+}
+
+// TestQemuNBDErrorsNewest is the same beside the newest version of the original.
+func TestQemuNBDErrorsNewest(t *testing.T) {
+	testNBDErrors(t, filepath.Join(newestDir(t), "qemu-nbd"))
+}
+
+// nbdName is how the newest names itself: it has a loader of its own.
+var nbdName = regexp.MustCompile("/[^ '\"`]*/qemu-nbd( |:)")
+
+func testNBDErrors(t *testing.T, theirs string) {
+	_, ours := nbdPrograms(t)
 	dir := fixtures(t, needCLI(t))
 	used := map[string]bool{}
 	for line := range strings.Lines(strings.TrimPrefix(nbdSessions, "\n")) {
@@ -152,6 +169,7 @@ func TestQemuNBDErrors(t *testing.T) {
 			for i, program := range []string{theirs, ours} {
 				args := strings.Fields(strings.ReplaceAll(line, "/SOCK", filepath.Join(dir, "sock")))
 				got[i] = runNBD(t, dir, program, args...)
+				got[i].stderr = nbdName.ReplaceAllString(got[i].stderr, "qemu-nbd$1")
 			}
 			if got[0] == got[1] {
 				return

@@ -59,14 +59,7 @@ func makeCerts(t *testing.T, password string, keyType ...string) string {
 // secrets knows one secret.
 type secrets struct{ id, value string }
 
-func (s secrets) Secret(id string) ([]byte, error) {
-	if id != s.id {
-		return nil, errors.New("no such secret")
-	}
-	return []byte(s.value), nil
-}
-
-func (secrets) TLSCreds(string) (*driver.TLSCreds, error) { return nil, errors.New("none") }
+func (s secrets) Object(id string) driver.Object { return driver.Secrets{s.id: s.value}.Object(id) }
 
 // TestNBDTLS speaks TLS with the clients and servers that people use, both ways.
 func TestNBDTLS(t *testing.T) {

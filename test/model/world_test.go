@@ -29,14 +29,9 @@ const secretID, secretText = "s", "a passphrase"
 // secrets implements driver.Objects.
 type secrets struct{}
 
-func (secrets) Secret(id string) ([]byte, error) {
-	if id != secretID {
-		return nil, fmt.Errorf("No secret with id '%s'", id)
-	}
-	return []byte(secretText), nil
+func (secrets) Object(id string) driver.Object {
+	return driver.Secrets{secretID: secretText}.Object(id)
 }
-
-func (secrets) TLSCreds(string) (*driver.TLSCreds, error) { return nil, fmt.Errorf("none") }
 
 // top is the protocol through which the top image's file is opened, recorded.
 type top struct {

@@ -1,30 +1,17 @@
 package script
 
 import (
-	"context"
 	"os"
-	"os/signal"
-	"path/filepath"
-	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/cowl-disk/cowl/drivers"
-	"github.com/cowl-disk/cowl/internal/cli/qemuimg"
+	"github.com/cowl-disk/cowl/internal/cli/multicall"
 )
 
-// The test binary stands in for the program under both of its names.
+// The test binary stands in for the program under each of its names.
 func TestMain(m *testing.M) {
-	program := func() {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		name := strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
-		p := &qemuimg.Program{Name: name, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Drivers: drivers.All()}
-		os.Exit(p.Run(ctx, os.Args[1:]))
-	}
-	testscript.Main(m, map[string]func(){"cowl": program, "qemu-img": program})
+	testscript.Main(m, map[string]func(){"cowl": multicall.Main, "qemu-img": multicall.Main, "qemu-nbd": multicall.Main})
 }
 
 // TestScripts runs the sessions of testdata. With COWL_UPDATE set, their golden

@@ -185,14 +185,18 @@ type Extension struct {
 // first cluster). The data alias b.
 func DecodeExtensions(b []byte) ([]Extension, error) {
 	var exts []Extension
-	for len(b) >= 8 {
+	for len(b) > 0 {
+		if len(b) < 8 {
+			return exts, fmt.Errorf("%d bytes are left for a header extension: %w", len(b), ErrShort)
+		}
 		typ, n := binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:])
 		b = b[8:]
-		if typ == ExtEnd {
-			return exts, nil
-		}
+		// QEMU refuses an end that has a length of its own too, if that does not fit.
 		if int64(n) > int64(len(b)) {
 			return exts, fmt.Errorf("header extension %#x has %d bytes, %d are left: %w", typ, n, len(b), ErrShort)
+		}
+		if typ == ExtEnd {
+			return exts, nil
 		}
 		exts = append(exts, Extension{typ, b[:n]})
 		b = b[min(int64(len(b)), (int64(n)+7)&^7):]
@@ -237,8 +241,8 @@ func AppendFeatureNames(b []byte, names []FeatureName) []byte {
 // DecodeFeatureNames reads the table; a partial last entry is ignored.
 func DecodeFeatureNames(b []byte) []FeatureName {
 	var names []FeatureName
-	for ; len(b) >= featureNameSize; b = b[featureNameSize:] {
-		name := b[2:featureNameSize]
+	for ; len(b) > 2; b = b[min(featureNameSize, len(b)):] {
+		name := b[2:min(featureNameSize, len(b))] // programs leave out zeroes at the end
 		for i, c := range name {
 			if c == 0 {
 				name = name[:i]

@@ -21,6 +21,9 @@ type Authz struct {
 	check func(name string) (bool, error)
 }
 
+// Kind implements driver.Object.
+func (*Authz) Kind() string { return "an authorization object" }
+
 // Allow tells whether the peer with the distinguished name may connect. An error
 // says why that cannot be told; the peer may not then.
 func (a *Authz) Allow(name string) (bool, error) { return a.check(name) }
@@ -75,29 +78,32 @@ func matchGlob(pattern, name string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// authz makes an authorization object. fromJSON says how d was written, which shows
-// in messages.
-func authz(typ string, d opts.Dict, fromJSON bool) (*Authz, error) {
-	switch typ {
-	case "authz-simple":
-		id, err := stringOf(d, "identity", "identity")
-		if err != nil {
-			return nil, err
-		}
-		return &Authz{func(name string) (bool, error) { return name == id, nil }}, nil
-	case "authz-list":
-		l, err := parseRules(d, fromJSON)
-		if err != nil {
-			return nil, err
-		}
-		return &Authz{func(name string) (bool, error) { return l.allows(name), nil }}, nil
+// authzSimple lets one name in.
+func authzSimple(_ *Set, def definition) (driver.Object, error) {
+	id, err := stringOf(def.params, "identity", "identity")
+	if err != nil {
+		return nil, err
 	}
-	file, ok := d.Take("filename")
+	return &Authz{func(name string) (bool, error) { return name == id, nil }}, nil
+}
+
+// authzList goes by a list of rules.
+func authzList(_ *Set, def definition) (driver.Object, error) {
+	l, err := parseRules(def.params, def.fromJSON)
+	if err != nil {
+		return nil, err
+	}
+	return &Authz{func(name string) (bool, error) { return l.allows(name), nil }}, nil
+}
+
+// authzListFile goes by a list of rules in a file.
+func authzListFile(_ *Set, def definition) (driver.Object, error) {
+	file, ok := def.params.Take("filename")
 	if !ok {
 		return nil, errors.New("Parameter 'filename' is missing")
 	}
 	refresh := true
-	if v, ok := d["refresh"]; ok {
+	if v, ok := def.params["refresh"]; ok {
 		var err error
 		if refresh, err = opts.ParseBool(opts.Text(v)); err != nil {
 			return nil, errors.New("Parameter 'refresh' expects 'on' or 'off'")
@@ -284,14 +290,4 @@ func (f *ruleFile) load() error {
 	}
 	f.list, f.from = list, st
 	return nil
-}
-
-// Authz returns the authorization object with an id.
-func (s *Set) Authz(id string) (*Authz, error) {
-	v, _ := s.get(id)
-	a, ok := v.(*Authz)
-	if !ok {
-		return nil, driver.Errorf(driver.ErrInvalid, "No authorization object with id '%s'", id)
-	}
-	return a, nil
 }

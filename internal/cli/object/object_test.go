@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cowl-disk/cowl/block/driver"
 )
 
 func TestSecret(t *testing.T) {
@@ -31,7 +33,7 @@ func TestSecret(t *testing.T) {
 		}
 	}
 	for id, want := range map[string]string{"s1": "hello", "s3": "from a file", "s4": "in JSON"} {
-		if got, err := s.Secret(id); err != nil || string(got) != want {
+		if got, err := driver.FindObject[driver.Secret](s, id); err != nil || string(got) != want {
 			t.Errorf("secret %s: %q, %v", id, got, err)
 		}
 	}
@@ -41,12 +43,12 @@ func TestSecret(t *testing.T) {
 			t.Errorf("%s was taken", def)
 		}
 	}
-	if _, err := s.Secret("s2"); err == nil {
+	if _, err := driver.FindObject[driver.Secret](s, "s2"); err == nil {
 		t.Error("a secret that was refused is there")
 	}
 }
 
-// seal encrypts as the original expects it.
+// seal encrypts as QEMU expects it.
 func seal(t *testing.T, key, iv, plain []byte) []byte {
 	t.Helper()
 	b, err := aes.NewCipher(key)
@@ -78,7 +80,7 @@ func TestEncryptedSecret(t *testing.T) {
 		}
 	}
 	for _, id := range []string{"a", "b"} {
-		if got, err := s.Secret(id); err != nil || string(got) != "sixteen bytes !!" {
+		if got, err := driver.FindObject[driver.Secret](s, id); err != nil || string(got) != "sixteen bytes !!" {
 			t.Errorf("%s: %q, %v", id, got, err)
 		}
 	}
@@ -109,14 +111,14 @@ func TestTLSCreds(t *testing.T) {
 			t.Errorf("%s is taken", def)
 		}
 	}
-	c, err := s.TLSCreds("t")
+	c, err := driver.FindObject[*driver.TLSCreds](s, "t")
 	if err != nil || c.Type != "x509" || c.Server || c.Dir != dir || c.VerifyPeer || c.PasswordID != "p" {
 		t.Errorf("%+v, %v", c, err)
 	}
-	if _, err := s.Secret("t"); err == nil || !strings.Contains(err.Error(), "is not a secret") {
+	if _, err := driver.FindObject[driver.Secret](s, "t"); err == nil || !strings.Contains(err.Error(), "is not a secret") {
 		t.Errorf("credentials as a secret: %v", err)
 	}
-	if _, err := s.TLSCreds("other"); err == nil {
+	if _, err := driver.FindObject[*driver.TLSCreds](s, "other"); err == nil {
 		t.Error("credentials that nobody defined")
 	}
 }
@@ -160,7 +162,7 @@ func TestAuthzFile(t *testing.T) {
 	}
 	ask := func(id, name string) bool {
 		t.Helper()
-		a, err := s.Authz(id)
+		a, err := driver.FindObject[*Authz](s, id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,5 +183,52 @@ func TestAuthzFile(t *testing.T) {
 	write(`{"policy":"allow"}`)
 	if !ask("live", "x") {
 		t.Error("not what the file says again")
+	}
+}
+
+func TestThrottleGroup(t *testing.T) {
+	s := &Set{}
+	for _, def := range []string{"throttle-group,id=a,x-iops-total=5,x-iops-total-max=10,x-iops-total-max-length=3,x-iops-size=4096",
+		`{"qom-type":"throttle-group","id":"b","limits":{"bps-read":7}}`, "throttle-group,id=c,x-bps-write=1,limits.bps-write=2"} {
+		if err := s.Define(def, io.Discard); err != nil {
+			t.Fatalf("%s: %v", def, err)
+		}
+	}
+	want := map[string]driver.ThrottleGroup{
+		"a": {ID: "a", IOPS: driver.ThrottleLimit{Average: 5, Max: 10, Burst: 3}, IOPSSize: 4096},
+		"b": {ID: "b", BPSRead: driver.ThrottleLimit{Average: 7}}, "c": {ID: "c", BPSWrite: driver.ThrottleLimit{Average: 2}},
+	}
+	for id, w := range want {
+		if g, err := driver.FindObject[*driver.ThrottleGroup](s, id); err != nil || *g != w {
+			t.Errorf("%s: %+v, %v", id, g, err)
+		}
+	}
+	for params, msg := range map[string]string{
+		"x-bogus=5": "Parameter 'x-bogus' is unexpected", "limits.bogus=5": "Parameter 'limits.bogus' is unexpected", "limits=5": "Invalid parameter type for 'limits', expected: object",
+		"x-iops-total=-5": "Property values cannot be negative", "limits.iops-total=-5": "bps/iops/max values must be within [0, 1000000000000000]",
+		"x-iops-total=5,x-iops-read=3": "bps/iops/max total values and read/write values cannot be used at the same time",
+		"x-iops-total-max=1":           "bps_max/iops_max require corresponding bps/iops values", "x-bps-total=1k": "Parameter 'x-bps-total' expects integer",
+		"x-iops-total=5,x-iops-total-max-length=0": "the burst length cannot be 0", "x-iops-total=5,x-iops-total-max=3": "bps_max/iops_max cannot be lower than bps/iops",
+		"x-iops-size=4096": "iops size requires an iops value to be set", "x-iops-total=5,x-iops-total-max-length=3": "burst length set without burst rate",
+		"x-iops-total=5,x-iops-total-max=1000000000000,x-iops-total-max-length=4000000": "burst length too high for this burst rate",
+	} {
+		if err := s.Define("throttle-group,id=z,"+params, io.Discard); err == nil || err.Error() != msg {
+			t.Errorf("%s: %v, want %s", params, err, msg)
+		}
+	}
+}
+
+func TestKeyring(t *testing.T) {
+	s := &Set{}
+	for params, msg := range map[string]string{
+		"": "Parameter 'serial' is missing", ",serial=x": "Parameter 'serial' expects integer", ",serial=5000000000": "Parameter 'serial' expects int32_t",
+		",serial=5": "Unable to read serial key 00000005: ",
+	} {
+		if err := s.Define("secret_keyring,id=k"+params, io.Discard); err == nil || !strings.HasPrefix(err.Error(), msg) {
+			t.Errorf("%s: %v, want %s", params, err, msg)
+		}
+	}
+	if err := s.Define("iothread,id=i", io.Discard); err == nil || err.Error() != "invalid object type: iothread" {
+		t.Errorf("iothread: %v", err)
 	}
 }

@@ -7,19 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
+	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/opts"
 )
 
 // maxSecret bounds what is read from the file of a secret.
 const maxSecret = 1 << 20
 
-// secret reads a secret. With keyid it is encrypted by AES-256-CBC, padded as
-// PKCS #7 says, under the secret of that id, which is in base64 then.
-func (s *Set) secret(d opts.Dict) ([]byte, error) {
-	data, hasData := d.Take("data")
-	file, hasFile := d.Take("file")
+// secret reads a secret that is on the command line or in a file.
+func (s *Set) secret(def definition) (driver.Object, error) {
+	data, hasData := def.params.Take("data")
+	file, hasFile := def.params.Take("file")
 	switch {
 	case hasData && hasFile:
 		return nil, errors.New("'file' and 'data' are mutually exclusive")
@@ -32,26 +33,52 @@ func (s *Set) secret(d opts.Dict) ([]byte, error) {
 		}
 		data = content
 	}
+	return s.decoded(def.params, data)
+}
+
+// keyringSecret reads a secret out of a key ring of the kernel.
+func (s *Set) keyringSecret(def definition) (driver.Object, error) {
+	text, ok := def.params.Take("serial")
+	if !ok {
+		return nil, errors.New("Parameter 'serial' is missing")
+	}
+	serial, err := strconv.ParseInt(text, 0, 64)
+	switch {
+	case err != nil && !errors.Is(err, strconv.ErrRange):
+		return nil, errors.New("Parameter 'serial' expects integer")
+	case err != nil || serial != int64(int32(serial)):
+		return nil, errors.New("Parameter 'serial' expects int32_t")
+	}
+	data, err := readKey(int32(serial))
+	if err != nil {
+		return nil, fmt.Errorf("Unable to read serial key %08x: %w", uint32(serial), err)
+	}
+	return s.decoded(def.params, string(data))
+}
+
+// decoded makes a secret of data. With keyid it is encrypted by AES-256-CBC, padded as
+// PKCS #7 says, under the secret of that id, which is in base64 then.
+func (s *Set) decoded(d opts.Dict, data string) (driver.Object, error) {
 	format := d.String("format")
 	if format != "" && format != "raw" && format != "base64" {
 		return nil, fmt.Errorf("Parameter 'format' does not accept value '%s'", format)
 	}
-	out := []byte(data)
 	if keyID, ok := d["keyid"]; ok {
 		iv, hasIV := d["iv"]
 		plain, err := s.decrypt(opts.Text(keyID), opts.Text(iv), hasIV, data, format == "base64")
 		if err != nil {
 			return nil, err
 		}
-		out = plain
-	} else if format == "base64" {
+		return driver.Secret(plain), nil
+	}
+	if format == "base64" {
 		raw, err := decodeBase64(data)
 		if err != nil {
 			return nil, errors.New("Base64 data '" + data + "' is not valid")
 		}
-		out = raw
+		return driver.Secret(raw), nil
 	}
-	return out, nil
+	return driver.Secret(data), nil
 }
 
 func readSecret(file string) (string, error) {
@@ -77,7 +104,7 @@ func decodeBase64(text string) ([]byte, error) {
 // decrypt decrypts a secret with the one that keyID names. Encrypted data are in
 // base64, or as they are if the file holds them so.
 func (s *Set) decrypt(keyID, ivText string, hasIV bool, data string, inBase64 bool) ([]byte, error) {
-	key, err := s.Secret(keyID)
+	key, err := driver.FindObject[driver.Secret](s, keyID)
 	if err != nil {
 		return nil, err
 	}

@@ -1,60 +1,43 @@
 package qemuimg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/ops"
 )
 
-const (
-	amendOptionList = iota + 1
-	amendForce
-)
-
-func amendCommand() *command {
-	return &command{
-		name: "amend", summary: "Update format-specific options of the image", run: runAmend,
-		usage: []string{"[-f FMT | --image-opts] [-t CACHE] [--force] [-p] [-q]",
-			"[--object OBJDEF] -o OPTIONS FILENAME"},
-		about: "Changes features of an image in place; what is on the disk stays as it is.\n'-f FMT -o help' lists the options of a format.",
-		options: []option{helpOption(), quietOption(), progressOption(),
-			{id: amendOptionList, long: "options", short: 'o', value: "OPTIONS", help: "what to change, NAME=VALUE,…; 'help' lists the options"},
-			formatOption(), imageOptsOption(),
-			{id: optCache, long: "cache", short: 't', value: "CACHE", help: "the cache mode for FILENAME (default: writeback)"},
-			{id: amendForce, long: "force", help: "allow what may make the image inaccessible: to erase the last key slot,\nto overwrite one that is in use"},
-			objectOption(),
-		},
-		operands: []operand{{"FILENAME", "the image to change"}},
-		examples: []string{"-o compat=1.1,lazy_refcounts=on disk.qcow2", "-o refcount_bits=64 disk.qcow2"},
-	}
-}
-
-func runAmend(c *call, args []string) int {
-	c.cache = cacheWriteback
+func amendCommand(c *call) *program.Command {
 	var list optionList
 	force := false
-	code, ok := c.parse(args, func(id int, arg string) error {
-		switch id {
-		case amendOptionList:
-			return list.add(arg)
-		case amendForce:
-			force = true
-		}
-		return nil
-	})
-	if !ok {
-		return code
+	return &program.Command{
+		Name: "amend", Summary: "Update format-specific options of the image",
+		Usage: []string{"[-f FMT | --image-opts] [-t CACHE] [--force] [-p] [-q]",
+			"[--object OBJDEF] -o OPTIONS FILENAME"},
+		About: "Changes features of an image in place; what is on the disk stays as it is.\n'-f FMT -o help' lists the options of a format.",
+		Options: []program.Option{c.helpOption(), c.quietOption(), c.progressOption(),
+			program.Func("-o, --options OPTIONS", "what to change, NAME=VALUE,…; 'help' lists the options", list.add),
+			c.formatOption(), c.imageOptsOption(),
+			c.cacheOption("-t, --cache CACHE", "the cache mode for FILENAME (default: writeback)"),
+			program.Flag(&force, "--force", "allow what may make the image inaccessible: to erase the last key slot,\nto overwrite one that is in use"),
+			c.objectOption(),
+		},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image to change"}},
+		Examples: []string{"-o compat=1.1,lazy_refcounts=on disk.qcow2", "-o refcount_bits=64 disk.qcow2"},
+		Run: func(context.Context, []string) int {
+			if !list.given() {
+				return c.usage("Must specify options (-o)")
+			}
+			if err := c.amend(&list, force); err != nil {
+				return c.fail(err)
+			}
+			return 0
+		},
 	}
-	if !list.given() {
-		return c.usage("Must specify options (-o)")
-	}
-	if err := c.amend(&list, force); err != nil {
-		return c.fail(err)
-	}
-	return 0
 }
 
 func (c *call) amend(list *optionList, force bool) (err error) {

@@ -1,96 +1,93 @@
 package qemuimg
 
 import (
+	"context"
 	"errors"
+	"slices"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 )
 
+// The modifications of a bitmap, as messages name them.
 const (
-	bitmapAdd = iota + 1
-	bitmapRemove
-	bitmapRemoveAll
-	bitmapClear
-	bitmapEnable
-	bitmapDisable
-	bitmapMerge
-	bitmapGranularity
-	bitmapSource
-	bitmapSourceFormat
+	bitmapAdd       = "add"
+	bitmapRemove    = "remove"
+	bitmapRemoveAll = "remove-all"
+	bitmapClear     = "clear"
+	bitmapEnable    = "enable"
+	bitmapDisable   = "disable"
+	bitmapMerge     = "merge"
 )
 
-func bitmapCommand() *command {
-	return &command{
-		name: "bitmap", summary: "Perform modifications of the persistent bitmap in the image", run: runBitmap,
-		usage: []string{"(--merge SOURCE | --add | --remove | --remove-all | --clear |",
+func bitmapCommand(c *call) *program.Command {
+	w := &bitmapWork{call: c}
+	// action declares an option that asks for a modification.
+	action := func(verb, spelling, help string) program.Option {
+		return program.Func(spelling, help, func(arg string) error {
+			w.actions = append(w.actions, bitmapAction{verb, arg})
+			return nil
+		})
+	}
+	return &program.Command{
+		Name: "bitmap", Summary: "Perform modifications of the persistent bitmap in the image",
+		Usage: []string{"(--merge SOURCE | --add | --remove | --remove-all | --clear |",
 			"--enable | --disable)... [-b SRC_FILENAME [-F SRC_FMT]] [-g SIZE]",
 			"[-f FMT | --image-opts] [--object OBJDEF] FILENAME [BITMAP]"},
-		about: "A persistent dirty bitmap records which parts of the disk were written. Several\nmodifications are made in the order in which they are given; the first that fails\nends the command, and those before it stay.",
-		options: []option{helpOption(), formatOption(), imageOptsOption(),
-			{id: bitmapAdd, long: "add", help: "add BITMAP, which records writes from then on"},
-			{id: bitmapGranularity, long: "granularity", short: 'g', value: "SIZE", help: "with --add: the size of the pieces of the disk that BITMAP tells apart, a\npower of two from 512 to 2G (default: the cluster size, from 4k to 64k)"},
-			{id: bitmapRemove, long: "remove", help: "remove BITMAP, whatever its state"},
-			{id: bitmapRemoveAll, long: "remove-all", help: "remove all bitmaps, whatever their state; BITMAP need not be given", exact: true},
-			{id: bitmapClear, long: "clear", help: "forget what BITMAP has recorded"},
-			{id: bitmapEnable, long: "enable", help: "let BITMAP record writes"},
-			{id: bitmapDisable, long: "disable", help: "let BITMAP stay as it is"},
-			{id: bitmapMerge, long: "merge", value: "SOURCE", help: "add to BITMAP what the bitmap SOURCE has recorded"},
-			{id: bitmapSource, long: "source-file", short: 'b', value: "SRC_FILENAME", help: "with --merge: SOURCE is in this image"},
-			{id: bitmapSourceFormat, long: "source-format", short: 'F', value: "SRC_FMT", help: "the format of SRC_FILENAME; without it the format is probed"},
-			objectOption(),
+		About: "A persistent dirty bitmap records which parts of the disk were written. Several\nmodifications are made in the order in which they are given; the first that fails\nends the command, and those before it stay.",
+		Options: []program.Option{c.helpOption(), c.formatOption(), c.imageOptsOption(),
+			action(bitmapAdd, "--add", "add BITMAP, which records writes from then on"),
+			program.Func("-g, --granularity SIZE", "with --add: the size of the pieces of the disk that BITMAP tells apart, a\npower of two from 512 to 2G (default: the cluster size, from 4k to 64k)", w.setGranularity),
+			action(bitmapRemove, "--remove", "remove BITMAP, whatever its state"),
+			action(bitmapRemoveAll, "--remove-all", "remove all bitmaps, whatever their state; BITMAP need not be given").InFull(),
+			action(bitmapClear, "--clear", "forget what BITMAP has recorded"),
+			action(bitmapEnable, "--enable", "let BITMAP record writes"),
+			action(bitmapDisable, "--disable", "let BITMAP stay as it is"),
+			action(bitmapMerge, "--merge SOURCE", "add to BITMAP what the bitmap SOURCE has recorded"),
+			program.Given(&w.source, "-b, --source-file SRC_FILENAME", "with --merge: SOURCE is in this image"),
+			program.Given(&w.sourceFormat, "-F, --source-format SRC_FMT", "the format of SRC_FILENAME; without it the format is probed").Offering(c.formats()...),
+			c.objectOption(),
 		},
-		operands: []operand{{"FILENAME", "the image"}, {"BITMAP", "the name of the bitmap"}},
-		examples: []string{"--add disk.qcow2 since-monday", "--merge since-monday --clear disk.qcow2 all", "--remove-all disk.qcow2"},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image"}, {Name: "BITMAP", Help: "the name of the bitmap"}},
+		Examples: []string{"--add disk.qcow2 since-monday", "--merge since-monday --clear disk.qcow2 all", "--remove-all disk.qcow2"},
+		Run:      w.run,
 	}
 }
 
 // bitmapAction is one modification.
 type bitmapAction struct {
-	id     int
+	verb   string
 	source string // of a merge
 }
 
-// bitmapWork is what the command line asks for.
+// bitmapWork is one run of bitmap.
 type bitmapWork struct {
-	actions         []bitmapAction
-	granularity     int64
-	given           bool // a granularity other than the default
-	source          *string
-	sourceFormat    string
-	hasSourceFormat bool
+	*call
+	actions      []bitmapAction
+	granularity  int64
+	given        bool // a granularity other than the default
+	source       *string
+	sourceFormat *string
 }
 
-func (w *bitmapWork) has(id int) bool {
-	for _, a := range w.actions {
-		if a.id == id {
-			return true
-		}
-	}
-	return false
-}
-
-func (w *bitmapWork) set(id int, arg string) (err error) {
-	switch id {
-	case bitmapGranularity:
-		w.granularity, err = size("granularity", arg)
-		w.given = w.granularity != 0
-	case bitmapSource:
-		w.source = &arg
-	case bitmapSourceFormat:
-		w.sourceFormat, w.hasSourceFormat = arg, true
-	default:
-		w.actions = append(w.actions, bitmapAction{id, arg})
-	}
+func (w *bitmapWork) setGranularity(arg string) (err error) {
+	w.granularity, err = size("granularity", arg)
+	w.given = w.granularity != 0
 	return err
 }
 
+// has tells whether one of the modifications is asked for.
+func (w *bitmapWork) has(verbs ...string) bool {
+	return slices.ContainsFunc(w.actions, func(a bitmapAction) bool { return slices.Contains(verbs, a.verb) })
+}
+
 // check finds what does not go together.
-func (w *bitmapWork) check(operands []string) error {
+func (w *bitmapWork) check() error {
 	names := 2
-	if !w.has(bitmapAdd) && !w.has(bitmapRemove) && !w.has(bitmapClear) && !w.has(bitmapEnable) && !w.has(bitmapDisable) && !w.has(bitmapMerge) {
+	if !w.has(bitmapAdd, bitmapRemove, bitmapClear, bitmapEnable, bitmapDisable, bitmapMerge) {
 		names = 1
 	}
 	switch {
@@ -98,29 +95,25 @@ func (w *bitmapWork) check(operands []string) error {
 		return errors.New("Need at least one of --add, --remove, --clear, --enable, --disable, or --merge")
 	case w.given && !w.has(bitmapAdd):
 		return errors.New("granularity only supported with --add")
-	case w.hasSourceFormat && w.source == nil:
+	case w.sourceFormat != nil && w.source == nil:
 		return errors.New("-F only supported with -b")
 	case w.source != nil && !w.has(bitmapMerge):
 		return errors.New("Merge bitmap source file only supported with --merge")
-	case names == 2 && len(operands) != 2:
+	case names == 2 && len(w.operands) != 2:
 		return errors.New("Expecting filename and bitmap name")
-	case names == 1 && len(operands) != 1:
+	case names == 1 && len(w.operands) != 1:
 		return errors.New("Expecting filename")
 	}
 	return nil
 }
 
-func runBitmap(c *call, args []string) (code int) {
-	w := &bitmapWork{}
-	code, ok := c.parse(args, w.set)
-	if !ok {
-		return code
-	}
-	if err := w.check(c.operands); err != nil {
+func (w *bitmapWork) run(_ context.Context, operands []string) (code int) {
+	c := w.call
+	if err := w.check(); err != nil {
 		return c.fail(err)
 	}
 	// What the disk holds does not matter, nor where.
-	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Write: true, NoBacking: true})
+	img, err := c.open(c.image(operands[0]), block.OpenOptions{Write: true, NoBacking: true})
 	if err != nil {
 		return c.fail(err)
 	}
@@ -131,51 +124,49 @@ func runBitmap(c *call, args []string) (code int) {
 	}()
 	src := img
 	if w.source != nil {
-		if src, err = c.open(image{name: *w.source, format: w.sourceFormat}, block.OpenOptions{NoBacking: true}); err != nil {
+		from := image{name: *w.source}
+		if w.sourceFormat != nil {
+			from.format = *w.sourceFormat
+		}
+		if src, err = c.open(from, block.OpenOptions{NoBacking: true}); err != nil {
 			return c.fail(err)
 		}
 		defer c.close(src)
 	}
 	name := ""
-	if len(c.operands) > 1 {
-		name = c.operands[1]
+	if len(operands) > 1 {
+		name = operands[1]
 	}
 	for _, a := range w.actions {
-		if op, err := c.changeBitmap(img, src, name, w.granularity, a); err != nil {
-			return c.errorf("Operation %s on bitmap %s failed: %s", op, name, bitmapReason(err))
+		if err := c.changeBitmap(img, src, name, w.granularity, a); err != nil {
+			return c.errorf("Operation %s on bitmap %s failed: %s", a.verb, name, bitmapReason(err))
 		}
 	}
 	return 0
 }
 
-// changeBitmap makes one modification and returns what it is called.
-func (c *call) changeBitmap(img, src *block.Image, name string, granularity int64, a bitmapAction) (op string, err error) {
-	switch a.id {
+// changeBitmap makes one modification.
+func (c *call) changeBitmap(img, src *block.Image, name string, granularity int64, a bitmapAction) error {
+	switch a.verb {
 	case bitmapAdd:
-		return "add", img.AddBitmap(c.ctx, driver.BitmapSpec{Name: name, Granularity: granularity})
+		return img.AddBitmap(c.ctx, driver.BitmapSpec{Name: name, Granularity: granularity})
 	case bitmapRemoveAll:
-		return "remove-all", ops.RemoveBitmaps(c.ctx, img)
+		return ops.RemoveBitmaps(c.ctx, img)
 	}
 	// Other images than those that can have bitmaps have none.
 	if _, ok, err := img.Bitmaps(c.ctx); err == nil && !ok {
-		err = driver.Errorf(driver.ErrNoBitmap, "Dirty bitmap '%s' not found", name)
-		return bitmapVerb(a.id), err
+		return driver.Errorf(driver.ErrNoBitmap, "Dirty bitmap '%s' not found", name)
 	}
-	switch a.id {
+	switch a.verb {
 	case bitmapRemove:
-		err = img.RemoveBitmap(c.ctx, name)
+		return img.RemoveBitmap(c.ctx, name)
 	case bitmapClear:
-		err = img.ClearBitmap(c.ctx, name)
-	case bitmapEnable, bitmapDisable:
-		err = img.EnableBitmap(c.ctx, name, a.id == bitmapEnable)
+		return img.ClearBitmap(c.ctx, name)
 	case bitmapMerge:
-		err = ops.MergeBitmap(c.ctx, img, name, src, a.source)
+		return ops.MergeBitmap(c.ctx, img, name, src, a.source)
+	default:
+		return img.EnableBitmap(c.ctx, name, a.verb == bitmapEnable)
 	}
-	return bitmapVerb(a.id), err
-}
-
-func bitmapVerb(id int) string {
-	return map[int]string{bitmapRemove: "remove", bitmapClear: "clear", bitmapEnable: "enable", bitmapDisable: "disable", bitmapMerge: "merge"}[id]
 }
 
 // bitmapReason says why a bitmap could not be changed, without what the block layer

@@ -11,5 +11,8 @@ const (
 	cacheUnsafe    = "unsafe"
 )
 
+// cacheModes are the names that cacheMode knows.
+var cacheModes = []string{"none", "writeback", "writethrough", "directsync", "unsafe"}
+
 // cacheMode reads a cache mode.
 func cacheMode(name string) (driver.Cache, bool) { return imageopt.CacheMode(name) }

@@ -1,17 +1,16 @@
 package qemuimg
 
 import (
+	"context"
 	"errors"
-	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/qapi"
 )
-
-const checkRepair = 1
 
 // The exit codes of check, besides 0 for a clean image and 1 for a failure.
 const (
@@ -20,44 +19,28 @@ const (
 	exitNoChecker = 63
 )
 
-func checkCommand() *command {
-	return &command{
-		name: "check", summary: "Check basic image integrity", run: runCheck,
-		usage: []string{"[-f FMT | --image-opts] [-T CACHE_MODE] [-r leaks|all] [-U] [-p] [-q]",
+func checkCommand(c *call) *program.Command {
+	var fix driver.CheckFix
+	return &program.Command{
+		Name: "check", Summary: "Check basic image integrity",
+		Usage: []string{"[-f FMT | --image-opts] [-T CACHE_MODE] [-r leaks|all] [-U] [-p] [-q]",
 			"[--output human|json] [--object OBJDEF] FILENAME"},
-		about: "The exit code is 0 if the image is clean, 1 if the check failed, 2 if the image is\ncorrupt, 3 if it only has leaked clusters, 63 if its format has no check.",
-		options: []option{helpOption(), quietOption(), formatOption(), imageOptsOption(),
-			{id: optCache, long: "cache", short: 'T', value: "CACHE_MODE", help: "the cache mode (default: writeback)"},
-			forceShareOption(), outputOption(),
-			{id: checkRepair, long: "repair", short: 'r', value: "leaks|all", help: "repair leaked clusters, or all that is wrong; cannot be combined with -U"},
-			objectOption(),
-			{id: optProgress, long: "progress", short: 'p', value: "json", maybe: true, exact: true, help: progressOption().help},
+		About: "The exit code is 0 if the image is clean, 1 if the check failed, 2 if the image is\ncorrupt, 3 if it only has leaked clusters, 63 if its format has no check.",
+		Options: []program.Option{c.helpOption(), c.quietOption(), c.formatOption(), c.imageOptsOption(),
+			c.cacheOption("-T, --cache CACHE_MODE", "the cache mode (default: writeback)"),
+			c.forceShareOption(), c.outputOption(),
+			program.Choice("-r, --repair leaks|all", "--repair (-r)", "repair leaked clusters, or all that is wrong; cannot be combined with -U", func(word string) {
+				fix = driver.CheckFix{Leaks: true, Errors: word == "all"}
+			}, "leaks", "all"),
+			c.objectOption(), c.progressOption().InFull(),
 		},
-		operands: []operand{{"FILENAME", "the image"}},
-		examples: []string{"disk.qcow2", "-r leaks disk.qcow2"},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image"}},
+		Examples: []string{"disk.qcow2", "-r leaks disk.qcow2"},
+		Run:      func(context.Context, []string) int { return c.runCheck(fix) },
 	}
 }
 
-func runCheck(c *call, args []string) int {
-	var fix driver.CheckFix
-	c.cache = cacheWriteback
-	code, ok := c.parse(args, func(id int, arg string) error {
-		if id != checkRepair {
-			return nil
-		}
-		switch arg {
-		case "leaks":
-			fix = driver.CheckFix{Leaks: true}
-		case "all":
-			fix = driver.CheckFix{Leaks: true, Errors: true}
-		default:
-			return usagef("--repair (-r) expects 'leaks' or 'all' not '%s'", arg)
-		}
-		return nil
-	})
-	if !ok {
-		return code
-	}
+func (c *call) runCheck(fix driver.CheckFix) int {
 	if len(c.operands) != 1 {
 		return c.usage("Expecting one image file name")
 	}
@@ -70,7 +53,7 @@ func runCheck(c *call, args []string) int {
 	if err != nil {
 		return c.fail(err)
 	}
-	code = c.check(img, fix)
+	code := c.check(img, fix)
 	if err := c.close(img); err != nil && code == 0 {
 		return c.fail(err)
 	}
@@ -78,10 +61,12 @@ func runCheck(c *call, args []string) int {
 }
 
 func (c *call) check(img *block.Image, fix driver.CheckFix) int {
-	job := ops.CheckJob{Image: img, Fix: fix, Report: func(line string) { fmt.Fprintln(c.Stderr, line) }}
+	found := newFindings(c.Stderr)
+	job := ops.CheckJob{Image: img, Fix: fix, Report: found.report}
 	progress, stop := c.startProgress(1)
 	job.Progress = progress.Report
 	result, err := ops.Check(c.ctx, job)
+	found.end()
 	stop(err != nil)
 	if errors.Is(err, driver.ErrUnsupported) {
 		c.fail(err)
@@ -94,9 +79,11 @@ func (c *call) check(img *block.Image, fix driver.CheckFix) int {
 				return code
 			}
 		}
-		job.Fix = driver.CheckFix{}
+		found = newFindings(c.Stderr)
+		job.Fix, job.Report = driver.CheckFix{}, found.report
 		was := result
 		result, err = ops.Check(c.ctx, job)
+		found.end()
 		result.LeaksFixed, result.CorruptionsFixed = was.LeaksFixed, was.CorruptionsFixed
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package qemuimg
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
@@ -8,25 +9,32 @@ import (
 	"hash"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/ops"
 )
 
-const checksumAlgorithm = 1
-
-func checksumCommand() *command {
-	return &command{
-		name: "checksum", summary: "Print a checksum of the content of the disk", run: runChecksum,
-		usage: []string{"[-f FMT | --image-opts] [-a ALGORITHM] [-T CACHE] [-U] [-p]", "[--object OBJDEF] FILENAME"},
-		about: "The checksum is that of the disk as a guest sees it: the same for every format,\nand for a raw image that of the file.",
-		options: []option{helpOption(), formatOption(), imageOptsOption(),
-			{id: checksumAlgorithm, long: "algorithm", short: 'a', value: "ALGORITHM", help: "sha256 (default), sha384 or sha512"},
-			{id: optCache, long: "cache", short: 'T', value: "CACHE", help: "the cache mode for reading (default: writeback)"},
-			forceShareOption(), progressOption(), quietOption(), objectOption(),
+func checksumCommand(c *call) *program.Command {
+	sum, _ := newDigest("sha256")
+	return &program.Command{
+		Name: "checksum", Summary: "Print a checksum of the content of the disk",
+		Usage: []string{"[-f FMT | --image-opts] [-a ALGORITHM] [-T CACHE] [-U] [-p] [-q]", "[--object OBJDEF] FILENAME"},
+		About: "The checksum is that of the disk as a guest sees it: the same for every format,\nand for a raw image that of the file.",
+		Options: []program.Option{c.helpOption(), c.formatOption(), c.imageOptsOption(),
+			program.Func("-a, --algorithm ALGORITHM", "sha256 (default), sha384 or sha512", func(arg string) (err error) {
+				sum, err = newDigest(arg)
+				return err
+			}).Offering(digestNames...),
+			c.cacheOption("-T, --cache CACHE", "the cache mode for reading (default: writeback)"),
+			c.forceShareOption(), c.progressOption(), c.quietOption(), c.objectOption(),
 		},
-		operands: []operand{{"FILENAME", "the image"}},
-		examples: []string{"disk.qcow2"},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image"}},
+		Examples: []string{"disk.qcow2"},
+		Run:      func(context.Context, []string) int { return c.checksum(sum) },
 	}
 }
+
+// digestNames are the algorithms of newDigest.
+var digestNames = []string{"sha256", "sha384", "sha512"}
 
 // digest is a checksum that is being computed.
 type digest struct {
@@ -49,16 +57,7 @@ func newDigest(name string) (*digest, error) {
 // String is the result, "sha256:…".
 func (d *digest) String() string { return d.name + ":" + hex.EncodeToString(d.Sum(nil)) }
 
-func runChecksum(c *call, args []string) int {
-	sum, err := newDigest("sha256")
-	c.cache = cacheWriteback
-	code, ok := c.parse(args, func(id int, arg string) error {
-		sum, err = newDigest(arg)
-		return err
-	})
-	if !ok {
-		return code
-	}
+func (c *call) checksum(sum *digest) int {
 	if len(c.operands) != 1 {
 		return c.usage("Expecting one image file name")
 	}

@@ -2,63 +2,53 @@ package qemuimg
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/protocol/null"
 )
 
 func testProgram(name string) (*Program, *bytes.Buffer, *bytes.Buffer) {
 	var out, errs bytes.Buffer
-	return &Program{Name: name, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Drivers: []driver.Driver{null.NewCo()}}, &out, &errs
+	streams := program.Streams{Stdin: strings.NewReader(""), Stdout: &out, Data: &out, Stderr: &errs, Screen: &errs}
+	return &Program{Name: name, Streams: streams, Drivers: []driver.Driver{null.NewCo()}}, &out, &errs
 }
 
 // TestOptions finds spellings that mean two things, and options that no help
 // mentions.
 func TestOptions(t *testing.T) {
 	p, _, _ := testProgram("cowl")
-	for _, cmd := range p.commands() {
-		short, long, helped := map[byte]int{}, map[string]int{}, map[int]bool{}
-		for _, o := range cmd.options {
-			if o.short != 0 {
-				if id, dup := short[o.short]; dup {
-					t.Errorf("%s: -%c is declared twice (%d, %d)", cmd.name, o.short, id, o.id)
-				}
-				short[o.short] = o.id
-			}
-			if o.long != "" {
-				if _, dup := long[o.long]; dup {
-					t.Errorf("%s: --%s is declared twice", cmd.name, o.long)
-				}
-				long[o.long] = o.id
-			}
-			helped[o.id] = helped[o.id] || o.help != ""
+	for _, cmd := range p.Commands() {
+		for _, problem := range cmd.Problems() {
+			t.Error(problem)
 		}
-		for id, ok := range helped {
-			if !ok {
-				t.Errorf("%s: no help for option %d", cmd.name, id)
-			}
+		if cmd.Name == "completion" {
+			continue
 		}
-		if short['h'] != optHelp || long["help"] != optHelp || long["object"] != optObject {
-			t.Errorf("%s: lacks an option that every command has", cmd.name)
+		for _, spelling := range []string{"-h, --help", "--object OBJDEF"} {
+			if !slices.ContainsFunc(cmd.Options, func(o program.Option) bool { return o.Spelling == spelling }) {
+				t.Errorf("%s: lacks %s", cmd.Name, spelling)
+			}
 		}
 	}
 }
 
 func TestHelp(t *testing.T) {
 	p, _, _ := testProgram("qemu-img")
-	for _, cmd := range p.commands() {
+	for _, cmd := range p.Commands() {
 		p, out, errs := testProgram("qemu-img")
-		if code := p.Run(t.Context(), []string{cmd.name, "--help"}); code != 0 || errs.Len() > 0 {
-			t.Errorf("%s: exit code %d, %s", cmd.name, code, errs)
+		if code := p.Run(t.Context(), []string{cmd.Name, "--help"}); code != 0 || errs.Len() > 0 {
+			t.Errorf("%s: exit code %d, %s", cmd.Name, code, errs)
 		}
-		if !strings.Contains(out.String(), "  qemu-img "+cmd.name+" ") {
-			t.Errorf("%s: no usage in\n%s", cmd.name, out)
+		if !strings.Contains(out.String(), "  qemu-img "+cmd.Name+" ") {
+			t.Errorf("%s: no usage in\n%s", cmd.Name, out)
 		}
 		for _, line := range strings.Split(out.String(), "\n") {
 			if len([]rune(line)) > 100 {
-				t.Errorf("%s: a line of %d characters: %s", cmd.name, len([]rune(line)), line)
+				t.Errorf("%s: a line of %d characters: %s", cmd.Name, len([]rune(line)), line)
 			}
 		}
 	}
@@ -67,7 +57,7 @@ func TestHelp(t *testing.T) {
 func TestNumber(t *testing.T) {
 	for text, want := range map[string]string{
 		"5": "", "16": "", "0": "Invalid thing specified. Must be between 1 and 16.", "-1": "Invalid thing specified. Must be between 1 and 16.",
-		"17E": "Invalid thing specified. Must be between 1 and 16.", "x": "Invalid thing specified: 'x'.", "": "Invalid thing specified: ''.",
+		"17E": "Invalid thing specified. Must be between 1 and 16.", "x": "Invalid thing specified: 'x'", "": "Invalid thing specified: ''",
 	} {
 		_, err := number("thing", text, 1, 16)
 		got := ""

@@ -1,57 +1,42 @@
 package qemuimg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 )
 
-const (
-	commitDrop = iota + 1
-	commitBase
-	commitRate
-)
-
-func commitCommand() *command {
-	return &command{
-		name: "commit", summary: "Commit image to its backing file", run: runCommit,
-		usage: []string{"[-f FMT | --image-opts] [-t CACHE_MODE] [-b BASE_IMG] [-d]",
+func commitCommand(c *call) *program.Command {
+	job := ops.CommitJob{}
+	var base *string
+	return &program.Command{
+		Name: "commit", Summary: "Commit image to its backing file",
+		Usage: []string{"[-f FMT | --image-opts] [-t CACHE_MODE] [-b BASE_IMG] [-d]",
 			"[-r RATE] [-p] [-q] [--object OBJDEF] FILENAME"},
-		about: "Writes what FILENAME holds into its backing file, which grows if FILENAME is\nlarger, and empties FILENAME. Other images that rest on the backing file, or on\nlayers between BASE_IMG and FILENAME, are invalid afterwards. Stopped at any time,\nFILENAME has the content it had.",
-		options: []option{helpOption(), quietOption(), progressOption(), formatOption(), imageOptsOption(),
-			{id: optCache, long: "cache", short: 't', value: "CACHE_MODE", help: "the cache mode for writing (default: writeback)"},
-			{id: commitDrop, long: "drop", short: 'd', help: "do not empty FILENAME in the end"},
-			{id: commitBase, long: "base", short: 'b', value: "BASE_IMG", help: "the image in the backing chain to commit to, instead of the next one;\nimplies --drop"},
-			{id: commitRate, long: "rate", short: 'r', value: "RATE", help: "copy at most RATE bytes per second"},
-			objectOption(),
+		About: "Writes what FILENAME holds into its backing file, which grows if FILENAME is\nlarger, and empties FILENAME. Other images that rest on the backing file, or on\nlayers between BASE_IMG and FILENAME, are invalid afterwards. Stopped at any time,\nFILENAME has the content it had.",
+		Options: []program.Option{c.helpOption(), c.quietOption(), c.progressOption(), c.formatOption(), c.imageOptsOption(),
+			c.cacheOption("-t, --cache CACHE_MODE", "the cache mode for writing (default: writeback)"),
+			program.Flag(&job.Keep, "-d, --drop", "do not empty FILENAME in the end"),
+			program.Given(&base, "-b, --base BASE_IMG", "the image in the backing chain to commit to, instead of the next one;\nimplies --drop"),
+			sizeOption(&job.RateLimit, "-r, --rate RATE", "copy at most RATE bytes per second", "rate limit"),
+			c.objectOption(),
 		},
-		operands: []operand{{"FILENAME", "the image to commit"}},
-		examples: []string{"overlay.qcow2", "-b base.qcow2 overlay.qcow2"},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image to commit"}},
+		Examples: []string{"overlay.qcow2", "-b base.qcow2 overlay.qcow2"},
+		Run: func(context.Context, []string) int {
+			job.Keep = job.Keep || base != nil
+			return c.runCommit(job, base)
+		},
 	}
 }
 
-func runCommit(c *call, args []string) int {
-	c.cache = cacheWriteback
-	job := ops.CommitJob{}
-	var base *string
-	code, ok := c.parse(args, func(id int, arg string) (err error) {
-		switch id {
-		case commitDrop:
-			job.Keep = true
-		case commitBase:
-			base, job.Keep = &arg, true
-		case commitRate:
-			job.RateLimit, err = size("rate limit", arg)
-		}
-		return err
-	})
-	if !ok {
-		return code
-	}
+func (c *call) runCommit(job ops.CommitJob, base *string) int {
 	if len(c.operands) != 1 {
 		return c.usage("Expecting one image file name")
 	}
@@ -82,9 +67,9 @@ func runCommit(c *call, args []string) int {
 	return 0
 }
 
-// lockError is the error of an image that cannot be opened together with its
-// base for writing. Where it can be opened by itself, it is the base that is in
-// use, and only that is said.
+// lockError words the error of an image that cannot be opened together with its base
+// for writing. If the image alone can be opened, the base is in use, and the error
+// names only that.
 func (c *call) lockError(err error, o block.OpenOptions) error {
 	o.WriteBacking = false
 	img, alone := c.open(c.image(c.operands[0]), o)

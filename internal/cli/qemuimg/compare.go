@@ -1,17 +1,14 @@
 package qemuimg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
-)
-
-const (
-	compareFormatB = iota + 1
-	compareStrict
 )
 
 // The exit codes of compare, besides 0 for equal images.
@@ -22,40 +19,29 @@ const (
 	exitCompareRead   = 4
 )
 
-func compareCommand() *command {
-	return &command{
-		name: "compare", summary: "Check if two images have the same contents", run: runCompare, failure: exitCompareOpen,
-		usage: []string{"[--image-opts | [-f FMT] [-F FMT]] [-s] [-T CACHE] [-U] [-p] [-q]",
+func compareCommand(c *call) *program.Command {
+	c.failure = exitCompareOpen
+	formatB, strict := "", false
+	return &program.Command{
+		Name: "compare", Summary: "Check if two images have the same contents",
+		Usage: []string{"[--image-opts | [-f FMT] [-F FMT]] [-s] [-T CACHE] [-U] [-p] [-q]",
 			"[--object OBJDEF] FILENAME1 FILENAME2"},
-		about: "Compares what a guest sees, whatever the formats. Where one disk is larger, the\nrest of it must be zeroes. The exit code is 0 if the images are the same, 1 if\nthey differ, 2 if one cannot be opened, 3 or 4 if one cannot be read.",
-		options: []option{helpOption(), quietOption(), progressOption(),
-			{id: optFormat, long: "a-format", short: 'f', value: "FMT", help: "the format of FILENAME1"},
-			{id: compareFormatB, long: "b-format", short: 'F', value: "FMT", help: "the format of FILENAME2"},
-			{id: optImageOpts, long: "image-opts", help: "the FILENAMEs are lists of options instead of file names"},
-			{id: compareStrict, long: "strict", short: 's', help: "the sizes and what is allocated must be equal too"},
-			{id: optCache, long: "cache", short: 'T', value: "CACHE", help: "the cache mode for reading (default: writeback)"},
-			forceShareOption(), objectOption(),
+		About: "Compares what a guest sees, whatever the formats. Where one disk is larger, the\nrest of it must be zeroes. The exit code is 0 if the images are the same, 1 if\nthey differ, 2 if one cannot be opened, 3 or 4 if one cannot be read.",
+		Options: []program.Option{c.helpOption(), c.quietOption(), c.progressOption(),
+			c.formatOptionAs("-f, --a-format FMT", "the format of FILENAME1"),
+			program.Text(&formatB, "-F, --b-format FMT", "the format of FILENAME2").Offering(c.formats()...),
+			program.Flag(&c.imageOpts, "--image-opts", "the FILENAMEs are lists of options instead of file names"),
+			program.Flag(&strict, "-s, --strict", "the sizes and what is allocated must be equal too"),
+			c.cacheOption("-T, --cache CACHE", "the cache mode for reading (default: writeback)"),
+			c.forceShareOption(), c.objectOption(),
 		},
-		operands: []operand{{"FILENAME1, FILENAME2", "the images"}},
-		examples: []string{"disk.raw disk.qcow2", "-s -f raw -F raw a.img b.img"},
+		Operands: []program.Operand{{Name: "FILENAME1, FILENAME2", Help: "the images"}},
+		Examples: []string{"disk.raw disk.qcow2", "-s -f raw -F raw a.img b.img"},
+		Run:      func(context.Context, []string) int { return c.compare(formatB, strict) },
 	}
 }
 
-func runCompare(c *call, args []string) int {
-	formatB, strict := "", false
-	c.cache = cacheWriteback
-	code, ok := c.parse(args, func(id int, arg string) error {
-		switch id {
-		case compareFormatB:
-			formatB = arg
-		case compareStrict:
-			strict = true
-		}
-		return nil
-	})
-	if !ok {
-		return code
-	}
+func (c *call) compare(formatB string, strict bool) int {
 	if len(c.operands) != 2 {
 		return c.usage("Expecting two image file names")
 	}
@@ -82,14 +68,14 @@ func runCompare(c *call, args []string) int {
 		stop(true)
 		return c.compareError(err, a)
 	}
-	code = c.compareResult(res, min(a.Size(), b.Size()))
-	// The result stands where the end of the progress would.
+	code := c.compareResult(res, min(a.Size(), b.Size()))
+	// The result takes the place of the last line of progress.
 	stop(true)
 	return code
 }
 
-// compareResult prints the first difference. What lies beyond common is in one
-// of the disks only.
+// compareResult prints the first difference. Beyond common there is only one of the
+// disks.
 func (c *call) compareResult(res ops.CompareResult, common int64) int {
 	if res.Difference == ops.Same && res.SizeDiffers || res.Difference == ops.DiffContent && res.Offset >= common {
 		c.printf("Warning: Image size mismatch!\n")

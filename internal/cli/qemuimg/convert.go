@@ -9,12 +9,9 @@ import (
 	"github.com/cowl-disk/cowl/ops"
 )
 
-func runConvert(c *call, args []string) int {
-	cv := newConversion(c)
-	code, ok := c.parse(args, cv.set)
-	if !ok {
-		return code
-	}
+// runCommand runs convert, once the command line is read.
+func (cv *conversion) runCommand() int {
+	c := cv.call
 	if err := cv.check(); err != nil {
 		return c.fail(err)
 	}

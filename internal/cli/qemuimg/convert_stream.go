@@ -81,7 +81,7 @@ func (cv *conversion) toStream(job ops.CopyJob) error {
 	if cv.backing != nil || cv.backFm != nil || d.String("backing_file") != "" {
 		return errors.New("The standard output ('-') cannot be combined with a backing file")
 	}
-	_, err = ops.ConvertToWriter(cv.ctx, cv.Stdout, drv, d, ops.ConvertJob{Sources: job.Sources, Sparse: max(0, job.Sparse),
+	_, err = ops.ConvertToWriter(cv.ctx, cv.Data, drv, d, ops.ConvertJob{Sources: job.Sources, Sparse: max(0, job.Sparse),
 		Salvage: job.Salvage, Salvaged: job.Salvaged, RateLimit: job.RateLimit, Checksum: job.Checksum, Progress: job.Progress, Warn: job.Warn})
 	if err == nil {
 		return nil

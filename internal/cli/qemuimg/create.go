@@ -1,93 +1,75 @@
 package qemuimg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 )
 
-const (
-	createOptions = iota + 1
-	createBacking
-	createBackingFormat
-	createUnsafe
-	createForce
-)
+// creating is one run of create.
+type creating struct {
+	*call
+	job  ops.CreateJob
+	list optionList
+}
 
-func createCommand() *command {
-	return &command{
-		name: "create", summary: "Create and format new image file", run: runCreate,
-		usage: []string{"[-f FMT] [-o FMT_OPTS] [-b BACKING_FILENAME [-F BACKING_FMT]]",
+func createCommand(c *call) *program.Command {
+	c.format = "raw"
+	cr := &creating{call: c, job: ops.CreateJob{Registry: c.reg, Size: -1, Gate: driver.AllowAll, Objects: &c.objects, Warn: func(m string) { c.warnf("%s", m) }}}
+	return &program.Command{
+		Name: "create", Summary: "Create and format new image file",
+		Usage: []string{"[-f FMT] [-o FMT_OPTS] [-b BACKING_FILENAME [-F BACKING_FMT]]",
 			"[--object OBJDEF] [-u] [-q] FILENAME [SIZE[bkKMGTPE]]"},
-		about: "Makes an image, replacing a file of that name. With -b the image shows the\ncontent of BACKING_FILENAME and takes up what is written to it.",
-		options: []option{helpOption(), quietOption(),
-			{id: optObject, long: "object", value: "OBJDEF", help: objectOption().help},
-			{id: optFormat, long: "format", short: 'f', value: "FMT", help: "the format of the new image (default: raw)"},
-			{id: createOptions, long: "options", short: 'o', value: "FMT_OPTS", help: "options of the format, NAME=VALUE,…; 'help' lists them"},
-			{id: createBacking, long: "backing", short: 'b', value: "BACKING_FILENAME", help: "the image that the new one rests on; relative names are looked up in the\ndirectory of the new image"},
-			{id: createBackingFormat, long: "backing-format", short: 'F', value: "BACKING_FMT", help: "the format of BACKING_FILENAME, which must be given; -B means the same"},
-			{id: createBackingFormat, short: 'B', value: "BACKING_FMT"},
-			{id: createUnsafe, long: "backing-unsafe", short: 'u', help: "do not open BACKING_FILENAME, it need not exist; then SIZE is required"},
-			{id: createForce, long: "force", exact: true, help: "erase what is in the file that -o data_file names"},
+		About: "Makes an image, replacing a file of that name. With -b the image shows the\ncontent of BACKING_FILENAME and takes up what is written to it.",
+		Options: []program.Option{c.helpOption(), c.quietOption(),
+			c.formatOptionAs("-f, --format FMT", "the format of the new image (default: raw)"),
+			program.Func("-o, --options FMT_OPTS", "options of the format, NAME=VALUE,…; 'help' lists them", cr.list.add),
+			program.Given(&cr.job.Backing, "-b, --backing BACKING_FILENAME", "the image that the new one rests on; relative names are looked up in the\ndirectory of the new image"),
+			program.Given(&cr.job.BackingFormat, "-F, --backing-format BACKING_FMT", "the format of BACKING_FILENAME, which must be given; -B means the same").Also("-B").Offering(c.formats()...),
+			program.Flag(&cr.job.ReplaceDataFile, "--force", "erase what is in the file that -o data_file names").InFull(),
+			program.Flag(&cr.job.Unsafe, "-u, --backing-unsafe", "do not open BACKING_FILENAME, it need not exist; then SIZE is required"),
+			c.objectOption(),
 		},
-		operands: []operand{{"FILENAME", "the image to create"},
-			{"SIZE", "the size of the disk in bytes, with an optional suffix (k: 1024, M, G, T, P, E);\nwith -b it may be left out and is that of BACKING_FILENAME"}},
-		examples: []string{"-f qcow2 disk.qcow2 20G", "-f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2",
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image to create"},
+			{Name: "SIZE", Help: "the size of the disk in bytes, with an optional suffix (k: 1024, M, G, T, P, E);\nwith -b it may be left out and is that of BACKING_FILENAME"}},
+		Examples: []string{"-f qcow2 disk.qcow2 20G", "-f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2",
 			"-f qcow2 -o preallocation=metadata,cluster_size=128k disk.qcow2 1T"},
+		Run: cr.run,
 	}
 }
 
-func runCreate(c *call, args []string) int {
-	c.format = "raw"
-	job := ops.CreateJob{Registry: c.reg, Size: -1, Gate: driver.AllowAll, Objects: &c.objects, Warn: func(m string) { c.warnf("%s", m) },
-		ReplaceDataFile: !c.cowl()}
-	var list optionList
-	code, ok := c.parse(args, func(id int, arg string) error {
-		switch id {
-		case createOptions:
-			return list.add(arg)
-		case createBacking:
-			job.Backing = &arg
-		case createBackingFormat:
-			job.BackingFormat = &arg
-		case createUnsafe:
-			job.Unsafe = true
-		case createForce:
-			job.ReplaceDataFile = true
-		}
-		return nil
-	})
-	if !ok {
-		return code
-	}
-	if list.given() && list.wantsHelp() {
+func (cr *creating) run(_ context.Context, operands []string) int {
+	c, job := cr.call, cr.job
+	if cr.list.given() && cr.list.wantsHelp() {
 		name := ""
-		if len(c.operands) > 0 {
-			name = c.operands[0]
+		if len(operands) > 0 {
+			name = operands[0]
 		}
 		return c.createHelp(c.format, name)
 	}
-	if len(c.operands) == 0 {
+	if len(operands) == 0 {
 		return c.usage("Expecting image file name")
 	}
-	job.Filename, job.Format = c.operands[0], c.format
-	if len(c.operands) > 1 {
-		n, err := size("image size", c.operands[1])
+	job.Filename, job.Format = operands[0], c.format
+	if len(operands) > 1 {
+		n, err := size("image size", operands[1])
 		if err != nil {
 			return c.fail(err)
 		}
 		job.Size = n
 	}
-	if len(c.operands) > 2 {
-		return c.usage("Unexpected argument: " + c.operands[2])
+	if len(operands) > 2 {
+		return c.usage("Unexpected argument: " + operands[2])
 	}
 	var err error
-	if job.Options, err = list.dict(); err != nil {
+	if job.Options, err = cr.list.dict(); err != nil {
 		return c.fail(fmt.Errorf("%s: %w", job.Filename, err))
 	}
 	if _, given := job.Options["size"]; job.Size == 0 && given {
@@ -96,6 +78,8 @@ func runCreate(c *call, args []string) int {
 		// A size of 0 that the job says would be that of the backing file.
 		job.Options["size"] = "0"
 	}
+	// Scripts that were written for QEMU's program make images anew.
+	job.ReplaceDataFile = job.ReplaceDataFile || !c.cowl()
 	job.Announce = func(w ops.Creating) {
 		text := []string{}
 		for _, o := range w.Options {
@@ -119,7 +103,7 @@ func (c *call) failCreate(name string, err error) int {
 	return c.errorf("%s; %s", render.Error(fmt.Errorf("%s: %w", name, createError(remains.Err))), remains.Remains)
 }
 
-// createError takes the envelopes off that name the new image once more.
+// createError drops the wrappers that repeat the name of the new image.
 func createError(err error) error {
 	var open *block.OpenError
 	if errors.As(err, &open) && open == err && open.Role == "" {

@@ -9,35 +9,35 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
 )
 
-const ddFormat = 1
-
-func ddCommand() *command {
-	return &command{
-		name: "dd", summary: "Copy input to output with optional format conversion", run: runDD,
-		usage: []string{"[-f FMT | --image-opts] [-O OUTPUT_FMT] [-U] [--object OBJDEF]",
+func ddCommand(c *call) *program.Command {
+	format := "raw"
+	return &program.Command{
+		Name: "dd", Summary: "Copy input to output with optional format conversion",
+		Usage: []string{"[-f FMT | --image-opts] [-O OUTPUT_FMT] [-U] [-p] [--object OBJDEF]",
 			"[bs=BLOCK_SIZE] [count=BLOCKS] [skip=BLOCKS] if=INPUT of=OUTPUT"},
-		about: "Makes the image OUTPUT with a part of the disk INPUT. Every byte is written; use\nconvert to keep holes.",
-		options: []option{helpOption(),
-			{id: optFormat, long: "format", short: 'f', value: "FMT", help: "the format of INPUT; without it the format is probed"},
-			{id: optImageOpts, long: "image-opts", help: "INPUT is a list of options instead of a file name"},
-			{id: ddFormat, long: "output-format", short: 'O', value: "OUTPUT_FMT", help: "the format of OUTPUT (default: raw)"},
-			forceShareOption(), objectOption(),
-			{id: optProgress, long: "progress", short: 'p', value: "json", maybe: true, exact: true, help: progressOption().help},
+		About: "Makes the image OUTPUT with a part of the disk INPUT. Every byte is written; use\nconvert to keep holes.",
+		Options: []program.Option{c.helpOption(),
+			c.formatOptionAs("-f, --format FMT", "the format of INPUT; without it the format is probed"),
+			program.Flag(&c.imageOpts, "--image-opts", "INPUT is a list of options instead of a file name"),
+			program.Text(&format, "-O, --output-format OUTPUT_FMT", "the format of OUTPUT (default: raw)").Offering(c.formats()...),
+			c.forceShareOption(), c.objectOption(), c.progressOption().InFull(),
 		},
-		operands: []operand{{"bs=BLOCK_SIZE", "the unit of count and skip (default: 512)"},
-			{"count=BLOCKS", "end so many blocks from the start of INPUT (default: its end)"},
-			{"skip=BLOCKS", "start so many blocks from the start of INPUT"},
-			{"if=INPUT", "the image to read"}, {"of=OUTPUT", "the image to create"}},
-		examples: []string{"if=disk.qcow2 of=head.raw bs=1M count=1"},
+		Operands: []program.Operand{{Name: "bs=BLOCK_SIZE", Help: "the unit of count and skip (default: 512)"},
+			{Name: "count=BLOCKS", Help: "end so many blocks from the start of INPUT (default: its end)"},
+			{Name: "skip=BLOCKS", Help: "start so many blocks from the start of INPUT"},
+			{Name: "if=INPUT", Help: "the image to read"}, {Name: "of=OUTPUT", Help: "the image to create"}},
+		Examples: []string{"if=disk.qcow2 of=head.raw bs=1M count=1"},
+		Run:      func(context.Context, []string) int { return c.dd(format) },
 	}
 }
 
-// ddOperands are what stands on the command line as NAME=VALUE.
+// ddOperands are the operands NAME=VALUE of the command line.
 type ddOperands struct {
 	in, out         string
 	hasIn, hasOut   bool
@@ -66,15 +66,7 @@ func (o *ddOperands) set(arg string) (err error) {
 	return err
 }
 
-func runDD(c *call, args []string) int {
-	format := "raw"
-	code, ok := c.parse(args, func(id int, arg string) error {
-		format = arg
-		return nil
-	})
-	if !ok {
-		return code
-	}
+func (c *call) dd(format string) int {
 	o := ddOperands{bs: 512, count: -1}
 	for _, a := range c.operands {
 		if err := o.set(a); err != nil {
@@ -106,9 +98,6 @@ func runDD(c *call, args []string) int {
 	}
 	dst, err := c.open(image{name: o.out, format: format}, block.OpenOptions{Write: true, Sequential: true, Unmap: true})
 	if err != nil {
-		if e := made.Undo(c.ctx); e != nil {
-			err = fmt.Errorf("%w; %w", err, e)
-		}
 		return c.fail(err)
 	}
 	if beyond {
@@ -131,7 +120,7 @@ func runDD(c *call, args []string) int {
 	return c.errorf("%s", text)
 }
 
-// window is the part of a disk that is copied. As in the original, count is
+// window is the part of a disk that is copied. As in QEMU, count is
 // counted from the start of the disk, not from where skip leads.
 func (o *ddOperands) window(size int64) (start, n int64, beyond bool) {
 	if o.count >= 0 && o.count <= math.MaxInt64/o.bs && o.count*o.bs < size {

@@ -9,6 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/raw"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/protocol/mem"
 	"github.com/cowl-disk/cowl/protocol/null"
 )
@@ -35,7 +36,8 @@ func FuzzCommandLine(f *testing.F) {
 			args = append(args[:1:1], append([]string{"--bogus"}, args[1:]...)...)
 		}
 		var out, errs bytes.Buffer
-		p := &Program{Name: "qemu-img", Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Drivers: drivers}
+		p := &Program{Name: "qemu-img", Drivers: drivers,
+			Streams: program.Streams{Stdin: strings.NewReader(""), Stdout: &out, Data: &out, Stderr: &errs, Screen: &errs}}
 		start := time.Now()
 		code := p.Run(t.Context(), args)
 		if took := time.Since(start); took > 5*time.Second {

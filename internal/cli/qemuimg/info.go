@@ -4,47 +4,31 @@ import (
 	"context"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/qapi"
 )
 
-const (
-	infoChain = iota + 1
-	infoLimits
-)
-
-func infoCommand() *command {
-	return &command{
-		name: "info", summary: "Display information about image", run: runInfo,
-		usage: []string{"[-f FMT | --image-opts] [--backing-chain] [--limits] [-U] [-t CACHE]",
+func infoCommand(c *call) *program.Command {
+	chain, limits := false, false
+	return &program.Command{
+		Name: "info", Summary: "Display information about image",
+		Usage: []string{"[-f FMT | --image-opts] [--backing-chain] [--limits] [-U] [-t CACHE]",
 			"[--object OBJDEF] [--output human|json] FILENAME"},
-		options: []option{helpOption(), formatOption(), imageOptsOption(),
-			{id: infoChain, long: "backing-chain", short: 'b', help: "describe the backing files as well, one after the other"},
-			forceShareOption(), outputOption(), objectOption(),
-			{id: optCache, long: "cache", short: 't', value: "CACHE", help: "the cache mode for reading (default: writeback)"},
-			{id: infoLimits, long: "limits", help: "show what requests to the image and to the files below it are bound to"},
+		Options: []program.Option{c.helpOption(), c.formatOption(), c.imageOptsOption(),
+			program.Flag(&chain, "-b, --backing-chain", "describe the backing files as well, one after the other"),
+			c.forceShareOption(), c.outputOption(), c.objectOption(),
+			c.cacheOption("-t, --cache CACHE", "the cache mode for reading (default: writeback)"),
+			program.Flag(&limits, "--limits", "show what requests to the image and to the files below it are bound to"),
 		},
-		operands: []operand{{"FILENAME", "the image"}},
-		examples: []string{"disk.qcow2", "--backing-chain --output json overlay.qcow2"},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image"}},
+		Examples: []string{"disk.qcow2", "--backing-chain --output json overlay.qcow2"},
+		Run:      func(context.Context, []string) int { return c.info(chain, limits) },
 	}
 }
 
-func runInfo(c *call, args []string) int {
-	chain, limits := false, false
-	c.cache = cacheWriteback
-	code, ok := c.parse(args, func(id int, arg string) error {
-		switch id {
-		case infoChain:
-			chain = true
-		case infoLimits:
-			limits = true
-		}
-		return nil
-	})
-	if !ok {
-		return code
-	}
+func (c *call) info(chain, limits bool) int {
 	if len(c.operands) != 1 {
 		return c.usage("Expecting one image file name")
 	}

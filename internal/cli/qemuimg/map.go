@@ -1,49 +1,35 @@
 package qemuimg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 )
 
-const (
-	mapStart = iota + 1
-	mapLength
-)
-
-func mapCommand() *command {
-	return &command{
-		name: "map", summary: "Dump image metadata", run: runMap,
-		usage: []string{"[-f FMT | --image-opts] [--object OBJDEF] [--output human|json]",
+func mapCommand(c *call) *program.Command {
+	start, length := int64(0), int64(-1)
+	return &program.Command{
+		Name: "map", Summary: "Dump image metadata",
+		Usage: []string{"[-f FMT | --image-opts] [--object OBJDEF] [--output human|json]",
 			"[-s OFFSET] [-l LENGTH] [-U] FILENAME"},
-		about: "Prints where the content of the disk lies: the offset in the disk, the length,\nthe offset in the file, and the file, which may be a backing file. As JSON, ranges\nof zeroes are listed too.",
-		options: []option{helpOption(), formatOption(), imageOptsOption(),
-			{id: mapStart, long: "start-offset", short: 's', value: "OFFSET", help: "where to start"},
-			{id: mapLength, long: "max-length", short: 'l', value: "LENGTH", help: "how many bytes to describe at most"},
-			outputOption(), forceShareOption(), objectOption(),
+		About: "Prints where the content of the disk lies: the offset in the disk, the length,\nthe offset in the file, and the file, which may be a backing file. As JSON, ranges\nof zeroes are listed too.",
+		Options: []program.Option{c.helpOption(), c.formatOption(), c.imageOptsOption(),
+			sizeOption(&start, "-s, --start-offset OFFSET", "where to start", "start offset"),
+			sizeOption(&length, "-l, --max-length LENGTH", "how many bytes to describe at most", "max length"),
+			c.outputOption(), c.forceShareOption(), c.objectOption(),
 		},
-		operands: []operand{{"FILENAME", "the image"}},
-		examples: []string{"disk.qcow2", "--output json -s 1G -l 64M disk.qcow2"},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image"}},
+		Examples: []string{"disk.qcow2", "--output json -s 1G -l 64M disk.qcow2"},
+		Run:      func(context.Context, []string) int { return c.mapImage(start, length) },
 	}
 }
 
-func runMap(c *call, args []string) int {
-	start, length := int64(0), int64(-1)
-	code, ok := c.parse(args, func(id int, arg string) (err error) {
-		switch id {
-		case mapStart:
-			start, err = size("start offset", arg)
-		case mapLength:
-			length, err = size("max length", arg)
-		}
-		return err
-	})
-	if !ok {
-		return code
-	}
+func (c *call) mapImage(start, length int64) int {
 	if len(c.operands) != 1 {
 		return c.usage("Expecting one image file name")
 	}

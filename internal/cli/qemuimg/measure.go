@@ -1,97 +1,83 @@
 package qemuimg
 
 import (
-	"math"
-
+	"context"
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
 )
 
-const (
-	measureFormat = iota + 1
-	measureOptions
-	measureSize
-	measureSnapshot
-)
+// measuring is one run of measure.
+type measuring struct {
+	*call
+	target   string // the format of the new image
+	list     optionList
+	size     int64 // -1: not given
+	snapshot snapshotParam
+}
 
-func measureCommand() *command {
-	return &command{
-		name: "measure", summary: "Calculate file size required for a new image", run: runMeasure,
-		usage: []string{"[-f FMT | --image-opts] [-o OPTIONS] [-O OUTPUT_FMT] [-U]",
+func measureCommand(c *call) *program.Command {
+	m := &measuring{call: c, target: "raw", size: -1}
+	return &program.Command{
+		Name: "measure", Summary: "Calculate file size required for a new image",
+		Usage: []string{"[-f FMT | --image-opts] [-o OPTIONS] [-O OUTPUT_FMT] [-U]",
 			"[--output human|json] [--object OBJDEF] [-l SNAPSHOT] (--size SIZE | FILENAME)"},
-		about: "Tells how large an image would be after converting FILENAME, and how large it can\nget once all of the disk has been written.",
-		options: []option{helpOption(),
-			{id: measureFormat, long: "target-format", short: 'O', value: "FMT", help: "the format of the new image (default: raw)"},
-			{id: measureFormat, long: "output-format", value: "FMT"},
-			{id: measureOptions, long: "options", short: 'o', value: "OPTIONS", help: "options of the new image, as for create; 'help' lists them"},
-			{id: measureSize, long: "size", short: 's', value: "SIZE", help: "measure for an empty disk of this size"},
-			formatOption(), imageOptsOption(),
-			{id: measureSnapshot, long: "snapshot", short: 'l', value: "SNAPSHOT", help: "measure this snapshot of FILENAME: an id, a name,\nsnapshot.id=ID or snapshot.name=NAME"},
-			objectOption(), outputOption(), forceShareOption(),
+		About: "Tells how large an image would be after converting FILENAME, and how large it can\nget once all of the disk has been written.",
+		Options: []program.Option{c.helpOption(),
+			program.Text(&m.target, "-O, --target-format FMT", "the format of the new image (default: raw)").Also("--output-format").Offering(c.formats()...),
+			program.Func("-o, --options OPTIONS", "options of the new image, as for create; 'help' lists them", m.list.add),
+			sizeOption(&m.size, "-s, --size SIZE", "measure for an empty disk of this size", "image size"),
+			c.formatOption(), c.imageOptsOption(),
+			snapshotOption(&m.snapshot, "-l, --snapshot SNAPSHOT", "measure this snapshot of FILENAME: an id, a name,\nsnapshot.id=ID or snapshot.name=NAME"),
+			c.objectOption(), c.outputOption(), c.forceShareOption(),
 		},
-		operands: []operand{{"FILENAME", "the image that would be converted"}},
-		examples: []string{"-O qcow2 --size 100G", "-O qcow2 -o cluster_size=2M disk.raw"},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image that would be converted"}},
+		Examples: []string{"-O qcow2 --size 100G", "-O qcow2 -o cluster_size=2M disk.raw"},
+		Run:      m.run,
 	}
 }
 
-func runMeasure(c *call, args []string) int {
-	format, bytes, snapshot := "raw", int64(-1), snapshotParam{}
-	var list optionList
-	code, ok := c.parse(args, func(id int, arg string) (err error) {
-		switch id {
-		case measureFormat:
-			format = arg
-		case measureOptions:
-			err = list.add(arg)
-		case measureSize:
-			bytes, err = number("image size", arg, 0, math.MaxInt64)
-		case measureSnapshot:
-			snapshot, err = parseSnapshot(arg)
-		}
-		return err
-	})
-	if !ok {
-		return code
-	}
-	if list.given() && list.wantsHelp() {
-		return c.createHelp(format, "")
+func (m *measuring) run(_ context.Context, operands []string) int {
+	c := m.call
+	if m.list.given() && m.list.wantsHelp() {
+		return c.createHelp(m.target, "")
 	}
 	switch {
-	case len(c.operands) > 1:
+	case len(operands) > 1:
 		return c.errorf("At most one filename argument is allowed.")
-	case len(c.operands) == 0 && (c.imageOpts || c.hasFormat || snapshot.Given()):
+	case len(operands) == 0 && (c.imageOpts || c.hasFormat || m.snapshot.Given()):
 		return c.errorf("--image-opts, -f, and -l require a filename argument.")
-	case len(c.operands) == 0 && bytes < 0:
+	case len(operands) == 0 && m.size < 0:
 		return c.errorf("Either --size N or one filename must be specified.")
-	case len(c.operands) == 1 && bytes >= 0:
+	case len(operands) == 1 && m.size >= 0:
 		return c.errorf("--size N cannot be used together with a filename.")
 	}
-	req := ops.MeasureRequest{Size: bytes, Objects: &c.objects}
-	if len(c.operands) == 1 {
-		img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Sequential: true, ForceShare: c.forceShare})
+	req := ops.MeasureRequest{Size: m.size, Objects: &c.objects}
+	if len(operands) == 1 {
+		img, err := c.open(c.image(operands[0]), block.OpenOptions{Sequential: true, ForceShare: c.forceShare})
 		if err != nil {
 			return c.fail(err)
 		}
 		defer c.close(img)
-		if err := c.loadSnapshot(img, snapshot); err != nil {
+		if err := c.loadSnapshot(img, m.snapshot); err != nil {
 			return c.fail(err)
 		}
 		req.Source = img
 	}
-	if req.Driver = c.reg.Lookup(format); req.Driver == nil {
-		return c.errorf("Unknown file format '%s'", format)
+	if req.Driver = c.reg.Lookup(m.target); req.Driver == nil {
+		return c.errorf("Unknown file format '%s'", m.target)
 	}
 	desc := req.Driver.Desc()
 	if desc.CreateOptions == nil {
-		return c.errorf("Format driver '%s' does not support image creation", format)
+		return c.errorf("Format driver '%s' does not support image creation", m.target)
 	}
 	var err error
-	if req.Options, err = measureDict(c, desc, &list); err != nil {
+	if req.Options, err = measureDict(c, desc, &m.list); err != nil {
 		c.fail(err)
-		return c.errorf("Invalid options for file format '%s'", format)
+		return c.errorf("Invalid options for file format '%s'", m.target)
 	}
 	info, err := ops.Measure(c.ctx, req)
 	if err != nil {
@@ -104,7 +90,7 @@ func runMeasure(c *call, args []string) int {
 }
 
 // measureDict reads the options of the new image. Those that only concern the
-// file it would lie in are accepted and have no say.
+// file below it are accepted and have no effect.
 func measureDict(c *call, desc *driver.Desc, list *optionList) (opts.Dict, error) {
 	d, err := list.dict()
 	if err != nil {

@@ -11,67 +11,79 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
-	"github.com/cowl-disk/cowl/internal/cli/imageopt"
-)
-
-// Version is the version of this program. OriginalVersion is the version of the
-// original whose behaviour it has; callers read it from --version.
-const (
-	Version         = "0.1.0"
-	OriginalVersion = "10.2.2"
+	"github.com/cowl-disk/cowl/internal/cli/program"
+	"github.com/cowl-disk/cowl/internal/cli/render"
 )
 
 // Program is one run of the program.
 type Program struct {
 	// Name begins messages: "qemu-img" or "cowl".
-	Name           string
-	Stdin          io.Reader
-	Stdout, Stderr io.Writer
-	Drivers        []driver.Driver
-	// Others are commands that the caller runs itself, for the list in the help.
-	Others []Other
+	Name string
+	program.Streams
+	Drivers []driver.Driver
+	// Others are commands of other packages, which the caller runs itself: for the
+	// help, completion and manual pages.
+	Others []*program.Command
 }
-
-// Other is a command of another package.
-type Other struct{ Name, Summary string }
 
 // cowl says whether the program was called by its own name.
 func (p *Program) cowl() bool { return p.Name == "cowl" }
 
-func (p *Program) commands() []*command {
-	list := []*command{
-		amendCommand(),
-		benchCommand(),
-		bitmapCommand(),
-		checkCommand(),
-		commitCommand(),
-		compareCommand(),
-		convertCommand(),
-		createCommand(),
-		ddCommand(),
-		infoCommand(),
-		mapCommand(),
-		measureCommand(),
-		rebaseCommand(),
-		resizeCommand(),
-		snapshotCommand(),
+// builders returns what declares the commands.
+func (p *Program) builders() []func(*call) *program.Command {
+	list := []func(*call) *program.Command{
+		amendCommand,
+		benchCommand,
+		bitmapCommand,
+		checkCommand,
+		commitCommand,
+		compareCommand,
+		convertCommand,
+		createCommand,
+		ddCommand,
+		infoCommand,
+		mapCommand,
+		measureCommand,
+		rebaseCommand,
+		resizeCommand,
+		snapshotCommand,
 	}
 	if p.cowl() {
-		list = append(list, checksumCommand())
-		slices.SortFunc(list, func(a, b *command) int { return strings.Compare(a.name, b.name) })
+		list = append(list, checksumCommand, completionCommand)
 	}
 	return list
 }
 
-const (
-	optVersion = iota + 1
-	optTrace
-)
+// Commands returns the declarations of all commands, by name, those of other
+// packages included.
+func (p *Program) Commands() []*program.Command {
+	list := slices.Clone(p.Others)
+	for _, build := range p.builders() {
+		c := p.newCall(context.Background())
+		c.cmd = build(c)
+		list = append(list, c.cmd)
+	}
+	slices.SortFunc(list, func(a, b *program.Command) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
 
-var programOptions = []getopt.Option{
-	{ID: optHelp, Long: "help", Short: 'h'},
-	{ID: optVersion, Long: "version", Short: 'V'},
-	{ID: optTrace, Long: "trace", Short: 'T', Arg: getopt.HasArg},
+// Frame declares the options of the program itself.
+func (p *Program) Frame() *program.Command {
+	return &program.Command{
+		Summary: "Create, inspect, check, copy and change virtual disk images",
+		Usage:   []string{"[standard options] COMMAND [--help | command options]"},
+		Options: []program.Option{
+			program.Func("-h, --help", "display this help and exit", func(string) error {
+				p.help()
+				return errDone
+			}),
+			program.Func("-V, --version", "display version info and exit", func(string) error {
+				p.version()
+				return errDone
+			}),
+			program.TraceOption(p.Name, &p.Streams, errDone),
+		},
+	}
 }
 
 // Run runs the command that args (without the program's name) ask for and
@@ -79,19 +91,7 @@ var programOptions = []getopt.Option{
 func (p *Program) Run(ctx context.Context, args []string) int {
 	// Options of the program end at the name of the command.
 	global, rest := splitGlobal(args)
-	_, err := getopt.Parse(p.Name, programOptions, global, func(id int, arg string) error {
-		switch id {
-		case optHelp:
-			p.help()
-			return errDone
-		case optVersion:
-			p.version()
-			return errDone
-		case optTrace:
-			return p.trace(arg)
-		}
-		return nil
-	})
+	_, err := p.Frame().Parse(p.Name, global)
 	var bad *getopt.Error
 	switch {
 	case err == errDone:
@@ -100,7 +100,7 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 		fmt.Fprintln(p.Stderr, err)
 		return p.tryHelp()
 	case err != nil:
-		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Name, err)
+		fmt.Fprintf(p.Stderr, "%s: %s\n", p.Name, render.Error(err))
 		return 1
 	}
 	if len(rest) == 0 {
@@ -112,6 +112,7 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 		switch name {
 		case "version":
 			p.version()
+			fmt.Fprintln(p.Stdout, program.Build())
 			return 0
 		case "help":
 			if len(args) == 0 {
@@ -121,9 +122,11 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 			name, args = args[0], []string{"--help"}
 		}
 	}
-	for _, cmd := range p.commands() {
-		if cmd.name == name {
-			return p.runCommand(ctx, cmd, args)
+	for _, build := range p.builders() {
+		// Most of a declaration is constant: making one to see its name is cheap.
+		c := p.newCall(ctx)
+		if c.cmd = build(c); c.cmd.Name == name {
+			return c.run(args)
 		}
 	}
 	fmt.Fprintf(p.Stderr, "%s: Command not found: %s\n", p.Name, name)
@@ -148,57 +151,56 @@ func splitGlobal(args []string) (global, rest []string) {
 }
 
 func (p *Program) tryHelp() int {
-	fmt.Fprintf(p.Stderr, "Try '%s --help' for more info\n", p.Name)
+	fmt.Fprintf(p.Stderr, "Try '%s --help' for more information\n", p.Name)
 	return 1
 }
 
 func (p *Program) version() {
 	if p.cowl() {
-		fmt.Fprintf(p.Stdout, "cowl version %s (qemu-img %s)\n", Version, OriginalVersion)
+		fmt.Fprintf(p.Stdout, "cowl version %s (qemu-img %s)\n", program.Version(), program.OriginalVersion)
 		return
 	}
-	fmt.Fprintf(p.Stdout, "qemu-img version %s (cowl %s)\n", OriginalVersion, Version)
+	fmt.Fprintf(p.Stdout, "qemu-img version %s\n", program.FullVersion())
 	fmt.Fprintln(p.Stdout, "A drop-in by the cowl project for the program of that name of the QEMU project")
 }
 
 func (p *Program) help() {
 	p.version()
-	fmt.Fprintf(p.Stdout, `Create, inspect, check, copy and change virtual disk images.  Usage:
-
-  %s [standard options] COMMAND [--help | command options]
-
-Standard options:
-  -h, --help
-     display this help and exit
-  -V, --version
-     display version info and exit
-  -T, --trace TRACE
-     accepted for compatibility: this program has no trace events
-
-Recognized commands (run %[1]s COMMAND --help for command-specific help):
-
-`, p.Name)
-	list := slices.Clone(p.Others)
-	for _, c := range p.commands() {
-		list = append(list, Other{c.name, c.summary})
-	}
-	slices.SortFunc(list, func(a, b Other) int { return strings.Compare(a.Name, b.Name) })
+	frame := p.Frame()
+	fmt.Fprintf(p.Stdout, "%s.  Usage:\n\n  %s %s\n\nStandard options:\n", frame.Summary, p.Name, frame.Usage[0])
+	frame.WriteOptions(p.Stdout)
+	fmt.Fprintf(p.Stdout, "\nRecognized commands (run %s COMMAND --help for command-specific help):\n\n", p.Name)
+	list := p.Commands()
 	for _, c := range list {
 		fmt.Fprintf(p.Stdout, "  %s - %s\n", c.Name, c.Summary)
 	}
 	fmt.Fprint(p.Stdout, "\nSupported image formats:\n\n")
-	p.formats()
+	p.listFormats()
+	// Programs that call this one look here for what it can do: each command is on a
+	// line of its own, as in the help of old versions of QEMU.
+	fmt.Fprint(p.Stdout, "\nCommand syntax:\n\n")
+	for _, c := range list {
+		fmt.Fprintf(p.Stdout, "  %s\n", c.Synopsis())
+	}
 }
 
-// formats lists the drivers in lines of at most 76 characters.
-func (p *Program) formats() {
+// formats returns the names of the drivers.
+func (p *Program) formats() []string {
 	var names []string
 	for _, d := range p.Drivers {
+		if d.Desc().NotBuiltIn {
+			continue
+		}
 		names = append(names, d.Desc().Name)
 	}
 	slices.Sort(names)
+	return names
+}
+
+// listFormats lists the drivers in lines of at most 76 characters.
+func (p *Program) listFormats() {
 	line := " "
-	for _, n := range names {
+	for _, n := range p.formats() {
 		if len(line)+1+len(n) > 76 {
 			fmt.Fprintln(p.Stdout, line)
 			line = " "
@@ -208,16 +210,28 @@ func (p *Program) formats() {
 	fmt.Fprintln(p.Stdout, line)
 }
 
-// trace reads a trace option.
-func (p *Program) trace(arg string) error {
-	help, err := imageopt.Trace(arg, func(format string, args ...any) {
-		fmt.Fprintf(p.Stderr, p.Name+": warning: "+format+"\n", args...)
-	})
-	if help {
-		return errDone
-	}
-	return err
-}
-
 // registry makes the set of drivers for one command.
 func (p *Program) registry() *block.Registry { return block.NewRegistry(p.Drivers...) }
+
+// completionCommand prints a script that completes command lines of cowl.
+func completionCommand(c *call) *program.Command {
+	return &program.Command{
+		Name: "completion", Summary: "Print a script that completes command lines in a shell",
+		Usage:    []string{"bash|zsh|fish"},
+		About:    "In bash: source <(cowl completion bash). In zsh: cowl completion zsh, as the file\n_cowl in a directory of $fpath. In fish: cowl completion fish | source.",
+		Options:  []program.Option{c.helpOption()},
+		Operands: []program.Operand{{Name: "bash|zsh|fish", Help: "the shell"}},
+		Examples: []string{"bash >/etc/bash_completion.d/cowl"},
+		Run: func(_ context.Context, operands []string) int {
+			if len(operands) != 1 {
+				return c.usage("Expecting the name of a shell")
+			}
+			var b strings.Builder
+			if err := program.Completion(&b, "cowl", operands[0], c.Commands()); err != nil {
+				return c.fail(err)
+			}
+			_, err := io.WriteString(c.Stdout, b.String())
+			return c.print(err)
+		},
+	}
+}

@@ -7,14 +7,19 @@ import (
 )
 
 // startProgress shows progress as -p asks for it, and a line whenever a signal
-// asks for one. Call stop at the end.
+// asks for one. Under our own name there is a bar on a terminal without being asked
+// for. Call stop at the end.
 func (c *call) startProgress(minStep float64) (p *render.Progress, stop func(failed bool)) {
 	mode := c.progress
-	if c.quiet {
+	switch {
+	case c.quiet:
 		mode = render.ProgressOff
+	case mode == render.ProgressOff && c.cowl() && c.Terminal:
+		mode = render.ProgressBar
 	}
 	p = render.NewProgress(c.progressWriter(mode), mode, minStep)
-	// Who sees the first sign of progress may send a signal at once.
+	// The signal must be handled before the first output: its reader may send one
+	// at once.
 	unhook := onInfoSignal(p.Signal)
 	p.Start()
 	return p, func(failed bool) {
@@ -24,8 +29,8 @@ func (c *call) startProgress(minStep float64) (p *render.Progress, stop func(fai
 }
 
 func (c *call) progressWriter(mode render.ProgressMode) io.Writer {
-	if c.streaming || mode == render.ProgressOff {
-		return c.Stderr
+	if c.streaming || mode == render.ProgressOff || mode == render.ProgressBar {
+		return c.Screen
 	}
 	return c.Stdout
 }

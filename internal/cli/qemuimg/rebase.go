@@ -1,45 +1,17 @@
 package qemuimg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 )
-
-const (
-	rebaseBacking = iota + 1
-	rebaseBackingFormat
-	rebaseBackingCache
-	rebaseUnsafe
-	rebaseCompress
-)
-
-func rebaseCommand() *command {
-	return &command{
-		name: "rebase", summary: "Change backing file of the image", run: runRebase,
-		usage: []string{"[-f FMT | --image-opts] [-t CACHE] [-q] [-U] [-p]",
-			"[-b BACKING_FILENAME [-F BACKING_FMT] [-T BACKING_CACHE]] [-u]",
-			"[--object OBJDEF] [-c] FILENAME"},
-		about: "Lets FILENAME rest on BACKING_FILENAME. What differs between the old and the new\nbacking file is copied into FILENAME first, so that its content stays the same.",
-		options: []option{helpOption(), quietOption(), progressOption(), formatOption(), imageOptsOption(),
-			{id: optCache, long: "cache", short: 't', value: "CACHE", help: "the cache mode for FILENAME (default: writeback)"},
-			{id: rebaseBacking, long: "backing", short: 'b', value: `BACKING_FILENAME|""`, help: "the new backing file, \"\" for none; relative names are looked up in the\ndirectory of FILENAME"},
-			{id: rebaseBackingFormat, long: "backing-format", short: 'F', value: "BACKING_FMT", help: "the format of BACKING_FILENAME, which must be given; -B means the same"},
-			{id: rebaseBackingFormat, short: 'B', value: "BACKING_FMT"},
-			{id: rebaseBackingCache, long: "backing-cache", short: 'T', value: "CACHE", help: "the cache mode for BACKING_FILENAME (default: writeback)"},
-			{id: rebaseUnsafe, long: "backing-unsafe", short: 'u', help: "change the name only: for a backing file that was renamed or whose content is\nthe same. Nothing is read, and the backing file need not exist"},
-			{id: rebaseCompress, long: "compress", short: 'c', help: "write compressed clusters, where the format has them"},
-			forceShareOption(), objectOption(),
-		},
-		operands: []operand{{"FILENAME", "the image to change"}},
-		examples: []string{"-b new.qcow2 -F qcow2 overlay.qcow2", "-b '' overlay.qcow2", "-u -b moved/base.raw -F raw overlay.qcow2"},
-	}
-}
 
 // rebasing is one run of rebase.
 type rebasing struct {
@@ -50,37 +22,38 @@ type rebasing struct {
 	sourceCache string
 }
 
-func runRebase(c *call, args []string) int {
-	c.cache = cacheWriteback
+func rebaseCommand(c *call) *program.Command {
 	r := &rebasing{call: c, sourceCache: cacheWriteback}
-	code, ok := c.parse(args, func(id int, arg string) error {
-		switch id {
-		case rebaseBacking:
-			r.backing = &arg
-		case rebaseBackingFormat:
-			r.format = &arg
-		case rebaseBackingCache:
-			r.sourceCache = arg
-		case rebaseUnsafe:
-			r.job.Unsafe = true
-		case rebaseCompress:
-			r.job.Compress = true
-		}
-		return nil
-	})
-	if !ok {
-		return code
+	return &program.Command{
+		Name: "rebase", Summary: "Change backing file of the image",
+		Usage: []string{"[-f FMT | --image-opts] [-t CACHE] [-q] [-U] [-p]",
+			"[-b BACKING_FILENAME [-F BACKING_FMT] [-T BACKING_CACHE]] [-u]",
+			"[--object OBJDEF] [-c] FILENAME"},
+		About: "Lets FILENAME rest on BACKING_FILENAME. What differs between the old and the new\nbacking file is copied into FILENAME first, so that its content stays the same.",
+		Options: []program.Option{c.helpOption(), c.quietOption(), c.progressOption(), c.formatOption(), c.imageOptsOption(),
+			c.cacheOption("-t, --cache CACHE", "the cache mode for FILENAME (default: writeback)"),
+			program.Given(&r.backing, `-b, --backing BACKING_FILENAME|""`, "the new backing file, \"\" for none; relative names are looked up in the\ndirectory of FILENAME"),
+			program.Given(&r.format, "-F, --backing-format BACKING_FMT", "the format of BACKING_FILENAME, which must be given; -B means the same").Also("-B").Offering(c.formats()...),
+			program.Text(&r.sourceCache, "-T, --backing-cache CACHE", "the cache mode for BACKING_FILENAME (default: writeback)").Offering(cacheModes...),
+			program.Flag(&r.job.Unsafe, "-u, --backing-unsafe", "change the name only: for a backing file that was renamed or whose content is\nthe same. Nothing is read, and the backing file need not exist"),
+			program.Flag(&r.job.Compress, "-c, --compress", "write compressed clusters, where the format has them"),
+			c.forceShareOption(), c.objectOption(),
+		},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image to change"}},
+		Examples: []string{"-b new.qcow2 -F qcow2 overlay.qcow2", "-b '' overlay.qcow2", "-u -b moved/base.raw -F raw overlay.qcow2"},
+		Run: func(context.Context, []string) int {
+			switch {
+			case len(c.operands) != 1:
+				return c.usage("Expecting one image file name")
+			case !r.job.Unsafe && r.backing == nil:
+				return c.usage("Must specify backing file (-b) or use unsafe mode (-u)")
+			}
+			if err := r.run(); err != nil {
+				return c.fail(err)
+			}
+			return 0
+		},
 	}
-	switch {
-	case len(c.operands) != 1:
-		return c.usage("Expecting one image file name")
-	case !r.job.Unsafe && r.backing == nil:
-		return c.usage("Must specify backing file (-b) or use unsafe mode (-u)")
-	}
-	if err := r.run(); err != nil {
-		return c.fail(err)
-	}
-	return 0
 }
 
 func (r *rebasing) run() (err error) {
@@ -134,11 +107,11 @@ func (r *rebasing) rebase(cache driver.Cache) error {
 		// Known before anything is copied.
 		return fmt.Errorf("Could not change the backing file to '%s': backing format must be specified", r.job.Backing.Filename)
 	}
-	return r.worded(ops.Rebase(r.ctx, r.job))
+	return r.reworded(ops.Rebase(r.ctx, r.job))
 }
 
-// openNew finds the new backing file in the chain, or opens it; then it is
-// returned for being closed.
+// openNew finds the new backing file in the chain, or opens it. An image that it
+// opened is returned; the caller closes it.
 func (r *rebasing) openNew(cache driver.Cache) (*block.Image, error) {
 	img, name := r.job.Image, r.job.Backing.Filename
 	overlay := r.operands[0]
@@ -163,8 +136,8 @@ func (r *rebasing) openNew(cache driver.Cache) (*block.Image, error) {
 	return opened, nil
 }
 
-// worded says an error of rebasing as users know it.
-func (r *rebasing) worded(err error) error {
+// reworded returns an error of rebasing in the words of QEMU.
+func (r *rebasing) reworded(err error) error {
 	if err == nil || r.ctx.Err() != nil {
 		return err
 	}

@@ -1,62 +1,51 @@
 package qemuimg
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
 )
 
-const (
-	resizeShrink = iota + 1
-	resizePrealloc
-)
-
-func resizeCommand() *command {
-	return &command{
-		name: "resize", summary: "Resize the image to the new size", run: runResize,
-		usage: []string{"[-f FMT | --image-opts] [--preallocation PREALLOC] [--shrink]",
+func resizeCommand(c *call) *program.Command {
+	shrink, prealloc := false, driver.PreallocOff
+	return &program.Command{
+		Name: "resize", Summary: "Resize the image to the new size",
+		Usage: []string{"[-f FMT | --image-opts] [--preallocation PREALLOC] [--shrink]",
 			"[--object OBJDEF] [-q] FILENAME [+-]SIZE[bkKMGTPE]"},
-		about: "Changes the size of the disk. Partitions and file systems on it are not touched:\nshrink them before, grow them after.",
-		options: []option{helpOption(), quietOption(), formatOption(), imageOptsOption(),
-			{id: resizeShrink, long: "shrink", help: "allow a smaller size; all data beyond it is lost"},
-			{id: resizePrealloc, long: "preallocation", value: "PREALLOC", help: "preallocate what is added: off, metadata, falloc or full"},
-			objectOption(),
+		About: "Changes the size of the disk. Partitions and file systems on it are not touched:\nshrink them before, grow them after.",
+		Options: []program.Option{c.helpOption(), c.quietOption(), c.formatOption(), c.imageOptsOption(),
+			program.Flag(&shrink, "--shrink", "allow a smaller size; all data beyond it is lost"),
+			program.Func("--preallocation PREALLOC", "preallocate what is added: off, metadata, falloc or full", func(arg string) error {
+				switch p := driver.Prealloc(arg); p {
+				case driver.PreallocOff, driver.PreallocMetadata, driver.PreallocFalloc, driver.PreallocFull:
+					prealloc = p
+				default:
+					return fmt.Errorf("Invalid preallocation mode '%s'", arg)
+				}
+				return nil
+			}).Offering("off", "metadata", "falloc", "full"),
+			c.objectOption(),
 		},
-		operands: []operand{{"FILENAME", "the image"},
-			{"[+-]SIZE", "the new size, or by how much to grow (+) or shrink (-), with an optional\nsuffix (k: 1024, M, G, T, P, E)"}},
-		examples: []string{"disk.qcow2 +10G", "-f raw --shrink disk.raw 5G"},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image"},
+			{Name: "[+-]SIZE", Help: "the new size, or by how much to grow (+) or shrink (-), with an optional\nsuffix (k: 1024, M, G, T, P, E)"}},
+		Examples: []string{"disk.qcow2 +10G", "-f raw --shrink disk.raw 5G"},
 		// "FILENAME -5G" shrinks.
-		more: func(operands []string, word string) bool {
+		More: func(operands []string, word string) bool {
 			return len(operands) == 1 && len(word) > 1 && word[0] == '-' && word[1] >= '0' && word[1] <= '9'
 		},
+		Run: func(context.Context, []string) int { return c.resize(shrink, prealloc) },
 	}
 }
 
-func runResize(c *call, args []string) int {
-	shrink, prealloc := false, driver.PreallocOff
-	code, ok := c.parse(args, func(id int, arg string) error {
-		switch id {
-		case resizeShrink:
-			shrink = true
-		case resizePrealloc:
-			switch p := driver.Prealloc(arg); p {
-			case driver.PreallocOff, driver.PreallocMetadata, driver.PreallocFalloc, driver.PreallocFull:
-				prealloc = p
-			default:
-				return fmt.Errorf("Invalid preallocation mode '%s'", arg)
-			}
-		}
-		return nil
-	})
-	if !ok {
-		return code
-	}
+func (c *call) resize(shrink bool, prealloc driver.Prealloc) int {
 	switch {
 	case len(c.operands) < 2:
 		return c.usage("Expecting image file name and size")
@@ -105,7 +94,7 @@ func (c *call) resizeError(err error) int {
 	if errors.Is(err, ops.ErrShrink) {
 		c.errorf("Use the --shrink option to perform a shrink operation.")
 		c.warnf("Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an operation, make sure there is no important data there.")
-		return c.cmd.failure
+		return c.failure
 	}
 	var io *block.IOError
 	if errors.As(err, &io) {

@@ -1,55 +1,62 @@
 package qemuimg
 
 import (
+	"context"
 	"errors"
 	"time"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 )
 
+// snapshotAction is what to do with a snapshot.
+type snapshotAction uint8
+
 const (
-	snapshotList = iota + 1
+	snapshotNone snapshotAction = iota
+	snapshotList
 	snapshotApply
 	snapshotCreate
 	snapshotDelete
 )
 
-func snapshotCommand() *command {
-	return &command{
-		name: "snapshot", summary: "List or manipulate snapshots within image", run: runSnapshot,
-		usage: []string{"[-f FMT | --image-opts] [-l | -a|-c|-d SNAPSHOT]",
+func snapshotCommand(c *call) *program.Command {
+	action, name := snapshotNone, ""
+	// choose declares an option that says what to do.
+	choose := func(a snapshotAction, spelling, help string) program.Option {
+		return program.Func(spelling, help, func(arg string) error {
+			if action != snapshotNone {
+				return program.Usagef("Cannot mix '-l', '-a', '-c', '-d'")
+			}
+			action, name = a, arg
+			return nil
+		})
+	}
+	return &program.Command{
+		Name: "snapshot", Summary: "List or manipulate snapshots within image",
+		Usage: []string{"[-f FMT | --image-opts] [-l | -a|-c|-d SNAPSHOT]",
 			"[-U] [-q] [--object OBJDEF] FILENAME"},
-		about: "Internal snapshots keep the disk as it was, in the same file. Nobody else may have\nthe image open while it is changed.",
-		options: []option{helpOption(), quietOption(), formatOption(), imageOptsOption(), forceShareOption(),
-			{id: snapshotList, long: "list", short: 'l', help: "list the snapshots (the default)"},
-			{id: snapshotCreate, long: "create", short: 'c', value: "SNAPSHOT", help: "keep the disk as it is now under this name"},
-			{id: snapshotApply, long: "apply", short: 'a', value: "SNAPSHOT", help: "make the disk what it was then; what it holds now is lost.\nSNAPSHOT is an id or a name"},
-			{id: snapshotDelete, long: "delete", short: 'd', value: "SNAPSHOT", help: "remove the first snapshot of this name"},
-			objectOption(),
+		About: "Internal snapshots keep the disk as it was, in the same file. Nobody else may have\nthe image open while it is changed.",
+		Options: []program.Option{c.helpOption(), c.quietOption(), c.formatOption(), c.imageOptsOption(), c.forceShareOption(),
+			choose(snapshotList, "-l, --list", "list the snapshots (the default)"),
+			choose(snapshotCreate, "-c, --create SNAPSHOT", "keep the disk as it is now under this name"),
+			choose(snapshotApply, "-a, --apply SNAPSHOT", "make the disk what it was then; what it holds now is lost.\nSNAPSHOT is an id or a name"),
+			choose(snapshotDelete, "-d, --delete SNAPSHOT", "remove the first snapshot of this name"),
+			c.objectOption(),
 		},
-		operands: []operand{{"FILENAME", "the image"}},
-		examples: []string{"disk.qcow2", "-c before-update disk.qcow2", "-a before-update disk.qcow2"},
+		Operands: []program.Operand{{Name: "FILENAME", Help: "the image"}},
+		Examples: []string{"disk.qcow2", "-c before-update disk.qcow2", "-a before-update disk.qcow2"},
+		Run:      func(context.Context, []string) int { return c.snapshot(action, name) },
 	}
 }
 
-func runSnapshot(c *call, args []string) int {
-	action, name := 0, ""
-	code, ok := c.parse(args, func(id int, arg string) error {
-		if action != 0 {
-			return usagef("Cannot mix '-l', '-a', '-c', '-d'")
-		}
-		action, name = id, arg
-		return nil
-	})
-	if !ok {
-		return code
-	}
+func (c *call) snapshot(action snapshotAction, name string) (code int) {
 	if len(c.operands) != 1 {
 		return c.usage("Expecting one image file name")
 	}
-	if action == 0 {
+	if action == snapshotNone {
 		action = snapshotList
 	}
 	o := block.OpenOptions{ForceShare: c.forceShare}
@@ -110,7 +117,7 @@ func (c *call) applySnapshot(img *block.Image, name string) int {
 	return c.errorf("Could not apply snapshot '%s': Failed to load snapshot: %s", name, snapshotReason(err))
 }
 
-// deleteSnapshot deletes by name only, unlike applySnapshot: so does the original.
+// deleteSnapshot deletes by name only, unlike applySnapshot: so does QEMU.
 func (c *call) deleteSnapshot(img *block.Image, name string) int {
 	list, _, err := img.Snapshots(c.ctx)
 	if err != nil {
@@ -128,8 +135,8 @@ func (c *call) deleteSnapshot(img *block.Image, name string) int {
 	return c.errorf("Could not delete snapshot '%s': snapshot not found", name)
 }
 
-// snapshotReason says why a snapshot operation failed, in the words of the
-// original where it has no more than an error number.
+// snapshotReason says why a snapshot operation failed, in the words of
+// QEMU where QEMU has no more than an error number.
 func snapshotReason(err error) string {
 	switch {
 	case errors.Is(err, driver.ErrNoSnapshot):

@@ -8,7 +8,8 @@ import (
 	"log/slog"
 )
 
-// complaints is a log that tells people why clients were turned away.
+// complaints is a slog.Handler that prints why clients were refused, in the words of
+// QEMU.
 type complaints struct{ p *Program }
 
 // Enabled implements slog.Handler.
@@ -34,7 +35,7 @@ func (c complaints) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-// WithAttrs implements slog.Handler: who the client is is not said.
+// WithAttrs implements slog.Handler. Messages do not name the client.
 func (c complaints) WithAttrs([]slog.Attr) slog.Handler { return c }
 
 // WithGroup implements slog.Handler.

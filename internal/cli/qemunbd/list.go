@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/nbd/client"
 	"github.com/cowl-disk/cowl/nbd/tlscreds"
 	"github.com/cowl-disk/cowl/nbd/wire"
@@ -53,9 +54,9 @@ func (p *Program) list(ctx context.Context, s *settings) error {
 
 func (p *Program) printExport(e client.Info) {
 	out := p.Stdout
-	fmt.Fprintf(out, " export: '%s'\n", e.Name)
+	fmt.Fprintf(out, " export: '%s'\n", render.Printable(e.Name))
 	if e.Description != "" {
-		fmt.Fprintf(out, "  description: %s\n", e.Description)
+		fmt.Fprintf(out, "  description: %s\n", render.Printable(e.Description))
 	}
 	if e.Flags&wire.FlagHasFlags != 0 {
 		fmt.Fprintf(out, "  size:  %d\n", e.Size)
@@ -83,7 +84,7 @@ func (p *Program) printExport(e client.Info) {
 	if len(e.Contexts) > 0 {
 		fmt.Fprintf(out, "  available meta contexts: %d\n", len(e.Contexts))
 		for _, c := range e.Contexts {
-			fmt.Fprintf(out, "   %s\n", c)
+			fmt.Fprintf(out, "   %s\n", render.Printable(c))
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/cowl-disk/cowl/nbd/server"
+	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
 // Environment variables by which a parent tells its child what it has opened for
@@ -84,8 +85,11 @@ func (p *Program) listen(s *settings) ([]net.Listener, error) {
 		s.socket = "/var/lock/qemu-nbd-" + filepath.Base(s.connect)
 	}
 	if s.socket != "" {
-		if err := os.Remove(s.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("Failed to unlink socket %s: %w", s.socket, cause(err))
+		if err := wire.CheckSocketPath(s.socket); err != nil {
+			return nil, err
+		}
+		if err := removeSocket(s.socket); err != nil {
+			return nil, err
 		}
 		reset, err := socketLabel(s.selinux)
 		if err != nil {
@@ -113,6 +117,24 @@ func (p *Program) listen(s *settings) ([]net.Listener, error) {
 		return nil, fmt.Errorf("Failed to bind socket: %w", cause(err))
 	}
 	return []net.Listener{l}, nil
+}
+
+// removeSocket makes room for a socket where an earlier one was left. It removes
+// nothing else, such as the disk that is to be served.
+func removeSocket(path string) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil && st.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("Failed to unlink socket %s: a file that is no socket has this name", path)
+	case err == nil:
+		err = os.Remove(path)
+	}
+	if err != nil {
+		return fmt.Errorf("Failed to unlink socket %s: %w", path, cause(err))
+	}
+	return nil
 }
 
 func isAddrError(err error) bool {

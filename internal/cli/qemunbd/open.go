@@ -57,7 +57,7 @@ func (p *Program) open(ctx context.Context, s *settings, name string) (*block.Im
 	return img, nil
 }
 
-// openError names an image as the original does.
+// openError names an image as QEMU does.
 func openError(name string, err error) error {
 	var top *block.OpenError
 	if errors.As(err, &top) && error(top) == err {

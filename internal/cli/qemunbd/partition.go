@@ -13,7 +13,7 @@ import (
 const maxPartitions = 128
 
 // sectorSize is the unit of partition tables. Those of disks with sectors of 4096
-// bytes are told by where the GPT header lies.
+// bytes are recognised by the place of the GPT header.
 const sectorSize = 512
 
 // partition is a range of the disk in bytes.
@@ -42,7 +42,7 @@ func findPartition(ctx context.Context, img *block.Image, number int) (partition
 	return p.check(img, number)
 }
 
-// check refuses a partition that does not lie in the disk.
+// check refuses a partition that reaches beyond the disk.
 func (p partition) check(img *block.Image, number int) (partition, error) {
 	if p.off < 0 || p.n <= 0 || p.off > img.Size()-p.n {
 		return p, fmt.Errorf("Partition %d (%d bytes at %d) does not lie in the image, which has %d bytes", number, p.n, p.off, img.Size())

@@ -5,24 +5,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"slices"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
 	"github.com/cowl-disk/cowl/internal/cli/imageopt"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
 )
 
 // Program is one run of the program.
 type Program struct {
 	// Name begins messages: "qemu-nbd", or "cowl nbd".
-	Name           string
-	Version        string // the first line of --version, after the name
-	Stdin          io.Reader
-	Stdout, Stderr io.Writer
-	Drivers        []driver.Driver
-	// Prefix is what stands between the program's file and the options on the command
+	Name string
+	program.Streams
+	Drivers []driver.Driver
+	// Prefix are the words between the program and its options on the command
 	// line: "nbd" in "cowl nbd".
 	Prefix []string
 }
@@ -32,7 +31,7 @@ type Program struct {
 // closes the image.
 func (p *Program) Run(ctx context.Context, args []string) int {
 	s := newSettings()
-	operands, err := getopt.Parse(p.Name, options, args, func(id int, arg string) error { return s.set(p, id, arg) })
+	operands, err := p.command(s).Parse(p.Name, args)
 	if err == nil {
 		err = s.check(operands)
 	}
@@ -56,7 +55,7 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 // fail reports an error and returns the exit code.
 func (p *Program) fail(err error) int {
 	var bad *getopt.Error
-	var usage *usageError
+	var usage *program.UsageError
 	var two *imageopt.TwoErrors
 	switch {
 	case err == errDone:
@@ -83,15 +82,18 @@ func (p *Program) warnf(format string, args ...any) {
 func (p *Program) registry() *block.Registry { return block.NewRegistry(p.Drivers...) }
 
 func (p *Program) version() {
-	fmt.Fprintf(p.Stdout, "%s %s\n", p.Name, p.Version)
+	fmt.Fprintf(p.Stdout, "%s %s\n", p.Name, program.FullVersion())
 	fmt.Fprintln(p.Stdout, "A drop-in by the cowl project for the program of that name of the QEMU project")
 }
 
-// trace reads a trace option.
-func (p *Program) trace(arg string) error {
-	help, err := imageopt.Trace(arg, p.warnf)
-	if help {
-		return errDone
+// formats returns the names of the drivers.
+func (p *Program) formats() []string {
+	var names []string
+	for _, d := range p.Drivers {
+		if !d.Desc().NotBuiltIn {
+			names = append(names, d.Desc().Name)
+		}
 	}
-	return err
+	slices.Sort(names)
+	return names
 }

@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"os/signal"
 	"slices"
-	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/nbd/export"
 	"github.com/cowl-disk/cowl/nbd/server"
 )
@@ -41,13 +38,6 @@ func (p *Program) runServer(ctx context.Context, s *settings, name string, args 
 	if _, err := s.inherited(); err != nil {
 		return p.fail(err)
 	}
-	// A terminal that goes ends the server in an orderly way, too, unless it was
-	// started to outlive that.
-	if !signal.Ignored(syscall.SIGHUP) {
-		var stop context.CancelFunc
-		ctx, stop = signal.NotifyContext(ctx, syscall.SIGHUP)
-		defer stop()
-	}
 	if (s.fork || s.connect != "" && !s.verbose) && !isChild() {
 		code, err := p.daemonize(ctx, args)
 		if err != nil {
@@ -55,6 +45,7 @@ func (p *Program) runServer(ctx context.Context, s *settings, name string, args 
 		}
 		return code
 	}
+	program.EndsOrderly(ctx)
 	ready, err := childReady()
 	if err != nil {
 		return p.fail(err)
@@ -69,9 +60,6 @@ func (p *Program) runServer(ctx context.Context, s *settings, name string, args 
 func (p *Program) serve(ctx context.Context, s *settings, name string, ready func()) (err error) {
 	clients, none := s.clients()
 	cfg := server.Config{MaxClients: clients, HandshakeTimeout: s.handshake, Log: slog.New(complaints{p})}
-	if s.verbose {
-		cfg.Log = slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
 	if err := p.setTLS(s, &cfg); err != nil {
 		return err
 	}
@@ -168,7 +156,7 @@ func shutdown(ctx context.Context, srv *server.Server) error {
 // asked for.
 func (p *Program) device(ctx context.Context, s *settings, img *block.Image) (server.Device, error) {
 	bitmaps := slices.Clone(s.bitmaps)
-	slices.Reverse(bitmaps) // clients see the last one first, as those of the original do
+	slices.Reverse(bitmaps) // clients see the last one first, as those of QEMU do
 	dev, err := export.New(ctx, img, export.Options{AllocationDepth: s.depth, Bitmaps: bitmaps})
 	if err != nil {
 		return nil, err
@@ -187,19 +175,6 @@ func (p *Program) device(ctx context.Context, s *settings, img *block.Image) (se
 		return newSlice(dev, s.offset, img.Size()-s.offset), nil
 	}
 	return dev, nil
-}
-
-// writePID writes the number of this process to a file.
-func writePID(name string) error {
-	err := os.WriteFile(name, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
-	if err != nil {
-		var pe *os.PathError
-		if errors.As(err, &pe) {
-			err = pe.Err
-		}
-		return fmt.Errorf("Could not create '%s': %w", name, err)
-	}
-	return nil
 }
 
 func closeAll(list []net.Listener) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/object"
 	"github.com/cowl-disk/cowl/nbd/client"
 	"github.com/cowl-disk/cowl/nbd/server"
 	"github.com/cowl-disk/cowl/nbd/tlscreds"
@@ -15,7 +17,7 @@ func (p *Program) setTLS(s *settings, cfg *server.Config) error {
 	if s.tlsCreds == "" {
 		return nil
 	}
-	creds, err := s.objects.TLSCreds(s.tlsCreds)
+	creds, err := driver.FindObject[*driver.TLSCreds](&s.objects, s.tlsCreds)
 	if err != nil {
 		return fmt.Errorf("Failed to get TLS creds: %w", err)
 	}
@@ -29,7 +31,7 @@ func (p *Program) setTLS(s *settings, cfg *server.Config) error {
 	if s.tlsAuthz == "" {
 		return nil
 	}
-	authz, err := s.objects.Authz(s.tlsAuthz)
+	authz, err := driver.FindObject[*object.Authz](&s.objects, s.tlsAuthz)
 	if err != nil {
 		return err
 	}
@@ -55,7 +57,7 @@ func (p *Program) setClientTLS(s *settings, cfg *client.Config) error {
 	if s.tlsCreds == "" {
 		return nil
 	}
-	creds, err := s.objects.TLSCreds(s.tlsCreds)
+	creds, err := driver.FindObject[*driver.TLSCreds](&s.objects, s.tlsCreds)
 	if err != nil {
 		return fmt.Errorf("Failed to get TLS creds: %w", err)
 	}

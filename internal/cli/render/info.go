@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/cowl-disk/cowl/qapi"
 )
@@ -23,7 +22,8 @@ func Info(w io.Writer, images []*qapi.ImageInfo) error {
 	return p.err
 }
 
-// printer writes lines and keeps the first error.
+// printer writes lines and keeps the first error. Text among the arguments is made
+// printable.
 type printer struct {
 	w      io.Writer
 	indent string
@@ -33,6 +33,11 @@ type printer struct {
 func (p *printer) line(format string, args ...any) {
 	if p.err != nil {
 		return
+	}
+	for i, a := range args {
+		if text, ok := a.(string); ok {
+			args[i] = Printable(text)
+		}
 	}
 	_, p.err = fmt.Fprintf(p.w, p.indent+format+"\n", args...)
 }
@@ -106,18 +111,23 @@ func Snapshots(w io.Writer, list []qapi.SnapshotInfo) error {
 }
 
 func (p *printer) snapshots(list []qapi.SnapshotInfo) {
-	const row = "%-7s %-16s %8s %19s %15s %10s"
-	p.line(row, "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT")
+	p.line("%-7s %-16s %8s %19s %15s %10s", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT")
 	for _, s := range list {
-		icount := ""
+		icount := "--"
 		if s.Icount != nil {
 			icount = number(*s.Icount)
 		}
 		sec := s.VMClockSec
 		clock := fmt.Sprintf("%04d:%02d:%02d.%03d", sec/3600, sec/60%60, sec%60, s.VMClockNsec/1e6)
-		p.line(row, s.ID, s.Name, Size(s.VMStateSize),
-			time.Unix(s.DateSec, 0).Format("2006-01-02 15:04:05"), clock, icount)
+		p.line("%s %s %8s %19s %15s %10s", padded(s.ID, 7), padded(s.Name, 16), Size(s.VMStateSize), date(s.DateSec), clock, icount)
 	}
+}
+
+// padded fills text up to n bytes, as printf of the C library does: package fmt counts
+// characters.
+func padded(text string, n int) string {
+	text = Printable(text)
+	return text + strings.Repeat(" ", max(0, n-len(text)))
 }
 
 // specific prints what only this format has, unless that is nothing.

@@ -11,7 +11,7 @@ import (
 )
 
 // buckets is the size of the hash table that holds the members of an object in
-// the original. Members are printed in table order, so that is their order here.
+// QEMU. Members are printed in table order, so that is their order here.
 const buckets = 512
 
 // bucket is the place of a key in that table: the hash of tdb, the trivial
@@ -30,7 +30,7 @@ type member struct {
 	val any
 }
 
-// object keeps members in the order of the original.
+// object keeps members in the order of QEMU.
 type object []member
 
 // tree is the generic form of a value: object, []any, string, json.Number,
@@ -97,7 +97,7 @@ func JSON(w io.Writer, v any) error {
 	return err
 }
 
-// compactJSON writes v on one line, as it stands in json: file names.
+// compactJSON writes v on one line, as in json: file names.
 func compactJSON(v any) string {
 	var b strings.Builder
 	writeJSON(&b, v, "")

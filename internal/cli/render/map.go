@@ -41,7 +41,7 @@ func (p *MapPrinter) Entry(e qapi.MapEntry) error {
 		if e.Offset == nil {
 			return ErrUnmappable
 		}
-		_, err := fmt.Fprintf(p.w, "%-16s%-16s%-16s%s\n", hex(e.Start), hex(e.Length), hex(*e.Offset), Filename(e.Filename))
+		_, err := fmt.Fprintf(p.w, "%-16s%-16s%-16s%s\n", hex(e.Start), hex(e.Length), hex(*e.Offset), Printable(Filename(e.Filename)))
 		return err
 	}
 	if p.n > 0 {

@@ -18,6 +18,7 @@ const (
 	ProgressOff  ProgressMode = iota // only a line when a signal asks for one
 	ProgressText                     // "    (12.34/100%)\r"
 	ProgressJSON                     // one object a line
+	ProgressBar                      // a bar, for a terminal alone
 )
 
 // Progress shows how far an operation is. It may be used by several goroutines.
@@ -34,12 +35,13 @@ type Progress struct {
 	shown    float64
 	shownAt  time.Time
 	finished bool
+	bar      bar
 }
 
 // NewProgress shows progress on w, in steps of at least minStep percent. Nothing
 // is shown before Start.
 func NewProgress(w io.Writer, mode ProgressMode, minStep float64) *Progress {
-	p := &Progress{w: w, mode: mode, minStep: minStep, now: time.Now}
+	p := &Progress{w: w, mode: mode, minStep: minStep, now: time.Now, bar: bar{w: w}}
 	p.started = p.now()
 	return p
 }
@@ -74,6 +76,12 @@ func (p *Progress) Report(u ops.Progress) {
 			p.shownAt = t
 			p.object()
 		}
+	case ProgressBar:
+		p.bar.begin(u.Total, u.Phase)
+		if t := p.now(); t.Sub(p.started) >= barDelay && t.Sub(p.shownAt) >= barPace {
+			p.shownAt = t
+			p.bar.show(u.Done)
+		}
 	}
 }
 
@@ -84,6 +92,9 @@ func (p *Progress) Signal() {
 	switch p.mode {
 	case ProgressJSON:
 		p.object()
+	case ProgressBar:
+		p.bar.clear()
+		fmt.Fprintf(p.w, "    (%3.2f/100%%)\n", p.percent)
 	default:
 		fmt.Fprintf(p.w, "    (%3.2f/100%%)\n", p.percent)
 	}
@@ -110,6 +121,8 @@ func (p *Progress) Done(failed bool) {
 		fmt.Fprintln(p.w)
 	case ProgressJSON:
 		p.object()
+	case ProgressBar:
+		p.bar.clear()
 	}
 }
 

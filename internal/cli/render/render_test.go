@@ -129,3 +129,31 @@ func TestProgressSignal(t *testing.T) {
 		t.Errorf("got %q", b.String())
 	}
 }
+
+func TestProgressBar(t *testing.T) {
+	var b strings.Builder
+	now := time.Unix(100, 0)
+	p := NewProgress(&b, ProgressBar, 1)
+	p.now, p.started = func() time.Time { return now }, now
+	p.Start()
+	p.Report(ops.Progress{Done: 1 << 20, Total: 1 << 30, Phase: "copy"})
+	if b.Len() > 0 {
+		t.Errorf("a bar for work that has just begun: %q", b.String())
+	}
+	now = now.Add(barDelay)
+	p.Report(ops.Progress{Done: 1 << 29, Total: 1 << 30, Phase: "copy"})
+	if !strings.Contains(b.String(), "copy") || !strings.Contains(b.String(), "50%") {
+		t.Errorf("no bar: %q", b.String())
+	}
+	n := b.Len()
+	p.Report(ops.Progress{Done: 1<<29 + 1, Total: 1 << 30, Phase: "copy"})
+	if b.Len() != n {
+		t.Error("the bar is drawn again at once")
+	}
+	now = now.Add(barPace)
+	p.Report(ops.Progress{Done: 1 << 30, Total: 1 << 30, Phase: "copy"})
+	p.Done(false)
+	if end := b.String()[strings.LastIndexByte(strings.TrimRight(b.String(), "\r"), '\r')+1:]; strings.TrimSpace(end) != "" || strings.Contains(b.String(), "\n") {
+		t.Errorf("the bar is still there: %q", b.String())
+	}
+}

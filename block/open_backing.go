@@ -1,0 +1,75 @@
+package block
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// takeBacking removes the options for the backing file.
+func takeBacking(d opts.Dict) (back opts.Dict, none bool) {
+	back = d.Sub("backing")
+	if v, ok := d["backing"]; ok {
+		delete(d, "backing")
+		if v == nil || opts.Text(v) == "" {
+			return nil, true
+		}
+	}
+	return back, false
+}
+
+// chainLoop returns an error if the image id, called name, is in chain.
+func chainLoop(chain []string, id, name string) error {
+	if slices.Contains(chain, id) {
+		return driver.Errorf(driver.ErrCorrupt, "the backing file chain is a loop: '%s' stands in it twice", name)
+	}
+	return nil
+}
+
+func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o opts.Dict, chain []string) error {
+	info, err := img.node.Info(ctx)
+	if err != nil {
+		return err
+	}
+	src := Source{Options: o}
+	_, namedFile := o["file.filename"]
+	_, namedDriver := o["file.driver"]
+	switch {
+	case namedFile || namedDriver:
+	case info.Backing != nil && info.Backing.Filename != "":
+		src.Filename = CombinePath(img.File().name, info.Backing.Filename)
+		if _, given := o["driver"]; !given {
+			src.Format = info.Backing.Format
+		}
+		if err := op.o.Gate.Allow(ctx, img.File().name, "backing", src.Filename); err != nil {
+			return driver.Errorf(driver.ErrGate, "%w", err)
+		}
+		if err := chainLoop(chain, identity(strings.TrimPrefix(src.Filename, "file:")), src.Filename); err != nil {
+			return &OpenError{Path: src.Filename, Role: "backing", Err: err}
+		}
+	case len(o) > 0:
+	default:
+		return nil
+	}
+	access := driver.Access{Shared: driver.PermAll, NoLock: spec.access.NoLock, NoIO: spec.access.NoIO}
+	if !access.NoIO {
+		access.Perm = driver.PermConsistentRead
+	}
+	if op.o.WriteBacking && !op.wroteBacking &&
+		(op.o.WriteBase == "" || info.Backing != nil && namesBacking(img, info.Backing.Filename, op.o.WriteBase)) {
+		op.wroteBacking = true
+		access.Write = true
+		access.Perm |= driver.PermConsistentRead | driver.PermWrite | driver.PermResize
+	}
+	cache := spec.cache
+	cache.WriteThrough = false
+	b, err := op.open(ctx, nodeSpec{src: src, role: "backing", chain: chain, access: access, unmap: true, backing: true, cache: cache})
+	if err != nil {
+		return &OpenError{Path: src.Filename, Role: "backing", Err: err}
+	}
+	img.backing = b
+	return nil
+}

@@ -1,0 +1,100 @@
+package recognised
+
+import (
+	"bytes"
+	"context"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+// format is one that is told by its first bytes, or by its file name.
+type format struct {
+	desc  driver.Desc
+	probe func(head []byte, name string) bool
+}
+
+// Drivers returns a driver for each format that has none of its own. They probe, and
+// refuse to open.
+func Drivers() []driver.Driver {
+	var list []driver.Driver
+	for _, f := range []struct {
+		name, summary string
+		probe         func(head []byte, name string) bool
+	}{
+		{"vmdk", "VMware disks", vmdk},
+		{"vdi", "VirtualBox disks", at(0x40, "\x7f\x10\xda\xbe")},
+		{"vhdx", "Hyper-V disks, second generation", at(0, "vhdxfile")},
+		{"vpc", "Virtual PC and Hyper-V disks (VHD)", at(0, "conectix")},
+		{"qcow", "QEMU copy-on-write disks, version 1", at(0, "QFI\xfb\x00\x00\x00\x01")},
+		{"qed", "QEMU enhanced disks", at(0, "QED\x00")},
+		{"parallels", "Parallels disks", either(at(0, "WithoutFreeSpace"), at(0, "WithouFreSpacExt"))},
+		{"dmg", "Apple disk images", dmg},
+		{"asif", "Apple sparse image format", at(0, "shdw")},
+		{"sparseimage", "Apple sparse disk images", at(0, "sprs")},
+		{"bochs", "Bochs disks", at(0, "Bochs Virtual HD Image\x00")},
+		{"cloop", "Compressed loop images", at(0, "#!/bin/sh\n#V2.0 Format\n")},
+	} {
+		list = append(list, &format{probe: f.probe, desc: driver.Desc{Name: f.name, Kind: driver.KindFormat, NotBuiltIn: true,
+			Summary: f.summary, Children: []driver.ChildDesc{{Role: "file", Use: driver.UseMetadata}}}})
+	}
+	return list
+}
+
+// at says whether magic stands at an offset.
+func at(off int, magic string) func([]byte, string) bool {
+	return func(head []byte, _ string) bool {
+		return len(head) >= off+len(magic) && string(head[off:off+len(magic)]) == magic
+	}
+}
+
+func either(a, b func([]byte, string) bool) func([]byte, string) bool {
+	return func(head []byte, name string) bool { return a(head, name) || b(head, name) }
+}
+
+// vmdk takes sparse extents and descriptors: text in which only comments and empty
+// lines come before the version.
+func vmdk(head []byte, _ string) bool {
+	for _, magic := range []string{"KDMV", "COWD", "\xbe\xba\xfe\xca\x00\x00\x00\x00"} {
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return true
+		}
+	}
+	for len(head) > 0 {
+		var line []byte
+		line, head, _ = bytes.Cut(head, []byte("\n"))
+		line = bytes.TrimRight(line, "\r")
+		switch {
+		case len(line) == 0 || line[0] == '#' || len(bytes.TrimLeft(line, " ")) == 0:
+		case bytes.HasPrefix(line, []byte("version=")):
+			v := string(line[len("version="):])
+			return v == "1" || v == "2" || v == "3"
+		default:
+			return false
+		}
+	}
+	return false
+}
+
+// dmg has its magic at the end of the file: the name must do.
+func dmg(_ []byte, name string) bool { return strings.HasSuffix(name, ".dmg") }
+
+// Desc implements driver.Driver.
+func (f *format) Desc() *driver.Desc { return &f.desc }
+
+// Probe implements driver.Prober.
+func (f *format) Probe(head []byte, _ int64, name string) int {
+	switch {
+	case !f.probe(head, name):
+		return 0
+	case f.desc.Name == "dmg":
+		return 2 // a name is a weak sign: any magic is better
+	}
+	return 100
+}
+
+// Open implements driver.Driver: it refuses.
+func (f *format) Open(context.Context, *driver.OpenRequest) (driver.Node, error) {
+	return nil, driver.Errorf(driver.ErrUnsupported,
+		"the image is in the format '%s', which this version cannot read; give -f raw to work on the bytes of the file as they are", f.desc.Name)
+}

@@ -1,0 +1,66 @@
+package recognised_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/raw"
+	"github.com/cowl-disk/cowl/format/recognised"
+	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/protocol/file"
+)
+
+func open(path string) error {
+	reg := block.NewRegistry(append(recognised.Drivers(), raw.New(), file.New())...)
+	img, err := block.Open(context.Background(), reg, block.Source{Filename: path}, block.OpenOptions{Gate: driver.DenyAll})
+	if err == nil {
+		err = errors.New("opened as " + img.Format())
+		img.Close(context.Background())
+	}
+	return err
+}
+
+// TestRecognised: images that qemu-img makes are refused by name, not taken for raw.
+func TestRecognised(t *testing.T) {
+	for _, format := range []string{"vmdk", "vdi", "vhdx", "vpc", "qcow", "qed", "parallels"} {
+		t.Run(format, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "image")
+			testkit.Run(t, "qemu-img", "create", "-q", "-f", format, path, "4M")
+			err := open(path)
+			if !errors.Is(err, driver.ErrUnsupported) || !strings.Contains(err.Error(), "'"+format+"'") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// TestMagics: what qemu-img does not create, and what looks alike but is raw.
+func TestMagics(t *testing.T) {
+	for _, c := range []struct{ name, start, want string }{
+		{"disk.dmg", "x", "dmg"},
+		{"disk", "Bochs Virtual HD Image\x00", "bochs"},
+		{"disk", "#!/bin/sh\n#V2.0 Format\nmodprobe cloop", "cloop"},
+		{"disk", "shdw", "asif"},
+		{"disk", "sprs", "sparseimage"},
+		{"disk", "# Disk DescriptorFile\n\n  \nversion=1\n", "vmdk"},
+		{"disk", "# Disk DescriptorFile\r\nversion=3\r\n", "vmdk"},
+		{"disk", "# Disk DescriptorFile\nversion=4\n", "opened as raw"},
+		{"disk", "# a script\necho version=1\n", "opened as raw"},
+		{"disk", "QFI\xfb\x00\x00\x00\x09", "opened as raw"},
+		{"disk", "conecti", "opened as raw"},
+	} {
+		path := filepath.Join(t.TempDir(), c.name)
+		if err := os.WriteFile(path, []byte(c.start+strings.Repeat("\x00", 4096)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := open(path); !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v, want %s", c.start, err, c.want)
+		}
+	}
+}

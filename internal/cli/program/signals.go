@@ -1,0 +1,55 @@
+package program
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"sync/atomic"
+)
+
+// signals is what became of the signals that ask a process to end.
+type signals struct {
+	got     atomic.Pointer[os.Signal] // the first one
+	orderly atomic.Bool
+}
+
+type signalsKey struct{}
+
+// EndsOrderly says that a signal is a request which this program fulfils, as a
+// server does: its exit code tells how that went, and it does not die of the signal.
+// It has no effect outside of Main.
+func EndsOrderly(ctx context.Context) {
+	if s, ok := ctx.Value(signalsKey{}).(*signals); ok {
+		s.orderly.Store(true)
+	}
+}
+
+// catchSignals returns a context that ends with the first signal. The second one
+// ends the process.
+func catchSignals(ctx context.Context) (context.Context, *signals) {
+	s := &signals{}
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, signalsKey{}, s))
+	ignoreBrokenPipes()
+	ch := make(chan os.Signal, 2)
+	for _, sig := range endSignals {
+		if !signal.Ignored(sig) {
+			signal.Notify(ch, sig)
+		}
+	}
+	go func() {
+		first := <-ch
+		s.got.Store(&first)
+		cancel()
+		second := <-ch
+		dieOf(second)
+	}()
+	return ctx, s
+}
+
+// end lets the process die of the signal that interrupted it, so that the process
+// that waits for it, such as a shell with a loop, can tell.
+func (s *signals) end() {
+	if sig := s.got.Load(); sig != nil && !s.orderly.Load() {
+		dieOf(*sig)
+	}
+}

@@ -1,0 +1,52 @@
+package program
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+)
+
+// OriginalVersion is the version of QEMU whose behaviour the programs have.
+// Callers read it from --version.
+const OriginalVersion = "11.1.3"
+
+// Version is the version of this build: that of the module, or "devel" for a build
+// that has none.
+var Version = sync.OnceValue(func() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "devel"
+	}
+	return versionOf(info)
+})
+
+func versionOf(info *debug.BuildInfo) string {
+	v := strings.TrimPrefix(info.Main.Version, "v")
+	if v == "" || v == "(devel)" {
+		return "devel"
+	}
+	return v
+}
+
+// FullVersion is the version of QEMU that a program stands in for, with its own.
+func FullVersion() string { return OriginalVersion + " (cowl " + Version() + ")" }
+
+// Build describes what this program was built with and from.
+func Build() string {
+	text := fmt.Sprintf("built with %s for %s/%s", runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return text
+	}
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			text += " from revision " + s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			text += ", changed"
+		}
+	}
+	return text
+}

@@ -1,0 +1,230 @@
+package qemuga
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/cowl-disk/cowl/guestagent"
+)
+
+// Version is the version of QEMU's agent whose behaviour this is.
+const Version = "10.2.2"
+
+// gcPercent is the GC target. The agent mostly waits: memory matters more than speed.
+const gcPercent = 50
+
+// program is a run of the program.
+type program struct {
+	name           string
+	stdout, stderr io.Writer
+	cfg            config
+	log            *logger
+}
+
+// Main runs the agent: name is what the program was called by. It returns the exit
+// code. Signals end it as they end QEMU's agent: not while file systems are frozen.
+func Main(ctx context.Context, name string, args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	p := &program{name: name, stdout: stdout, stderr: stderr}
+	p.cfg = config{version: Version}
+	code, done := p.parse(args)
+	if done {
+		return code
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	return p.run(ctx, args)
+}
+
+// early reports an error before there is a log, in the form of GLib's own messages.
+func (p *program) early(err error) int {
+	// GLib shows what is not ASCII as "?" in the C locale, which the agent has.
+	text := strings.Map(func(r rune) rune {
+		if r > 0x7E {
+			return '?'
+		}
+		return r
+	}, err.Error())
+	fmt.Fprintf(p.stderr, "\n** (process:%d): CRITICAL **: %s: %s\n", os.Getpid(), time.Now().Format("15:04:05.000"), text)
+	return 1
+}
+
+// parse reads the command line and the configuration file. done says that there is no
+// more to do.
+func (p *program) parse(args []string) (code int, done bool) {
+	opts := options
+	if serviceSupported {
+		opts = append(append([]option(nil), options...), serviceOption)
+	}
+	// QEMU reads the command line twice: first for the configuration file only.
+	file, required := os.Getenv("QGA_CONF"), false
+	if _, ok := os.LookupEnv("QGA_CONF"); !ok {
+		file = defaultConfig
+	}
+	scan := func(each func(id, arg string, given bool) (int, bool)) (int, bool) {
+		s := &scanner{prog: p.name, opts: opts, rest: args, wrong: func(m string) { fmt.Fprintln(p.stderr, m) }}
+		for {
+			id, arg, given, ok := s.next()
+			if !ok {
+				return 0, false
+			}
+			if code, done := each(id, arg, given); done {
+				return code, true
+			}
+		}
+	}
+	scan(func(id, arg string, _ bool) (int, bool) {
+		if id == "config" {
+			file, required = arg, true
+		}
+		return 0, false
+	})
+	if err := p.cfg.load(file, required); err != nil {
+		return p.early(err), true
+	}
+	if code, done := scan(p.option); done {
+		return code, true
+	}
+	return p.complete()
+}
+
+// option takes one option of the command line.
+func (p *program) option(id, arg string, given bool) (code int, done bool) {
+	c := &p.cfg
+	switch id {
+	case "method":
+		c.method, c.hasMethod = arg, true
+	case "path":
+		c.path, c.hasPath = arg, true
+	case "logfile":
+		c.logfile, c.hasLogfile = arg, true
+	case "pidfile":
+		c.pidfile, c.hasPidfile = arg, true
+	case "fsfreeze-hook":
+		if c.hook, c.hasHook = arg, true; !given {
+			c.hook = defaultHook
+		}
+	case "statedir":
+		c.statedir, c.hasStatedir = arg, true
+	case "verbose":
+		c.verbose = true
+	case "version":
+		fmt.Fprintf(p.stdout, "QEMU Guest Agent %s\n", Version)
+		return 0, true
+	case "daemonize":
+		c.daemon = true
+	case "dump-conf":
+		c.dumpOnly = true
+	case "retry-path":
+		c.retry = true
+	case "block-rpcs", "blacklist", "allow-rpcs":
+		if arg == "help" || arg == "?" {
+			for _, cmd := range p.commands() {
+				fmt.Fprintln(p.stdout, cmd.Name)
+			}
+			return 0, true
+		}
+		if id == "allow-rpcs" {
+			c.allowList(arg)
+		} else {
+			c.block = append(c.block, splitReversed(arg)...)
+		}
+	case "service":
+		return p.service(arg), true
+	case "help":
+		p.usage()
+		return 0, true
+	case "?":
+		fmt.Fprintf(p.stdout, "Unknown option, try '%s --help' for more information.\n", p.name)
+		return 1, true
+	case "config":
+	default:
+		if err := c.extra(id, arg); err != nil {
+			fmt.Fprintf(p.stderr, "%s: %v\n", p.name, err)
+			return 1, true
+		}
+	}
+	return 0, false
+}
+
+// commands returns all commands of this system.
+func (p *program) commands() []guestagent.Command {
+	s := newSystem()
+	return guestagent.NewAgent(guestagent.Config{Commands: s.commands, Freezer: s.freezer}).Commands()
+}
+
+// complete fills in the defaults and does what needs no agent.
+func (p *program) complete() (code int, done bool) {
+	c := &p.cfg
+	if !c.hasPidfile {
+		c.pidfile = filepath.Join(defaultState, "qemu-ga.pid")
+	}
+	if !c.hasStatedir {
+		c.statedir = defaultState
+	}
+	if !c.hasMethod {
+		c.method = "virtio-serial"
+	}
+	n, method, err := inheritedSockets()
+	switch {
+	case err != nil:
+		return p.early(err), true
+	case n > 1:
+		return p.early(errors.New("qemu-ga only supports listening on one socket")), true
+	case n == 1:
+		c.method, c.path, c.hasPath, c.inherited = method, "", false, true
+	case !c.hasPath && c.method == "virtio-serial":
+		c.path, c.hasPath = defaultVirtio, true
+	case !c.hasPath && c.method == "isa-serial":
+		c.path, c.hasPath = defaultSerial, true
+	case !c.hasPath:
+		return p.early(errors.New("must specify a path for this channel")), true
+	}
+	if c.dumpOnly {
+		c.dump(p.stdout)
+		return 0, true
+	}
+	return 0, false
+}
+
+func (p *program) usage() {
+	fmt.Fprintf(p.stdout, `Usage: %s [-m <method> -p <path>] [<options>]
+QEMU Guest Agent %s (cowl)
+
+  -c, --config=PATH   configuration file (%s,
+                      or what the environment variable QGA_CONF names)
+  -m, --method        virtio-serial (the default), isa-serial, unix-listen
+                      or vsock-listen
+  -p, --path          device or socket (virtio-serial: %s,
+                      isa-serial: %s, vsock-listen: <cid>:<port>)
+  -l, --logfile       log file (standard error)
+  -f, --pidfile       pid file of a daemon (%s)
+  -F, --fsfreeze-hook[=PATH]
+                      program to call with freeze and thaw (%s);
+                      after -F its name follows without a space
+  -t, --statedir      folder for what outlives the agent (%s)
+  -v, --verbose       log everything
+  -V, --version       print the version and exit
+  -d, --daemonize     become a daemon
+  -b, --block-rpcs    commands to block, separated by commas; "help" lists all
+                      (--blacklist is the same)
+  -a, --allow-rpcs    commands to allow, all others are blocked
+  -D, --dump-conf     print the configuration as a file and exit
+  -r, --retry-path    open the device again when it fails, and wait for it
+  -h, --help          print this and exit
+
+Beyond QEMU's agent, also as keys of the configuration file:
+`, p.name, Version, defaultConfig, defaultVirtio, defaultSerial, filepath.Join(defaultState, "qemu-ga.pid"), defaultHook, defaultState)
+	for _, o := range options {
+		if o.help != "" {
+			fmt.Fprintf(p.stdout, "  --%-19s %s\n", o.id, o.help)
+		}
+	}
+}

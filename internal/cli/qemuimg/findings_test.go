@@ -1,0 +1,41 @@
+package qemuimg
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestFindings(t *testing.T) {
+	var b strings.Builder
+	f := newFindings(&b)
+	for i := range maxOfKind + 50 {
+		f.report(fmt.Sprintf("ERROR cluster %d refcount=0 reference=1", i))
+		if i < 3 {
+			f.report(fmt.Sprintf("ERROR OFLAG_COPIED data cluster: l2_entry=0x%x refcount=0", i))
+		}
+	}
+	f.end()
+	if n := strings.Count(b.String(), "ERROR cluster "); n != maxOfKind+1 {
+		t.Errorf("%d lines of the large kind", n)
+	}
+	if n := strings.Count(b.String(), "ERROR OFLAG_COPIED"); n != 3 {
+		t.Errorf("%d lines of the small kind", n)
+	}
+	if want := "\n... and 50 more like this: ERROR cluster N refcount=N reference=N\n"; !strings.HasSuffix(b.String(), want) {
+		t.Errorf("no count at the end of\n%s", b.String()[b.Len()-200:])
+	}
+}
+
+// An image cannot make the table of kinds grow without bound.
+func TestFindingsKinds(t *testing.T) {
+	var b strings.Builder
+	f := newFindings(&b)
+	for i := range 10 * maxKinds {
+		f.report("name " + strings.Repeat("x", i))
+	}
+	f.end()
+	if len(f.kinds) > maxKinds+1 || !strings.Contains(b.String(), "more like this: other findings") {
+		t.Errorf("%d kinds", len(f.kinds))
+	}
+}

@@ -1,0 +1,207 @@
+package deflate
+
+import "encoding/binary"
+
+// bitWriter appends bits, the lowest first.
+type bitWriter struct {
+	out   []byte
+	acc   uint64
+	n     uint
+	start int // in the source: where the block under way begins
+}
+
+func (w *bitWriter) put(v uint64, n uint) {
+	w.acc |= v << w.n
+	if w.n += n; w.n >= 32 {
+		w.out = binary.LittleEndian.AppendUint32(w.out, uint32(w.acc))
+		w.acc >>= 32
+		w.n -= 32
+	}
+}
+
+// align fills up the last byte with zero bits.
+func (w *bitWriter) align() {
+	for ; w.n > 0; w.n -= min(w.n, 8) {
+		w.out = append(w.out, byte(w.acc))
+		w.acc >>= 8
+	}
+	w.acc = 0
+}
+
+// The kinds of block and the symbol that ends one.
+const (
+	stored, fixed, dynamic = 0, 1, 2
+
+	endOfBlock = 256
+)
+
+// flush writes the tokens, which stand for raw, as one block in the shortest form, and
+// empties the block.
+func (e *Encoder) flush(raw []byte, final bool) {
+	e.lits[endOfBlock]++
+	var lits, dists code
+	lits.build(e.lits[:], 15)
+	dists.build(e.dists[:], 15)
+	extra := 0
+	for s, n := range e.lits[257:] {
+		extra += int(n) * int(lengthExtra[s])
+	}
+	for s, n := range e.dists {
+		extra += int(n) * int(distanceExtra(s))
+	}
+	h := newTreeHeader(&lits, &dists)
+	sizeDynamic := h.size() + lits.size(e.lits[:]) + dists.size(e.dists[:]) + extra
+	sizeFixed := fixedLits.size(e.lits[:]) + fixedDists.size(e.dists[:]) + extra
+	sizeStored := (len(raw)+5*(len(raw)/0xffff+1))*8 + 8
+	last := uint64(0)
+	if final {
+		last = 1
+	}
+	switch {
+	case sizeStored < min(sizeDynamic, sizeFixed):
+		e.store(raw, last)
+	case sizeFixed <= sizeDynamic:
+		e.w.put(last|fixed<<1, 3)
+		e.writeTokens(fixedLits, fixedDists)
+	default:
+		e.w.put(last|dynamic<<1, 3)
+		h.write(&e.w)
+		e.writeTokens(&lits, &dists)
+	}
+	e.start()
+}
+
+// store writes blocks of bytes as they are.
+func (e *Encoder) store(raw []byte, last uint64) {
+	for more := true; more; {
+		n := min(len(raw), 0xffff)
+		more = n < len(raw)
+		bit := last
+		if more {
+			bit = 0
+		}
+		e.w.put(bit|stored<<1, 3)
+		e.w.align()
+		e.w.out = binary.LittleEndian.AppendUint16(e.w.out, uint16(n))
+		e.w.out = binary.LittleEndian.AppendUint16(e.w.out, ^uint16(n))
+		e.w.out = append(e.w.out, raw[:n]...)
+		raw = raw[n:]
+	}
+}
+
+func (e *Encoder) writeTokens(lits, dists *code) {
+	w := &e.w
+	for _, t := range e.tokens {
+		if t&matchFlag == 0 {
+			w.put(uint64(lits.bits[t]), uint(lits.length[t]))
+			continue
+		}
+		length, distance := t.length(), t.distance()
+		s := lengthCodes[length-minMatch]
+		w.put(uint64(lits.bits[s])|uint64(length-lengthBase[s-257])<<lits.length[s], uint(lits.length[s])+lengthExtra[s-257])
+		d := distanceCode(distance)
+		x := distanceExtra(d)
+		w.put(uint64(dists.bits[d])|uint64(distance-1)&(1<<x-1)<<dists.length[d], uint(dists.length[d])+x)
+	}
+	w.put(uint64(lits.bits[endOfBlock]), uint(lits.length[endOfBlock]))
+}
+
+// treeHeader is the description of the codes of a dynamic block (section 3.2.7).
+type treeHeader struct {
+	lits, dists int // numbers of lengths
+	symbols     []treeSymbol
+	code        code
+	lengths     int // of the code for lengths
+}
+
+// treeSymbol is a code length, or a repetition with its extra bits.
+type treeSymbol struct{ symbol, extra uint8 }
+
+// treeOrder is the order in which lengths of the code for lengths are written.
+var treeOrder = [19]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
+
+// treeExtra is the number of extra bits of a symbol of the code for lengths.
+func treeExtra(symbol uint8) uint {
+	switch symbol {
+	case 16:
+		return 2
+	case 17:
+		return 3
+	case 18:
+		return 7
+	}
+	return 0
+}
+
+func newTreeHeader(lits, dists *code) *treeHeader {
+	h := &treeHeader{lits: 286, dists: 30, lengths: 19}
+	for h.lits > 257 && lits.length[h.lits-1] == 0 {
+		h.lits--
+	}
+	for h.dists > 1 && dists.length[h.dists-1] == 0 {
+		h.dists--
+	}
+	var all [286 + 30]uint8
+	n := copy(all[:], lits.length[:h.lits])
+	n += copy(all[n:], dists.length[:h.dists])
+	for i := 0; i < n; {
+		v, run := all[i], 1
+		for i+run < n && all[i+run] == v {
+			run++
+		}
+		i += run
+		if v != 0 {
+			h.symbols = append(h.symbols, treeSymbol{symbol: v})
+			run--
+		}
+		for run > 0 {
+			switch {
+			case v == 0 && run >= 11:
+				k := min(run, 138)
+				h.symbols = append(h.symbols, treeSymbol{18, uint8(k - 11)})
+				run -= k
+			case v == 0 && run >= 3:
+				h.symbols = append(h.symbols, treeSymbol{17, uint8(run - 3)})
+				run = 0
+			case v != 0 && run >= 3:
+				k := min(run, 6)
+				h.symbols = append(h.symbols, treeSymbol{16, uint8(k - 3)})
+				run -= k
+			default:
+				h.symbols = append(h.symbols, treeSymbol{symbol: v})
+				run--
+			}
+		}
+	}
+	var counts [19]int32
+	for _, s := range h.symbols {
+		counts[s.symbol]++
+	}
+	h.code.build(counts[:], 7)
+	for h.lengths > 4 && h.code.length[treeOrder[h.lengths-1]] == 0 {
+		h.lengths--
+	}
+	return h
+}
+
+// size is the number of bits of the description.
+func (h *treeHeader) size() int {
+	n := 5 + 5 + 4 + 3*h.lengths
+	for _, s := range h.symbols {
+		n += int(h.code.length[s.symbol]) + int(treeExtra(s.symbol))
+	}
+	return n
+}
+
+func (h *treeHeader) write(w *bitWriter) {
+	w.put(uint64(h.lits-257), 5)
+	w.put(uint64(h.dists-1), 5)
+	w.put(uint64(h.lengths-4), 4)
+	for _, s := range treeOrder[:h.lengths] {
+		w.put(uint64(h.code.length[s]), 3)
+	}
+	for _, s := range h.symbols {
+		w.put(uint64(h.code.bits[s.symbol]), uint(h.code.length[s.symbol]))
+		w.put(uint64(s.extra), treeExtra(s.symbol))
+	}
+}

@@ -1,0 +1,161 @@
+package differential
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// filterImages makes what the command lines of TestFilters work on.
+func filterImages(t *testing.T, tools cliBinaries) string {
+	t.Helper()
+	dir := t.TempDir()
+	must := func(o outcome) {
+		t.Helper()
+		if o.code != 0 {
+			t.Fatalf("%s%s", o.stdout, o.stderr)
+		}
+	}
+	must(runIn(t, dir, tools.img, "create", "-q", "-f", "qcow2", "x.qcow2", "10M"))
+	must(runIn(t, dir, tools.io, "-c", "write -P 1 1M 64k", "-c", "write -P 2 3M 64k", "x.qcow2"))
+	must(runIn(t, dir, tools.img, "convert", "-O", "raw", "x.qcow2", "x.raw"))
+	must(runIn(t, dir, tools.img, "create", "-q", "-f", "qcow2", "z.qcow2", "5M"))
+	must(runIn(t, dir, tools.img, "create", "-q", "-f", "raw", "zero.raw", "10M"))
+	must(runIn(t, dir, tools.img, "create", "-q", "-f", "raw", "log", "1M"))
+	for name, text := range map[string]string{
+		"rules": "[inject-error]\nevent = \"read_aio\"\nerrno = \"28\"\n\n[set-state]\nstate = \"1\"\nevent = \"flush_to_disk\"\nnew_state = \"2\"\n",
+		"bad1":  "[inject-error]\nevent = \"l2_loadx\"\n",
+		"bad2":  "[nope]\nevent = \"l2_load\"\n",
+		"bad3":  "[inject-error]\nevent = l2_load\n",
+		"bad4":  "[inject-error]\nfoo = \"x\"\n",
+		"bad5":  "[inject-error]\nerrno = \"5\"\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestFilters compares what commands print of nodes below filters. Where ours says more
+// than the original, the words that it must have are given.
+func TestFilters(t *testing.T) {
+	tools := needCLI(t)
+	dir := filterImages(t, tools)
+	const (
+		two     = "children.0.file.filename=x.qcow2,children.1.file.filename="
+		onto    = "driver=qcow2,file.driver=blkdebug,file.image.filename=x.qcow2,file."
+		quorum  = "driver=quorum,vote-threshold="
+		verify  = "the comparison ends the original program; ours says where and goes on to clean up"
+		numbers = "the original aborts"
+	)
+	for _, c := range []struct {
+		image string   // a file name, or options
+		flags []string // before the image
+		not   []string // commands whose errors are worded otherwise: see why
+		why   string
+	}{
+		{image: "blkdebug::x.qcow2"},
+		{image: "blkdebug:x.qcow2"},
+		{image: "blkdebug:bad1:x.qcow2"},
+		{image: "blkdebug:bad2:x.qcow2"},
+		{image: "blkdebug:bad3:x.qcow2"},
+		{image: "blkdebug:bad4:x.qcow2"},
+		{image: "blkdebug:bad5:x.qcow2"},
+		{image: onto + "align=4096"},
+		{image: onto + "align=100"},
+		{image: onto + "max-transfer=65536"},
+		{image: onto + "align=512,max-transfer=700"},
+		{image: onto + "opt-write-zero=4096,max-write-zero=65536"},
+		{image: onto + "opt-discard=4096,max-discard=5000"},
+		{image: onto + "inject-error.0.event=nope"},
+		{image: onto + "inject-error.0.event=cluster_alloc,inject-error.0.iotype=read"},
+		{image: onto + "inject-error.0.event=cluster_alloc,inject-error.0.iotype=nope"},
+		{image: onto + "config=nope"},
+		{image: onto + "config=rules", not: []string{"convert"}, why: "one line of ours names all that failed"},
+		{image: "driver=qcow2,file.driver=blkdebug,file.config=rules"},
+		{image: "blkverify:x.raw"},
+		{image: "blkverify:x.raw:x.qcow2"},
+		{image: "driver=blkverify,raw.driver=qcow2,raw.file.filename=x.qcow2,test.file.filename=x.qcow2"},
+		{image: "blkverify:zero.raw:x.qcow2", not: []string{"info", "info --output=json", "map", "map --output=json", "check", "convert"}, why: verify},
+		{image: "driver=compress,file.driver=qcow2,file.file.filename=x.qcow2"},
+		{image: "driver=compress,file.driver=file,file.filename=x.raw"},
+		{image: "driver=compress,file.driver=raw,file.file.filename=x.raw"},
+		{image: "driver=copy-on-read,file.driver=qcow2,file.file.filename=x.qcow2"},
+		{image: "driver=preallocate,file.driver=file,file.filename=x.qcow2"},
+		{image: "driver=preallocate,prealloc-align=100,file.driver=file,file.filename=x.qcow2"},
+		{image: "driver=quorum," + two + "x.qcow2"},
+		{image: quorum + "0," + two + "x.qcow2"},
+		{image: quorum + "1"},
+		{image: quorum + "3," + two + "x.qcow2"},
+		{image: quorum + "2," + two + "z.qcow2"},
+		{image: quorum + "2," + two + "x.raw", not: []string{"map"}, why: "ours prints the table's head first"},
+		{image: quorum + "1,read-pattern=fifo," + two + "x.raw", not: []string{"map"}, why: "ours prints the table's head first"},
+		{image: quorum + "1,read-pattern=foo," + two + "x.raw"},
+		{image: quorum + "1,blkverify=on," + two + "x.raw"},
+		{image: quorum + "2,blkverify=on,rewrite-corrupted=on," + two + "x.raw"},
+		{image: quorum + "2," + two + "zero.raw", not: []string{"map", "convert"}, why: "ours says which bytes have no majority"},
+		{image: "driver=blklogwrites,file.filename=x.raw,log.filename=log"},
+		{image: "driver=blklogwrites,file.filename=x.raw,log.filename=log,log-sector-size=100"},
+		{image: "driver=blklogwrites,file.filename=x.raw,log.filename=log,log-append=on"},
+		{image: "driver=throttle,file.filename=x.raw"},
+		{image: "driver=throttle,throttle-group=g,file.filename=x.raw"},
+		{image: "driver=throttle,throttle-group=g,file.filename=x.raw", flags: []string{"--object", "throttle-group,id=g,limits.iops-total=100000"}},
+		{image: "driver=throttle,throttle-group=g,file.driver=qcow2,file.file.filename=x.qcow2", flags: []string{"--object", "throttle-group,id=g,x-bps-read=1000000000"}},
+		{image: "driver=snapshot-access,file.driver=qcow2,file.file.filename=x.qcow2", not: []string{"map", "map --output=json", "convert"}, why: "ours names the image"},
+		{image: "driver=null-co,read-zeroes=on,size=1M"},
+		{image: "driver=null-co,latency-ns=-1"},
+		{image: "driver=null-co,latency-ns=abc", not: []string{"info", "info --output=json", "map", "map --output=json", "check", "convert"}, why: numbers},
+	} {
+		for _, command := range []string{"info", "info --output=json", "map", "map --output=json", "check", "convert"} {
+			args := strings.Fields(command)
+			if command == "convert" {
+				args = append(args, "-O", "raw")
+			}
+			args = append(args, c.flags...)
+			if strings.HasPrefix(c.image, "driver=") {
+				args = append(args, "--image-opts")
+			}
+			args = append(args, c.image)
+			if command == "convert" {
+				args = append(args, "out.raw")
+			}
+			if command == "check" && !strings.Contains(c.image, "blkdebug") {
+				continue // ours checks what a filter passes through
+			}
+			differs := false
+			for _, n := range c.not {
+				differs = differs || n == command
+			}
+			theirs, ours := runIn(t, dir, tools.img, args...), runIn(t, dir, tools.ours, args...)
+			switch {
+			case differs && (ours.code == 0) != (theirs.code == 0):
+				t.Errorf("%v: exit code %d, want %d", args, ours.code, theirs.code)
+			case !differs && ours != theirs:
+				t.Errorf("%v:\n%+v\nwant\n%+v", args, ours, theirs)
+			}
+		}
+	}
+}
+
+// TestContainersAreRefused: images in formats that have no driver yet are not copied as
+// if they were disks.
+func TestContainersAreRefused(t *testing.T) {
+	tools := needCLI(t)
+	dir := t.TempDir()
+	for _, format := range []string{"vmdk", "vdi", "vhdx", "vpc", "qcow", "qed", "parallels"} {
+		if o := runIn(t, dir, tools.img, "create", "-q", "-f", format, "i."+format, "4M"); o.code != 0 {
+			t.Fatal(o.stderr)
+		}
+		for _, args := range [][]string{{"convert", "-O", "qcow2", "i." + format, "out"}, {"info", "i." + format}, {"compare", "i." + format, "i." + format}} {
+			o := runIn(t, dir, tools.ours, args...)
+			if o.code == 0 || !strings.Contains(o.stderr, "'"+format+"'") || o.stdout != "" {
+				t.Errorf("%v: %+v", args, o)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(dir, "out")); err == nil {
+			t.Errorf("%s: a target was made", format)
+		}
+	}
+}

@@ -1,0 +1,69 @@
+//go:build linux
+
+package script
+
+import (
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"testing"
+)
+
+// cgo tells whether this binary is linked with the C library, as for the race
+// detector: then each thread takes address space, which the program itself does not.
+func cgo() bool {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return false
+	}
+	for _, s := range info.Settings {
+		if s.Key == "CGO_ENABLED" {
+			return s.Value == "1"
+		}
+	}
+	return false
+}
+
+// TestAddressSpace runs commands under a limit of the address space, as services that
+// call qemu-img set it, with more processors than the machine has.
+func TestAddressSpace(t *testing.T) {
+	if cgo() {
+		t.Skip("this test binary is linked with the C library")
+	}
+	dir := t.TempDir()
+	// What a compressor makes nothing of, and something it does.
+	disk := make([]byte, 32<<20)
+	for i, x := 0, uint32(1); i < len(disk); i++ {
+		if x = x*1664525 + 1013904223; i>>20%2 == 0 {
+			disk[i] = byte(x >> 24)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "disk.raw"), disk, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const convert = `"$COWL" convert -q -f raw -O qcow2 -m 16 `
+	for _, procs := range []string{"16", "64"} {
+		for _, c := range []struct{ kib, command string }{
+			{"819200", `"$COWL" create -q -f qcow2 new.qcow2 1T`},
+			{"819200", `"$COWL" info new.qcow2 >/dev/null`},
+			{"1048576", convert + "disk.raw out.qcow2"},
+			{"1048576", convert + "-c -o cluster_size=2M disk.raw out.qcow2"},
+			{"1048576", convert + "-c -o cluster_size=2M,compression_type=zstd disk.raw out.qcow2"},
+			{"1048576", `"$COWL" check -q out.qcow2`},
+			{"1048576", `"$COWL" compare -q -f raw disk.raw out.qcow2`},
+			{"1048576", `"$COWL" convert -q -m 16 -O raw out.qcow2 out.raw`},
+			{"1048576", `"$COWL" bench -w -f qcow2 -c 1000 -s 64k new.qcow2 >/dev/null`},
+		} {
+			_, stderr, err := sh(t, dir, "ulimit -v "+c.kib+"; "+c.command, "GOMAXPROCS="+procs)
+			if err != nil {
+				t.Errorf("%s processors, %s KiB: %s: %v\n%.2000s", procs, c.kib, c.command, err, stderr)
+			}
+		}
+	}
+	// What does not fit is refused in one line.
+	_, stderr, err := sh(t, dir, `ulimit -v 1048576; "$COWL" bench -w -f qcow2 -d 512 -s 1M new.qcow2`)
+	if err == nil || !strings.HasPrefix(stderr, "cowl: ") || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "not enough memory") {
+		t.Errorf("512 MiB of buffers: %v, %.2000q", err, stderr)
+	}
+}
