@@ -18,7 +18,7 @@ func convertCommand(c *call) *program.Command {
 			"[-O TGT_FMT | --target-image-opts] [-o TGT_OPTS] [-t TGT_CACHE] [-n [--target-is-zero]]",
 			"[-b BACKING_FILENAME [-F BACKING_FMT]] [-c] [-S SPARSE_SIZE] [-m NUM] [-W] [-C]",
 			"[-r RATE] [--bitmaps [--skip-broken-bitmaps]] [--salvage] [--reflink WHEN]",
-			"[--checksum ALGORITHM] [-p] [-q]",
+			"[--checksum ALGORITHM] [--force] [-p] [-q]",
 			"[--object OBJDEF] SRC_FILENAME [SRC_FILENAME2 …] TGT_FILENAME"},
 		About:    "Copies the disk SRC_FILENAME (several are put one after the other) to a new image.\nZeroes become holes where the target has holes. '-' as SRC_FILENAME reads a raw disk\nfrom the standard input, '-' as TGT_FILENAME writes to the standard output.",
 		Options:  append(cv.sourceOptions(), cv.targetOptions()...),

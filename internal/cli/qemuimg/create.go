@@ -26,7 +26,7 @@ func createCommand(c *call) *program.Command {
 	return &program.Command{
 		Name: "create", Summary: "Create and format new image file",
 		Usage: []string{"[-f FMT] [-o FMT_OPTS] [-b BACKING_FILENAME [-F BACKING_FMT]]",
-			"[--object OBJDEF] [-u] [-q] FILENAME [SIZE[bkKMGTPE]]"},
+			"[--object OBJDEF] [-u] [--force] [-q] FILENAME [SIZE[bkKMGTPE]]"},
 		About: "Makes an image, replacing a file of that name. With -b the image shows the\ncontent of BACKING_FILENAME and takes up what is written to it.",
 		Options: []program.Option{c.helpOption(), c.quietOption(),
 			c.formatOptionAs("-f, --format FMT", "the format of the new image (default: raw)"),
