@@ -77,19 +77,17 @@ func TestCopyTruncated(t *testing.T) {
 		if err := os.Remove(out); err != nil {
 			t.Fatal(err)
 		}
+		at := map[string]int{"raw": 1 << 20, "qcow2": 1<<20 - 5*64<<10}[format] // qcow2: behind five clusters of tables
 		var lost int64
 		_, err := ops.Copy(t.Context(), ops.CopyJob{Sources: []*block.Image{img}, Salvage: true, Salvaged: func(int64, error) { lost += 512 }, Workers: 1,
 			New: &ops.CreateJob{Registry: allDrivers(), Filename: out, Format: "raw"}})
 		got, e := os.ReadFile(out)
-		if err != nil || e != nil || lost == 0 || !bytes.Equal(got[lost4M(lost):], make([]byte, lost)) || !bytes.Equal(got[:lost4M(lost)], content[:lost4M(lost)]) {
+		if err != nil || e != nil || lost == 0 || !bytes.Equal(got[at:], make([]byte, len(got)-at)) || !bytes.Equal(got[:at], content[:at]) {
 			t.Errorf("%s: salvaged all but %d bytes: %v, %v", format, lost, err, e)
 		}
 		_ = os.Remove(out)
 	}
 }
-
-// lost4M is where what is lost begins on a disk of 4 MiB.
-func lost4M(lost int64) int64 { return 4<<20 - lost }
 
 // TestCopyNeverZero says of targets that they are zero which cannot be.
 func TestCopyNeverZero(t *testing.T) {
