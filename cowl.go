@@ -36,6 +36,8 @@ type (
 	Budget = driver.Budget
 	// CreateJob says what image to create. A nil Registry means every driver.
 	CreateJob = ops.CreateJob
+	// CopyJob says what disk to copy where. Nil registries mean every driver.
+	CopyJob = ops.CopyJob
 )
 
 // AllowAll returns a Gate that lets an image refer to any file. It is not for
@@ -56,13 +58,27 @@ func Open(ctx context.Context, src Source, o OpenOptions) (*Image, error) {
 
 // Create makes an image, replacing a file of that name, as "qemu-img create"
 // does: a backing file needs its format, and gives its size where job.Size is
-// negative.
+// not set. The gate, DenyAll if job has none, is asked about the backing file
+// before it is opened.
 func Create(ctx context.Context, job CreateJob) error {
 	if job.Registry == nil {
 		job.Registry = Registry()
 	}
-	if job.Gate == nil {
-		job.Gate = driver.DenyAll
-	}
 	return ops.Create(ctx, job)
+}
+
+// Copy copies a disk to another image as "qemu-img convert" does. Sources that are
+// opened by name, and a new target, meet DenyAll where the job has no gate.
+func Copy(ctx context.Context, job CopyJob) (ops.ConvertResult, error) {
+	if job.Registry == nil {
+		job.Registry = Registry()
+	}
+	if job.Open.Gate == nil {
+		job.Open.Gate = DenyAll()
+	}
+	if job.New != nil && job.New.Registry == nil {
+		n := *job.New
+		n.Registry, job.New = job.Registry, &n
+	}
+	return ops.Copy(ctx, job)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cowl-disk/cowl"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -49,13 +50,52 @@ func TestOverlay(t *testing.T) {
 	}
 }
 
+// TestCreateNeedsLeave names a backing file that exists: only the gate refuses it.
 func TestCreateNeedsLeave(t *testing.T) {
 	dir := t.TempDir()
-	name, format := "nowhere.raw", "raw"
-	err := cowl.Create(t.Context(), cowl.CreateJob{Filename: filepath.Join(dir, "x"), Format: "qcow2", Size: -1, Backing: &name, BackingFormat: &format})
-	if err == nil {
-		t.Fatal("created on a backing file that does not exist")
+	if err := os.WriteFile(filepath.Join(dir, "base.raw"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
 	}
+	name, format := "base.raw", "raw"
+	job := cowl.CreateJob{Filename: filepath.Join(dir, "x"), Format: "qcow2", Backing: &name, BackingFormat: &format}
+	if err := cowl.Create(t.Context(), job); !errors.Is(err, driver.ErrGate) {
+		t.Fatalf("created without leave: %v", err)
+	}
+	if _, err := os.Stat(job.Filename); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the image was made all the same: %v", err)
+	}
+	job.Gate = cowl.GateFunc(func(_ context.Context, parent, role, target string) error {
+		if parent != job.Filename || role != "backing" || target != filepath.Join(dir, "base.raw") {
+			t.Errorf("asked for %s of %s: %s", role, parent, target)
+		}
+		return nil
+	})
+	if err := cowl.Create(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A copy, with progress. The target is removed again if the copy fails.
+func ExampleCopy() {
+	dir, err := os.MkdirTemp("", "cowl-example-")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	raw, qcow2 := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.qcow2")
+	if err := os.WriteFile(raw, bytes.Repeat([]byte("cowl"), 1<<18), 0o600); err != nil {
+		fmt.Println(err)
+		return
+	}
+	var last ops.Progress
+	res, err := cowl.Copy(context.Background(), cowl.CopyJob{
+		Files:    []cowl.Source{{Filename: raw, Format: "raw"}},
+		New:      &cowl.CreateJob{Filename: qcow2, Format: "qcow2"},
+		Progress: func(p ops.Progress) { last = p },
+	})
+	fmt.Println(res.Copied, last.Done == last.Total, err)
+	// Output: 1048576 true <nil>
 }
 
 func ExampleOpen() {

@@ -111,7 +111,7 @@ func (img *Image) readData(ctx context.Context, child driver.Storage, p []byte, 
 	}
 	clear(p[n:])
 	unit := max(img.limits.ClusterSize, sectorSize)
-	lost := (host + int64(n) + unit - 1) / unit * unit
+	lost := max(host, (child.Size()+unit-1)/unit*unit)
 	if img.Passed() != nil || lost >= host+int64(len(p)) {
 		return nil
 	}

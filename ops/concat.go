@@ -34,16 +34,18 @@ func (c *concat) find(off int64) (*block.Image, int64) {
 	return c.parts[i], off - c.start[i]
 }
 
-// status describes the source at off, to the end of one part at most, and gives
-// the position in that part. With top, only the top layer of the part counts.
-func (c *concat) status(ctx context.Context, off int64, top bool) (block.Status, int64, error) {
+// status describes at most n bytes of the source at off, to the end of one part at
+// most, and gives the position in that part. With top, only the top layer of the part
+// counts.
+func (c *concat) status(ctx context.Context, off, n int64, top bool) (block.Status, int64, error) {
 	img, pos := c.find(off)
+	n = min(n, img.Size()-pos)
 	var st block.Status
 	var err error
 	if top {
-		st, err = img.StatusLayer(ctx, pos, img.Size()-pos)
+		st, err = img.StatusLayer(ctx, pos, n)
 	} else {
-		st, err = img.Status(ctx, pos, img.Size()-pos, nil)
+		st, err = img.Status(ctx, pos, n, nil)
 	}
 	return st, pos, err
 }

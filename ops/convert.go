@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/resources"
 )
 
 // ReflinkMode says whether a conversion may share blocks of the source.
@@ -62,7 +64,10 @@ type ConvertJob struct {
 	// Checksum, if not nil, takes the bytes of the disk in order.
 	Checksum hash.Hash
 	Progress ProgressFunc
-	Warn     func(string)
+	// ProgressByPosition and Salvaged: see CopyJob.
+	ProgressByPosition bool
+	Salvaged           func(off int64, err error)
+	Warn               func(string)
 }
 
 // ConvertResult counts the bytes of the disk by what was done with them.
@@ -80,6 +85,12 @@ const chunkSize = 1 << 20
 // Convert copies the contents of the sources to the target. When it fails the
 // target is incomplete. It does not flush or close the target.
 func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
+	if len(job.Sources) == 0 || job.Target == nil {
+		return ConvertResult{}, driver.Errorf(driver.ErrInvalid, "ConvertJob: Sources and Target must be set")
+	}
+	if err := checkApart(job.Target, job.Sources); err != nil {
+		return ConvertResult{}, err
+	}
 	src := newConcat(job.Sources)
 	if src.size > job.Target.Size() {
 		return ConvertResult{}, driver.Errorf(driver.ErrRange, "the target has %d bytes, the source %d", job.Target.Size(), src.size)
@@ -91,9 +102,17 @@ func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
 	if job.Warn == nil {
 		c.job.Warn = func(string) {}
 	}
+	if job.Salvaged == nil {
+		c.job.Salvaged = salvaged(c.job.Warn)
+	}
 	c.unit, c.chunk = c.granularity()
 	if c.encoded = c.looksEncoded(ctx); c.encoded && oneWriter(ctx, job.Target) {
 		c.writing = &sync.Mutex{}
+	}
+	if job.TargetZero {
+		if err := checkCanBeZero(ctx, job.Target); err != nil {
+			return ConvertResult{}, err
+		}
 	}
 	if !job.TargetZero && job.TargetBase == nil && job.Sparse > 0 {
 		if err := c.clearTarget(ctx); err != nil {
@@ -120,7 +139,7 @@ type converter struct {
 	writing     *sync.Mutex // nil: writes to the target may run side by side
 	noReflink   atomic.Bool
 	meter       *meter
-	done        atomic.Int64 // bytes of the disk
+	copiedOnly  bool // done counts what is copied, not positions
 
 	copied, zeroed, reflinked, skipped atomic.Int64
 }
@@ -181,6 +200,9 @@ func (c *converter) clearTarget(ctx context.Context) error {
 // for each processor, so that there is something to do while a request waits to
 // write.
 func (c *converter) workers() int {
+	if c.job.Compress {
+		return Compressors(c.job.Workers, c.job.Target)
+	}
 	n := c.job.Workers
 	if n <= 0 {
 		n = max(2, runtime.GOMAXPROCS(0))
@@ -192,6 +214,20 @@ func (c *converter) workers() int {
 	return n
 }
 
+// What an encoder holds: the cluster that it reads, room for the result, a history of
+// several clusters and tables.
+const (
+	encoderClusters = 9
+	encoderTables   = 1 << 20
+)
+
+// Compressors is how many workers compress at a time into target: want, or the usual
+// number if that is 0, as far as memory allows.
+func Compressors(want int, target *block.Image) int {
+	usual := min(max(2, resources.Processors()), 8)
+	return resources.Workers(cmp.Or(want, usual), encoderClusters*target.Limits().ClusterSize+encoderTables)
+}
+
 // looksEncoded says whether compressed clusters are among the first ones of the
 // source.
 func (c *converter) looksEncoded(ctx context.Context) bool {
@@ -200,7 +236,7 @@ func (c *converter) looksEncoded(ctx context.Context) bool {
 		if off >= c.src.size {
 			break
 		}
-		st, _, err := c.src.status(ctx, off, false)
+		st, _, err := c.src.status(ctx, off, c.src.size-off, false)
 		if err != nil || st.Compressed {
 			return err == nil
 		}
@@ -226,7 +262,11 @@ func (c *converter) run(ctx context.Context) (ConvertResult, error) {
 	workers := c.workers()
 	g, gctx := errgroup.WithContext(ctx)
 	units := make(chan unit, workers)
-	c.meter = newMeter(c.job.Progress, "copy", c.src.size)
+	total, err := c.progressTotal(ctx)
+	if err != nil {
+		return ConvertResult{}, err
+	}
+	c.meter = newMeter(c.job.Progress, "copy", total)
 	g.Go(func() error {
 		defer close(units)
 		return c.plan(gctx, units)
@@ -241,7 +281,7 @@ func (c *converter) run(ctx context.Context) (ConvertResult, error) {
 			return nil
 		})
 	}
-	err := g.Wait()
+	err = g.Wait()
 	if e := ctx.Err(); e != nil {
 		err = e
 	}
@@ -266,6 +306,7 @@ type unit struct {
 	seq    uint64
 	off, n int64
 	kind   kind
+	report bool // progress is told when the unit is done
 	// Where the data lie, for copying by the system; nil if not in one piece.
 	file driver.Storage
 	host int64
@@ -285,17 +326,28 @@ func (c *converter) plan(ctx context.Context, out chan<- unit) error {
 			return ctx.Err()
 		}
 	}
+	// Each unit waits for the next one, which tells whether a range of data goes on.
+	var steps progressSteps
+	var last unit
 	for off := int64(0); off < c.src.size; {
 		u, err := c.classify(ctx, off)
 		if err != nil {
 			return err
 		}
-		if err := emit(u); err != nil {
-			return err
+		if off > 0 {
+			last.report = steps.report(last, u.kind == kindData)
+			if err := emit(last); err != nil {
+				return err
+			}
 		}
+		last = u
 		off += u.n
 	}
-	return nil
+	if c.src.size == 0 {
+		return nil
+	}
+	last.report = true
+	return emit(last)
 }
 
 // chunkEnd is where the chunk that holds off ends.
@@ -313,11 +365,11 @@ type extent struct {
 
 // look asks the source about off.
 func (c *converter) look(ctx context.Context, off int64) (extent, error) {
-	st, _, err := c.src.status(ctx, off, c.job.TargetBase != nil)
+	st, _, err := c.src.status(ctx, off, c.src.size-off, c.job.TargetBase != nil)
+	if err != nil && c.job.Salvage && ctx.Err() == nil {
+		st, err = c.salvageStatus(ctx, off)
+	}
 	if err != nil {
-		if c.job.Salvage {
-			return extent{kind: kindData, end: c.chunkEnd(off)}, nil
-		}
 		return extent{}, err
 	}
 	e := extent{kind: kindData, end: off + st.Length}

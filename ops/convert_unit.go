@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/internal/zero"
@@ -17,11 +18,11 @@ func (c *converter) do(ctx context.Context, u unit) error {
 	switch u.kind {
 	case kindSkip:
 		c.skipped.Add(u.n)
-		c.advance(u.n)
+		c.advance(u, u.n)
 		return c.hashRange(ctx, u)
 	case kindZero:
 		c.zeroed.Add(u.n)
-		defer c.advance(u.n)
+		defer c.advance(u, u.n)
 		if err := c.writeZero(ctx, u.off, u.n); err != nil {
 			return err
 		}
@@ -49,8 +50,13 @@ func (c *converter) do(ctx context.Context, u unit) error {
 	return nil
 }
 
-// advance counts n bytes of the disk as done.
-func (c *converter) advance(n int64) { c.meter.set(c.done.Add(n)) }
+// advance counts n bytes of a unit as done.
+func (c *converter) advance(u unit, n int64) {
+	if c.copiedOnly && u.kind != kindData {
+		return
+	}
+	c.meter.add(n, u.report || !c.copiedOnly || u.n > progressStep)
+}
 
 // turn is a unit's place in the order of writing.
 type turn struct {
@@ -91,7 +97,7 @@ func (c *converter) copyBySystem(ctx context.Context, u unit) (bool, error) {
 	n, err := c.job.Target.CopyRange(ctx, u.file, u.host, u.off, u.n, mode)
 	if err == nil && n == u.n {
 		c.reflinked.Add(n)
-		c.advance(n)
+		c.advance(u, n)
 		if c.job.CopyRange {
 			// Shared blocks cost nothing; copied ones count.
 			return true, c.limit.wait(ctx, n)
@@ -134,7 +140,7 @@ func (c *converter) copyChunk(ctx context.Context, u unit, t *turn, last bool) e
 			return err
 		}
 	}
-	c.advance(u.n)
+	c.advance(u, u.n)
 	return nil
 }
 
@@ -146,6 +152,38 @@ func (c *converter) readSource(ctx context.Context, p []byte, off int64) error {
 	return c.salvage(ctx, p, off)
 }
 
+// salvageUnit is the smallest range in bytes that is given up.
+const salvageUnit = 512
+
+// salvageStatus asks about ever shorter ranges at off. If not even one sector can be
+// told about, it is taken for data.
+func (c *converter) salvageStatus(ctx context.Context, off int64) (block.Status, error) {
+	for n := c.src.size - off; ; n = (n/4 + salvageUnit - 1) &^ (salvageUnit - 1) {
+		st, _, err := c.src.status(ctx, off, n, c.job.TargetBase != nil)
+		if err == nil || ctx.Err() != nil {
+			return st, err
+		}
+		if n <= salvageUnit {
+			c.job.Salvaged(off, err)
+			return block.Status{Length: n, Data: true, Allocated: true}, nil
+		}
+	}
+}
+
+// salvaged makes a warning of what could not be read.
+func salvaged(warn func(string)) func(int64, error) {
+	return func(off int64, err error) {
+		doing := "reading"
+		var io *block.IOError
+		if errors.As(err, &io) {
+			if err = io.Err; io.Op == "map" {
+				doing = "reading block status at"
+			}
+		}
+		warn(fmt.Sprintf("error while %s offset %d: %v", doing, off, err))
+	}
+}
+
 // salvage reads what can be read of a range, down to single sectors.
 func (c *converter) salvage(ctx context.Context, p []byte, off int64) error {
 	if err := ctx.Err(); err != nil {
@@ -155,12 +193,12 @@ func (c *converter) salvage(ctx context.Context, p []byte, off int64) error {
 	if err == nil {
 		return nil
 	}
-	if len(p) <= 512 {
+	if len(p) <= salvageUnit {
 		clear(p)
-		c.job.Warn(fmt.Sprintf("error while reading offset %d: %v", off, err))
+		c.job.Salvaged(off, err)
 		return nil
 	}
-	half := (len(p)/2 + 511) &^ 511
+	half := (len(p)/2 + salvageUnit - 1) &^ (salvageUnit - 1)
 	if err := c.salvage(ctx, p[:half], off); err != nil {
 		return err
 	}

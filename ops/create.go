@@ -17,7 +17,7 @@ type CreateJob struct {
 	Filename string
 	Format   string
 	Options  opts.Dict
-	// Size is the size of the disk in bytes; negative: that of the option "size",
+	// Size is the size of the disk in bytes; 0 or negative: that of the option "size",
 	// or of the backing file.
 	Size int64
 	// Backing and BackingFormat stand for the options of that meaning. Nil: not
@@ -25,7 +25,10 @@ type CreateJob struct {
 	Backing, BackingFormat *string
 	// Unsafe: do not look at the backing file.
 	Unsafe bool
-	Gate   driver.Gate
+	// ReplaceDataFile lets the option data_file name a file that exists and is not
+	// empty. It is emptied.
+	ReplaceDataFile bool
+	Gate            driver.Gate
 	// Objects holds the secrets that options refer to by id, or nil.
 	Objects driver.Objects
 	Budget  *driver.Budget
@@ -71,6 +74,9 @@ func CreateSchema(reg *block.Registry, format, filename string) (*opts.Schema, e
 // Create makes an image the way "qemu-img create" does: the backing file must
 // exist and its format be given, the size comes from it if there is no other.
 func Create(ctx context.Context, job CreateJob) error {
+	if err := job.check(); err != nil {
+		return err
+	}
 	// A file name of "" still selects a protocol: that of files.
 	schema, err := CreateSchema(job.Registry, job.Format, nonEmpty(job.Filename))
 	if err != nil {
@@ -96,6 +102,9 @@ func Create(ctx context.Context, job CreateJob) error {
 	if size < 0 {
 		return driver.Errorf(driver.ErrInvalid, "Image creation needs a size parameter")
 	}
+	if err := checkDataFile(ctx, job, d); err != nil {
+		return err
+	}
 	if job.Announce != nil {
 		job.Announce(describe(job, schema, job.Registry.Lookup(job.Format).Desc().CreateOrder, d, size))
 	}
@@ -105,6 +114,20 @@ func Create(ctx context.Context, job CreateJob) error {
 		return driver.Errorf(driver.ErrInvalid, "The image size is too large for file format '%s'", job.Format)
 	}
 	return err
+}
+
+// check refuses a job that lacks what has no default.
+func (job *CreateJob) check() error {
+	switch {
+	case job.Registry == nil:
+		return driver.Errorf(driver.ErrInvalid, "CreateJob.Registry is not set")
+	case job.Format == "":
+		return driver.Errorf(driver.ErrInvalid, "CreateJob.Format is not set")
+	}
+	if job.Gate == nil {
+		job.Gate = driver.DenyAll
+	}
+	return nil
 }
 
 func nonEmpty(name string) string {
@@ -124,8 +147,9 @@ func createOptions(job CreateJob, schema *opts.Schema) (opts.Dict, int64, error)
 		return nil, 0, err
 	}
 	size := job.Size
-	if text, ok := d.Take("size"); ok {
-		if size >= 0 {
+	text, given := d.Take("size")
+	if given {
+		if size > 0 {
 			return nil, 0, driver.Errorf(driver.ErrInvalid, "The image size must be specified only once")
 		}
 		n, err := opts.ParseSizeUint(text, 'b')
@@ -146,6 +170,9 @@ func createOptions(job CreateJob, schema *opts.Schema) (opts.Dict, int64, error)
 		}
 		d["backing_fmt"] = *job.BackingFormat
 	}
+	if _, backing := d["backing_file"]; backing && size == 0 && !given {
+		size = -1
+	}
 	return d, size, nil
 }
 
@@ -159,9 +186,13 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 		}
 		return size, nil
 	}
+	full := block.CombinePath(job.Filename, name)
+	if err := job.Gate.Allow(ctx, job.Filename, "backing", full); err != nil {
+		return 0, driver.Errorf(driver.ErrGate, "%w", err)
+	}
 	// A machine that writes to the backing file is no matter: only its size is of
 	// interest.
-	img, err := block.Open(ctx, job.Registry, block.Source{Filename: block.CombinePath(job.Filename, name), Format: format},
+	img, err := block.Open(ctx, job.Registry, block.Source{Filename: full, Format: format},
 		block.OpenOptions{Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, NoIO: true, ForceShare: true})
 	if err != nil {
 		var open *block.OpenError

@@ -35,6 +35,19 @@ func (m *meter) set(done int64) {
 	}
 }
 
+// add counts n more bytes, and tells the sum if report is set. All counting of one
+// operation is done by add or by set.
+func (m *meter) add(n int64, report bool) {
+	if m.f == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.done = min(m.done+n, m.total); report {
+		m.f.report(m.phase, m.done, m.total)
+	}
+}
+
 func (m *meter) finish() { m.set(m.total) }
 
 // rateLimit bounds the bytes per second; nil does not.

@@ -85,6 +85,9 @@ func ConvertToWriter(ctx context.Context, w io.Writer, drv driver.Driver, option
 	if job.Warn == nil {
 		c.job.Warn = func(string) {}
 	}
+	if job.Salvaged == nil {
+		c.job.Salvaged = salvaged(c.job.Warn)
+	}
 	bw := bufio.NewWriterSize(w, chunkSize)
 	var err error
 	if drv.Desc().PassesThrough() == "file" {
@@ -260,7 +263,7 @@ func (c *converter) readAhead(ctx context.Context, ranges []driver.Range, use fu
 // readRange reads a part of the source; holes are not asked for.
 func (c *converter) readRange(ctx context.Context, p []byte, off int64) error {
 	for len(p) > 0 {
-		st, _, err := c.src.status(ctx, off, false)
+		st, _, err := c.src.status(ctx, off, int64(len(p)), false)
 		n := min(int64(len(p)), st.Length)
 		if err != nil || n == 0 {
 			n = int64(len(p))

@@ -3,6 +3,7 @@ package endtoend
 import (
 	"bytes"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -48,10 +49,13 @@ func TestDiskFull(t *testing.T) {
 			for _, format := range []string{"raw", "qcow2"} {
 				out := filepath.Join(full, "out")
 				_, stderr, code := try(t, "convert", "-O", format, src, out)
-				if code != 1 || !strings.Contains(stderr, "No space left on device") || !strings.Contains(stderr, "incomplete") {
+				if code != 1 || !strings.Contains(stderr, "No space left on device") {
 					t.Errorf("convert to %s on a full file system: exit code %d, %s", format, code, stderr)
 				}
-				os.Remove(out)
+				if _, err := os.Stat(out); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("convert to %s on a full file system: the incomplete target remains: %v", format, err)
+					os.Remove(out)
+				}
 			}
 			if got, err := os.ReadFile(src); err != nil || !bytes.Equal(got, want) {
 				t.Error("the source changed")
@@ -111,13 +115,8 @@ func TestKilledConvert(t *testing.T) {
 			if err := cmd.Wait(); err == nil {
 				t.Fatal("the conversion ended as if nothing had happened")
 			}
-			if c.name != "kill" && !strings.Contains(stderr.String(), "incomplete") {
-				t.Errorf("nothing says that the target is incomplete: %q", stderr.String())
-			}
-			if c.name != "kill" {
-				if _, errText, code := try(t, "check", "-f", "qcow2", out); code != 0 && code != 3 {
-					t.Errorf("what was made does not check: %d %s", code, errText)
-				}
+			if _, err := os.Stat(out); c.name != "kill" && !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the incomplete target remains: %v, %q", err, stderr.String())
 			}
 			cowl(t, "convert", "-f", "raw", "-O", "qcow2", src, out)
 			cowl(t, "compare", "-f", "raw", "-F", "qcow2", src, out)

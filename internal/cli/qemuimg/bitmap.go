@@ -3,7 +3,6 @@ package qemuimg
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/cowl-disk/cowl/block"
@@ -178,29 +177,4 @@ func bitmapReason(err error) string {
 		err = io.Err
 	}
 	return render.Error(err)
-}
-
-// checkBitmaps refuses sources whose bitmaps cannot be copied, if --bitmaps asks
-// for them.
-func (cv *conversion) checkBitmaps(sources []*block.Image) error {
-	switch {
-	case !cv.bitmaps:
-		return nil
-	case len(sources) > 1:
-		return errors.New("Copying bitmaps only possible with single source")
-	}
-	return ops.CheckBitmaps(cv.ctx, sources[0], cv.skipBroken)
-}
-
-// copyBitmaps copies the bitmaps of the source, as --bitmaps asks.
-func (cv *conversion) copyBitmaps(src, target *block.Image) error {
-	if !cv.bitmaps {
-		return nil
-	}
-	err := ops.CopyBitmaps(cv.ctx, src, target, func(m string) { cv.warnf("%s", m) })
-	var bad *ops.BitmapError
-	if errors.As(err, &bad) {
-		return &untouched{fmt.Errorf("Failed to %s bitmap %s: %s", bad.Op, bad.Name, bitmapReason(bad.Err))}
-	}
-	return err
 }

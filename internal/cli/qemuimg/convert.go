@@ -1,11 +1,11 @@
 package qemuimg
 
 import (
-	"cmp"
+	"errors"
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
-	"github.com/cowl-disk/cowl/internal/resources"
+	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -97,22 +97,28 @@ func (cv *conversion) run() (err error) {
 	if c.streaming {
 		return cv.toStream(job)
 	}
-	return cv.toTarget(job, total(job.Sources))
-}
-
-// total is the size of the disks one after the other.
-func total(list []*block.Image) (n int64) {
-	for _, img := range list {
-		n += (img.Size() + 511) &^ 511
-	}
-	return n
+	return cv.toTarget(job)
 }
 
 // job is what the command line says of the copying itself.
-func (cv *conversion) job() ops.ConvertJob {
-	job := ops.ConvertJob{Compress: cv.compress, Sparse: cv.sparse, Workers: cv.workers, OutOfOrder: cv.outOfOrder,
-		CopyRange: cv.copyRange, Reflink: cv.reflink, RateLimit: cv.rate, Salvage: cv.salvage,
+func (cv *conversion) job() ops.CopyJob {
+	job := ops.CopyJob{Compress: cv.compress, Sparse: cv.sparse, Workers: cv.workers, OutOfOrder: cv.outOfOrder,
+		CopyRange: cv.copyRange, Reflink: cv.reflink, RateLimit: cv.rate, Salvage: cv.salvage, TargetIsZero: cv.targetIsZero,
+		Bitmaps: cv.bitmaps, SkipInconsistent: cv.skipBroken,
 		Progress: cv.progress.Report, Warn: func(m string) { cv.warnf("%s", m) }}
+	job.Salvaged = func(off int64, err error) {
+		doing := "reading"
+		var io *block.IOError
+		if errors.As(err, &io) && io.Op == "map" {
+			doing = "reading block status at"
+		}
+		cv.warnf("error while %s offset %d: %s", doing, off, render.System(err))
+	}
+	// To know how much there is to copy costs time: only who watches pays for it.
+	job.ProgressByPosition = cv.call.progress == render.ProgressOff || cv.quiet
+	if cv.sparse == 0 {
+		job.Sparse = -1
+	}
 	if cv.sum != nil {
 		job.Checksum = cv.sum
 	}
@@ -120,97 +126,33 @@ func (cv *conversion) job() ops.ConvertJob {
 }
 
 // toTarget creates or opens the target and copies.
-func (cv *conversion) toTarget(job ops.ConvertJob, size int64) error {
+func (cv *conversion) toTarget(job ops.CopyJob) (err error) {
 	cache, ok := cacheMode(cv.targetCache)
-	plan, err := cv.plan(len(job.Sources), size)
-	if err != nil {
-		return err
-	}
 	if !ok {
 		return fmt.Errorf("Invalid cache option: %s", cv.targetCache)
 	}
-	if err := cv.checkBitmaps(job.Sources); err != nil {
-		return err
-	}
 	if !cv.noCreate {
-		if err := refuseOverwrite(cv.target, job.Sources...); err != nil {
-			return fmt.Errorf("%s: error while converting %s: %w", cv.target, plan.format, err)
-		}
-	}
-	if job.Target, err = cv.openTarget(plan, cache); err != nil {
-		return err
-	}
-	err = cv.copyTo(job, plan, size)
-	if e := cv.close(job.Target); err == nil {
-		err = e
-	}
-	if err != nil {
-		return cv.incomplete(err)
-	}
-	return nil
-}
-
-// copyTo copies to the open target.
-func (cv *conversion) copyTo(job ops.ConvertJob, plan *targetPlan, size int64) error {
-	if cv.compress && !job.Target.CanCompress() {
-		err := cannotCompress(cv.ctx, job.Target)
-		if cv.noCreate {
-			return &untouched{err}
-		}
-		return err
-	}
-	if cv.bitmaps {
-		if _, ok, err := job.Target.Bitmaps(cv.ctx); err != nil || !ok {
-			return &untouched{cmp.Or(err, fmt.Errorf("Format driver '%s' does not support bitmaps", job.Target.Format()))}
-		}
-	}
-	if cv.noCreate && job.Target.Size() < size {
-		return &untouched{fmt.Errorf("output file is smaller than input file")}
-	}
-	if cv.compress {
-		job.Workers = cv.compressors(job.Target)
-	}
-	if plan.backing {
-		job.TargetBase = job.Target.Backing()
-		job.TargetNew = !cv.noCreate
-	}
-	job.TargetZero = cv.targetIsZero
-	if !cv.noCreate && !plan.backing && cv.sparse > 0 {
-		zero, err := zeroInit(cv.call, job.Target)
-		if err != nil {
+		if job.New, err = cv.newTarget(); err != nil {
 			return err
 		}
-		job.TargetZero = zero
+		job.NewCache = cache
+		_, err = ops.Copy(cv.ctx, job)
+		return cv.copyError(err)
 	}
-	if _, err := ops.Convert(cv.ctx, job); err != nil {
+	job.UseBacking = cv.backing != nil
+	if job.TargetIsZero && job.UseBacking {
+		return errors.New("Cannot use --target-is-zero when the destination image has a backing file")
+	}
+	job.Target, err = cv.open(image{name: cv.target, format: cv.outFormat(), imageOpts: cv.targetImageOpts},
+		block.OpenOptions{Write: true, Sequential: true, Unmap: cv.sparse > 0, Cache: cache})
+	if err != nil {
 		return err
 	}
-	return cv.copyBitmaps(job.Sources[0], job.Target)
-}
-
-// What an encoder holds: the cluster that it reads, room for the result, a history of
-// several clusters and tables.
-const (
-	encoderClusters = 9
-	encoderTables   = 1 << 20
-)
-
-// compressors is how many workers compress at a time: as many as asked for, or the
-// usual number, as far as memory allows.
-func (cv *conversion) compressors(target *block.Image) int {
-	return resources.Workers(cmp.Or(cv.workers, usualWorkers()), encoderClusters*target.Limits().ClusterSize+encoderTables)
-}
-
-// usualWorkers is how many workers there are without -m.
-func usualWorkers() int { return min(max(2, resources.Processors()), 8) }
-
-// zeroInit says whether a new image reads as zeroes.
-func zeroInit(c *call, img *block.Image) (bool, error) {
-	info, err := img.Info(c.ctx)
-	if err != nil {
-		return false, err
+	_, err = ops.Copy(cv.ctx, job)
+	if e := cv.close(job.Target); err == nil && e != nil {
+		err = &ops.CopyError{Stage: ops.CopyData, Err: e, Remains: "the target '" + cv.target + "' is incomplete"}
 	}
-	return info.ZeroInit, nil
+	return cv.copyError(err)
 }
 
 // printSum prints the checksum that --checksum asked for.

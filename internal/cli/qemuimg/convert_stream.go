@@ -35,38 +35,31 @@ func (cv *conversion) fromStream() error {
 	if !ok {
 		return fmt.Errorf("Invalid cache option: %s", cv.targetCache)
 	}
-	plan, err := cv.plan(1, 0)
-	if err != nil {
-		return err
-	}
-	if plan.backing {
-		return errors.New("The standard input ('-') cannot be combined with a backing file")
-	}
 	job := cv.job()
-	if job.Target, err = cv.openGrowing(plan, cache); err != nil {
+	job.Reader, job.NewCache = newCancelReader(cv.ctx, cv.Stdin), cache
+	var err error
+	if job.New, err = cv.newTarget(); err != nil {
 		return err
 	}
-	if job.TargetZero, err = zeroInit(cv.call, job.Target); err == nil {
-		_, err = ops.ConvertFromReader(cv.ctx, newCancelReader(cv.ctx, cv.Stdin), job)
+	switch d := job.New.Options; {
+	case d.String("backing_file") != "":
+		return errors.New("The standard input ('-') cannot be combined with a backing file")
+	case d.String("preallocation") != "" && d.String("preallocation") != "off":
+		return errors.New("The standard input ('-') cannot be combined with preallocation")
 	}
-	if e := cv.close(job.Target); err == nil {
-		err = e
-	}
-	if err != nil {
-		return cv.incomplete(err)
-	}
-	return nil
+	_, err = ops.Copy(cv.ctx, job)
+	return cv.copyError(err)
 }
 
 // toStream writes the disk to the standard output.
-func (cv *conversion) toStream(job ops.ConvertJob) error {
-	plan := &targetPlan{format: cv.outFormat()}
-	drv := cv.reg.Lookup(plan.format)
+func (cv *conversion) toStream(job ops.CopyJob) error {
+	format := cv.outFormat()
+	drv := cv.reg.Lookup(format)
 	switch {
 	case drv == nil:
-		return fmt.Errorf("Unknown file format '%s'", plan.format)
+		return fmt.Errorf("Unknown file format '%s'", format)
 	case drv.Desc().CreateOptions == nil:
-		return fmt.Errorf("Format driver '%s' does not support image creation", plan.format)
+		return fmt.Errorf("Format driver '%s' does not support image creation", format)
 	case cv.noCreate || cv.targetImageOpts:
 		return errors.New("The standard output ('-') is always a new image")
 	case cv.copyRange || cv.reflink == ops.ReflinkAlways:
@@ -76,18 +69,26 @@ func (cv *conversion) toStream(job ops.ConvertJob) error {
 	case cv.compress:
 		return errors.New("The standard output ('-') cannot be combined with compression")
 	}
-	if err := cv.planOptions(plan, drv.Desc().CreateOptions); err != nil {
+	d, err := cv.list.dict()
+	if err != nil {
 		return err
 	}
-	if plan.backing {
+	if err := drv.Desc().CreateOptions.Check(d); err != nil {
+		return err
+	}
+	// The size is that of the source, whatever -o says.
+	delete(d, "size")
+	if cv.backing != nil || cv.backFm != nil || d.String("backing_file") != "" {
 		return errors.New("The standard output ('-') cannot be combined with a backing file")
 	}
-	if _, err := ops.ConvertToWriter(cv.ctx, cv.Data, drv, plan.options, job); err != nil {
-		var io *block.IOError
-		if errors.As(err, &io) {
-			return cv.incomplete(err)
-		}
-		return fmt.Errorf("error while writing to the standard output: %s", render.System(err))
+	_, err = ops.ConvertToWriter(cv.ctx, cv.Data, drv, d, ops.ConvertJob{Sources: job.Sources, Sparse: max(0, job.Sparse),
+		Salvage: job.Salvage, Salvaged: job.Salvaged, RateLimit: job.RateLimit, Checksum: job.Checksum, Progress: job.Progress, Warn: job.Warn})
+	if err == nil {
+		return nil
 	}
-	return nil
+	var io *block.IOError
+	if errors.As(err, &io) {
+		return cv.copyError(&ops.CopyError{Stage: ops.CopyData, Err: err, Remains: "the target '-' is incomplete"})
+	}
+	return fmt.Errorf("error while writing to the standard output: %s", render.System(err))
 }

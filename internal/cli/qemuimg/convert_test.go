@@ -10,6 +10,7 @@ import (
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/resources"
+	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/protocol/mem"
 )
 
@@ -27,9 +28,7 @@ func TestCompressors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cv := newConversion(c)
-		cv.workers = 16
-		if n := cv.compressors(img); n < want[0] || n > want[1] {
+		if n := ops.Compressors(16, img); n < want[0] || n > want[1] {
 			t.Errorf("clusters of %s: %d compressors, want %d to %d", size, n, want[0], want[1])
 		}
 		if err := c.close(img); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/program"
+	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -25,13 +26,14 @@ func createCommand(c *call) *program.Command {
 	return &program.Command{
 		Name: "create", Summary: "Create and format new image file",
 		Usage: []string{"[-f FMT] [-o FMT_OPTS] [-b BACKING_FILENAME [-F BACKING_FMT]]",
-			"[--object OBJDEF] [-u] [-q] FILENAME [SIZE[bkKMGTPE]]"},
+			"[--object OBJDEF] [-u] [--force] [-q] FILENAME [SIZE[bkKMGTPE]]"},
 		About: "Makes an image, replacing a file of that name. With -b the image shows the\ncontent of BACKING_FILENAME and takes up what is written to it.",
 		Options: []program.Option{c.helpOption(), c.quietOption(),
 			c.formatOptionAs("-f, --format FMT", "the format of the new image (default: raw)"),
 			program.Func("-o, --options FMT_OPTS", "options of the format, NAME=VALUE,…; 'help' lists them", cr.list.add),
 			program.Given(&cr.job.Backing, "-b, --backing BACKING_FILENAME", "the image that the new one rests on; relative names are looked up in the\ndirectory of the new image"),
 			program.Given(&cr.job.BackingFormat, "-F, --backing-format BACKING_FMT", "the format of BACKING_FILENAME, which must be given; -B means the same").Also("-B").Offering(c.formats()...),
+			program.Flag(&cr.job.ReplaceDataFile, "--force", "erase what is in the file that -o data_file names").InFull(),
 			program.Flag(&cr.job.Unsafe, "-u, --backing-unsafe", "do not open BACKING_FILENAME, it need not exist; then SIZE is required"),
 			c.objectOption(),
 		},
@@ -70,6 +72,14 @@ func (cr *creating) run(_ context.Context, operands []string) int {
 	if job.Options, err = cr.list.dict(); err != nil {
 		return c.fail(fmt.Errorf("%s: %w", job.Filename, err))
 	}
+	if _, given := job.Options["size"]; job.Size == 0 && given {
+		return c.fail(fmt.Errorf("%s: The image size must be specified only once", job.Filename))
+	} else if job.Size == 0 {
+		// A size of 0 that the job says would be that of the backing file.
+		job.Options["size"] = "0"
+	}
+	// Scripts that were written for QEMU's program make images anew.
+	job.ReplaceDataFile = job.ReplaceDataFile || !c.cowl()
 	job.Announce = func(w ops.Creating) {
 		text := []string{}
 		for _, o := range w.Options {
@@ -78,9 +88,19 @@ func (cr *creating) run(_ context.Context, operands []string) int {
 		c.printf("Formatting '%s', fmt=%s %s\n", w.Filename, w.Format, strings.Join(text, " "))
 	}
 	if err := ops.Create(c.ctx, job); err != nil {
-		return c.fail(fmt.Errorf("%s: %w", job.Filename, createError(err)))
+		return c.failCreate(job.Filename, err)
 	}
 	return 0
+}
+
+// failCreate reports that an image could not be created, and in the same line what
+// remains of it.
+func (c *call) failCreate(name string, err error) int {
+	var remains *block.RemainsError
+	if !errors.As(err, &remains) {
+		return c.fail(fmt.Errorf("%s: %w", name, createError(err)))
+	}
+	return c.errorf("%s; %s", render.Error(fmt.Errorf("%s: %w", name, createError(remains.Err))), remains.Remains)
 }
 
 // createError drops the wrappers that repeat the name of the new image.

@@ -89,11 +89,12 @@ func (c *call) dd(format string) int {
 		return c.errorf("Format driver '%s' does not support image creation", format)
 	}
 	start, n, beyond := o.window(src.Size())
-	if err := refuseOverwrite(o.out, src); err != nil {
+	if err := ops.KeepSources(o.out, src); err != nil {
 		return c.fail(fmt.Errorf("%s: error while creating output image: %w", o.out, err))
 	}
-	if err := block.Create(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll, Objects: &c.objects}); err != nil {
-		return c.fail(fmt.Errorf("%s: error while creating output image: %w", o.out, createError(err)))
+	made, err := block.Make(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll, Objects: &c.objects})
+	if err != nil {
+		return c.failCreate(o.out+": error while creating output image", err)
 	}
 	dst, err := c.open(image{name: o.out, format: format}, block.OpenOptions{Write: true, Sequential: true, Unmap: true})
 	if err != nil {
@@ -109,10 +110,14 @@ func (c *call) dd(format string) int {
 	if e := c.close(dst); err == nil {
 		err = e
 	}
-	if err != nil {
-		return c.ddError(err)
+	if err == nil {
+		return 0
 	}
-	return 0
+	text := c.ddError(err)
+	if e := made.Undo(c.ctx); e != nil {
+		text += "; " + e.Error()
+	}
+	return c.errorf("%s", text)
 }
 
 // window is the part of a disk that is copied. As in QEMU, count is
@@ -128,14 +133,15 @@ func (o *ddOperands) window(size int64) (start, n int64, beyond bool) {
 	return start, size - start, false
 }
 
-func (c *call) ddError(err error) int {
+// ddError words an error of copying.
+func (c *call) ddError(err error) string {
 	var io *block.IOError
-	if !errors.As(err, &io) {
-		return c.fail(err)
+	if !errors.As(err, &io) || errors.Is(err, context.Canceled) {
+		return render.Error(err)
 	}
 	doing := "reading from input image file"
 	if io.Op == "write" {
 		doing = "writing to output image file"
 	}
-	return c.errorf("error while %s: %s", doing, render.System(io.Err))
+	return fmt.Sprintf("error while %s: %s", doing, render.System(io.Err))
 }

@@ -83,7 +83,7 @@ func (r *rebasing) run() (err error) {
 // rebase does the work, once the image is open.
 func (r *rebasing) rebase(cache driver.Cache) error {
 	if r.job.Compress && !r.job.Image.CanCompress() {
-		return cannotCompress(r.ctx, r.job.Image)
+		return ops.CompressionError(r.ctx, r.job.Image)
 	}
 	if r.format != nil && r.reg.Lookup(*r.format) == nil {
 		return fmt.Errorf("Invalid format name: '%s'", *r.format)
