@@ -74,7 +74,7 @@ race() {
 	step "race detector"
 	# The race detector needs cgo.
 	if command -v cc >/dev/null; then
-		CGO_ENABLED=1 go test -race -short -timeout 12m ./block/... ./crypto/... ./format/... ./nbd/... ./protocol/... ./ops/... ./opts/... ./internal/...
+		CGO_ENABLED=1 go test -race -short -timeout 12m ./block/... ./crypto/... ./format/... ./guestagent/... ./nbd/... ./protocol/... ./ops/... ./opts/... ./internal/...
 	else
 		echo "left out: the race detector needs a C compiler"
 	fi
