@@ -78,6 +78,13 @@ func (img *Image) Status(ctx context.Context, off, n int64, base *Image) (Status
 // is what its child says.
 func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error) {
 	if at := img.skipFilters(); at != img {
+		for f := img; f != at; f = f.filtered {
+			if c, ok := f.node.(driver.StatusChecker); ok {
+				if err := c.CheckStatus(off, n); err != nil {
+					return Status{}, img.fail("map", off, err)
+				}
+			}
+		}
 		st, err := at.StatusLayer(ctx, off, n)
 		st.Layer = img
 		return st, err
@@ -85,8 +92,8 @@ func (img *Image) StatusLayer(ctx context.Context, off, n int64) (Status, error)
 	e := img.guard.Enter()
 	defer img.guard.Exit(e)
 	st, err := img.exactStatus(ctx, off, n)
-	if err == nil && img.format != nil && img.unit() > 1 && st.Length < n {
-		return img.wholeUnits(ctx, st, off)
+	if unit := img.statusUnit(); err == nil && unit > 1 && st.Length < n {
+		return img.wholeUnits(ctx, st, off, unit)
 	}
 	return st, err
 }
@@ -100,10 +107,22 @@ func (img *Image) exactStatus(ctx context.Context, off, n int64) (Status, error)
 	return st, err
 }
 
+// statusUnit is the unit in which a format tells what a range is: that of requests,
+// and whole sectors where the file is read past the cache of the system.
+func (img *Image) statusUnit() int64 {
+	if img.format == nil {
+		return 1
+	}
+	if p := img.Protocol(); p != nil && p.CacheMode().Direct {
+		return max(img.unit(), sectorSize)
+	}
+	return img.unit()
+}
+
 // wholeUnits makes st, the status at off, end at the end of a unit of requests. A unit
 // of several kinds counts as data.
-func (img *Image) wholeUnits(ctx context.Context, st Status, off int64) (Status, error) {
-	unit, size := img.unit(), img.Size()
+func (img *Image) wholeUnits(ctx context.Context, st Status, off, unit int64) (Status, error) {
+	size := img.Size()
 	end := off + st.Length
 	if end%unit == 0 || end >= size || st.Length == 0 {
 		return st, nil

@@ -356,6 +356,12 @@ const (
 	CopyOffload                      // copy_file_range
 )
 
+// StatusChecker is a filter that can refuse to tell what a range is, although the
+// node that it filters answers the question itself.
+type StatusChecker interface {
+	CheckStatus(off, n int64) error
+}
+
 // RangeCopier is implemented by Storage that can copy from another without
 // moving the bytes through this process. It returns how much it copied; 0 and
 // ErrUnsupported if the pair cannot do it.

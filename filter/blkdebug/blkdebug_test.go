@@ -129,3 +129,17 @@ func TestConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestBlockStatus: a rule for block status counts although the child tells it.
+func TestBlockStatus(t *testing.T) {
+	img := open(t, opts.Dict{"inject-error.0.event": "none", "inject-error.0.iotype": "block-status", "inject-error.0.sector": "8"})
+	if _, err := img.Status(t.Context(), 0, 4096, nil); err != nil {
+		t.Errorf("before the sector: %v", err)
+	}
+	if _, err := img.Status(t.Context(), 4096, 512, nil); !errors.Is(err, syscall.EIO) {
+		t.Errorf("at the sector: %v", err)
+	}
+	if _, err := img.ReadAt(t.Context(), make([]byte, 512), 4096); err != nil {
+		t.Errorf("a read is no question: %v", err)
+	}
+}

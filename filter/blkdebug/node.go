@@ -121,9 +121,12 @@ func (n *node) Flush(ctx context.Context) error {
 	return n.Node.Flush(ctx)
 }
 
+// CheckStatus implements driver.StatusChecker.
+func (n *node) CheckStatus(off, length int64) error { return n.check(ioBlockStatus, off, length) }
+
 // Map implements driver.Storage.
 func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error) {
-	if err := n.check(ioBlockStatus, off, length); err != nil {
+	if err := n.CheckStatus(off, length); err != nil {
 		return driver.Extent{}, err
 	}
 	return n.Node.Map(ctx, off, length)
