@@ -67,14 +67,14 @@ unit() {
 
 whole() {
 	step "differential, crash and end-to-end tests"
-	go test -timeout 15m ./test/...
+	go test -timeout 25m ./test/...
 }
 
 race() {
 	step "race detector"
 	# The race detector needs cgo.
 	if command -v cc >/dev/null; then
-		CGO_ENABLED=1 go test -race -short -timeout 12m ./block/... ./crypto/... ./format/... ./guestagent/... ./nbd/... ./protocol/... ./ops/... ./opts/... ./internal/...
+		CGO_ENABLED=1 go test -race -short -timeout 15m ./block/... ./crypto/... ./filter/... ./format/... ./guestagent/... ./nbd/... ./protocol/... ./ops/... ./opts/... ./internal/...
 	else
 		echo "left out: the race detector needs a C compiler"
 	fi
@@ -82,7 +82,7 @@ race() {
 
 cross() {
 	step "cross-builds"
-	for target in linux/arm64 darwin/arm64 darwin/amd64 windows/amd64; do
+	for target in linux/arm64 darwin/arm64 darwin/amd64 windows/amd64 freebsd/amd64; do
 		echo "$target"
 		GOOS=${target%/*} GOARCH=${target#*/} go build ./...
 		GOOS=${target%/*} GOARCH=${target#*/} go vet ./...
