@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/cowl-disk/cowl/internal/inet"
 	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/nbd/vsock"
 	"github.com/cowl-disk/cowl/nbd/wire"
@@ -141,12 +142,26 @@ func (cfg *Config) negotiate(ctx context.Context, then func(*handshake) error) (
 	return err
 }
 
+// addresses are those to try, in turn.
+func addresses(network, address string) []string {
+	if network != "tcp" {
+		return []string{address}
+	}
+	return inet.Loopback(address)
+}
+
 func dialNet(ctx context.Context, network, address string) (net.Conn, error) {
 	if network == "vsock" {
 		return vsock.Dial(ctx, address)
 	}
 	var d net.Dialer
-	nc, err := d.DialContext(ctx, network, address)
+	var nc net.Conn
+	var err error
+	for _, a := range addresses(network, address) {
+		if nc, err = d.DialContext(ctx, network, a); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
 	if u, ok := nc.(*net.UnixConn); ok {
 		// The system's own size holds less than one large write.
 		_ = u.SetWriteBuffer(socketBuffer)

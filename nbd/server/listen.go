@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/cowl-disk/cowl/internal/inet"
 	"github.com/cowl-disk/cowl/nbd/vsock"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
@@ -68,6 +69,8 @@ func Listen(network, address string) (net.Listener, error) {
 		return vsock.Listen(address)
 	case "unix":
 		return listenUnix(address)
+	case "tcp":
+		address = inet.Loopback(address)[0]
 	}
 	return net.Listen(network, address)
 }

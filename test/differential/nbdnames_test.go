@@ -14,7 +14,7 @@ import (
 // which the original serves EXP, read-only, RW one where a raw disk of 1 MiB can be
 // written, under the empty name.
 const nbdClientSessions = `
-info nbd://localhost:1
+info nbd://127.0.0.1:1
 info nbd+unix:///x?socket=/nosock
 info nbd+unix:///nope?socket=SOCK
 info nbd+unix:///exp?socket=SOCK
