@@ -24,6 +24,8 @@ type memory struct {
 	broken  atomic.Int64 // reads at or beyond fail, unless 0
 	// hold, if set, is received from before each request is executed.
 	hold chan struct{}
+	// arrived, if set, is sent to when a request waits for hold.
+	arrived chan struct{}
 	// flags records those of the last WriteZeroes.
 	flags atomic.Int32
 }
@@ -40,6 +42,9 @@ func (m *memory) at(i int) byte {
 func (m *memory) wait(ctx context.Context) error {
 	if m.hold == nil {
 		return nil
+	}
+	if m.arrived != nil {
+		m.arrived <- struct{}{}
 	}
 	select {
 	case <-m.hold:
