@@ -83,7 +83,8 @@ func (c *codec) encode(dst, cluster []byte) (enc []byte, ok bool, err error) {
 	if c.zstd {
 		e, _ := c.zencoders.Get().(*zstd.Encoder)
 		if e == nil {
-			e, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(true),
+			// The default window takes 12 MiB for each encoder, whatever is encoded.
+			e, err = zstd.NewWriter(nil, zstd.WithWindowSize(max(c.clusterSize, zstd.MinWindowSize)), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithLowerEncoderMem(true),
 				zstd.WithAllLitEntropyCompression(true))
 			if err != nil {
 				return dst, false, err

@@ -41,8 +41,9 @@ var cliNewestDifferences = map[string]string{
 
 // cliOtherFiles are the command lines that leave other files behind on purpose.
 var cliOtherFiles = map[string]string{
-	"create x 7.9E":              "the original leaves an empty file behind",
-	"convert -t foo raw.img out": "the original creates the target before it looks at the cache mode",
+	"create x 7.9E": "the original leaves an empty file behind",
+	"convert -O qcow2 -B nope -F qcow2 raw.img out": "the original leaves an empty file behind",
+	"convert -t foo raw.img out":                    "the original creates the target before it looks at the cache mode",
 }
 
 // cliLines is the table: command lines for the original and for us.
