@@ -165,8 +165,11 @@ func (c *copying) toNew(ctx context.Context) (ConvertResult, error) {
 		block.OpenOptions{Write: true, Sequential: true, Resize: c.job.Reader != nil, Unmap: c.job.Sparse >= 0, Cache: c.job.NewCache,
 			Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Warn: n.Warn})
 	if err == nil {
-		stage = CopyData
-		res, err = c.transfer(ctx, target)
+		stage = CopyCheck
+		if err = c.checkBitmaps(ctx, target); err == nil {
+			stage = CopyData
+			res, err = c.transfer(ctx, target)
+		}
 		if e := target.Close(context.WithoutCancel(ctx)); err == nil {
 			err = e
 		}

@@ -113,6 +113,18 @@ func unwrap(err error) error {
 	return nil
 }
 
+// checkBitmaps refuses a target that cannot have the bitmaps that are to be copied.
+func (c *copying) checkBitmaps(ctx context.Context, target *block.Image) error {
+	if !c.job.Bitmaps {
+		return nil
+	}
+	_, ok, err := target.Bitmaps(ctx)
+	if err == nil && !ok {
+		err = driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support bitmaps", target.Format())
+	}
+	return err
+}
+
 // checkTarget checks a target that exists.
 func (c *copying) checkTarget(ctx context.Context) error {
 	t := c.job.Target
@@ -125,12 +137,8 @@ func (c *copying) checkTarget(ctx context.Context) error {
 	if c.job.Compress && !t.CanCompress() {
 		return CompressionError(ctx, t)
 	}
-	if c.job.Bitmaps {
-		if _, ok, err := t.Bitmaps(ctx); err != nil {
-			return err
-		} else if !ok {
-			return driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support bitmaps", t.Format())
-		}
+	if err := c.checkBitmaps(ctx, t); err != nil {
+		return err
 	}
 	if t.Size() < c.size {
 		return driver.Errorf(driver.ErrRange, "output file is smaller than input file")
