@@ -105,6 +105,7 @@ func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
 	if job.Salvaged == nil {
 		c.job.Salvaged = salvaged(c.job.Warn)
 	}
+	c.job.Salvaged = oneAtATime(c.job.Salvaged)
 	c.unit, c.chunk = c.granularity()
 	if c.encoded = c.looksEncoded(ctx); c.encoded && oneWriter(ctx, job.Target) {
 		c.writing = &sync.Mutex{}

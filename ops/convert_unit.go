@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -181,6 +182,16 @@ func salvaged(warn func(string)) func(int64, error) {
 			}
 		}
 		warn(fmt.Sprintf("error while %s offset %d: %v", doing, off, err))
+	}
+}
+
+// oneAtATime keeps calls of f apart: several workers meet what cannot be read.
+func oneAtATime(f func(int64, error)) func(int64, error) {
+	var mu sync.Mutex
+	return func(off int64, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		f(off, err)
 	}
 }
 

@@ -57,7 +57,7 @@ type CopyJob struct {
 	// Salvage replaces what cannot be read by zeroes, and tells Salvaged what, or Warn
 	// if that is nil. What went wrong at "map" is the block status.
 	Salvage  bool
-	Salvaged func(off int64, err error)
+	Salvaged func(off int64, err error) // called one at a time, not in order
 	// Checksum, if not nil, takes the bytes of the disk in order.
 	Checksum hash.Hash
 	Progress ProgressFunc

@@ -88,6 +88,7 @@ func ConvertToWriter(ctx context.Context, w io.Writer, drv driver.Driver, option
 	if job.Salvaged == nil {
 		c.job.Salvaged = salvaged(c.job.Warn)
 	}
+	c.job.Salvaged = oneAtATime(c.job.Salvaged)
 	bw := bufio.NewWriterSize(w, chunkSize)
 	var err error
 	if drv.Desc().PassesThrough() == "file" {
