@@ -14,6 +14,7 @@ type meter struct {
 	f     ProgressFunc
 	phase string
 	done  int64
+	told  int64 // what was last reported
 	total int64
 }
 
@@ -29,8 +30,8 @@ func (m *meter) set(done int64) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if done > m.done {
-		m.done = done
+	if done > m.done || done > m.told {
+		m.done, m.told = done, done
 		m.f.report(m.phase, done, m.total)
 	}
 }
@@ -44,6 +45,7 @@ func (m *meter) add(n int64, report bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.done = min(m.done+n, m.total); report {
+		m.told = m.done
 		m.f.report(m.phase, m.done, m.total)
 	}
 }
