@@ -47,11 +47,13 @@ func (f *findings) report(line string) {
 	}
 }
 
-// end prints how many findings were left out.
+// end prints how many findings were left out. The line begins like those that it
+// stands for, so that scripts which pick a kind of finding by its first words get the
+// count too.
 func (f *findings) end() {
 	for _, kind := range f.order {
 		if more := f.kinds[kind].n - maxOfKind; more > 0 {
-			fmt.Fprintf(f.w, "... and %d more like this: %s\n", more, render.PrintableLines(kind))
+			fmt.Fprintf(f.w, "%s: %d more like this\n", render.PrintableLines(kind), more)
 		}
 	}
 }

@@ -16,13 +16,13 @@ func TestFindings(t *testing.T) {
 		}
 	}
 	f.end()
-	if n := strings.Count(b.String(), "ERROR cluster "); n != maxOfKind+1 {
+	if n := strings.Count(b.String(), "ERROR cluster "); n != maxOfKind+1 { // and the line with the count
 		t.Errorf("%d lines of the large kind", n)
 	}
 	if n := strings.Count(b.String(), "ERROR OFLAG_COPIED"); n != 3 {
 		t.Errorf("%d lines of the small kind", n)
 	}
-	if want := "\n... and 50 more like this: ERROR cluster N refcount=N reference=N\n"; !strings.HasSuffix(b.String(), want) {
+	if want := "\nERROR cluster N refcount=N reference=N: 50 more like this\n"; !strings.HasSuffix(b.String(), want) {
 		t.Errorf("no count at the end of\n%s", b.String()[b.Len()-200:])
 	}
 }
@@ -35,7 +35,7 @@ func TestFindingsKinds(t *testing.T) {
 		f.report("name " + strings.Repeat("x", i))
 	}
 	f.end()
-	if len(f.kinds) > maxKinds+1 || !strings.Contains(b.String(), "more like this: other findings") {
+	if len(f.kinds) > maxKinds+1 || !strings.Contains(b.String(), "\nother findings: ") {
 		t.Errorf("%d kinds", len(f.kinds))
 	}
 }
