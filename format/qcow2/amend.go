@@ -169,6 +169,9 @@ func (im *image) upgrade(ctx context.Context) error {
 	if err := im.beginWrite(ctx); err != nil {
 		return err
 	}
+	if err := im.completeSnapshots(ctx); err != nil {
+		return fmt.Errorf("Failed to update the snapshot table: %w", err)
+	}
 	return im.rewriteHeader(ctx, func(h *ondisk.Header) {
 		h.Version, h.RefcountOrder = 3, 4
 		im.exts = append(im.withoutExtension(ondisk.ExtFeatureNames),

@@ -104,6 +104,8 @@ type image struct {
 	backingFormat string
 	snapshots     []ondisk.Snapshot
 	snapshotBytes int64 // length of the snapshot table
+	// snapshotsShort: entries of the table in the file lack what version 3 demands.
+	snapshotsShort bool
 	// snapshotDamage is why snapshots is empty although the header names some.
 	snapshotDamage error
 	encrypt        json.RawMessage         // for Info

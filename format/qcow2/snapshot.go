@@ -11,7 +11,7 @@ import (
 
 // loadSnapshots reads the snapshot table (section "Snapshots").
 func (im *image) loadSnapshots(ctx context.Context) error {
-	im.snapshots = nil
+	im.snapshots, im.snapshotsShort = nil, false
 	if im.snapshotDamage != nil {
 		return nil // the header names no place that can be one
 	}
@@ -49,7 +49,10 @@ func (im *image) loadSnapshots(ctx context.Context) error {
 			return driver.Errorf(driver.ErrCorrupt, "Snapshot table is too big")
 		}
 		if !s.HasDiskSize {
-			s.DiskSize = im.hdr.Size
+			// Only version 2 may have such entries: the size of the disk cannot change
+			// there while it has snapshots. The next table says it.
+			s.DiskSize, s.HasDiskSize = im.hdr.Size, true
+			im.snapshotsShort = true
 		}
 		if s.DiskSize > maxSnapshotDisk {
 			return driver.Errorf(driver.ErrCorrupt, "Snapshot %q has an invalid disk size", s.ID)

@@ -146,9 +146,34 @@ func (op *snapshotOp) commitTable(ctx context.Context) error {
 		old = span{}
 	}
 	im.hdr.NbSnapshots, im.hdr.SnapshotsOffset = uint32(len(op.list)), uint64(op.room.off)
-	im.snapshots, im.snapshotBytes = op.list, int64(len(op.table))
+	im.snapshots, im.snapshotBytes, im.snapshotsShort = op.list, int64(len(op.table)), false
 	op.room = old
 	return nil
+}
+
+// completeSnapshots writes the snapshot table anew with all that version 3 demands of
+// its entries, unless they have it.
+func (im *image) completeSnapshots(ctx context.Context) error {
+	if !im.snapshotsShort {
+		return nil
+	}
+	im.resizeMu.Lock()
+	defer im.resizeMu.Unlock()
+	im.tableMu.Lock()
+	defer im.tableMu.Unlock()
+	op, err := im.beginSnapshot(ctx, im.snapshots)
+	if err != nil {
+		return err
+	}
+	defer op.end()
+	if err := op.writeTable(ctx); err != nil {
+		return op.cancel(ctx, err)
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := op.commitTable(ctx); err != nil {
+		return err
+	}
+	return op.finish(ctx, op.dropOldTable(ctx))
 }
 
 // dropOldTable gives the room of the old snapshot table back. commitTable was

@@ -1,0 +1,76 @@
+package qcow2
+
+import (
+	"context"
+	"encoding/binary"
+	"testing"
+	"time"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+// TestShortSnapshotEntries: entries of version 2 need not say how large the disk was.
+// Whatever writes the table again says it, and so does an upgrade to version 3, which
+// demands it.
+func TestShortSnapshotEntries(t *testing.T) {
+	ctx := context.Background()
+	for name, change := range map[string]func(img *block.Image) error{
+		"create": func(img *block.Image) error {
+			_, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "c", Date: time.Unix(1, 0)})
+			return err
+		},
+		"delete": func(img *block.Image) error { return img.DeleteSnapshot(ctx, "2", "b") },
+		"upgrade": func(img *block.Image) error {
+			return img.Node().(driver.Amender).Amend(ctx, &driver.AmendRequest{Options: opts.Dict{"compat": "1.1"}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			img, disk, open := memImage(t, opts.Dict{"cluster_size": "4k", "compat": "0.10"})
+			for _, name := range []string{"a", "b"} {
+				if _, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: name, Date: time.Unix(1, 0)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			im := img.Node().(*image)
+			at := int64(im.hdr.SnapshotsOffset)
+			var table []byte
+			for i, known := range []int{0, 8} {
+				entry := appendSnapshot(nil, &im.snapshots[i], 0)
+				binary.BigEndian.PutUint32(entry[36:], uint32(known))
+				names := entry[snapshotFixedSize+snapshotExtraKnown:][:len("1a")]
+				table = append(append(table, entry[:snapshotFixedSize+known]...), names...)
+				table = append(table, make([]byte, -len(table)&7)...)
+			}
+			if err := img.Close(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := disk.WriteAt(ctx, append(table, make([]byte, 64)...), at); err != nil {
+				t.Fatal(err)
+			}
+			img = open()
+			if err := change(img); err != nil {
+				t.Fatal(err)
+			}
+			if err := img.Close(ctx); err != nil {
+				t.Fatal(err)
+			}
+			img = open()
+			defer img.Close(ctx)
+			im = img.Node().(*image)
+			if im.snapshotsShort || len(im.snapshots) == 0 {
+				t.Errorf("entries of the table are still short, or gone: %+v", im.snapshots)
+			}
+			for _, s := range im.snapshots {
+				if s.DiskSize != 1<<20 {
+					t.Errorf("snapshot %q has a disk of %d bytes", s.Name, s.DiskSize)
+				}
+			}
+			res, err := im.Check(ctx, driver.CheckFix{}, func(l string) { t.Log(l) }, nil)
+			if err != nil || res.Corruptions+res.Leaks+res.CheckErrors != 0 {
+				t.Error(res, err)
+			}
+		})
+	}
+}
