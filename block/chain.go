@@ -29,11 +29,15 @@ func namesBacking(img *Image, stored, name string) bool {
 	if img.File() == nil || name == "" {
 		return false
 	}
-	full := CombinePath(img.File().name, stored)
+	full, errFull := img.Resolve(stored)
 	if hasProtocol(name) || hasProtocol(stored) {
 		return name == stored || name == full
 	}
-	a, errA := realPath(CombinePath(img.File().name, name))
+	other, errOther := img.Resolve(name)
+	if errFull != nil || errOther != nil {
+		return false
+	}
+	a, errA := realPath(other)
 	b, errB := realPath(full)
 	return errA == nil && errB == nil && a == b
 }

@@ -40,7 +40,9 @@ func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o 
 	switch {
 	case namedFile || namedDriver:
 	case info.Backing != nil && info.Backing.Filename != "":
-		src.Filename = CombinePath(img.File().name, info.Backing.Filename)
+		if src.Filename, err = img.Resolve(info.Backing.Filename); err != nil {
+			return err
+		}
 		if _, given := o["driver"]; !given {
 			src.Format = info.Backing.Format
 		}

@@ -446,7 +446,10 @@ func (op *opener) childOpener(spec nodeSpec, img *Image, d opts.Dict) func(conte
 		}
 		src := Source{Options: o, Format: ref.Format}
 		if _, given := o["filename"]; !given && len(o) == 0 {
-			src.Filename = CombinePath(img.File().name, ref.Filename)
+			var err error
+			if src.Filename, err = img.Resolve(ref.Filename); err != nil {
+				return nil, err
+			}
 			if err := op.o.Gate.Allow(ctx, img.File().name, ref.Role, src.Filename); err != nil {
 				return nil, driver.Errorf(driver.ErrGate, "%w", err)
 			}

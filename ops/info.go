@@ -3,8 +3,6 @@ package ops
 import (
 	"context"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -48,7 +46,8 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 	if d.Backing != nil && d.Backing.Filename != "" {
 		out.Backing = d.Backing.Filename
 		out.BackingFormat = d.Backing.Format
-		out.FullBacking = fullBacking(img, d.Backing.Filename)
+		// Where there is no directory for a relative name, the full name is unknown.
+		out.FullBacking, _ = img.Resolve(d.Backing.Filename)
 	}
 	if out.ClusterSize == 0 {
 		// A node that passes a child through has its clusters.
@@ -136,20 +135,6 @@ func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
 		sum += n
 	}
 	return sum, nil
-}
-
-// fullBacking is the name that opens the backing file, "" if it cannot be told:
-// a relative name in an image that has no directory.
-func fullBacking(img *block.Image, name string) string {
-	base := img.Filename()
-	if f := img.File(); f != nil {
-		base = f.Filename()
-	}
-	full := block.CombinePath(base, name)
-	if strings.HasPrefix(base, "json:") && full == name && !filepath.IsAbs(name) && !strings.Contains(name, ":") {
-		return ""
-	}
-	return full
 }
 
 // InfoChain describes an image and the chain of its backing files, each opened

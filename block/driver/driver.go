@@ -37,6 +37,9 @@ type Desc struct {
 	// options.
 	NoCompression bool
 
+	// NoDirectory: the children may lie in different directories, so that an image
+	// on a node of this driver cannot name other files relative to its own.
+	NoDirectory bool
 	// StoresBitmaps: images may hold dirty bitmaps, so that the measure of a copy of
 	// an image with bitmaps tells their size.
 	StoresBitmaps bool

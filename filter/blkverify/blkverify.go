@@ -18,9 +18,10 @@ import (
 const prefix = "blkverify:"
 
 var desc = driver.Desc{
-	Name:    "blkverify",
-	Kind:    driver.KindFilter,
-	Schemes: []string{"blkverify"},
+	Name:        "blkverify",
+	Kind:        driver.KindFilter,
+	NoDirectory: true,
+	Schemes:     []string{"blkverify"},
 	Children: []driver.ChildDesc{
 		{Role: "raw", Use: driver.UseFiltered, NameOption: "x-raw"},
 		{Role: "test", Use: driver.UseData, NameOption: "x-image"},

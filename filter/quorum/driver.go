@@ -18,6 +18,7 @@ type options struct {
 var desc = driver.Desc{
 	Name:        "quorum",
 	Kind:        driver.KindFilter,
+	NoDirectory: true,
 	Children:    []driver.ChildDesc{{Role: "children", Use: driver.UseData, List: true, Optional: true}},
 	Summary:     "A disk kept on several children that vote",
 	OpenOptions: opts.SchemaOf(options{}),

@@ -23,6 +23,11 @@ func filterImages(t *testing.T, tools cliBinaries) string {
 	must(runIn(t, dir, tools.img, "create", "-q", "-f", "qcow2", "z.qcow2", "5M"))
 	must(runIn(t, dir, tools.img, "create", "-q", "-f", "raw", "zero.raw", "10M"))
 	must(runIn(t, dir, tools.img, "create", "-q", "-f", "raw", "log", "1M"))
+	if err := os.Mkdir(filepath.Join(dir, "d"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	must(runIn(t, dir, tools.img, "create", "-q", "-f", "qcow2", "d/base.qcow2", "1M"))
+	must(runIn(t, dir, tools.img, "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "d/over.qcow2", "1M"))
 	for name, text := range map[string]string{
 		"rules": "[inject-error]\nevent = \"read_aio\"\nerrno = \"28\"\n\n[set-state]\nstate = \"1\"\nevent = \"flush_to_disk\"\nnew_state = \"2\"\n",
 		"bad1":  "[inject-error]\nevent = \"l2_loadx\"\n",
@@ -104,6 +109,11 @@ func TestFilters(t *testing.T) {
 		{image: "driver=throttle,throttle-group=g,file.filename=x.raw", flags: []string{"--object", "throttle-group,id=g,limits.iops-total=100000"}},
 		{image: "driver=throttle,throttle-group=g,file.driver=qcow2,file.file.filename=x.qcow2", flags: []string{"--object", "throttle-group,id=g,x-bps-read=1000000000"}},
 		{image: "driver=snapshot-access,file.driver=qcow2,file.file.filename=x.qcow2", not: []string{"map", "map --output=json", "convert"}, why: "ours names the image"},
+		// A relative backing name: in which directory?
+		{image: "blkdebug::d/over.qcow2"},
+		{image: "driver=qcow2,file.driver=raw,file.offset=0,file.file.filename=d/over.qcow2"},
+		{image: "driver=qcow2,file.driver=quorum,file.vote-threshold=1,file.children.0.driver=file,file.children.0.filename=d/over.qcow2"},
+		{image: "driver=qcow2,file.driver=blkverify,file.raw.filename=d/over.qcow2,file.test.filename=d/over.qcow2"},
 		{image: "driver=null-co,read-zeroes=on,size=1M"},
 		{image: "driver=null-co,latency-ns=-1"},
 		{image: "driver=null-co,latency-ns=abc", not: []string{"info", "info --output=json", "map", "map --output=json", "check", "convert"}, why: numbers},
