@@ -43,10 +43,13 @@ type CompareResult struct {
 	SizeDiffers bool
 }
 
-// CompareError says which of the two images could not be read.
+// CompareError says which of the two images could not be read, and where.
 type CompareError struct {
 	Image *block.Image
-	Err   error
+	// Offset is where on the disk the range begins that could not be read, in bytes.
+	// An IOError in Err can have the offset in a file below.
+	Offset int64
+	Err    error
 }
 
 func (e *CompareError) Error() string { return e.Err.Error() }
@@ -156,7 +159,7 @@ func (c *comparer) plan(ctx context.Context, out chan<- span) error {
 			st, err = larger.Status(ctx, off, min(chunkSize, c.total-off), nil)
 			s, skip = span{off: off, n: st.Length, only: larger}, st.Zero
 			if err != nil {
-				err = &CompareError{larger, err}
+				err = &CompareError{larger, off, err}
 			} else if st.Zero {
 				st, err = larger.Status(ctx, off, c.total-off, nil)
 				s.n = st.Length
@@ -184,11 +187,11 @@ func (c *comparer) planBoth(ctx context.Context, off int64) (s span, skip bool, 
 	n := c.common - off
 	sa, err := c.a.Status(ctx, off, n, nil)
 	if err != nil {
-		return s, false, &CompareError{c.a, err}
+		return s, false, &CompareError{c.a, off, err}
 	}
 	sb, err := c.b.Status(ctx, off, n, nil)
 	if err != nil {
-		return s, false, &CompareError{c.b, err}
+		return s, false, &CompareError{c.b, off, err}
 	}
 	s = span{off: off, n: min(sa.Length, sb.Length)}
 	if c.strict && (sa.Allocated != sb.Allocated || sa.Zero != sb.Zero || sa.Data != sb.Data) {
@@ -221,7 +224,7 @@ func (c *comparer) compare(ctx context.Context, s span) error {
 		p := bufpool.Get(int(s.n))
 		defer bufpool.Put(p)
 		if _, err := s.only.ReadAt(ctx, p, s.off); err != nil && err != io.EOF {
-			return &CompareError{s.only, err}
+			return &CompareError{s.only, s.off, err}
 		}
 		if !zero.IsZero(p) {
 			c.found(s.off + sector(firstNonZero(p)))
@@ -232,10 +235,10 @@ func (c *comparer) compare(ctx context.Context, s span) error {
 	defer bufpool.Put(pa)
 	defer bufpool.Put(pb)
 	if _, err := c.a.ReadAt(ctx, pa, s.off); err != nil && err != io.EOF {
-		return &CompareError{c.a, err}
+		return &CompareError{c.a, s.off, err}
 	}
 	if _, err := c.b.ReadAt(ctx, pb, s.off); err != nil && err != io.EOF {
-		return &CompareError{c.b, err}
+		return &CompareError{c.b, s.off, err}
 	}
 	if !bytes.Equal(pa, pb) {
 		c.found(s.off + sector(firstDifferent(pa, pb)))

@@ -169,3 +169,34 @@ func TestContainersAreRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestCompareReadErrors: compare says where on the disk it could not read, not where in
+// the file, and that the sizes differ if it was beyond the end of one disk.
+func TestCompareReadErrors(t *testing.T) {
+	tools := needCLI(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "fail"), []byte("[inject-error]\nevent = \"read_aio\"\nerrno = \"5\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{tools.img, "create", "-q", "-f", "qcow2", "a.qcow2", "1G"},
+		{tools.img, "create", "-q", "-f", "qcow2", "same.qcow2", "1G"},
+		{tools.img, "create", "-q", "-f", "qcow2", "empty.qcow2", "0"},
+		{tools.io, "-c", "write -P 1 70000 512", "a.qcow2"},
+	} {
+		if o := runIn(t, dir, args[0], args[1:]...); o.code != 0 {
+			t.Fatal(o.stderr)
+		}
+	}
+	for _, args := range [][]string{
+		{"compare", "blkdebug:fail:a.qcow2", "same.qcow2"},
+		{"compare", "same.qcow2", "blkdebug:fail:a.qcow2"},
+		{"compare", "blkdebug:fail:a.qcow2", "empty.qcow2"},
+		{"compare", "-q", "blkdebug:fail:a.qcow2", "empty.qcow2"},
+	} {
+		theirs, ours := runIn(t, dir, tools.img, args...), runIn(t, dir, tools.ours, args...)
+		if ours != theirs || ours.code != 4 {
+			t.Errorf("%v:\n%+v\nwant\n%+v", args, ours, theirs)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package qemuimg
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/cli/program"
@@ -66,7 +65,7 @@ func (c *call) compare(formatB string, strict bool) int {
 	res, err := ops.Compare(c.ctx, a, b, ops.CompareOptions{Strict: strict, Progress: progress.Report})
 	if err != nil {
 		stop(true)
-		return c.compareError(err, a)
+		return c.compareError(err, a, min(a.Size(), b.Size()))
 	}
 	code := c.compareResult(res, min(a.Size(), b.Size()))
 	// The result takes the place of the last line of progress.
@@ -74,11 +73,13 @@ func (c *call) compare(formatB string, strict bool) int {
 	return code
 }
 
+const sizeWarning = "Warning: Image size mismatch!\n"
+
 // compareResult prints the first difference. Beyond common there is only one of the
 // disks.
 func (c *call) compareResult(res ops.CompareResult, common int64) int {
 	if res.Difference == ops.Same && res.SizeDiffers || res.Difference == ops.DiffContent && res.Offset >= common {
-		c.printf("Warning: Image size mismatch!\n")
+		c.printf(sizeWarning)
 	}
 	switch res.Difference {
 	case ops.Same:
@@ -94,21 +95,32 @@ func (c *call) compareResult(res ops.CompareResult, common int64) int {
 	return exitDifferent
 }
 
-func (c *call) compareError(err error, first *block.Image) int {
-	name := c.operands[0]
+// compareError reports what could not be read. Beyond common there is only one of the
+// disks.
+func (c *call) compareError(err error, first *block.Image, common int64) int {
+	name, offset := c.operands[0], int64(0)
 	var which *ops.CompareError
-	if errors.As(err, &which) && which.Image != first {
-		name = c.operands[1]
+	if errors.As(err, &which) {
+		offset = which.Offset
+		if which.Image != first {
+			name = c.operands[1]
+		}
 	}
 	var io *block.IOError
 	if !errors.As(err, &io) {
 		c.errorf("%s", render.Error(err))
 		return exitCompareRead
 	}
+	code := exitCompareRead
 	if io.Op == "map" {
-		c.errorf("%s", fmt.Sprintf("Sector allocation test failed for %s: %s", name, render.System(io.Err)))
-		return exitCompareStatus
+		code = exitCompareStatus
+		c.errorf("Sector allocation test failed for %s: %s", name, render.System(io.Err))
+	} else {
+		c.errorf("Error while reading offset %d of %s: %s", offset, name, render.System(io.Err))
 	}
-	c.errorf("Error while reading offset %d of %s: %s", io.Offset, name, render.System(io.Err))
-	return exitCompareRead
+	if offset >= common {
+		// After the error, where both streams go to one pipe: so QEMU's buffer has it.
+		c.printf(sizeWarning)
+	}
+	return code
 }
