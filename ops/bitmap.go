@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -123,7 +124,8 @@ func CheckBitmaps(ctx context.Context, src *block.Image, skipInconsistent bool) 
 	if !ok {
 		return driver.Errorf(driver.ErrUnsupported, "Source lacks bitmap support")
 	}
-	for _, b := range list {
+	// The last first, as QEMU has them in its list.
+	for _, b := range slices.Backward(list) {
 		if b.Inconsistent && !skipInconsistent {
 			return &InconsistentBitmapError{b.Name}
 		}
@@ -139,11 +141,13 @@ func CopyBitmaps(ctx context.Context, src, dst *block.Image, warn func(string)) 
 	if err != nil {
 		return err
 	}
+	for _, b := range slices.Backward(list) {
+		if b.Inconsistent && warn != nil {
+			warn(fmt.Sprintf("Skipping inconsistent bitmap '%s'", b.Name))
+		}
+	}
 	for _, b := range list {
 		if b.Inconsistent {
-			if warn != nil {
-				warn(fmt.Sprintf("Skipping inconsistent bitmap '%s'", b.Name))
-			}
 			continue
 		}
 		err := dst.AddBitmap(ctx, driver.BitmapSpec{Name: b.Name, Granularity: b.Granularity, Disabled: !b.Enabled})

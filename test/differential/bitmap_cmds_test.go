@@ -132,6 +132,8 @@ convert --bitmaps -O qcow2 b2.qcow2 out && info out
 convert --bitmaps -O qcow2 b.qcow2 out
 convert --bitmaps --skip-broken-bitmaps -O qcow2 b.qcow2 out && info out
 convert --skip-broken-bitmaps -O qcow2 b.qcow2 out
+convert --bitmaps -O qcow2 two-bad.qcow2 out
+convert --bitmaps --skip-broken-bitmaps -O qcow2 two-bad.qcow2 out && info out
 convert --bitmaps -c -O qcow2 -o cluster_size=4k b2.qcow2 out && info out
 convert --bitmaps -O qcow2 -o cluster_size=512,refcount_bits=1 b2.qcow2 out
 convert --bitmaps -O qcow2 -o compat=0.10 b2.qcow2 out
@@ -191,6 +193,7 @@ truncate -s 1M raw.img
 "$IMG" bitmap --add -g 32k b.qcow2 three
 "$IMG" bitmap --add b.qcow2 bad
 "$IO" -c 'write -P 3 1000k 10k' -c 'write -P 4 3M 200k' b.qcow2
+cp b.qcow2 two-bad.qcow2
 "$IMG" create -q -f qcow2 b2.qcow2 4M
 "$IMG" bitmap --add -g 4k b2.qcow2 x
 "$IMG" bitmap --add --disable b2.qcow2 y
@@ -216,6 +219,8 @@ cp b2.qcow2 lost.qcow2
 printf '\0' | dd of=lost.qcow2 bs=1 seek=95 conv=notrunc status=none
 `)
 	flagInUse(t, filepath.Join(dir, "b.qcow2"), "bad")
+	flagInUse(t, filepath.Join(dir, "two-bad.qcow2"), "one")
+	flagInUse(t, filepath.Join(dir, "two-bad.qcow2"), "bad")
 	return dir
 }
 
