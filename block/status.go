@@ -184,7 +184,7 @@ func (img *Image) ownStatus(ctx context.Context, off, n int64) (_ Status, recurs
 			return Status{Length: n, Layer: img, Zero: true, Allocated: true}, false, nil
 		}
 		zero := ext.Kind == driver.ExtentZero
-		return Status{Length: min(ext.Length, n), Layer: img, Data: ext.Kind == driver.ExtentData, Zero: zero, Allocated: true,
+		return Status{Length: min(ext.Length, n), Layer: img, Data: ext.Kind == driver.ExtentData, Zero: zero, Allocated: ext.Kind != driver.ExtentUnallocated,
 			HasOffset: ext.HasOffset, Offset: ext.HostOffset, File: img}, false, nil
 	}
 	img.lock()

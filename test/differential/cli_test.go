@@ -113,6 +113,7 @@ cp a.qcow2 snap.qcow2
 "$IMG" create -f qcow2 bitmap.qcow2 10G
 "$IMG" bitmap --add -g 4k bitmap.qcow2 one
 "$IMG" bitmap --add bitmap.qcow2 two
+"$IO" -c 'write -P 1 1G 8k' bitmap.qcow2
 mkdir dir sub
 "$IMG" create -f qcow2 -b ../a.qcow2 -F qcow2 sub/o.qcow2
 cp a.qcow2 corrupt.qcow2
