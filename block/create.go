@@ -50,7 +50,7 @@ func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, err
 	if !ok || drv.Desc().CreateOptions == nil {
 		return nil, driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support image creation", req.Format)
 	}
-	env := &driver.Env{Gate: req.Gate, Budget: req.Budget, Warn: req.Warn, Objects: req.Objects}
+	env := &driver.Env{Gate: req.Gate, Budget: req.Budget, Warn: req.Warn, Report: func(string) {}, Objects: req.Objects}
 	if env.Warn == nil {
 		env.Warn = func(string) {}
 	}

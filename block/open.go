@@ -47,6 +47,9 @@ type OpenOptions struct {
 	// Warn takes warnings for the user, nil drops them. Log may be nil.
 	Warn func(msg string)
 	Log  *slog.Logger
+	// Report takes lines about what opening repairs in the image, one goroutine's at
+	// a time; they may be very many. Nil drops them.
+	Report func(line string)
 	// ProbedRaw is called when no format was given and an image that is to be
 	// written was taken for raw.
 	ProbedRaw func(name string)
@@ -81,6 +84,9 @@ func Open(ctx context.Context, reg *Registry, src Source, o OpenOptions) (*Image
 	}
 	if o.Warn == nil {
 		o.Warn = func(string) {}
+	}
+	if o.Report == nil {
+		o.Report = func(string) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

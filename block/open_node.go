@@ -373,7 +373,7 @@ func (op *opener) finishFormat(ctx context.Context, spec nodeSpec, img *Image, o
 func (op *opener) newImage(spec nodeSpec, drv driver.Driver, c common) *Image {
 	img := &Image{reg: op.reg, drv: drv, desc: drv.Desc(), writable: spec.access.Write, access: spec.access,
 		unmap: spec.unmap, detect: c.detect, cache: spec.cache}
-	img.env = &driver.Env{Gate: op.o.Gate, Budget: op.budget, Log: op.o.Log, Warn: op.o.Warn, Guard: &img.guard, Objects: op.o.Objects}
+	img.env = &driver.Env{Gate: op.o.Gate, Budget: op.budget, Log: op.o.Log, Warn: op.o.Warn, Report: op.o.Report, Guard: &img.guard, Objects: op.o.Objects}
 	if img.desc.Serial {
 		img.serial = &sync.Mutex{}
 	}

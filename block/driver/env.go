@@ -17,6 +17,9 @@ type Env struct {
 	// Warn takes warnings that a user should see ("warning: " is not part of
 	// them). Never nil.
 	Warn func(msg string)
+	// Report takes lines about what opening changes in the image, for users to see:
+	// a repair. They are no warnings and may be very many. Never nil.
+	Report func(line string)
 	// Guard orders the freeing of room after reads that may still use it.
 	Guard *Guard
 	// Objects holds what options refer to by id. Nil if there are none.

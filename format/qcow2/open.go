@@ -290,7 +290,7 @@ func (im *image) openForWriting(ctx context.Context) error {
 	if !ok {
 		return driver.Errorf(driver.ErrNeedsRepair, "Could not repair dirty image")
 	}
-	res, err := checker.Check(ctx, driver.CheckFix{Leaks: true, Errors: true}, func(string) {}, nil)
+	res, err := checker.Check(ctx, driver.CheckFix{Leaks: true, Errors: true}, im.env.Report, nil)
 	if err != nil {
 		return driver.Errorf(driver.ErrNeedsRepair, "Could not repair dirty image: %w", err)
 	}

@@ -107,7 +107,7 @@ func (f *memFile) Map(_ context.Context, off, n int64) (driver.Extent, error) {
 }
 
 func testEnv() *driver.Env {
-	return &driver.Env{Gate: driver.AllowAll, Budget: &driver.Budget{}, Warn: func(string) {}, Guard: &driver.Guard{}}
+	return &driver.Env{Gate: driver.AllowAll, Budget: &driver.Budget{}, Warn: func(string) {}, Report: func(string) {}, Guard: &driver.Guard{}}
 }
 
 // needTool skips the test if a tool of the original is missing.

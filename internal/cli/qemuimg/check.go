@@ -61,12 +61,12 @@ func (c *call) runCheck(fix driver.CheckFix) int {
 }
 
 func (c *call) check(img *block.Image, fix driver.CheckFix) int {
-	found := newFindings(c.Stderr)
-	job := ops.CheckJob{Image: img, Fix: fix, Report: found.report}
+	found := render.NewFindings(c.Stderr)
+	job := ops.CheckJob{Image: img, Fix: fix, Report: found.Report}
 	progress, stop := c.startProgress(1)
 	job.Progress = progress.Report
 	result, err := ops.Check(c.ctx, job)
-	found.end()
+	found.End()
 	stop(err != nil)
 	if errors.Is(err, driver.ErrUnsupported) {
 		c.fail(err)
@@ -79,11 +79,11 @@ func (c *call) check(img *block.Image, fix driver.CheckFix) int {
 				return code
 			}
 		}
-		found = newFindings(c.Stderr)
-		job.Fix, job.Report = driver.CheckFix{}, found.report
+		found = render.NewFindings(c.Stderr)
+		job.Fix, job.Report = driver.CheckFix{}, found.Report
 		was := result
 		result, err = ops.Check(c.ctx, job)
-		found.end()
+		found.End()
 		result.LeaksFixed, result.CorruptionsFixed = was.LeaksFixed, was.CorruptionsFixed
 	}
 	if err != nil {

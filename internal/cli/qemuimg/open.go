@@ -9,6 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/imageopt"
+	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -73,7 +74,10 @@ func (c *call) openSource(ctx context.Context, src block.Source, name string, o 
 	if src.Filename == "" && len(src.Options) == 0 {
 		return nil, openError(name, errors.New("The 'file' block driver requires a file name"))
 	}
+	found := render.NewFindings(c.Stderr)
+	o.Report = found.Report
 	img, err := block.Open(ctx, c.reg, src, o)
+	found.End()
 	if err != nil {
 		return nil, openError(name, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/imageopt"
+	"github.com/cowl-disk/cowl/internal/cli/render"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -47,7 +48,11 @@ func (p *Program) open(ctx context.Context, s *settings, name string) (*block.Im
 	if s.detect != "off" {
 		src.Options["detect-zeroes"] = s.detect
 	}
-	img, err := block.Open(ctx, reg, src, p.openOptions(s))
+	o := p.openOptions(s)
+	found := render.NewFindings(p.Stderr)
+	o.Report = found.Report
+	img, err := block.Open(ctx, reg, src, o)
+	found.End()
 	if err != nil {
 		return nil, openError(name, err)
 	}

@@ -1,4 +1,4 @@
-package qemuimg
+package render
 
 import (
 	"fmt"
@@ -8,14 +8,14 @@ import (
 
 func TestFindings(t *testing.T) {
 	var b strings.Builder
-	f := newFindings(&b)
+	f := NewFindings(&b)
 	for i := range maxOfKind + 50 {
-		f.report(fmt.Sprintf("ERROR cluster %d refcount=0 reference=1", i))
+		f.Report(fmt.Sprintf("ERROR cluster %d refcount=0 reference=1", i))
 		if i < 3 {
-			f.report(fmt.Sprintf("ERROR OFLAG_COPIED data cluster: l2_entry=0x%x refcount=0", i))
+			f.Report(fmt.Sprintf("ERROR OFLAG_COPIED data cluster: l2_entry=0x%x refcount=0", i))
 		}
 	}
-	f.end()
+	f.End()
 	if n := strings.Count(b.String(), "ERROR cluster "); n != maxOfKind+1 { // and the line with the count
 		t.Errorf("%d lines of the large kind", n)
 	}
@@ -30,11 +30,11 @@ func TestFindings(t *testing.T) {
 // An image cannot make the table of kinds grow without bound.
 func TestFindingsKinds(t *testing.T) {
 	var b strings.Builder
-	f := newFindings(&b)
+	f := NewFindings(&b)
 	for i := range 10 * maxKinds {
-		f.report("name " + strings.Repeat("x", i))
+		f.Report("name " + strings.Repeat("x", i))
 	}
-	f.end()
+	f.End()
 	if len(f.kinds) > maxKinds+1 || !strings.Contains(b.String(), "\nother findings: ") {
 		t.Errorf("%d kinds", len(f.kinds))
 	}

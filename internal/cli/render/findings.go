@@ -1,11 +1,9 @@
-package qemuimg
+package render
 
 import (
 	"fmt"
 	"io"
 	"strings"
-
-	"github.com/cowl-disk/cowl/internal/cli/render"
 )
 
 const (
@@ -16,8 +14,9 @@ const (
 	maxKinds = 1000
 )
 
-// findings prints what a check finds, the first of each kind, and counts the others.
-type findings struct {
+// Findings prints what a check finds, the first of each kind, and counts the others. It
+// is for one goroutine.
+type Findings struct {
 	w     io.Writer
 	kinds map[string]*kindCount
 	order []string
@@ -25,10 +24,11 @@ type findings struct {
 
 type kindCount struct{ n int64 }
 
-func newFindings(w io.Writer) *findings { return &findings{w: w, kinds: map[string]*kindCount{}} }
+// NewFindings starts a list of findings on w.
+func NewFindings(w io.Writer) *Findings { return &Findings{w: w, kinds: map[string]*kindCount{}} }
 
-// report takes one finding.
-func (f *findings) report(line string) {
+// Report takes one finding.
+func (f *Findings) Report(line string) {
 	kind := kindOf(line)
 	k := f.kinds[kind]
 	if k == nil {
@@ -43,17 +43,17 @@ func (f *findings) report(line string) {
 		}
 	}
 	if k.n++; k.n <= maxOfKind {
-		fmt.Fprintln(f.w, render.PrintableLines(line))
+		fmt.Fprintln(f.w, PrintableLines(line))
 	}
 }
 
-// end prints how many findings were left out. The line begins like those that it
+// End prints how many findings were left out. The line begins like those that it
 // stands for, so that scripts which pick a kind of finding by its first words get the
 // count too.
-func (f *findings) end() {
+func (f *Findings) End() {
 	for _, kind := range f.order {
 		if more := f.kinds[kind].n - maxOfKind; more > 0 {
-			fmt.Fprintf(f.w, "%s: %d more like this\n", render.PrintableLines(kind), more)
+			fmt.Fprintf(f.w, "%s: %d more like this\n", PrintableLines(kind), more)
 		}
 	}
 }
