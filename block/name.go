@@ -24,6 +24,10 @@ func (img *Image) runtime(key string) bool {
 func formatName(img, file *Image, own, backing opts.Dict, noBacking bool) string {
 	strong := len(backing) > 0 || noBacking
 	for k := range own {
+		role, _, dotted := strings.Cut(k, ".")
+		if c := img.desc.Child(role); dotted && c != nil && c.ByDriver {
+			continue // QEMU does not count a data file that was given
+		}
 		if !img.runtime(k) {
 			strong = true
 		}

@@ -224,6 +224,8 @@ info --output json raw.img
 info --output=json a.qcow2
 info --output=json snap.qcow2
 info --output=json ext.qcow2
+info --image-opts driver=qcow2,file.filename=ext.qcow2,data-file.filename=ext.data
+info --output=json --image-opts driver=qcow2,file.filename=ext.qcow2,data-file.driver=file,data-file.filename=ext.data
 info --output=json old.qcow2
 info --output=json sub/o.qcow2
 info --outp=json --force raw.img
