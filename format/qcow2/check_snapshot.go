@@ -24,10 +24,10 @@ type snapshotResult struct{ corruptions, fixed, errors int64 }
 // drops from it, in memory, what is too much.
 func (c *checker) readSnapshotTable(res *snapshotResult) error {
 	n, off := int64(c.hdr.NbSnapshots), int64(c.hdr.SnapshotsOffset)
+	dropped := int64(0)
 	if n > maxSnapshots && c.fix.Errors {
 		c.say("Discarding %d overhanging snapshots", n-maxSnapshots)
-		res.corruptions += n - maxSnapshots
-		n = maxSnapshots
+		dropped, n = n-maxSnapshots, maxSnapshots
 	}
 	if n > maxSnapshots {
 		res.errors++
@@ -73,7 +73,7 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 				return errCheck(textTooLarge)
 			}
 			c.say("Discarding %d overhanging snapshots (snapshot table is too big)", n-i)
-			res.corruptions += n - i
+			dropped += n - i
 			break
 		}
 		if err := c.budget.Table("snapshot table", kept); err != nil {
@@ -82,6 +82,13 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 		c.snapshots.reserved += kept
 		c.snapshots.entries = append(c.snapshots.entries, s)
 		c.snapshots.bytes = pos - off
+	}
+	if dropped > 0 {
+		// Before the room of what is dropped is given back, the header must not name
+		// it any more. The entries that stay are where they were.
+		if err := c.dropSnapshots(dropped, res); err != nil {
+			return err
+		}
 	}
 	for i := range c.snapshots.entries {
 		if s := &c.snapshots.entries[i]; s.HasDiskSize && s.DiskSize > maxSnapshotDisk {
@@ -95,6 +102,25 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 			c.say("%s snapshot table entry %d is incomplete", verb(c.fix.Errors), i)
 		}
 	}
+	return nil
+}
+
+// dropSnapshots lets the header name only the entries that were read, dropped fewer
+// than before.
+func (c *checker) dropSnapshots(dropped int64, res *snapshotResult) error {
+	n := uint32(len(c.snapshots.entries))
+	err := c.writeHeader(headerSnapshots, binary.BigEndian.AppendUint32(nil, n))
+	if err == nil {
+		err = c.file.Flush(c.ctx)
+	}
+	if err != nil {
+		c.say("ERROR failed to update the number of snapshots: %v", err)
+		res.corruptions += dropped
+		res.errors++
+		return errCheck(textIO)
+	}
+	c.hdr.NbSnapshots = n
+	res.fixed += dropped
 	return nil
 }
 

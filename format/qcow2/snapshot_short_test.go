@@ -74,3 +74,41 @@ func TestShortSnapshotEntries(t *testing.T) {
 		})
 	}
 }
+
+// TestTooManySnapshots: a repair leaves the snapshots that may stay in their place and
+// lets the header name no others. To write the table again would take room, and until
+// then the header would name what was given back.
+func TestTooManySnapshots(t *testing.T) {
+	ctx := context.Background()
+	img, disk, _ := memImage(t, opts.Dict{"cluster_size": "64k", "compat": "0.10"})
+	if err := img.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	const table, dropped = 1 << 20, 3 // what the file lacks are entries that are all zero
+	field := binary.BigEndian.AppendUint32(nil, maxSnapshots+dropped)
+	field = binary.BigEndian.AppendUint64(field, table)
+	if _, err := disk.WriteAt(ctx, field, headerSnapshots); err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.Resize(ctx, table+(maxSnapshots+dropped)*snapshotFixedSize, driver.ResizeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	im, err := openForCheck(t, disk, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := im.Check(ctx, driver.CheckFix{Leaks: true, Errors: true}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Corruptions+res.CheckErrors != 0 || res.CorruptionsFixed < dropped {
+		t.Errorf("%+v", *res)
+	}
+	var b [12]byte
+	if _, err := disk.ReadAt(ctx, b[:], headerSnapshots); err != nil {
+		t.Fatal(err)
+	}
+	if n, at := binary.BigEndian.Uint32(b[:]), binary.BigEndian.Uint64(b[4:]); n != maxSnapshots || at != table {
+		t.Errorf("the header names %d snapshots at %d, want %d at %d", n, at, maxSnapshots, table)
+	}
+}

@@ -1,6 +1,9 @@
 package ondisk
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // Snapshot is an entry of the snapshot table (section "Snapshots").
 type Snapshot struct {
@@ -58,6 +61,13 @@ func DecodeSnapshot(b []byte) (Snapshot, int, error) {
 		s.ExtraUnknown = append([]byte(nil), extra[snapshotExtraMax:]...)
 	}
 	rest := b[snapshotFixed+extraLen:]
-	s.ID, s.Name = string(rest[:idLen]), string(rest[idLen:idLen+nameLen])
+	s.ID, s.Name = text(rest[:idLen]), text(rest[idLen:idLen+nameLen])
 	return s, int(min(int64(len(b)), (total+7)&^7)), nil
+}
+
+// text returns what stands in b before a zero byte: to QEMU, what follows does not
+// exist.
+func text(b []byte) string {
+	b, _, _ = bytes.Cut(b, []byte{0})
+	return string(b)
 }
