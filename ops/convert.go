@@ -139,6 +139,8 @@ type converter struct {
 	encoded     bool        // reading the source means decoding
 	writing     *sync.Mutex // nil: writes to the target may run side by side
 	noReflink   atomic.Bool
+	canShare    atomic.Bool // a copy by the system has been made
+	firstShare  sync.Mutex  // held by the one that finds out
 	meter       *meter
 	copiedOnly  bool // done counts what is copied, not positions
 

@@ -85,6 +85,12 @@ func (t *turn) pass() {
 
 // copyBySystem tries to share or copy the blocks of a unit without reading them.
 func (c *converter) copyBySystem(ctx context.Context, u unit) (bool, error) {
+	if !c.canShare.Load() {
+		// The first attempt is made alone: a refusal costs the target room that it
+		// takes and gives back, and what others write meanwhile would lie behind it.
+		c.firstShare.Lock()
+		defer c.firstShare.Unlock()
+	}
 	if c.noReflink.Load() {
 		return false, nil
 	}
@@ -97,6 +103,7 @@ func (c *converter) copyBySystem(ctx context.Context, u unit) (bool, error) {
 	}
 	n, err := c.job.Target.CopyRange(ctx, u.file, u.host, u.off, u.n, mode)
 	if err == nil && n == u.n {
+		c.canShare.Store(true)
 		c.reflinked.Add(n)
 		c.advance(u, n)
 		if c.job.CopyRange {

@@ -1,0 +1,79 @@
+package ops_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/drivers"
+	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/ops"
+	"github.com/cowl-disk/cowl/protocol/mem"
+)
+
+// refusing is a protocol whose disks offer to copy ranges and then cannot.
+type refusing struct {
+	*mem.Driver
+	asked atomic.Int32
+}
+
+func (d *refusing) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
+	n, err := d.Driver.Open(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return refusingNode{n.(driver.Storage), d}, nil
+}
+
+type refusingNode struct {
+	driver.Storage
+	d *refusing
+}
+
+func (n refusingNode) CopyFrom(context.Context, driver.Storage, int64, int64, int64, driver.CopyMode) (int64, error) {
+	n.d.asked.Add(1)
+	time.Sleep(20 * time.Millisecond) // others come meanwhile
+	return 0, driver.ErrUnsupported
+}
+
+// TestConvertAsksOnce copies onto disks that refuse to share blocks. Each refusal
+// takes room in the target and gives it back, so one must be enough: otherwise
+// the image has gaps where others claimed room behind it.
+func TestConvertAsksOnce(t *testing.T) {
+	d := &refusing{Driver: mem.New().(*mem.Driver)}
+	list := []driver.Driver{d}
+	for _, o := range drivers.All() {
+		if _, ok := o.(*mem.Driver); !ok {
+			list = append(list, o)
+		}
+	}
+	w := &world{t: t, reg: block.NewRegistry(list...), mem: d.Driver}
+	src := w.create("src", "raw", 16<<20, nil)
+	data := make([]byte, 1<<20)
+	testkit.Fill(testkit.Rand(1), data)
+	var want []byte
+	for off := int64(0); off < src.Size(); off += 2 << 20 {
+		if _, err := src.WriteAt(t.Context(), data, off); err != nil {
+			t.Fatal(err)
+		}
+		want = append(append(want, data...), make([]byte, 1<<20)...)
+	}
+	dst := w.create("dst", "qcow2", src.Size(), nil)
+	if _, err := ops.Convert(t.Context(), ops.ConvertJob{Sources: []*block.Image{src}, Target: dst, TargetZero: true, Sparse: 4096, Workers: 8}); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(dst, want)
+	if n := d.asked.Load(); n != 1 {
+		t.Errorf("a disk that refuses was asked %d times, want 1", n)
+	}
+	if err := dst.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// Header, refcounts and L1 are five clusters with the L2 table; data follows without gaps.
+	if got, most := w.mem.Disk("dst").Size(), int64(5<<16+8<<20); got > most {
+		t.Errorf("the image takes %d bytes, want at most %d", got, most)
+	}
+}
