@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -54,13 +55,14 @@ type conn struct {
 	meta   []metaContext
 
 	// Constant in the transmission phase.
-	dev    Device
-	writer Writer          // nil: read-only
-	ranger FileRanger      // nil: nothing is sent from files
-	socket syscall.RawConn // of raw, for ranger
-	size   uint64
-	limits wire.BlockSize
-	asked  bool // the client knows the limits
+	dev      Device
+	writer   Writer          // nil: read-only
+	reporter StatusReporter  // nil: nobody knows where zeroes are
+	ranger   FileRanger      // nil: nothing is sent from files
+	socket   syscall.RawConn // of raw, for ranger
+	size     uint64
+	limits   wire.BlockSize
+	asked    bool // the client knows the limits
 
 	in  requestReader
 	own replies // of the leader
@@ -136,6 +138,9 @@ func (c *conn) transmit(rest []byte) error {
 		if c.socket = fileSocket(c.raw); c.socket != nil {
 			c.ranger = r
 		}
+	}
+	if r, ok := c.dev.(StatusReporter); ok && slices.Contains(r.Contexts(), wire.ContextAllocation) {
+		c.reporter = r
 	}
 	c.in = requestReader{r: c.nc, buf: bufpool.Get(max(firstBuffer, len(rest)))}
 	c.in.end = copy(c.in.buf, rest)

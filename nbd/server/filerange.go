@@ -31,7 +31,10 @@ func (c *conn) fileRange(req *wire.Request, off int64, n int) (p part, ok bool) 
 	}
 	buf := bufpool.Get(probeLen)
 	defer bufpool.Put(buf)
-	holes := c.mode != modeSimple && req.Flags&wire.CmdFlagDF == 0
+	holes := c.sparse(req)
+	if holes && hasHole(f, at, n) {
+		return p, false
+	}
 	last := at + int64(n) - probeLen
 	for pos := at; ; pos = min(pos+piece, last) {
 		if !cached(f, buf, pos) {

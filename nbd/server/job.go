@@ -169,6 +169,10 @@ func (c *conn) executeRead(j *job) {
 		errno = wire.ErrnoOf(c.dev.ReadAt(c.ctx, p.buf, int64(off)))
 	}
 	c.pace.took(time.Since(start), j.n)
+	var holes []span
+	if !fromFile && errno == 0 {
+		holes = c.holes(&j.req, off, p.data)
+	}
 	if j.shared {
 		p.shared = j.n
 	} else {
@@ -186,7 +190,7 @@ func (c *conn) executeRead(j *job) {
 			r.addBuffer(p)
 			return
 		case errno == 0:
-			c.addRead(r, &j.req, off, p, done)
+			c.addRead(r, &j.req, off, p, holes, done)
 			return
 		case c.mode == modeSimple:
 			c.addDone(r, &j.req, errno)

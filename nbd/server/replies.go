@@ -21,13 +21,13 @@ type replies struct {
 type part struct {
 	from, to int
 	buf      []byte // to be given back when sent
-	data     []byte // of buf
+	data     []byte // of buf, or of that of a later part
 	file     fileExtent
 	release  int // bytes that no longer are in flight when sent
 	shared   int // same, of the room of all connections
 }
 
-func (p *part) inArena() bool { return p.buf == nil && p.file.f == nil }
+func (p *part) inArena() bool { return p.buf == nil && p.data == nil && p.file.f == nil }
 
 func (r *replies) empty() bool { return len(r.arena) == 0 && len(r.parts) == 0 }
 
@@ -94,7 +94,7 @@ func (c *conn) send(r *replies) error {
 			if err := c.sendExtent(p.file); err != nil {
 				return err
 			}
-		case p.buf == nil:
+		case p.inArena():
 			segs = append(segs, r.arena[p.from:p.to])
 		default:
 			segs = append(segs, p.data)
@@ -123,7 +123,7 @@ func (c *conn) sendTLS(r *replies) error {
 	for i := range r.parts {
 		p := &r.parts[i]
 		data := p.data
-		if p.buf == nil {
+		if p.inArena() {
 			data = r.arena[p.from:p.to]
 		}
 		for len(data) > 0 {

@@ -6,7 +6,6 @@ import (
 
 	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/internal/trace"
-	"github.com/cowl-disk/cowl/internal/zero"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
@@ -185,16 +184,33 @@ func (c *conn) readInPlace(req *wire.Request, n int) error {
 	token := c.enter(start, before)
 	err := c.dev.ReadAt(c.ctx, p, int64(req.Offset))
 	c.pace.took(time.Since(start), n)
+	var holes []span
+	if err == nil {
+		holes = c.holes(req, req.Offset, p)
+	}
+	var sparse part // p, if it is not sent where it lies
+	if len(holes) > 0 {
+		sparse.buf = bufpool.Get(n)
+		sparse.data = sparse.buf[:copy(sparse.buf, p)]
+	}
 	if !c.leave(token) {
 		c.post(func(r *replies) {
-			if err != nil {
+			switch {
+			case err != nil:
 				c.addDone(r, req, wire.ErrnoOf(err))
-				return
+			case len(holes) > 0:
+				c.addRead(r, req, req.Offset, sparse, holes, true)
+			default:
+				c.addReadHead(r, req, req.Offset, n, true)
+				copy(r.grow(n), p)
 			}
-			c.addReadHead(r, req, req.Offset, n, true)
-			copy(r.grow(n), p)
 		})
 		return errDeposed
+	}
+	if len(holes) > 0 {
+		c.own.shrink(len(c.own.arena) - before)
+		c.addRead(&c.own, req, req.Offset, sparse, holes, true)
+		return c.ownFull()
 	}
 	if err != nil {
 		c.own.shrink(len(c.own.arena) - before)
@@ -215,13 +231,17 @@ func (c *conn) readNow(req *wire.Request, n int) error {
 	token := c.enter(start, len(c.own.arena))
 	err := c.dev.ReadAt(c.ctx, buf, int64(req.Offset))
 	c.pace.took(time.Since(start), n)
+	var holes []span
+	if err == nil {
+		holes = c.holes(req, req.Offset, buf)
+	}
 	if !c.leave(token) {
 		c.post(func(r *replies) {
 			if err != nil {
 				c.addDone(r, req, wire.ErrnoOf(err))
 				return
 			}
-			c.addRead(r, req, req.Offset, part{buf: buf, data: buf}, true)
+			c.addRead(r, req, req.Offset, part{buf: buf, data: buf}, holes, true)
 		})
 		return errDeposed
 	}
@@ -229,19 +249,8 @@ func (c *conn) readNow(req *wire.Request, n int) error {
 		bufpool.Put(buf)
 		return c.answer(req, wire.ErrnoOf(err))
 	}
-	c.addRead(&c.own, req, req.Offset, part{buf: buf, data: buf}, true)
+	c.addRead(&c.own, req, req.Offset, part{buf: buf, data: buf}, holes, true)
 	return c.flushOwn()
-}
-
-// addRead appends data that were read from off.
-func (c *conn) addRead(r *replies, req *wire.Request, off uint64, p part, done bool) {
-	if c.mode != modeSimple && req.Flags&wire.CmdFlagDF == 0 && len(p.data) >= 4096 && zero.IsZero(p.data) {
-		c.addHole(r, req, off, len(p.data), done)
-		p.data = nil
-	} else {
-		c.addReadHead(r, req, off, len(p.data), done)
-	}
-	r.addBuffer(p)
 }
 
 // readContiguous reads more than a piece for a reply in one part.

@@ -25,6 +25,12 @@ func cached(f *os.File, p []byte, at int64) bool {
 	return err == nil && n == len(p)
 }
 
+// hasHole says whether f has a hole among n bytes from offset at on.
+func hasHole(f *os.File, at int64, n int) bool {
+	hole, err := unix.Seek(int(f.Fd()), at, unix.SEEK_HOLE)
+	return err == nil && hole < at+int64(n)
+}
+
 // sendFile sends n bytes of f from offset at on and returns how many it has sent.
 // They are fewer without an error if f ends before or cannot be read in this way.
 // An error is one of the socket, after which nothing can be sent.
