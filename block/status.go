@@ -41,6 +41,8 @@ type Status struct {
 	// Both can be true (preallocated room that is a hole), and none is if the
 	// search ended (see Status) before a layer had an answer.
 	Data, Zero bool
+	// Hole: there is no room for Data, although it is not known to be zeroes.
+	Hole bool
 	// Allocated: the layer that answers holds the range itself; false where the
 	// range reads as zeroes only because no layer has it.
 	Allocated  bool
@@ -137,8 +139,8 @@ func (img *Image) wholeUnits(ctx context.Context, st Status, off, unit int64) (S
 		if err != nil || next.Length == 0 {
 			return st, err
 		}
-		if next.Zero != st.Zero || next.Data != st.Data {
-			st.Data, st.Zero, st.Allocated = true, false, true
+		if next.Zero != st.Zero || next.Data != st.Data || next.Hole != st.Hole {
+			st.Data, st.Zero, st.Hole, st.Allocated = true, false, false, true
 		}
 		pos += next.Length
 	}
@@ -183,8 +185,8 @@ func (img *Image) ownStatus(ctx context.Context, off, n int64) (_ Status, recurs
 			// Rounded up to a sector: the rest of it reads as zeroes.
 			return Status{Length: n, Layer: img, Zero: true, Allocated: true}, false, nil
 		}
-		zero := ext.Kind == driver.ExtentZero
-		return Status{Length: min(ext.Length, n), Layer: img, Data: ext.Kind == driver.ExtentData, Zero: zero, Allocated: ext.Kind != driver.ExtentUnallocated,
+		zero := ext.Kind == driver.ExtentZero || ext.Zero
+		return Status{Length: min(ext.Length, n), Layer: img, Data: ext.Kind == driver.ExtentData, Zero: zero, Hole: ext.Hole, Allocated: ext.Kind != driver.ExtentUnallocated && !ext.Hole,
 			HasOffset: ext.HasOffset, Offset: ext.HostOffset, File: img}, false, nil
 	}
 	img.lock()

@@ -248,6 +248,9 @@ func (img *Image) CopyRange(ctx context.Context, src driver.Storage, srcOff, off
 	if img.allocator == nil || img.probedRaw {
 		return 0, driver.ErrUnsupported
 	}
+	if !img.canCopyFrom(ctx, src, mode) {
+		return 0, driver.ErrUnsupported // before room is taken that is left empty
+	}
 	e := img.guard.Enter()
 	defer img.guard.Exit(e)
 	done := int64(0)
@@ -262,6 +265,16 @@ func (img *Image) CopyRange(ctx context.Context, src driver.Storage, srcOff, off
 		}
 	}
 	return done, nil
+}
+
+// canCopyFrom says whether a child may be able to copy from src.
+func (img *Image) canCopyFrom(ctx context.Context, src driver.Storage, mode driver.CopyMode) bool {
+	for _, c := range img.children {
+		if _, err := c.Image.CopyFrom(ctx, src, 0, 0, 0, mode); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func (img *Image) copyOnce(ctx context.Context, src driver.Storage, srcOff, off, n int64, mode driver.CopyMode) (int64, error) {

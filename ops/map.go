@@ -46,8 +46,8 @@ func Map(ctx context.Context, img *block.Image, start, max int64, entry func(qap
 
 func mapEntry(off int64, st block.Status) qapi.MapEntry {
 	e := qapi.MapEntry{Start: off, Length: st.Length, Depth: int64(st.Depth), Present: st.Allocated,
-		Zero: st.Zero, Data: st.Data, Compressed: st.Compressed}
-	if st.HasOffset {
+		Zero: st.Zero, Data: st.Data && !st.Hole, Compressed: st.Compressed}
+	if st.HasOffset && !st.Hole {
 		host := st.Offset
 		e.Offset = &host
 		if st.File != nil {

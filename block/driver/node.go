@@ -141,6 +141,10 @@ type Extent struct {
 	HostOffset int64   // valid if HasOffset
 	HasOffset  bool    // Data, and zero or unallocated ranges that have room on disk
 	Compressed bool    // Encoded: by compression
+	// Zero: Data that reads as zeroes, although there is room for it.
+	Zero bool
+	// Hole: Data for which there is no room, although it is not known to be zeroes.
+	Hole bool
 	// Recurse asks the block layer to look for holes of Child inside a Data
 	// extent when it reports block status (raw images, preallocated metadata).
 	Recurse bool
@@ -364,7 +368,8 @@ type StatusChecker interface {
 
 // RangeCopier is implemented by Storage that can copy from another without
 // moving the bytes through this process. It returns how much it copied; 0 and
-// ErrUnsupported if the pair cannot do it.
+// ErrUnsupported if the pair cannot do it. With n 0 that is only asked: no error
+// means that it may be able to.
 type RangeCopier interface {
 	CopyFrom(ctx context.Context, src Storage, srcOff, dstOff, n int64, mode CopyMode) (int64, error)
 }

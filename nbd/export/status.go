@@ -36,7 +36,7 @@ func (d *Device) extent(ctx context.Context, name string, off, n int64) (length 
 	switch name {
 	case wire.ContextAllocation:
 		st, err := d.img.Status(ctx, off, n, nil)
-		if !st.Data {
+		if !st.Data || st.Hole {
 			flags |= wire.StateHole
 		}
 		if st.Zero {

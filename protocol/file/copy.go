@@ -20,6 +20,12 @@ func (n *node) CopyFrom(ctx context.Context, src driver.Storage, srcOff, dstOff,
 	if !ok || n.device || from.device {
 		return 0, driver.ErrUnsupported
 	}
+	if length == 0 {
+		if mode&driver.CopyOffload == 0 && n.fsBlock == 0 {
+			return 0, driver.ErrUnsupported
+		}
+		return 0, nil
+	}
 	if err := from.check(ctx, srcOff, length); err != nil {
 		return 0, err
 	}

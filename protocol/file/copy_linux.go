@@ -27,7 +27,7 @@ func cannotCopy(err error) bool {
 // reflink makes whole blocks of n share those of from.
 func (n *node) reflink(from *node, srcOff, dstOff, length int64) (int64, error) {
 	b := n.fsBlock
-	if srcOff%b != 0 || dstOff%b != 0 {
+	if b == 0 || srcOff%b != 0 || dstOff%b != 0 {
 		return 0, driver.ErrUnsupported
 	}
 	// The last block may be a part of one only where both files end with it.

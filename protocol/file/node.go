@@ -27,7 +27,7 @@ type node struct {
 	write    bool
 	cache    driver.Cache
 	sector   int64 // logical block size of a device
-	fsBlock  int64 // block size of the file system, for sharing blocks
+	fsBlock  int64 // block size of the file system, for sharing blocks; 0: it cannot
 	size     atomic.Int64
 	sizeMu   sync.RWMutex // writes that extend: shared; setting the length: exclusive
 	holes    holeCache

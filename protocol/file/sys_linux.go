@@ -79,11 +79,16 @@ func deviceSector(f *os.File) int64 {
 	return int64(size)
 }
 
-// fsBlockSize is the block size of the file system f lies on.
+// fsBlockSize is the block size of the file system f lies on, 0 if files cannot share
+// blocks there.
 func fsBlockSize(f *os.File) int64 {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Bsize <= 0 {
 		return defaultAlignment
+	}
+	switch uint32(st.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.TMPFS_MAGIC, unix.RAMFS_MAGIC, unix.MSDOS_SUPER_MAGIC:
+		return 0
 	}
 	return int64(st.Bsize)
 }

@@ -22,12 +22,6 @@ type statusCache struct {
 
 const statusAge = 100 * time.Millisecond
 
-// Bits of the contexts that Map can ask for.
-const (
-	stateZero  = 1 << 1
-	stateDirty = 1 << 0
-)
-
 // maxStatus bounds what is asked for at once: servers look at all of it.
 const maxStatus = 1 << 30
 
@@ -103,18 +97,12 @@ func (n *node) cachedExtent(off, length int64) (driver.Extent, bool) {
 	return driver.Extent{}, false
 }
 
-// extent says what the flags of an extent mean.
+// extent says what the flags of an extent mean. A bitmap in the place of block status
+// is shown by the same bits, as QEMU does: what is dirty is a hole.
 func (n *node) extent(flags uint64) driver.Extent {
-	if n.opt.DirtyBitmap != "" {
-		// As the original shows a bitmap in the place of block status: what is dirty is
-		// no data.
-		if flags&stateDirty != 0 {
-			return driver.Extent{Kind: driver.ExtentUnallocated}
-		}
-		return driver.Extent{Kind: driver.ExtentData, HasOffset: true}
-	}
-	if flags&stateZero != 0 {
+	hole, zero := flags&wire.StateHole != 0, flags&wire.StateZero != 0
+	if hole && zero {
 		return driver.Extent{Kind: driver.ExtentZero, HasOffset: true}
 	}
-	return driver.Extent{Kind: driver.ExtentData, HasOffset: true}
+	return driver.Extent{Kind: driver.ExtentData, HasOffset: true, Hole: hole, Zero: zero}
 }
