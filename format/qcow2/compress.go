@@ -2,79 +2,13 @@ package qcow2
 
 import (
 	"context"
-	"io"
-	"math"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/deflate"
 )
-
-// deflateWindow is what readers of compressed clusters reserve: windowBits -12.
-const deflateWindow = 4096
-
-// literalBytes is the least number of bytes that a code for the bytes of p one by one
-// takes: their entropy.
-func literalBytes(p []byte) int {
-	var counts [256]int32
-	for _, b := range p {
-		counts[b]++
-	}
-	bits, all := 0.0, float64(len(p))
-	for _, n := range counts {
-		if n > 0 {
-			bits += float64(n) * math.Log2(all/float64(n))
-		}
-	}
-	return int(bits / 8)
-}
-
-// shortSample is how many bytes of a cluster are tried with matches of three bytes.
-const shortSample = 8 << 10
-
-// errTooLong stops a compressor whose output is not smaller than its input.
-var errTooLong = io.ErrShortWrite
-
-// limitedBuffer takes at most a number of bytes.
-type limitedBuffer struct {
-	b   []byte
-	max int
-}
-
-func (l *limitedBuffer) Write(p []byte) (int, error) {
-	if len(l.b)+len(p) > l.max {
-		return 0, errTooLong
-	}
-	l.b = append(l.b, p...)
-	return len(p), nil
-}
-
-type deflater struct {
-	out limitedBuffer
-	w   *flate.Writer // with matches
-	lit *flate.Writer // literals only, which need no window
-
-	short deflate.Encoder // with matches of three bytes, too
-}
-
-// pack appends the cluster as w compresses it to dst; enc is dst if it would get
-// longer than max bytes altogether.
-func (d *deflater) pack(w *flate.Writer, dst, cluster []byte, max int) (enc []byte, err error) {
-	d.out = limitedBuffer{b: dst, max: max}
-	w.Reset(&d.out)
-	_, err = w.Write(cluster)
-	if err == nil {
-		err = w.Close()
-	}
-	enc, d.out.b = d.out.b, nil
-	if err == errTooLong {
-		return dst, nil
-	}
-	return enc, err
-}
 
 // encode appends the compressed cluster to dst; ok is false if it would not be
 // smaller than a cluster.
@@ -97,49 +31,13 @@ func (c *codec) encode(dst, cluster []byte) (enc []byte, ok bool, err error) {
 		}
 		return enc, true, nil
 	}
-	d, _ := c.deflaters.Get().(*deflater)
-	if d == nil {
-		d = &deflater{}
-		if d.w, err = flate.NewWriterWindow(&d.out, deflateWindow); err != nil {
-			return dst, false, err
-		}
-		if d.lit, err = flate.NewWriter(&d.out, flate.HuffmanOnly); err != nil {
-			return dst, false, err
-		}
+	e, _ := c.deflaters.Get().(*deflate.Encoder)
+	if e == nil {
+		e = new(deflate.Encoder)
 	}
-	defer c.deflaters.Put(d)
-	if enc, err = d.pack(d.w, dst, cluster, limit); err != nil {
-		return dst, false, err
-	}
-	// The compressor stores a block in which it finds no match as it is, and spends
-	// more on short matches than they save where few byte values are in use: base64,
-	// hexadecimal digits, tables of numbers.
-	n := len(enc) - len(dst)
-	if n == 0 {
-		n = c.clusterSize
-	}
-	if literalBytes(cluster) < n {
-		at := len(enc)
-		lit, err := d.pack(d.lit, enc, cluster, at+n-1)
-		if err != nil {
-			return dst, false, err
-		}
-		if m := len(lit) - at; m > 0 {
-			enc, n = append(dst, lit[at:]...), m
-		}
-	}
-	// It does not look for matches of three bytes, of which tables of numbers are
-	// full. The compressor that does is slower: a sample tells whether it is worth it.
-	if n > c.clusterSize/3*2 && c.clusterSize >= 2*shortSample {
-		middle := cluster[c.clusterSize/2:][:shortSample]
-		at := len(enc)
-		if _, ok := d.short.Append(enc, middle, n/(c.clusterSize/shortSample)*7/8); ok {
-			if short, ok := d.short.Append(enc, cluster, n-1); ok {
-				enc = append(dst, short[at:]...)
-			}
-		}
-	}
-	return enc, len(enc) > len(dst), nil
+	defer c.deflaters.Put(e)
+	enc, ok = e.Append(dst, cluster, c.clusterSize-1)
+	return enc, ok, nil
 }
 
 // Encode compresses one cluster.

@@ -1,6 +1,9 @@
 package deflate
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // bitWriter appends bits, the lowest first.
 type bitWriter struct {
@@ -16,6 +19,14 @@ func (w *bitWriter) put(v uint64, n uint) {
 		w.out = binary.LittleEndian.AppendUint32(w.out, uint32(w.acc))
 		w.acc >>= 32
 		w.n -= 32
+	}
+}
+
+// whole moves whole bytes to the output; less than 8 bits stay.
+func (w *bitWriter) whole() {
+	for ; w.n >= 8; w.n -= 8 {
+		w.out = append(w.out, byte(w.acc))
+		w.acc >>= 8
 	}
 }
 
@@ -38,37 +49,87 @@ const (
 // flush writes the tokens, which stand for raw, as one block in the shortest form, and
 // empties the block.
 func (e *Encoder) flush(raw []byte, final bool) {
-	e.lits[endOfBlock]++
-	var lits, dists code
-	lits.build(e.lits[:], 15)
-	dists.build(e.dists[:], 15)
-	extra := 0
-	for s, n := range e.lits[257:] {
-		extra += int(n) * int(lengthExtra[s])
-	}
-	for s, n := range e.dists {
-		extra += int(n) * int(distanceExtra(s))
-	}
-	h := newTreeHeader(&lits, &dists)
-	sizeDynamic := h.size() + lits.size(e.lits[:]) + dists.size(e.dists[:]) + extra
-	sizeFixed := fixedLits.size(e.lits[:]) + fixedDists.size(e.dists[:]) + extra
-	sizeStored := (len(raw)+5*(len(raw)/0xffff+1))*8 + 8
 	last := uint64(0)
 	if final {
 		last = 1
 	}
-	switch {
-	case sizeStored < min(sizeDynamic, sizeFixed):
-		e.store(raw, last)
-	case sizeFixed <= sizeDynamic:
-		e.w.put(last|fixed<<1, 3)
-		e.writeTokens(fixedLits, fixedDists)
-	default:
-		e.w.put(last|dynamic<<1, 3)
-		h.write(&e.w)
-		e.writeTokens(&lits, &dists)
+	e.count()
+	tokens := e.newDynamic()
+	sizeFixed := fixedLits.size(e.lits[:]) + fixedDists.size(e.dists[:]) + e.extraBits()
+	best := min(tokens.size, sizeFixed, (len(raw)+5*(len(raw)/0xffff+1))*8+8)
+	// The bytes one by one may take less than with matches in between, if there are few.
+	var literals *dynamicBlock
+	if len(e.tokens) > len(raw)/4 {
+		e.countBytes(raw)
+		if literals = e.newDynamic(); literals.size >= best {
+			literals = nil
+		}
 	}
-	e.start()
+	switch {
+	case literals != nil:
+		e.w.put(last|dynamic<<1, 3)
+		literals.header.write(&e.w)
+		e.writeBytes(&literals.lits, raw)
+	case best == tokens.size:
+		e.w.put(last|dynamic<<1, 3)
+		tokens.header.write(&e.w)
+		e.writeTokens(&tokens.lits, &tokens.dists, best)
+	case best == sizeFixed:
+		e.w.put(last|fixed<<1, 3)
+		e.writeTokens(fixedLits, fixedDists, best)
+	default:
+		e.store(raw, last)
+	}
+	e.tokens = e.tokens[:0]
+}
+
+// dynamicBlock is what a block with codes of its own is made with.
+type dynamicBlock struct {
+	lits, dists code
+	header      *treeHeader
+	size        int // in bits, of all of the block
+}
+
+// newDynamic makes the codes for the symbols that were counted.
+func (e *Encoder) newDynamic() *dynamicBlock {
+	var d dynamicBlock
+	d.lits.build(e.lits[:], 15)
+	d.dists.build(e.dists[:], 15)
+	d.header = newTreeHeader(&d.lits, &d.dists)
+	d.size = d.header.size() + d.lits.size(e.lits[:]) + d.dists.size(e.dists[:]) + e.extraBits()
+	return &d
+}
+
+// count counts the symbols of the tokens.
+func (e *Encoder) count() {
+	e.lits, e.dists = [286]int32{endOfBlock: 1}, [30]int32{}
+	for _, t := range e.tokens {
+		if t&matchFlag == 0 {
+			e.lits[t&0xff]++
+			continue
+		}
+		e.lits[lengthCodes[uint8(t>>16)]]++
+		e.dists[distanceCode(t.distance())]++
+	}
+}
+
+// countBytes counts the symbols of bytes one by one.
+func (e *Encoder) countBytes(raw []byte) {
+	e.lits, e.dists = [286]int32{endOfBlock: 1}, [30]int32{}
+	for _, b := range raw {
+		e.lits[b]++
+	}
+}
+
+// extraBits is how many bits follow the symbols that were counted.
+func (e *Encoder) extraBits() (n int) {
+	for s, k := range e.lits[257:] {
+		n += int(k) * int(lengthExtra[s])
+	}
+	for s, k := range e.dists {
+		n += int(k) * int(distanceExtra(s))
+	}
+	return n
 }
 
 // store writes blocks of bytes as they are.
@@ -89,21 +150,43 @@ func (e *Encoder) store(raw []byte, last uint64) {
 	}
 }
 
-func (e *Encoder) writeTokens(lits, dists *code) {
+func (e *Encoder) writeTokens(lits, dists *code, size int) {
 	w := &e.w
+	// A token takes 48 bits at most, so that each is stored at once with the bits before.
+	w.whole()
+	at := len(w.out)
+	w.out = slices.Grow(w.out, size/8+16)
+	out := w.out[:cap(w.out)]
+	acc, n := w.acc, w.n
 	for _, t := range e.tokens {
 		if t&matchFlag == 0 {
-			w.put(uint64(lits.bits[t]), uint(lits.length[t]))
-			continue
+			acc |= uint64(lits.bits[t&0xff]) << n
+			n += uint(lits.length[t&0xff])
+		} else {
+			length, distance := uint8(t>>16), uint64(t&0xffff)
+			s := lengthCodes[length] & 0x1ff
+			acc |= (uint64(lits.bits[s]) | uint64(length-lengthLess[s-257])<<lits.length[s]) << n
+			n += uint(lits.length[s]) + lengthExtra[s-257]
+			d := distanceCode(int(distance) + 1)
+			x := distanceExtra(d)
+			acc |= (uint64(dists.bits[d]) | distance&(1<<x-1)<<dists.length[d]) << n
+			n += uint(dists.length[d]) + x
 		}
-		length, distance := t.length(), t.distance()
-		s := lengthCodes[length-minMatch]
-		w.put(uint64(lits.bits[s])|uint64(length-lengthBase[s-257])<<lits.length[s], uint(lits.length[s])+lengthExtra[s-257])
-		d := distanceCode(distance)
-		x := distanceExtra(d)
-		w.put(uint64(dists.bits[d])|uint64(distance-1)&(1<<x-1)<<dists.length[d], uint(dists.length[d])+x)
+		binary.LittleEndian.PutUint64(out[at:], acc)
+		at += int(n >> 3)
+		acc >>= n &^ 7
+		n &= 7
 	}
+	w.out, w.acc, w.n = out[:at], acc, n
 	w.put(uint64(lits.bits[endOfBlock]), uint(lits.length[endOfBlock]))
+}
+
+// writeBytes writes the bytes of raw one by one.
+func (e *Encoder) writeBytes(lits *code, raw []byte) {
+	for _, b := range raw {
+		e.w.put(uint64(lits.bits[b]), uint(lits.length[b]))
+	}
+	e.w.put(uint64(lits.bits[endOfBlock]), uint(lits.length[endOfBlock]))
 }
 
 // treeHeader is the description of the codes of a dynamic block (section 3.2.7).

@@ -3,6 +3,9 @@
 //
 // General compressors for this window either look for matches of four bytes and more,
 // which costs a third on tables of numbers, or do not take a window at all. This one
-// looks for matches as zlib does at its default level: hash chains over three bytes,
-// with lazy evaluation. In a window this small chains are short, and so it is fast.
+// looks for matches of three bytes at one place, of four and more along a hash chain, and
+// takes the next byte's match instead where that is longer. A match is taken only if it
+// takes fewer bits than its bytes would, by the entropy of the buffer: in text of few
+// letters short matches far away do not. In a window this small all tables stay in the
+// processor's first caches.
 package deflate

@@ -119,6 +119,14 @@ var (
 	lengthBase  = [29]int{3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258}
 	lengthExtra = [29]uint{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0}
 
+	// lengthLess is lengthBase, counted from minMatch.
+	lengthLess = func() (t [29]uint8) {
+		for i, base := range lengthBase {
+			t[i] = uint8(base - minMatch)
+		}
+		return t
+	}()
+
 	// lengthCodes are the symbols of lengths, from minMatch on.
 	lengthCodes = func() (t [maxMatch - minMatch + 1]uint16) {
 		for c, base := range lengthBase {

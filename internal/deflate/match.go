@@ -2,26 +2,36 @@ package deflate
 
 import (
 	"encoding/binary"
+	"math"
 	"math/bits"
 )
 
 const (
-	window   = 4096
-	minMatch = 3
-	maxMatch = 258
+	windowBits = 12
+	window     = 1 << windowBits
+	minMatch   = 3
+	maxMatch   = 258
 
-	hashBits = 14
-
-	// How hard matches are sought: so many candidates are looked at, a quarter of them
-	// once a match of goodMatch is there; one of niceMatch ends the search, and one
-	// of lazyMatch is taken without a look at the next byte.
+	// How hard matches are sought: so many candidates of four equal bytes are looked at,
+	// a quarter of them once a match of goodMatch is there; one of niceMatch ends the
+	// search, and one of lazyMatch is taken without a look at the next byte.
 	maxChain  = 16
 	goodMatch = 8
-	niceMatch = 128
+	niceMatch = 64
 	lazyMatch = 16
+
+	// matchBits is about what a match costs, in bits, but for those of its distance.
+	matchBits = 7
 
 	// blockTokens is how many tokens share a pair of codes.
 	blockTokens = 16 << 10
+
+	hashBits3  = 12
+	hashBits4  = 13
+	hashFactor = 2654435761
+
+	// tail is how many bytes at the end no match starts in: words are read from src.
+	tail = 8
 )
 
 // token is a literal byte, or a match with its length and distance.
@@ -38,13 +48,20 @@ func match(length, distance int) token {
 func (t token) length() int   { return int(t>>16&0xff) + minMatch }
 func (t token) distance() int { return int(t&0xffff) + 1 }
 
+// entry is where a hash was seen last, modulo 64 KiB, below the rest of the hash. What is
+// too old is recognised by its distance, or else by its bytes.
+type entry uint32
+
 // Encoder compresses buffers, one at a time. The zero value is ready for use.
 type Encoder struct {
-	// head and prev chain the positions with equal hashes. Positions count on from
-	// buffer to buffer, so that neither is cleared: what is below base is not of this one.
-	head [1 << hashBits]int32
-	prev [window]int32
-	base int32
+	head3 [1 << hashBits3]entry // by the hash of three bytes
+	head4 [1 << hashBits4]entry // by the hash of four
+	prev  [window]uint16        // for each position the one before it in head4
+
+	// far is, by the length of a match, the longest distance at which it takes fewer bits
+	// than its bytes one by one.
+	far   [maxMatch + 2]int32
+	chain int // maxChain, less where matches rarely are
 
 	tokens []token
 	lits   [286]int32
@@ -52,115 +69,166 @@ type Encoder struct {
 	w      bitWriter
 }
 
-func hash(p []byte) uint32 {
-	v := uint32(p[0]) | uint32(p[1])<<8 | uint32(p[2])<<16
-	return v * 2654435761 >> (32 - hashBits)
-}
-
 // Append appends src, compressed, to dst. It gives up and returns dst once more than
 // limit bytes would be appended; ok tells which. src has less than 1 GiB.
 func (e *Encoder) Append(dst, src []byte, limit int) (out []byte, ok bool) {
-	if e.base > 1<<30 || e.base == 0 {
-		e.head, e.base = [1 << hashBits]int32{}, window
+	clear(e.head3[:])
+	clear(e.head4[:])
+	if e.tokens == nil {
+		e.tokens = make([]token, 0, blockTokens+maxMatch)
 	}
 	e.w = bitWriter{out: dst}
 	limit += len(dst)
-	e.start()
+	e.tokens = e.tokens[:0]
+	e.price(src)
 	n := len(src)
-	held := false // the literal before i waits for a better match at i
-	last, lastDist := minMatch-1, 0
-	for i := 0; i < n; {
-		length, distance := minMatch-1, 0
-		if i+minMatch <= n {
-			candidate := e.insert(src, i)
-			if last < lazyMatch && candidate >= e.base {
-				length, distance = e.find(src, i, candidate, last)
-			}
-		}
-		if last >= minMatch && length <= last {
-			e.add(match(last, lastDist))
-			end := i - 1 + last
-			for i++; i < end; i++ {
-				if i+minMatch <= n {
-					e.insert(src, i)
-				}
-			}
-			held, last = false, minMatch-1
-		} else {
-			if held {
-				e.add(literal(src[i-1]))
-			}
-			held, last, lastDist = true, length, distance
-			i++
-		}
-		if len(e.tokens) >= blockTokens {
-			pos := i
-			if held {
-				pos--
-			}
-			e.flush(src[e.w.start:pos], false)
-			e.w.start = pos
-			if len(e.w.out) > limit {
-				break
-			}
+	for i := 0; ; {
+		i = e.parse(src, i)
+		e.flush(src[e.w.start:i], i == n)
+		e.w.start = i
+		if i == n || len(e.w.out) > limit {
+			break
 		}
 	}
-	if held {
-		e.add(literal(src[n-1]))
-	}
-	if len(e.w.out) <= limit {
-		e.flush(src[e.w.start:], true)
-		e.w.align()
-	}
+	e.w.align()
 	out, e.w.out = e.w.out, nil
-	e.base += int32(n) + window
 	if len(out) > limit {
 		return dst, false
 	}
 	return out, true
 }
 
-// insert puts position i into its chain and returns the one before it there.
-func (e *Encoder) insert(src []byte, i int) int32 {
-	h := hash(src[i:])
-	before, pos := e.head[h], e.base+int32(i)
-	e.prev[pos&(window-1)] = before
-	e.head[h] = pos
-	return before
+// price derives from the entropy of src which matches are worth it.
+func (e *Encoder) price(src []byte) {
+	var counts [256]int32
+	for _, b := range src {
+		counts[b]++
+	}
+	perByte, all := 0.0, float64(len(src))
+	for _, n := range counts {
+		if n > 0 {
+			perByte += float64(n) / all * math.Log2(all/float64(n))
+		}
+	}
+	perByte = max(perByte, 1) // no code is shorter
+	e.chain = maxChain
+	if perByte < 2.5 {
+		e.chain /= 4
+	}
+	for l := range e.far {
+		e.far[l] = window
+		if bits := float64(l)*perByte - matchBits; bits < windowBits {
+			e.far[l] = int32(math.Exp2(bits))
+		}
+	}
 }
 
-// find returns the longest match at i, longer than least, among the chain from
-// candidate on.
-func (e *Encoder) find(src []byte, i int, candidate int32, least int) (length, distance int) {
-	best, n := max(least, minMatch-1), min(len(src)-i, maxMatch)
-	if best >= n {
-		return minMatch - 1, 0
+// parse makes the tokens of a block from src[i:] and returns where it ends.
+func (e *Encoder) parse(src []byte, i int) int {
+	last, lastDist := 0, 0 // the match at i-1, not yet taken: the one at i may be longer
+	end := len(src) - tail
+	tokens := e.tokens[:0]
+	for i < end && len(tokens) < blockTokens {
+		v := binary.LittleEndian.Uint64(src[i:])
+		h3, h4 := uint32(v)<<8*hashFactor, uint32(v)*hashFactor
+		p3, p4 := &e.head3[h3>>(32-hashBits3)], &e.head4[h4>>(32-hashBits4)]
+		e3, e4 := *p3, *p4
+		*p3, *p4 = entry(h3<<hashBits3&^0xffff|uint32(uint16(i))), entry(h4<<hashBits4&^0xffff|uint32(uint16(i)))
+		e.prev[i&(window-1)] = uint16(e4)
+		length, distance := 0, 0
+		if last < lazyMatch {
+			// The distance is less than the window and the rest of the hash is equal.
+			d4 := uint32(uint16(i-1) - uint16(e4))
+			if d4>>windowBits == 0 {
+				length, distance = e.find(src, i, v, int(d4)+1, last)
+			}
+			if length == 0 && last == 0 {
+				d3 := uint32(uint16(i-1) - uint16(e3))
+				if (uint32(e3)^h3<<hashBits3)>>16|d3>>windowBits == 0 && int32(d3) < e.far[minMatch] {
+					if d := int(d3) + 1; (binary.LittleEndian.Uint32(src[i-d:])^uint32(v))<<8 == 0 {
+						length, distance = minMatch, d
+					}
+				}
+			}
+		}
+		switch {
+		case length > last: // better than the one before, if any
+			if last > 0 {
+				tokens = append(tokens, literal(src[i-1]))
+			}
+			last, lastDist = length, distance
+			i++
+		case last > 0:
+			tokens = append(tokens, match(last, lastDist))
+			stop := i - 1 + last
+			i++
+			for k := min(stop, end); i < k; i++ {
+				v := uint32(binary.LittleEndian.Uint64(src[i:]))
+				h3, h4 := v<<8*hashFactor, v*hashFactor
+				p3, p4 := &e.head3[h3>>(32-hashBits3)], &e.head4[h4>>(32-hashBits4)]
+				e.prev[i&(window-1)] = uint16(*p4)
+				*p3, *p4 = entry(h3<<hashBits3&^0xffff|uint32(uint16(i))), entry(h4<<hashBits4&^0xffff|uint32(uint16(i)))
+			}
+			i, last = stop, 0
+		default:
+			tokens = append(tokens, literal(src[i]))
+			i++
+		}
 	}
-	lowest := max(e.base, e.base+int32(i)-(window-1))
-	tries := maxChain
+	if last > 0 {
+		tokens = append(tokens, match(last, lastDist))
+		i += last - 1
+	}
+	if i >= end {
+		for ; i < len(src); i++ {
+			tokens = append(tokens, literal(src[i]))
+		}
+	}
+	e.tokens = tokens
+	return i
+}
+
+// find returns the longest match at i that is longer than least, of four bytes at least;
+// none has no length. v are the bytes there; the first candidate lies d bytes before.
+func (e *Encoder) find(src []byte, i int, v uint64, d, least int) (length, distance int) {
+	farthest := min(i, window-1)
+	n := min(len(src)-i, maxMatch)
+	best := max(least, minMatch)
+	if best >= n {
+		return 0, 0
+	}
+	tries := e.chain
 	if least >= goodMatch {
 		tries /= 4
 	}
-	// A candidate that is longer has the same bytes where the best one ends.
-	tail := binary.LittleEndian.Uint16(src[i+best-1:])
-	for ; candidate >= lowest && tries > 0; tries-- {
-		at := int(candidate - e.base)
-		candidate = e.prev[candidate&(window-1)]
-		if binary.LittleEndian.Uint16(src[at+best-1:]) != tail {
-			continue
+	for before := 0; d > before && d <= farthest; {
+		before = d
+		at := i - d
+		for d > int(e.far[uint8(best)+1]) {
+			best++
 		}
-		if got := same(src[at:], src[i:i+n]); got > best {
-			best, distance = got, i-at
-			if got >= niceMatch || got == n {
-				break
+		if i+best >= len(src) {
+			break
+		}
+		if binary.LittleEndian.Uint32(src[at+best-3:]) == binary.LittleEndian.Uint32(src[i+best-3:]) {
+			x := binary.LittleEndian.Uint64(src[at:]) ^ v
+			got := bits.TrailingZeros64(x) / 8
+			if x == 0 {
+				got = same(src[at:], src[i:i+n])
 			}
-			tail = binary.LittleEndian.Uint16(src[i+best-1:])
+			if got > best {
+				best, length, distance = got, min(got, n), d
+				if got >= niceMatch || got >= n {
+					break
+				}
+			}
 		}
+		if tries--; tries <= 0 {
+			break
+		}
+		d = int(uint16(i) - e.prev[at&(window-1)])
 	}
-	if distance == 0 {
-		return minMatch - 1, 0
-	}
-	return best, distance
+	return length, distance
 }
 
 // same returns how many bytes a and b have in common at their start; b is not longer.
@@ -176,20 +244,4 @@ func same(a, b []byte) int {
 		n++
 	}
 	return n
-}
-
-// start empties the block.
-func (e *Encoder) start() {
-	e.tokens = e.tokens[:0]
-	e.lits, e.dists = [286]int32{}, [30]int32{}
-}
-
-func (e *Encoder) add(t token) {
-	e.tokens = append(e.tokens, t)
-	if t&matchFlag == 0 {
-		e.lits[t]++
-		return
-	}
-	e.lits[lengthCodes[t.length()-minMatch]]++
-	e.dists[distanceCode(t.distance())]++
 }
