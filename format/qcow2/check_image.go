@@ -26,10 +26,10 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 	}
 	im.hdrMu.Lock()
 	c := newChecker(ctx, im.file, im.env.Budget, &im.hdr, im.exts, im.bitmapsExt)
-	if im.l1Off == int64(im.hdr.L1TableOffset) && len(im.l1) == int(im.hdr.L1Size) {
+	if im.l1.Off == int64(im.hdr.L1TableOffset) && len(im.l1.Entries) == int(im.hdr.L1Size) {
 		// What was flushed is what is in memory: no second copy of a table that
 		// may have 32 MiB. If a repair changes it, it is read again below.
-		c.l1 = im.l1[:c.wordsInFile(im.l1Off, int64(len(im.l1)))]
+		c.l1 = im.l1.Entries[:c.wordsInFile(im.l1.Off, int64(len(im.l1.Entries)))]
 	}
 	im.hdrMu.Unlock()
 	c.fix = fix

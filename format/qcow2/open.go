@@ -2,16 +2,17 @@ package qcow2
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"io"
 	"math/bits"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // Limits on what an image may declare, those of the original.
@@ -124,11 +125,9 @@ type image struct {
 	tableMu  sync.Mutex // L1 entries change with it held
 
 	meta    sync.RWMutex
-	l1      []uint64
-	l1Off   int64
-	l1Dirty map[int]struct{} // sectors of the L1 table
-	cache   sliceCache
-	pend    []*pending
+	l1      clustertable.Root
+	cache   *clustertable.Cache
+	pend    *clustertable.Changes
 	drops   []drop // references given up, not yet durable
 	dropped int64  // bytes in drops
 
@@ -180,6 +179,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 		}
 		im.lazy = *im.opt.LazyRefcounts
 	}
+	im.cache, im.pend = im.newCache(), clustertable.NewChanges(&im.meta)
 	if err := im.loadTables(ctx); err != nil {
 		return nil, err
 	}
@@ -307,12 +307,12 @@ func (im *image) loadTables(ctx context.Context) error {
 	if err := im.reserve("Active L1 table", n*8); err != nil {
 		return err
 	}
-	l1, err := im.readTableInto(ctx, im.l1, int64(h.L1TableOffset), n)
+	l1, err := im.readTableInto(ctx, im.l1.Entries, int64(h.L1TableOffset), n)
 	if err != nil {
 		return driver.Errorf(driver.ErrCorrupt, "Could not read L1 table: %w", err)
 	}
-	im.l1, im.l1Off, im.l1Dirty = l1, int64(h.L1TableOffset), map[int]struct{}{}
-	im.cache.init(im.sizes)
+	im.l1 = clustertable.NewRoot(l1, int64(h.L1TableOffset), binary.BigEndian)
+	im.cache.Reset()
 	return nil
 }
 
@@ -380,9 +380,6 @@ func (im *image) invalidate(ctx context.Context) error {
 	}
 	return im.alloc.init(ctx, im)
 }
-
-// now is the clock of the metadata cache.
-func now() time.Time { return time.Now() }
 
 // hasBacking says whether what is not allocated may show a backing file.
 func (im *image) hasBacking() bool { return im.backing != "" || im.backingGiven }

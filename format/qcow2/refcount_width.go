@@ -89,8 +89,8 @@ func (w *widthChange) plan(ctx context.Context) error {
 			w.gone = append(w.gone, c)
 		}
 	}
-	skip(a.tableOff, int64(len(a.table))*8)
-	for _, e := range a.table {
+	skip(a.table.Off, a.table.Bytes())
+	for _, e := range a.table.Entries {
 		if off := int64(e &^ ondisk.ReftReservedMask); off != 0 {
 			skip(off, im.clusterSize)
 		}
@@ -150,7 +150,7 @@ func (w *widthChange) plan(ctx context.Context) error {
 func (w *widthChange) walk(ctx context.Context, f func(c int64, n uint64) error) error {
 	im, a := w.im, &w.im.alloc
 	per := a.perBlock()
-	for region := range int64(len(a.table)) {
+	for region := range int64(len(a.table.Entries)) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -163,8 +163,8 @@ func (w *widthChange) walk(ctx context.Context, f func(c int64, n uint64) error)
 		if b == nil {
 			continue
 		}
-		for i := nextUsed(b.data, 0, int(per), im.refOrder); i < int(per); i = nextUsed(b.data, i+1, int(per), im.refOrder) {
-			if err := f(region*per+int64(i), ondisk.GetRefcount(b.data, i, im.refOrder)); err != nil {
+		for i := nextUsed(b.Data, 0, int(per), im.refOrder); i < int(per); i = nextUsed(b.Data, i+1, int(per), im.refOrder) {
+			if err := f(region*per+int64(i), ondisk.GetRefcount(b.Data, i, im.refOrder)); err != nil {
 				return err
 			}
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // Resize changes the size of the disk. New bytes read as zeroes as far as this
@@ -130,7 +131,7 @@ func (im *image) writeSize(ctx context.Context, size int64) error {
 // growL1 makes the L1 table n entries long. The order on disk: refcounts of the
 // new place, the new table, barrier, header, barrier; then the old one is freed.
 func (im *image) growL1(ctx context.Context, n int64) error {
-	if n <= int64(len(im.l1)) {
+	if n <= int64(len(im.l1.Entries)) {
 		return nil
 	}
 	im.events.Raise("l1_grow_alloc_table")
@@ -153,7 +154,7 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 		return fail(err)
 	}
 	l1 := make([]uint64, n)
-	copy(l1, im.l1)
+	copy(l1, im.l1.Entries)
 	buf := make([]byte, 0, clusters<<im.clusterBits)
 	for _, e := range l1 {
 		buf = binary.BigEndian.AppendUint64(buf, e)
@@ -179,8 +180,8 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 		return err
 	}
 	im.meta.Lock()
-	oldOff, oldLen := im.l1Off, int64(len(im.l1))*8
-	im.l1, im.l1Off = l1, host
+	oldOff, oldLen := im.l1.Off, im.l1.Bytes()
+	im.l1 = clustertable.NewRoot(l1, host, binary.BigEndian)
 	im.meta.Unlock()
 	a := &im.alloc
 	a.mu.Lock()

@@ -2,9 +2,11 @@ package qcow2
 
 import (
 	"context"
+	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 	"github.com/cowl-disk/cowl/internal/safeio"
 	"github.com/cowl-disk/cowl/qapi"
 )
@@ -93,7 +95,7 @@ func (im *image) OpenSnapshot(ctx context.Context, idOrName string) error {
 	}
 	im.meta.Lock()
 	defer im.meta.Unlock()
-	im.l1, im.l1Off = l1, int64(s.L1TableOffset)
+	im.l1 = clustertable.NewRoot(l1, int64(s.L1TableOffset), binary.BigEndian)
 	im.size.Store(wholeSectors(s.DiskSize))
 	return nil
 }

@@ -4,12 +4,13 @@ import (
 	"context"
 
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // refcountLookup returns refcounts of clusters that are mostly neighbours.
 type refcountLookup struct {
 	a *allocator
-	b *refBlock
+	b *clustertable.Slice
 	// region is that of b, which may be nil; -1 at the start.
 	region int64
 }
@@ -28,7 +29,7 @@ func (l *refcountLookup) get(ctx context.Context, c int64) (uint64, error) {
 	if l.b == nil {
 		return 0, nil
 	}
-	return ondisk.GetRefcount(l.b.data, int(c%per), l.a.im.refOrder), nil
+	return ondisk.GetRefcount(l.b.Data, int(c%per), l.a.im.refOrder), nil
 }
 
 // syncCopied makes the copied flags of the L2 tables t agree with the refcounts,

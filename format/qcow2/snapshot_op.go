@@ -9,6 +9,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // While a snapshot operation works, refcounts and copied flags cannot agree at
@@ -61,7 +62,7 @@ func (im *image) snapshotRoom(ctx context.Context, n int64) (span, error) {
 // after raiseTables, which finds out whether the image uses what it counts as free.
 func (op *snapshotOp) holdRooms(ctx context.Context) error {
 	for _, r := range op.rooms {
-		if err := op.im.writeZeroes(ctx, r.off, r.end-r.off); err != nil {
+		if err := clustertable.WriteZeroes(ctx, op.im.file, r.off, r.end-r.off); err != nil {
 			return err
 		}
 	}
@@ -216,9 +217,9 @@ func (im *image) reload(l1 []uint64) {
 	im.meta.Lock()
 	defer im.meta.Unlock()
 	if l1 != nil {
-		im.l1 = l1
+		im.l1.Entries = l1
 	}
-	im.cache.init(im.sizes)
+	im.cache.Reset()
 }
 
 // nextSnapshotID returns one more than the highest id that is a number, as the
