@@ -54,7 +54,7 @@ func (im *image) beginWrite(ctx context.Context) error {
 	}
 	if h.Incompatible != im.hdr.Incompatible {
 		full := h.Append(nil)
-		if err := im.writeHeaderField(ctx, hdrIncompatOffset, full[hdrIncompatOffset:hdrIncompatOffset+8]); err != nil {
+		if err := im.writeHeaderField(ctx, ondisk.IncompatibleOffset, full[ondisk.IncompatibleOffset:ondisk.IncompatibleOffset+8]); err != nil {
 			return err
 		}
 		im.hdr.Incompatible = h.Incompatible

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -158,7 +159,7 @@ func (c *checker) checkRefcounts() error {
 		c.res.CheckErrors++
 		return errCheck(textTooLarge)
 	}
-	c.res.TotalClusters = c.clusters(alignUp(c.size, sectorSize))
+	c.res.TotalClusters = c.clusters(tableio.AlignUp(c.size, ondisk.SectorSize))
 	var err error
 	if c.l1 == nil {
 		off := int64(c.hdr.L1TableOffset)
@@ -167,7 +168,7 @@ func (c *checker) checkRefcounts() error {
 		}
 	}
 	at := int64(c.hdr.RefcountTableOffset)
-	if c.reftable, err = readWords(c.ctx, c.file, at, c.wordsInFile(at, c.reftableBytes()/8)); err != nil {
+	if c.reftable, err = tableio.ReadWords(c.ctx, c.file, at, c.wordsInFile(at, c.reftableBytes()/8)); err != nil {
 		c.res.CheckErrors++
 		return errCheck(textIO)
 	}
@@ -250,7 +251,7 @@ func (c *checker) countTimes(off, n int64, times uint64) error {
 		return nil
 	}
 	// The last cluster of a file may be cut short.
-	if off < 0 || off > 1<<62 || off+n-c.fileSize >= c.cs || off >= alignUp(c.fileSize, c.cs) {
+	if off < 0 || off > 1<<62 || off+n-c.fileSize >= c.cs || off >= tableio.AlignUp(c.fileSize, c.cs) {
 		for range min(times, maxRepeats) {
 			c.say("ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset %#x size %#x", off, n)
 		}
@@ -296,7 +297,7 @@ func (c *checker) reftableBytes() int64 { return int64(c.hdr.RefcountTableCluste
 
 // readL1 reads an L1 table.
 func (c *checker) readL1(off, n int64) ([]uint64, error) {
-	l1, err := readWords(c.ctx, c.file, off, n)
+	l1, err := tableio.ReadWords(c.ctx, c.file, off, n)
 	if err != nil {
 		c.say("ERROR: I/O error in check_refcounts_l1")
 		c.res.CheckErrors++
@@ -316,5 +317,5 @@ func (c *checker) markClean() error {
 		return err
 	}
 	c.hdr.Incompatible &^= marks
-	return c.writeHeader(headerIncompatible, binary.BigEndian.AppendUint64(nil, c.hdr.Incompatible))
+	return c.writeHeader(ondisk.IncompatibleOffset, binary.BigEndian.AppendUint64(nil, c.hdr.Incompatible))
 }

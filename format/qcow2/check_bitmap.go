@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -33,7 +34,7 @@ func (c *checker) countBitmaps() error {
 		}
 		// What lies beyond the end of the file is zero.
 		n := c.wordsInFile(t.off, t.n)
-		words, err := readWords(c.ctx, c.file, t.off, n)
+		words, err := tableio.ReadWords(c.ctx, c.file, t.off, n)
 		if err != nil {
 			c.res.CheckErrors++
 			return errCheck(textIO)
@@ -89,7 +90,7 @@ func (c *checker) bitmapTables(off, size int64) ([]bitmapTable, error) {
 	}
 	defer c.budget.Release(size)
 	b := make([]byte, size)
-	if err := readZeroPadded(c.ctx, c.file, b, off); err != nil {
+	if err := tableio.ReadPadded(c.ctx, c.file, b, off); err != nil {
 		return nil, err
 	}
 	dir, err := ondisk.DecodeBitmapDirectory(b, int(c.bitmaps.Count))
@@ -101,7 +102,7 @@ func (c *checker) bitmapTables(off, size int64) ([]bitmapTable, error) {
 	names := map[string]bool{}
 	for i := range dir {
 		b := &dir[i]
-		if what := judgeBitmap(b, wholeSectors(c.hdr.Size), c.hdr.ClusterBits); what != "" {
+		if what := judgeBitmap(b, ondisk.WholeSectors(c.hdr.Size), c.hdr.ClusterBits); what != "" {
 			c.corrupt("ERROR bitmap '%s': %s; bitmap directory entry corrupted", b.Name, what)
 		}
 		if names[b.Name] {

@@ -3,6 +3,7 @@ package qcow2
 import (
 	"encoding/binary"
 
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -22,7 +23,7 @@ func (c *checker) checkCopied() error {
 			offsets, index = append(offsets, off), append(index, i)
 		}
 	}
-	return readTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
+	return tableio.ReadTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
 		ok, lerr := c.checkCopiedL1(index[i], &refs, repair)
 		if lerr != nil || !ok {
 			return lerr
@@ -137,7 +138,7 @@ func (r *refcountReader) get(i int64) (n uint64, ok bool) {
 			clear(r.blocks)
 		}
 		b = make([]byte, r.cs)
-		if readZeroPadded(r.ctx, r.file, b, off) != nil {
+		if tableio.ReadPadded(r.ctx, r.file, b, off) != nil {
 			return 0, false
 		}
 		r.blocks[k] = b

@@ -1,8 +1,6 @@
 package qcow2
 
-import (
-	"github.com/cowl-disk/cowl/block/driver"
-)
+import "github.com/cowl-disk/cowl/block/driver"
 
 // refCounts counts the references to each cluster of a file while it is
 // checked. Memory is taken in chunks as references appear, against a budget.

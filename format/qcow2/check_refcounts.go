@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -55,7 +56,7 @@ func (c *checker) blockOutside(i int, off int64, fix driver.CheckFix) error {
 		text = textInvalid
 	} else if (off+c.cs-c.fileSize)>>c.hdr.ClusterBits > maxGrowClusters {
 		text = textTooLarge
-	} else if err := extend(c.ctx, c.file, off+c.cs, driver.PreallocOff); err != nil {
+	} else if err := tableio.Extend(c.ctx, c.file, off+c.cs, driver.PreallocOff); err != nil {
 		text = err.Error()
 	}
 	if text != "" {
@@ -109,7 +110,7 @@ func (c *checker) compareRefcounts(fix driver.CheckFix) error {
 		return c.ctx.Err()
 	}
 	cmp := blockCompare{checker: c, fix: fix}
-	err := readTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
+	err := tableio.ReadTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
 		if err := missing(index[i]); err != nil {
 			return err
 		}
@@ -151,7 +152,7 @@ func (c *checker) misplacedBlock(block, off int64) error {
 		return nil
 	}
 	c.hdr.Incompatible |= ondisk.IncompatCorrupt
-	return c.writeHeader(headerIncompatible, binary.BigEndian.AppendUint64(nil, c.hdr.Incompatible))
+	return c.writeHeader(ondisk.IncompatibleOffset, binary.BigEndian.AppendUint64(nil, c.hdr.Incompatible))
 }
 
 // unreadableBlock reports the clusters of a block that cannot be read.

@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -26,7 +27,7 @@ func (c *checker) countSnapshots(fix driver.CheckFix) error {
 				s.ID, s.Name, hex(s.L1TableOffset))
 			continue
 		}
-		if s.L1Size > maxL1Bytes/8 {
+		if s.L1Size > ondisk.MaxL1Bytes/8 {
 			c.corrupt("ERROR snapshot %s (%s) l1_size=%s: L1 table is too large; snapshot table entry corrupted",
 				s.ID, s.Name, hex(uint64(s.L1Size)))
 			continue
@@ -75,7 +76,7 @@ func (c *checker) countSnapshots(fix driver.CheckFix) error {
 	if err := c.boundReads(); err != nil {
 		return err
 	}
-	err := readTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
+	err := tableio.ReadTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
 		if err == nil {
 			err = c.refresh(offsets[i], b)
 		}

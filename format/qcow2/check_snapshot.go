@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"strconv"
 
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -25,14 +26,14 @@ type snapshotResult struct{ corruptions, fixed, errors int64 }
 func (c *checker) readSnapshotTable(res *snapshotResult) error {
 	n, off := int64(c.hdr.NbSnapshots), int64(c.hdr.SnapshotsOffset)
 	dropped := int64(0)
-	if n > maxSnapshots && c.fix.Errors {
-		c.say("Discarding %d overhanging snapshots", n-maxSnapshots)
-		dropped, n = n-maxSnapshots, maxSnapshots
+	if n > ondisk.MaxSnapshots && c.fix.Errors {
+		c.say("Discarding %d overhanging snapshots", n-ondisk.MaxSnapshots)
+		dropped, n = n-ondisk.MaxSnapshots, ondisk.MaxSnapshots
 	}
-	if n > maxSnapshots {
+	if n > ondisk.MaxSnapshots {
 		res.errors++
 		c.say("ERROR snapshot table too large")
-		c.report("You can force-remove all " + strconv.FormatInt(n-maxSnapshots, 10) + " overhanging snapshots with qemu-img check -r all")
+		c.report("You can force-remove all " + strconv.FormatInt(n-ondisk.MaxSnapshots, 10) + " overhanging snapshots with qemu-img check -r all")
 		return errCheck(textTooLarge)
 	}
 	if n == 0 {
@@ -53,19 +54,19 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 			c.say("ERROR failed to read the snapshot table: %v", err)
 			return errCheck(textIO)
 		}
-		if extra > maxSnapshotExtra {
+		if extra > ondisk.MaxSnapshotExtra {
 			if !c.fix.Errors {
 				res.errors++
 				c.say("ERROR failed to read the snapshot table: Too much extra metadata in snapshot table entry %d", i)
 				c.report("You can force-remove this extra metadata with qemu-img check -r all")
 				return errCheck(textTooLarge)
 			}
-			c.say("Discarding too much extra metadata in snapshot table entry %d (%d > %d)", i, extra, maxSnapshotExtra)
+			c.say("Discarding too much extra metadata in snapshot table entry %d (%d > %d)", i, extra, ondisk.MaxSnapshotExtra)
 			res.corruptions++
 		}
 		pos += length
-		kept := length - max(0, extra-maxSnapshotExtra)
-		if c.snapshots.kept += kept; c.snapshots.kept > maxSnapshotTableBytes {
+		kept := length - max(0, extra-ondisk.MaxSnapshotExtra)
+		if c.snapshots.kept += kept; c.snapshots.kept > ondisk.MaxSnapshotTableBytes {
 			if !c.fix.Errors {
 				res.errors++
 				c.say("ERROR failed to read the snapshot table: Snapshot table is too big")
@@ -91,7 +92,7 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 		}
 	}
 	for i := range c.snapshots.entries {
-		if s := &c.snapshots.entries[i]; s.HasDiskSize && s.DiskSize > maxSnapshotDisk {
+		if s := &c.snapshots.entries[i]; s.HasDiskSize && s.DiskSize > ondisk.MaxSnapshotDisk {
 			res.corruptions++
 			c.say("%s snapshot %s (%s) disk_size=%s: the disk is too large", verb(c.fix.Errors), s.ID, s.Name, hex(s.DiskSize))
 			s.HasDiskSize = false
@@ -109,7 +110,7 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 // than before.
 func (c *checker) dropSnapshots(dropped int64, res *snapshotResult) error {
 	n := uint32(len(c.snapshots.entries))
-	err := c.writeHeader(headerSnapshots, binary.BigEndian.AppendUint32(nil, n))
+	err := c.writeHeader(ondisk.SnapshotsOffset, binary.BigEndian.AppendUint32(nil, n))
 	if err == nil {
 		err = c.file.Flush(c.ctx)
 	}
@@ -123,9 +124,6 @@ func (c *checker) dropSnapshots(dropped int64, res *snapshotResult) error {
 	res.fixed += dropped
 	return nil
 }
-
-// snapshotExtraKnown is the length of the extra data that has a meaning.
-const snapshotExtraKnown = 24
 
 // fileWindow reads small pieces that follow each other.
 type fileWindow struct {
@@ -141,7 +139,7 @@ func (w *fileWindow) at(off, n int64) ([]byte, error) {
 			w.b = make([]byte, size)
 		}
 		w.off, w.b = off, w.b[:cap(w.b)]
-		if err := readZeroPadded(w.ctx, w.file, w.b, off); err != nil {
+		if err := tableio.ReadPadded(w.ctx, w.file, w.b, off); err != nil {
 			w.b = nil
 			return nil, err
 		}
@@ -153,23 +151,23 @@ func (w *fileWindow) at(off, n int64) ([]byte, error) {
 // its extra data in the file; of extra data beyond what is legal the start is
 // kept.
 func (w *fileWindow) snapshot(pos int64) (s ondisk.Snapshot, length, extra int64, err error) {
-	b, err := w.at(pos, snapshotFixedSize)
+	b, err := w.at(pos, ondisk.SnapshotFixedSize)
 	if err != nil {
 		return s, 0, 0, err
 	}
 	extra = int64(be32(b[36:]))
 	names := int64(be16(b[12:])) + int64(be16(b[14:]))
-	kept := min(extra, maxSnapshotExtra)
+	kept := min(extra, ondisk.MaxSnapshotExtra)
 	entry := append([]byte(nil), b[:36]...)
 	entry = binary.BigEndian.AppendUint32(entry, uint32(kept))
-	if b, err = w.at(pos+snapshotFixedSize, kept); err != nil {
+	if b, err = w.at(pos+ondisk.SnapshotFixedSize, kept); err != nil {
 		return s, 0, 0, err
 	}
 	entry = append(entry, b...)
-	if b, err = w.at(pos+snapshotFixedSize+extra, names); err != nil {
+	if b, err = w.at(pos+ondisk.SnapshotFixedSize+extra, names); err != nil {
 		return s, 0, 0, err
 	}
 	entry = append(entry, b...)
 	s, _, err = ondisk.DecodeSnapshot(entry)
-	return s, alignUp(snapshotFixedSize+extra+names, 8), extra, err
+	return s, tableio.AlignUp(ondisk.SnapshotFixedSize+extra+names, 8), extra, err
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -37,7 +38,7 @@ func (c *checker) countTables(t l1Table, l1 []uint64, fix driver.CheckFix) error
 		}
 		return nil
 	}
-	err := readTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
+	err := tableio.ReadTables(c.ctx, c.file, offsets, c.cs, func(i int, b []byte, err error) error {
 		if err := entries(index[i] + 1); err != nil {
 			return err
 		}

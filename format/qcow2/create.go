@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -26,7 +27,7 @@ func (*Driver) Create(ctx context.Context, req *driver.CreateRequest) error {
 	}
 	c := &creation{createParams: p, ctx: ctx, file: req.File,
 		plan: newPlanner(p.clusterBits, p.refcountOrder),
-		w:    &pieceWriter{ctx: ctx, file: req.File}, secret: secret}
+		w:    tableio.NewWriter(ctx, req.File), secret: secret}
 	if err := c.layOut(); err != nil {
 		return err
 	}
@@ -44,7 +45,7 @@ type creation struct {
 	ctx  context.Context
 	file driver.Storage
 	plan *planner
-	w    *pieceWriter
+	w    *tableio.Writer
 
 	l1       []uint64
 	l1Offset int64
@@ -93,14 +94,14 @@ func (c *creation) layOut() error {
 	if err != nil {
 		return err
 	}
-	if err := c.w.write(0, append(b, make([]byte, c.plan.clusterSize()-int64(len(b)))...)); err != nil {
+	if err := c.w.Write(0, append(b, make([]byte, c.plan.clusterSize()-int64(len(b)))...)); err != nil {
 		return err
 	}
-	if err := c.w.flush(); err != nil {
+	if err := c.w.Flush(); err != nil {
 		return err
 	}
-	if end > c.w.end {
-		return extend(c.ctx, c.file, end, driver.PreallocOff)
+	if end > c.w.End() {
+		return tableio.Extend(c.ctx, c.file, end, driver.PreallocOff)
 	}
 	return nil
 }
@@ -118,10 +119,10 @@ func (c *creation) preallocate() (end int64, err error) {
 	return 0, c.plan.preallocateArea(pa, func(offset, length int64) error {
 		// What lies before the area is written later and takes the room it
 		// needs then.
-		if err := extend(c.ctx, c.file, offset, driver.PreallocOff); err != nil {
+		if err := tableio.Extend(c.ctx, c.file, offset, driver.PreallocOff); err != nil {
 			return err
 		}
-		return extend(c.ctx, c.file, offset+length, c.prealloc)
+		return tableio.Extend(c.ctx, c.file, offset+length, c.prealloc)
 	})
 }
 
@@ -131,7 +132,7 @@ func (c *creation) emit(index, offset int64, runs []tableRun) error {
 		return err
 	}
 	c.l1[index] = uint64(offset) | ondisk.FlagCopied
-	b, err := c.w.room(offset, c.plan.clusterSize())
+	b, err := c.w.Room(offset, c.plan.clusterSize())
 	if err != nil {
 		return err
 	}
@@ -144,7 +145,7 @@ func (c *creation) emit(index, offset int64, runs []tableRun) error {
 func (c *creation) writeDropped() error {
 	for ; c.dropped < len(c.plan.dropped); c.dropped++ {
 		d := &c.plan.dropped[c.dropped]
-		if err := c.w.words(d.offset, d.entries); err != nil {
+		if err := c.w.Words(d.offset, d.entries); err != nil {
 			return err
 		}
 		d.entries = nil
@@ -157,7 +158,7 @@ func (c *creation) writeTables() error {
 	if err := c.writeDropped(); err != nil {
 		return err
 	}
-	if err := c.w.words(c.l1Offset, c.l1); err != nil {
+	if err := c.w.Words(c.l1Offset, c.l1); err != nil {
 		return err
 	}
 	full := fullRefcountBlock(c.plan.clusterSize(), c.refcountOrder)
@@ -165,13 +166,13 @@ func (c *creation) writeTables() error {
 		if offset == 0 {
 			continue
 		}
-		b, err := c.w.room(int64(offset), c.plan.clusterSize())
+		b, err := c.w.Room(int64(offset), c.plan.clusterSize())
 		if err != nil {
 			return err
 		}
 		c.plan.encodeRefcounts(b, full, int64(i))
 	}
-	return c.w.words(c.plan.reftableOffset, c.plan.reftable)
+	return c.w.Words(c.plan.reftableOffset, c.plan.reftable)
 }
 
 // createDataFile makes the external data file.
@@ -185,7 +186,7 @@ func (c *creation) createDataFile(req *driver.CreateRequest) error {
 	}
 	want := c.size
 	if c.prealloc != driver.PreallocOff {
-		want = alignUp(want, c.fillUnit())
+		want = tableio.AlignUp(want, c.fillUnit())
 	}
 	size := want
 	if mode != driver.PreallocOff {
@@ -195,39 +196,11 @@ func (c *creation) createDataFile(req *driver.CreateRequest) error {
 	if err != nil {
 		return err
 	}
-	err = extend(c.ctx, f, want, mode)
+	err = tableio.Extend(c.ctx, f, want, mode)
 	if err == nil {
 		err = f.Flush(c.ctx)
 	}
 	return errors.Join(err, f.Close(c.ctx))
-}
-
-// extend makes file at least size bytes long; new bytes read as zeroes and have
-// room as mode says.
-func extend(ctx context.Context, file driver.Storage, size int64, mode driver.Prealloc) error {
-	old := file.Size()
-	if old >= size {
-		return nil
-	}
-	r, ok := file.(driver.Resizer)
-	if ok {
-		err := r.Resize(ctx, size, driver.ResizeOptions{Prealloc: mode})
-		if err == nil || !errors.Is(err, driver.ErrUnsupported) {
-			return err
-		}
-	}
-	if mode == driver.PreallocOff || mode == driver.PreallocMetadata {
-		// One byte at the end: what lies between is a hole or zeroes.
-		_, err := file.WriteAt(ctx, []byte{0}, size-1)
-		return err
-	}
-	zero := make([]byte, min(pieceBytes, size-old))
-	for off := old; off < size; off += int64(len(zero)) {
-		if _, err := file.WriteAt(ctx, zero[:min(int64(len(zero)), size-off)], off); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 var _ driver.Creator = (*Driver)(nil)

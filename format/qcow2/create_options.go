@@ -163,17 +163,15 @@ func (p *createParams) setClusterSize(n int64) error {
 	return nil
 }
 
-const sectorSize = 512
-
 func (p *createParams) setSize(size int64) error {
-	if size < 0 || size > 1<<63-sectorSize {
+	if size < 0 || size > 1<<63-ondisk.SectorSize {
 		return invalid("Could not resize image: Image size cannot be negative")
 	}
-	p.size = (size + sectorSize - 1) &^ (sectorSize - 1)
+	p.size = (size + ondisk.SectorSize - 1) &^ (ondisk.SectorSize - 1)
 	if p.size > maxDiskSize {
 		return invalid("Could not resize image: offset(%d) exceeds maximum(%d)", p.size, int64(maxDiskSize))
 	}
-	if p.l1Size() > maxL1Bytes/8 {
+	if p.l1Size() > ondisk.MaxL1Bytes/8 {
 		return errTooLarge()
 	}
 	return nil

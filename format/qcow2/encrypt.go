@@ -11,6 +11,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
 	"github.com/cowl-disk/cowl/crypto/sector"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/cryptio"
 	"github.com/cowl-disk/cowl/opts"
@@ -137,7 +138,7 @@ func (im *image) openEncryption(ctx context.Context, options opts.Dict) error {
 func aesCipher(secret []byte) (*sector.Cipher, error) {
 	key := make([]byte, aesKeyBytes)
 	copy(key, secret)
-	return sector.New(sector.Spec{Cipher: "aes", Mode: "cbc", IVGen: "plain64"}, key, sectorSize)
+	return sector.New(sector.Spec{Cipher: "aes", Mode: "cbc", IVGen: "plain64"}, key, ondisk.SectorSize)
 }
 
 // passphrase returns a secret, which must be a text.
@@ -233,7 +234,7 @@ func (im *image) zeroEncrypted(ctx context.Context, off, host, n int64) (bool, e
 		return false, nil
 	}
 	child := im.child(off, host)
-	zero := make([]byte, min(n, pieceBytes))
+	zero := make([]byte, min(n, tableio.PieceBytes))
 	for at := int64(0); at < n; at += int64(len(zero)) {
 		if _, err := child.WriteAt(ctx, zero[:min(int64(len(zero)), n-at)], host+at); err != nil {
 			return false, err

@@ -5,6 +5,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -73,7 +74,7 @@ func (p *createParams) cryptoSize() (int64, error) {
 		return 0, nil
 	}
 	n, err := luks.HeaderSize(p.luks)
-	return alignUp(n, 1<<p.clusterBits), luksError(err)
+	return tableio.AlignUp(n, 1<<p.clusterBits), luksError(err)
 }
 
 // cryptoExtension returns the full disk encryption header pointer, whose offset is
@@ -99,8 +100,8 @@ func (c *creation) writeLUKS(pointer []byte, end int64) (int64, error) {
 		return 0, err
 	}
 	binary.BigEndian.PutUint64(pointer, uint64(off))
-	whole := alignUp(n, c.plan.clusterSize())
-	zero := make([]byte, min(whole, pieceBytes))
+	whole := tableio.AlignUp(n, c.plan.clusterSize())
+	zero := make([]byte, min(whole, tableio.PieceBytes))
 	for at := int64(0); at < whole; at += int64(len(zero)) {
 		if _, err := c.file.WriteAt(c.ctx, zero[:min(int64(len(zero)), whole-at)], off+at); err != nil {
 			return 0, err

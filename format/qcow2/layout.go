@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
 // clusterRun is a run of clusters, by index: [Start, End).
@@ -226,7 +227,7 @@ func (p *planner) refcountArea(start, extra int64, exact bool, newIndex, newBloc
 	}
 	perTable := p.clusterSize() / 8
 	size = (size + perTable - 1) / perTable * perTable
-	if size > maxRefcountTableBytes/8 {
+	if size > ondisk.MaxRefcountTableBytes/8 {
 		return 0, errTooLarge()
 	}
 	table := make([]uint64, size)

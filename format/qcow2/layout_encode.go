@@ -1,7 +1,6 @@
 package qcow2
 
 import (
-	"context"
 	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -104,82 +103,4 @@ func (p *planner) encodeRefcounts(b, full []byte, index int64) {
 			ondisk.SetRefcount(b, int(i-first), p.refcountOrder, 1)
 		}
 	}
-}
-
-// pieceBytes is the size of the pieces in which tables are written.
-const pieceBytes = 1 << 20
-
-// pieceWriter writes to a file and joins neighbouring writes.
-type pieceWriter struct {
-	ctx  context.Context
-	file driver.Storage
-	buf  []byte
-	off  int64 // of buf
-	end  int64 // of all writes
-}
-
-// room returns n zeroed bytes that will be written at off by the next flush.
-// They are valid until the next call.
-func (w *pieceWriter) room(off, n int64) ([]byte, error) {
-	if len(w.buf) > 0 && (w.off+int64(len(w.buf)) != off || int64(len(w.buf))+n > pieceBytes) {
-		if err := w.flush(); err != nil {
-			return nil, err
-		}
-	}
-	if len(w.buf) == 0 {
-		w.off = off
-	}
-	if w.buf == nil {
-		w.buf = make([]byte, 0, max(pieceBytes, n))
-	}
-	at := int64(len(w.buf))
-	if at+n > int64(cap(w.buf)) {
-		w.buf = make([]byte, 0, n)
-		at = 0
-	}
-	w.buf = w.buf[:at+n]
-	clear(w.buf[at:])
-	w.end = max(w.end, off+n)
-	return w.buf[at:], nil
-}
-
-// flush writes what is waiting.
-func (w *pieceWriter) flush() error {
-	if len(w.buf) == 0 {
-		return nil
-	}
-	_, err := w.file.WriteAt(w.ctx, w.buf, w.off)
-	w.buf = w.buf[:0]
-	return err
-}
-
-// write writes b at off. Large buffers are not copied.
-func (w *pieceWriter) write(off int64, b []byte) error {
-	if int64(len(b)) < pieceBytes {
-		r, err := w.room(off, int64(len(b)))
-		copy(r, b)
-		return err
-	}
-	if err := w.flush(); err != nil {
-		return err
-	}
-	w.end = max(w.end, off+int64(len(b)))
-	_, err := w.file.WriteAt(w.ctx, b, off)
-	return err
-}
-
-// words writes a table of big-endian 64-bit words at off.
-func (w *pieceWriter) words(off int64, words []uint64) error {
-	for len(words) > 0 {
-		n := min(len(words), pieceBytes/8)
-		b, err := w.room(off, int64(n)*8)
-		if err != nil {
-			return err
-		}
-		for i, v := range words[:n] {
-			binary.BigEndian.PutUint64(b[8*i:], v)
-		}
-		words, off = words[n:], off+int64(n)*8
-	}
-	return nil
 }

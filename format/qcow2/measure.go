@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -30,7 +31,7 @@ func (*Driver) Measure(ctx context.Context, req *driver.MeasureRequest) (*driver
 		}
 	}
 	cs := int64(1) << p.clusterBits
-	size := alignUp(p.size, cs)
+	size := tableio.AlignUp(p.size, cs)
 	var data int64
 	switch {
 	case p.prealloc == driver.PreallocFalloc || p.prealloc == driver.PreallocFull:
@@ -65,7 +66,7 @@ func allocatedBytes(ctx context.Context, req *driver.MeasureRequest, clusterSize
 			return sum, nil
 		case driver.ExtentData, driver.ExtentEncoded:
 			// All of the last cluster is needed, whatever the rest of it is.
-			n = alignUp(off+n, clusterSize) - off
+			n = tableio.AlignUp(off+n, clusterSize) - off
 			sum += off%clusterSize + n
 		}
 		if n <= 0 {
@@ -79,14 +80,11 @@ func allocatedBytes(ctx context.Context, req *driver.MeasureRequest, clusterSize
 // fullSize returns the length of an image file in which size bytes of guest
 // data, a multiple of the cluster size, are all allocated.
 func fullSize(size, clusterSize, entrySize int64, refcountOrder uint32) int64 {
-	l2 := alignUp(size/clusterSize*entrySize, clusterSize)
-	l1 := alignUp(l2/clusterSize*8, clusterSize)
+	l2 := tableio.AlignUp(size/clusterSize*entrySize, clusterSize)
+	l1 := tableio.AlignUp(l2/clusterSize*8, clusterSize)
 	other := clusterSize + l2 + l1 + size
 	blocks, table := refcountMetadata(other/clusterSize, clusterSize, refcountOrder, false)
 	return other + (blocks+table)*clusterSize
 }
-
-// alignUp rounds n up to a multiple of unit.
-func alignUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
 
 var _ driver.Measurer = (*Driver)(nil)

@@ -15,17 +15,6 @@ import (
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
-// Limits on what an image may declare, those of the original.
-const (
-	maxL1Bytes            = 32 << 20
-	maxRefcountTableBytes = 8 << 20
-	maxSnapshots          = 65536
-	maxSnapshotTableBytes = 1024 * maxSnapshots
-	maxSnapshotExtra      = 1024
-	maxBackingFormat      = 16
-	maxSnapshotDisk       = 1 << 62 // bytes
-)
-
 // geometry is what follows from the header. It changes only by Amend, with no
 // request under way. Sizes are bytes.
 type geometry struct {

@@ -127,7 +127,7 @@ func (a *allocator) listMetadata(ctx context.Context) error {
 	if im.overlap&overlapInactiveL2 != 0 {
 		for i := range im.snapshots {
 			s := &im.snapshots[i]
-			l1, err := im.readTable(ctx, int64(s.L1TableOffset), min(int64(s.L1Size), maxL1Bytes/8))
+			l1, err := im.readTable(ctx, int64(s.L1TableOffset), min(int64(s.L1Size), ondisk.MaxL1Bytes/8))
 			if err != nil {
 				return fmt.Errorf("Could not read the L1 table of snapshot '%s': %w", s.Name, err)
 			}

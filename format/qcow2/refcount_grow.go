@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
@@ -38,8 +39,8 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 		}
 		entries = int64(len(a.table.Entries)) + blocks
 	}
-	if tableClusters*im.clusterSize > maxRefcountTableBytes {
-		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", maxRefcountTableBytes)
+	if tableClusters*im.clusterSize > ondisk.MaxRefcountTableBytes {
+		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", ondisk.MaxRefcountTableBytes)
 	}
 	total := blocks + tableClusters
 	if a.fileLimit > 0 && (first+total)<<im.clusterBits > a.fileLimit {
@@ -82,7 +83,7 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 	field := binary.BigEndian.AppendUint64(nil, uint64(newOff))
 	field = binary.BigEndian.AppendUint32(field, uint32(tableClusters))
 	im.events.Raise("refblock_alloc_switch_table")
-	err := im.writeHeaderField(ctx, hdrRefTableOffset, field)
+	err := im.writeHeaderField(ctx, ondisk.RefcountTableOffset, field)
 	if err == nil {
 		im.hdr.RefcountTableOffset, im.hdr.RefcountTableClusters = uint64(newOff), uint32(tableClusters)
 	}

@@ -35,7 +35,7 @@ func (im *image) setRefcountOrder(ctx context.Context, order uint32, progress fu
 	h.RefcountOrder = order
 	h.RefcountTableOffset, h.RefcountTableClusters = uint64(w.tableOff()), uint32(w.tableClusters)
 	b := h.Append(nil)
-	err := im.writeHeaderField(ctx, hdrRefTableOffset, b[hdrRefTableOffset:hdrHeaderLengthOffset])
+	err := im.writeHeaderField(ctx, ondisk.RefcountTableOffset, b[ondisk.RefcountTableOffset:ondisk.HeaderLengthOffset])
 	if err == nil {
 		im.hdr = h
 	}
@@ -136,8 +136,8 @@ func (w *widthChange) plan(ctx context.Context) error {
 	}
 	slices.Sort(w.regions)
 	switch {
-	case w.tableClusters<<im.clusterBits > maxRefcountTableBytes:
-		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", maxRefcountTableBytes)
+	case w.tableClusters<<im.clusterBits > ondisk.MaxRefcountTableBytes:
+		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", ondisk.MaxRefcountTableBytes)
 	case w.end() >= a.maxCluster():
 		return driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
 	case a.fileLimit > 0 && w.end()<<im.clusterBits > a.fileLimit:

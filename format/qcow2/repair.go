@@ -4,14 +4,8 @@ import (
 	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
-)
-
-// Offsets of header fields that repair writes by themselves.
-const (
-	headerRefcountTable = 48 // offset, then clusters (32 bits)
-	headerSnapshots     = 60 // number (32 bits), then offset
-	headerIncompatible  = 72
 )
 
 // write writes metadata. It never touches the header: whatever an image says of
@@ -49,7 +43,7 @@ func (c *checker) refresh(off int64, b []byte) error {
 	if len(c.rewritten) == 0 || !c.rewritten[first] && !c.rewritten[first+1] {
 		return nil
 	}
-	return readZeroPadded(c.ctx, c.file, b, off)
+	return tableio.ReadPadded(c.ctx, c.file, b, off)
 }
 
 func (c *checker) writeWord(off int64, v uint64) error {
@@ -94,7 +88,7 @@ const (
 // overlaps returns which metadata, apart from the ignored kinds, [off, off+n)
 // shares clusters with. It does not rely on refcounts.
 func (c *checker) overlaps(off, n int64, ignore metadataArea) metadataArea {
-	start, end := off&^(c.cs-1), alignUp(off+n, c.cs)
+	start, end := off&^(c.cs-1), tableio.AlignUp(off+n, c.cs)
 	var found metadataArea
 	look := func(area metadataArea, at, size int64) {
 		if area&ignore == 0 && size > 0 && at < end && at+size > start {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -78,12 +79,12 @@ func (c *checker) writeRefcounts() error {
 		c.say("ERROR writing reftable: %s", textIO)
 		return errCheck(textIO)
 	}
-	w := pieceWriter{ctx: c.ctx, file: c.file}
+	w := tableio.NewWriter(c.ctx, c.file)
 	c.changed = true
-	if err := w.words(offset, r.table); err != nil {
+	if err := w.Words(offset, r.table); err != nil {
 		return err
 	}
-	if err := w.flush(); err != nil {
+	if err := w.Flush(); err != nil {
 		return err
 	}
 	if err := c.file.Flush(c.ctx); err != nil {
@@ -91,7 +92,7 @@ func (c *checker) writeRefcounts() error {
 	}
 	b := binary.BigEndian.AppendUint64(nil, uint64(offset))
 	b = binary.BigEndian.AppendUint32(b, uint32(int64(len(r.table))*8/c.cs))
-	if err := c.writeHeader(headerRefcountTable, b); err != nil {
+	if err := c.writeHeader(ondisk.RefcountTableOffset, b); err != nil {
 		return err
 	}
 	if err := c.file.Flush(c.ctx); err != nil {
@@ -126,8 +127,8 @@ func (r *rebuilder) writeBlocks(first, end int64) (grown bool, err error) {
 			}
 			end = max(end, at+1)
 			if index >= int64(len(r.table)) {
-				n := alignUp((index+1)*8, r.cs) / 8
-				if n > maxRefcountTableBytes/8 {
+				n := tableio.AlignUp((index+1)*8, r.cs) / 8
+				if n > ondisk.MaxRefcountTableBytes/8 {
 					r.say("ERROR allocating reftable: %s", textTooLarge)
 					return false, errCheck(textTooLarge)
 				}

@@ -3,6 +3,7 @@ package qcow2
 import (
 	"encoding/binary"
 
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -20,7 +21,7 @@ func (c *checker) fixSnapshotTable(res *snapshotResult) error {
 	}
 	var table []byte
 	for i := range c.snapshots.entries {
-		table = appendSnapshot(table, &c.snapshots.entries[i], c.hdr.Size)
+		table = c.snapshots.entries[i].Append(table, c.hdr.Size)
 	}
 	n := c.clusters(int64(len(table)))
 	start := int64(0)
@@ -42,7 +43,7 @@ func (c *checker) fixSnapshotTable(res *snapshotResult) error {
 	}
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(c.snapshots.entries)))
 	b = binary.BigEndian.AppendUint64(b, uint64(start)<<c.hdr.ClusterBits)
-	if err := c.writeHeader(headerSnapshots, b); err != nil {
+	if err := c.writeHeader(ondisk.SnapshotsOffset, b); err != nil {
 		return fail(err.Error())
 	}
 	if err := c.file.Flush(c.ctx); err != nil {
@@ -59,38 +60,6 @@ func (c *checker) fixSnapshotTable(res *snapshotResult) error {
 	res.fixed += res.corruptions
 	res.corruptions = 0
 	return nil
-}
-
-// appendSnapshot appends an entry with all the extra data that is known.
-func appendSnapshot(b []byte, s *ondisk.Snapshot, diskSize uint64) []byte {
-	be := binary.BigEndian
-	if s.HasDiskSize {
-		diskSize = s.DiskSize
-	}
-	small := s.VMStateSize
-	if small > 1<<32-1 {
-		small = 0
-	}
-	icount := ^uint64(0)
-	if s.HasIcount {
-		icount = s.Icount
-	}
-	b = be.AppendUint64(b, s.L1TableOffset)
-	b = be.AppendUint32(b, s.L1Size)
-	b = be.AppendUint16(b, uint16(len(s.ID)))
-	b = be.AppendUint16(b, uint16(len(s.Name)))
-	b = be.AppendUint32(b, s.DateSec)
-	b = be.AppendUint32(b, s.DateNsec)
-	b = be.AppendUint64(b, s.VMClockNsec)
-	b = be.AppendUint32(b, uint32(small))
-	b = be.AppendUint32(b, uint32(snapshotExtraKnown+len(s.ExtraUnknown)))
-	b = be.AppendUint64(b, s.VMStateSize)
-	b = be.AppendUint64(b, diskSize)
-	b = be.AppendUint64(b, icount)
-	b = append(b, s.ExtraUnknown...)
-	b = append(b, s.ID...)
-	b = append(b, s.Name...)
-	return append(b, make([]byte, -len(b)&7)...)
 }
 
 // freeRun finds n neighbouring clusters that nothing refers to and that are
@@ -127,7 +96,7 @@ func (c *checker) setRefcounts(start, n int64, v uint64) error {
 			continue
 		}
 		b := make([]byte, c.cs)
-		if err := readZeroPadded(c.ctx, c.file, b, off); err != nil {
+		if err := tableio.ReadPadded(c.ctx, c.file, b, off); err != nil {
 			return err
 		}
 		for ; i < end; i++ {

@@ -35,7 +35,7 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 		return driver.Errorf(driver.ErrUnsupported, "Can't resize a v2 image which has snapshots")
 	case size < old && mode != driver.PreallocOff:
 		return driver.Errorf(driver.ErrInvalid, "Preallocation can't be used for shrinking an image")
-	case im.l1Entries(size)*8 > maxL1Bytes:
+	case im.l1Entries(size)*8 > ondisk.MaxL1Bytes:
 		return driver.Errorf(driver.ErrRange, "Failed to grow the L1 table: File too large")
 	}
 	if err := im.checkBitmaps(); err != nil {
@@ -120,7 +120,7 @@ func (im *image) hideBacking(ctx context.Context, old, end int64) error {
 func (im *image) writeSize(ctx context.Context, size int64) error {
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
-	if err := im.writeHeaderField(ctx, hdrSizeOffset, binary.BigEndian.AppendUint64(nil, uint64(size))); err != nil {
+	if err := im.writeHeaderField(ctx, ondisk.SizeOffset, binary.BigEndian.AppendUint64(nil, uint64(size))); err != nil {
 		return fmt.Errorf("Failed to update the image size: %w", err)
 	}
 	im.hdr.Size = uint64(size)
@@ -170,7 +170,7 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 	field := binary.BigEndian.AppendUint32(nil, uint32(n))
 	field = binary.BigEndian.AppendUint64(field, uint64(host))
 	im.events.Raise("l1_grow_activate_table")
-	err = im.writeHeaderField(ctx, hdrL1Offset, field)
+	err = im.writeHeaderField(ctx, ondisk.L1Offset, field)
 	if err == nil {
 		im.hdr.L1Size, im.hdr.L1TableOffset = uint32(n), uint64(host)
 	}

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
@@ -42,7 +43,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 		return driver.Errorf(driver.ErrInvalid, "The new size must be a multiple of 512")
 	}
 	n := max(int64(len(im.l1.Entries)), int64(s.L1Size), im.l1Entries(size))
-	if n*8 > maxL1Bytes {
+	if n*8 > ondisk.MaxL1Bytes {
 		return driver.Errorf(driver.ErrRange, "Failed to grow the L1 table: File too large")
 	}
 	if err := im.env.Budget.Table("Snapshot L1 table", n*8); err != nil {
@@ -148,7 +149,7 @@ func (op *snapshotOp) switchL1(ctx context.Context, l1 []uint64, off, size int64
 	field = binary.BigEndian.AppendUint32(field, h.CryptMethod)
 	field = binary.BigEndian.AppendUint32(field, h.L1Size)
 	field = binary.BigEndian.AppendUint64(field, h.L1TableOffset)
-	if err := im.writeHeaderField(ctx, hdrSizeOffset, field); err != nil {
+	if err := im.writeHeaderField(ctx, ondisk.SizeOffset, field); err != nil {
 		im.refused.Store(true) // which table the header names is not known
 		return span{}, err
 	}

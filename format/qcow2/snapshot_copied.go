@@ -3,6 +3,7 @@ package qcow2
 import (
 	"context"
 
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
@@ -39,7 +40,7 @@ func (l *refcountLookup) get(ctx context.Context, c int64) (uint64, error) {
 // first.
 func (im *image) syncCopied(ctx context.Context, t namedTables) error {
 	a := &im.alloc
-	return readTables(ctx, im.file, t.offsets, im.clusterSize, func(i int, b []byte, err error) error {
+	return tableio.ReadTables(ctx, im.file, t.offsets, im.clusterSize, func(i int, b []byte, err error) error {
 		if err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest)
 	defer im.resizeMu.Unlock()
 	im.tableMu.Lock()
 	defer im.tableMu.Unlock()
-	if len(im.snapshots) >= maxSnapshots {
+	if len(im.snapshots) >= ondisk.MaxSnapshots {
 		return "", driver.Errorf(driver.ErrRange, "File too large")
 	}
 	s := ondisk.Snapshot{

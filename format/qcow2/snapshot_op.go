@@ -75,10 +75,10 @@ func (op *snapshotOp) holdRooms(ctx context.Context) error {
 func (im *image) beginSnapshot(ctx context.Context, list []ondisk.Snapshot, rooms ...span) (*snapshotOp, error) {
 	op := &snapshotOp{im: im, list: list, rooms: rooms}
 	for i := range list {
-		op.table = appendSnapshot(op.table, &list[i], 0)
+		op.table = list[i].Append(op.table, 0)
 	}
 	var err error
-	if len(op.table) > maxSnapshotTableBytes {
+	if len(op.table) > ondisk.MaxSnapshotTableBytes {
 		err = driver.Errorf(driver.ErrRange, "File too large")
 	} else if op.room, err = im.snapshotRoom(ctx, int64(len(op.table))); err == nil {
 		op.rooms = append(op.rooms, op.room)
@@ -138,7 +138,7 @@ func (op *snapshotOp) commitTable(ctx context.Context) error {
 	defer im.hdrMu.Unlock()
 	field := binary.BigEndian.AppendUint32(nil, uint32(len(op.list)))
 	field = binary.BigEndian.AppendUint64(field, uint64(op.room.off))
-	if err := im.writeHeaderField(ctx, headerSnapshots, field); err != nil {
+	if err := im.writeHeaderField(ctx, ondisk.SnapshotsOffset, field); err != nil {
 		im.refused.Store(true) // which table the header names is not known
 		return err
 	}

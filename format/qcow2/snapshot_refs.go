@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -230,7 +231,7 @@ func (r *refPass) tables(ctx context.Context, t namedTables) error {
 		}
 		return err
 	}
-	err := readTables(ctx, im.file, t.offsets, im.clusterSize, func(i int, b []byte, err error) error {
+	err := tableio.ReadTables(ctx, im.file, t.offsets, im.clusterSize, func(i int, b []byte, err error) error {
 		if err == nil {
 			err = im.goodEntries(t.offsets[i], b)
 		}

@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -62,7 +63,7 @@ func NewStream(w io.Writer, opt StreamOptions) (*Stream, error) {
 	if s.data == nil {
 		s.data = func(func(Range) bool) {}
 	}
-	s.buf = make([]byte, 0, max(pieceBytes, s.cs))
+	s.buf = make([]byte, 0, max(tableio.PieceBytes, s.cs))
 	if err := s.layOut(); err != nil {
 		return nil, err
 	}
@@ -132,7 +133,7 @@ func (s *Stream) layOut() error {
 	}
 	l1 := (s.p.l1Size()*8 + s.cs - 1) / s.cs
 	s.blocks, s.reftableClusters = refcountMetadata(1+l1+s.tables+s.clusters, s.cs, s.p.refcountOrder, false)
-	if s.reftableClusters*s.cs > maxRefcountTableBytes {
+	if s.reftableClusters*s.cs > ondisk.MaxRefcountTableBytes {
 		return errTooLarge()
 	}
 	s.l1Offset = (1 + s.reftableClusters + s.blocks) * s.cs

@@ -1,4 +1,4 @@
-package qcow2
+package tableio
 
 import (
 	"context"
@@ -9,9 +9,9 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 )
 
-// readZeroPadded fills p from offset off. What lies beyond the end of the file
+// ReadPadded fills p from offset off. What lies beyond the end of the file
 // is zero.
-func readZeroPadded(ctx context.Context, file driver.Storage, p []byte, off int64) error {
+func ReadPadded(ctx context.Context, file driver.Storage, p []byte, off int64) error {
 	if off < 0 {
 		return errors.New("Invalid argument")
 	}
@@ -26,13 +26,13 @@ func readZeroPadded(ctx context.Context, file driver.Storage, p []byte, off int6
 	return nil
 }
 
-// readWords reads n big-endian 64-bit words at off.
-func readWords(ctx context.Context, file driver.Storage, off, n int64) ([]uint64, error) {
+// ReadWords reads n big-endian 64-bit words at off.
+func ReadWords(ctx context.Context, file driver.Storage, off, n int64) ([]uint64, error) {
 	words := make([]uint64, n)
-	buf := make([]byte, min(n*8, pieceBytes))
+	buf := make([]byte, min(n*8, PieceBytes))
 	for i := int64(0); i < n; {
 		p := buf[:min(int64(len(buf)), (n-i)*8)]
-		if err := readZeroPadded(ctx, file, p, off+i*8); err != nil {
+		if err := ReadPadded(ctx, file, p, off+i*8); err != nil {
 			return nil, err
 		}
 		for ; len(p) > 0; p = p[8:] {
@@ -59,10 +59,10 @@ type tableBatch struct {
 	done         chan struct{}
 }
 
-// readTables reads tables of size bytes at the given offsets and calls fn with
+// ReadTables reads tables of size bytes at the given offsets and calls fn with
 // each, in order, while following ones are being read. Tables that are
 // neighbours in the file are read in one piece. b is valid during the call.
-func readTables(ctx context.Context, file driver.Storage, offsets []int64, size int64, fn func(i int, b []byte, err error) error) error {
+func ReadTables(ctx context.Context, file driver.Storage, offsets []int64, size int64, fn func(i int, b []byte, err error) error) error {
 	if len(offsets) == 0 {
 		return nil
 	}
@@ -125,7 +125,7 @@ func readBatch(ctx context.Context, file driver.Storage, offsets []int64, size i
 		for i+n < len(offsets) && offsets[i+n] == offsets[i]+int64(n)*size {
 			n++
 		}
-		if err := readZeroPadded(ctx, file, buf[int64(i)*size:int64(i+n)*size], offsets[i]); err != nil {
+		if err := ReadPadded(ctx, file, buf[int64(i)*size:int64(i+n)*size], offsets[i]); err != nil {
 			return err
 		}
 		i += n
