@@ -15,6 +15,10 @@ func be16(b []byte) uint16 { return binary.BigEndian.Uint16(b) }
 func be32(b []byte) uint32 { return binary.BigEndian.Uint32(b) }
 func be64(b []byte) uint64 { return binary.BigEndian.Uint64(b) }
 
+func invalid(format string, args ...any) error {
+	return driver.Errorf(driver.ErrInvalid, format, args...)
+}
+
 // loadHeader reads and checks the header, its extensions and the backing file
 // name. hdrMu is held once the image is shared.
 func (im *image) loadHeader(ctx context.Context) error {

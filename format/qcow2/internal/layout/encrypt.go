@@ -1,10 +1,11 @@
-package qcow2
+package layout
 
 import (
 	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/keys"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
@@ -49,7 +50,7 @@ func (p *createParams) setEncryption(o *createOptions) error {
 			p.luks.IterTime = luks.IterTime(*o.IterTime)
 		}
 		if err := p.luks.Check(); err != nil {
-			return luksError(err)
+			return keys.Error(err)
 		}
 	default:
 		return invalid("Parameter 'format' does not accept value '%s'", *o.EncryptFormat)
@@ -63,9 +64,9 @@ func (p *createParams) secret(objects driver.Objects) ([]byte, error) {
 	case p.crypt == ondisk.CryptNone:
 		return nil, nil
 	case p.keySecret == "":
-		return nil, errKeyRequired()
+		return nil, keys.ErrRequired()
 	}
-	return passphrase(objects, p.keySecret)
+	return keys.Passphrase(objects, p.keySecret)
 }
 
 // cryptoSize returns how many bytes of the file the LUKS header takes.
@@ -74,7 +75,7 @@ func (p *createParams) cryptoSize() (int64, error) {
 		return 0, nil
 	}
 	n, err := luks.HeaderSize(p.luks)
-	return tableio.AlignUp(n, 1<<p.clusterBits), luksError(err)
+	return tableio.AlignUp(n, 1<<p.clusterBits), keys.Error(err)
 }
 
 // cryptoExtension returns the full disk encryption header pointer, whose offset is
@@ -85,7 +86,7 @@ func (c *creation) cryptoExtension() ([]ondisk.Extension, error) {
 	}
 	n, err := luks.HeaderSize(c.luks)
 	if err != nil {
-		return nil, luksError(err)
+		return nil, keys.Error(err)
 	}
 	return []ondisk.Extension{{Type: ondisk.ExtCrypto, Data: binary.BigEndian.AppendUint64(make([]byte, 8), uint64(n))}}, nil
 }
@@ -94,7 +95,7 @@ func (c *creation) cryptoExtension() ([]ondisk.Extension, error) {
 // it. All of its clusters are written: nothing that was in the file before shows.
 // end is where the file must reach otherwise; the new end is returned.
 func (c *creation) writeLUKS(pointer []byte, end int64) (int64, error) {
-	n := int64(be64(pointer[8:]))
+	n := int64(binary.BigEndian.Uint64(pointer[8:]))
 	off, err := c.plan.alloc(n)
 	if err != nil {
 		return 0, err
@@ -107,9 +108,9 @@ func (c *creation) writeLUKS(pointer []byte, end int64) (int64, error) {
 			return 0, err
 		}
 	}
-	_, key, err := luks.Create(c.ctx, &area{c.file, off, n}, c.luks, c.secret)
+	_, key, err := luks.Create(c.ctx, keys.NewArea(c.file, off, n), c.luks, c.secret)
 	if err != nil {
-		return 0, luksError(err)
+		return 0, keys.Error(err)
 	}
 	key.Wipe()
 	return max(end, off+whole), nil

@@ -1,4 +1,4 @@
-package qcow2
+package layout
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 //
 // Bitmaps is zero for sources that could have bitmaps to copy and nil for new
 // images; the caller, who knows the source, adds to it or clears it.
-func (*Driver) Measure(ctx context.Context, req *driver.MeasureRequest) (*driver.Measured, error) {
+func Measure(ctx context.Context, req *driver.MeasureRequest) (*driver.Measured, error) {
 	p, err := decodeCreate(req.Options, req.Size)
 	if errors.Is(err, errL1TooLarge) {
 		return nil, driver.Errorf(driver.ErrInvalid, "The image size is too large (try using a larger cluster size)")
@@ -86,5 +86,3 @@ func fullSize(size, clusterSize, entrySize int64, refcountOrder uint32) int64 {
 	blocks, table := refcountMetadata(other/clusterSize, clusterSize, refcountOrder, false)
 	return other + (blocks+table)*clusterSize
 }
-
-var _ driver.Measurer = (*Driver)(nil)

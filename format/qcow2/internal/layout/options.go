@@ -1,4 +1,4 @@
-package qcow2
+package layout
 
 import (
 	"math/bits"
@@ -34,7 +34,8 @@ type createOptions struct {
 	Size            int64   `opt:"size" type:"size" help:"Virtual disk size"`
 }
 
-var createSchema = opts.SchemaOf(createOptions{})
+// Schema declares the options of Create, Measure and NewStream.
+var Schema = opts.SchemaOf(createOptions{})
 
 // minExtendedL2Cluster is the smallest cluster size whose subclusters are not
 // smaller than a sector.
@@ -63,15 +64,31 @@ type createParams struct {
 	keySecret string
 }
 
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
 func invalid(format string, args ...any) error {
 	return driver.Errorf(driver.ErrInvalid, format, args...)
+}
+
+// ClusterSize returns the cluster size, in bytes, that options ask for.
+func ClusterSize(options opts.Dict) (int64, error) {
+	p, err := decodeCreate(options, 0)
+	if err != nil {
+		return 0, err
+	}
+	return 1 << p.clusterBits, nil
 }
 
 // decodeCreate checks options and their combinations, in the order of the
 // original. size is rounded up to sectors.
 func decodeCreate(d opts.Dict, size int64) (*createParams, error) {
 	var o createOptions
-	if err := createSchema.Decode(d, &o); err != nil {
+	if err := Schema.Decode(d, &o); err != nil {
 		return nil, err
 	}
 	if size == 0 {

@@ -1,4 +1,4 @@
-package qcow2
+package layout
 
 import (
 	"encoding/binary"
@@ -7,8 +7,8 @@ import (
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
-// newFeatureNames is the feature name table of new images.
-var newFeatureNames = []ondisk.FeatureName{
+// FeatureNames is the feature name table of new images.
+var FeatureNames = []ondisk.FeatureName{
 	{Type: ondisk.FeatureIncompatible, Bit: 0, Name: "dirty bit"},
 	{Type: ondisk.FeatureIncompatible, Bit: 1, Name: "corrupt bit"},
 	{Type: ondisk.FeatureIncompatible, Bit: 2, Name: "external data file"},
@@ -39,7 +39,7 @@ func newHeader(h *ondisk.Header, backing, backingFormat, dataFile string, more .
 	}
 	if h.Version >= 3 && h.ClusterSize() >= minFeatureNameCluster {
 		ext = ondisk.AppendExtension(ext, ondisk.Extension{Type: ondisk.ExtFeatureNames,
-			Data: ondisk.AppendFeatureNames(nil, newFeatureNames)})
+			Data: ondisk.AppendFeatureNames(nil, FeatureNames)})
 	}
 	ext = ondisk.AppendExtension(ext, ondisk.Extension{Type: ondisk.ExtEnd})
 

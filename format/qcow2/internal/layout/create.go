@@ -1,4 +1,4 @@
-package qcow2
+package layout
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 // Create lays a new image out in req.File: byte for byte the file that the
 // original makes for the same options. Preallocated tables are written as they
 // are laid out, so memory is bounded by the L1 table and the refcount table.
-func (*Driver) Create(ctx context.Context, req *driver.CreateRequest) error {
+func Create(ctx context.Context, req *driver.CreateRequest) error {
 	p, err := decodeCreate(req.Options, req.Size)
 	if err != nil {
 		return err
@@ -202,5 +202,3 @@ func (c *creation) createDataFile(req *driver.CreateRequest) error {
 	}
 	return errors.Join(err, f.Close(c.ctx))
 }
-
-var _ driver.Creator = (*Driver)(nil)

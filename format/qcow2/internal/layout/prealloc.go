@@ -1,4 +1,4 @@
-package qcow2
+package layout
 
 // tableRun maps count clusters, from entry first of an L2 table, to consecutive
 // host clusters from byte offset host.
