@@ -11,7 +11,6 @@ import (
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
-func be16(b []byte) uint16 { return binary.BigEndian.Uint16(b) }
 func be32(b []byte) uint32 { return binary.BigEndian.Uint32(b) }
 func be64(b []byte) uint64 { return binary.BigEndian.Uint64(b) }
 

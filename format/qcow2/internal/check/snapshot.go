@@ -1,4 +1,4 @@
-package qcow2
+package check
 
 import (
 	"encoding/binary"
@@ -155,8 +155,8 @@ func (w *fileWindow) snapshot(pos int64) (s ondisk.Snapshot, length, extra int64
 	if err != nil {
 		return s, 0, 0, err
 	}
-	extra = int64(be32(b[36:]))
-	names := int64(be16(b[12:])) + int64(be16(b[14:]))
+	extra = int64(binary.BigEndian.Uint32(b[36:]))
+	names := int64(binary.BigEndian.Uint16(b[12:])) + int64(binary.BigEndian.Uint16(b[14:]))
 	kept := min(extra, ondisk.MaxSnapshotExtra)
 	entry := append([]byte(nil), b[:36]...)
 	entry = binary.BigEndian.AppendUint32(entry, uint32(kept))

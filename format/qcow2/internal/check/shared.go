@@ -1,4 +1,4 @@
-package qcow2
+package check
 
 import (
 	"github.com/cowl-disk/cowl/block/driver"
