@@ -33,7 +33,7 @@ func (im *image) beginWrite(ctx context.Context) error {
 	if !im.writable {
 		return driver.Errorf(driver.ErrReadOnly, "Image is read-only")
 	}
-	if err := im.beginBitmaps(ctx); err != nil {
+	if err := im.bm.Begin(ctx); err != nil {
 		return err
 	}
 	im.hdrMu.Lock()
@@ -163,7 +163,7 @@ func (im *image) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 	t, err := im.allocate(ctx, off, min(n, im.size.Load()-off))
 	if err == nil {
 		trace.Qcow2AllocClustersOffset.Log(off, t.HostOffset, t.Length)
-		im.mark(off, t.Length)
+		im.bm.Mark(off, t.Length)
 	}
 	return t, err
 }

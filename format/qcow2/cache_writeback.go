@@ -199,7 +199,7 @@ func (im *image) Close(ctx context.Context) error {
 	if !im.begun.Load() {
 		return nil
 	}
-	bitmapErr := im.storeBitmaps(ctx)
+	bitmapErr := im.bm.Store(ctx)
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
 	if err := im.settle(ctx); err != nil {

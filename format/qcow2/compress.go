@@ -169,7 +169,7 @@ func (im *image) WriteEncoded(ctx context.Context, off int64, enc []byte) error 
 	if err := im.beginWrite(ctx); err != nil {
 		return err
 	}
-	im.mark(off, im.clusterSize)
+	im.bm.Mark(off, im.clusterSize)
 	c := off >> im.clusterBits
 	if err := im.relieve(ctx); err != nil {
 		return err

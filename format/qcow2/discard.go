@@ -31,7 +31,7 @@ func (im *image) Discard(ctx context.Context, off, n int64) error {
 	if err := im.beginWrite(ctx); err != nil {
 		return err
 	}
-	im.mark(off, n)
+	im.bm.Mark(off, n)
 	return im.change(ctx, c0, c1, changeOptions{
 		makeTables: im.hasBacking(),
 		how:        discardRequest,

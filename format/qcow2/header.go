@@ -177,7 +177,7 @@ func (im *image) checkTable(off uint64, n, size, maxBytes int64, what string) er
 // useExtensions judges the extensions that mean something here.
 func (im *image) useExtensions(h *ondisk.Header, exts []ondisk.Extension) error {
 	corrupt := func(format string, args ...any) error { return driver.Errorf(driver.ErrCorrupt, format, args...) }
-	im.backingFormat, im.bitmapsExt, im.bm.stale = "", ondisk.BitmapsExtension{}, false
+	im.backingFormat, im.bitmapsExt, im.bitmapsStale = "", ondisk.BitmapsExtension{}, false
 	for _, e := range exts {
 		if err := im.env.Budget.Descriptor("header extension", int64(len(e.Data))); err != nil {
 			return err
@@ -197,14 +197,14 @@ func (im *image) useExtensions(h *ondisk.Header, exts []ondisk.Extension) error 
 			}
 		case ondisk.ExtBitmaps:
 			if h.Autoclear&ondisk.AutoclearBitmaps == 0 {
-				im.bm.stale = true
+				im.bitmapsStale = true
 				break
 			}
 			b, err := im.readBitmapsExtension(e.Data)
-			if err = im.tolerate("header extension of the bitmaps", err, &im.bm.damage); err != nil {
+			if err = im.tolerate("header extension of the bitmaps", err, &im.bitmapDamage); err != nil {
 				return err
 			}
-			if im.bm.damage == nil {
+			if im.bitmapDamage == nil {
 				im.bitmapsExt = b
 			}
 		}

@@ -20,7 +20,7 @@ func (im *image) Limits() driver.Limits {
 // Info describes the image.
 func (im *image) Info(ctx context.Context) (*driver.Info, error) {
 	zeroInit := im.zeroInit(ctx)
-	bitmaps := im.bitmapsInfo()
+	bitmaps := im.bm.Info()
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
 	h := &im.hdr

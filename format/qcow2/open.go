@@ -11,6 +11,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/bitmaps"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
@@ -104,7 +105,12 @@ type image struct {
 	secretID       string                  // of the key
 	bitmapsExt     ondisk.BitmapsExtension // zero if there are none
 
-	bm bitmapSet
+	// bitmapsStale: the header names bitmaps that a program without knowledge of them
+	// has made untrue.
+	bitmapsStale bool
+	// bitmapDamage is why bm is empty although the header names bitmaps.
+	bitmapDamage error
+	bm           *bitmaps.Set
 
 	begun   atomic.Bool // the image has been marked as being written
 	refused atomic.Bool // corruption was found: no more writes
@@ -138,6 +144,7 @@ type span struct {
 
 func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
 	im := &image{name: req.Name, env: req.Env, file: req.File, events: driver.EventsOf(req.File), data: req.File, writable: req.Access.Write, access: req.Access, backingGiven: req.BackingGiven, refRuns: maxRefRuns}
+	im.bm = bitmaps.New(bitmapHost{im}, im.env, im.name)
 	defer func() {
 		if err != nil {
 			im.release()
@@ -186,11 +193,11 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 			im.snapshots = nil
 		}
 	}
-	if err := im.tolerate("bitmap directory", im.loadBitmaps(ctx), &im.bm.damage); err != nil {
+	if err := im.tolerate("bitmap directory", im.loadBitmaps(ctx), &im.bitmapDamage); err != nil {
 		return nil, err
 	}
-	if im.bm.damage != nil {
-		im.bm.list = nil
+	if im.bitmapDamage != nil {
+		im.bm.Fail(im.bitmapDamage)
 	}
 	im.codec.init(&im.geometry)
 	if im.writable {
@@ -202,7 +209,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 }
 
 func (im *image) release() {
-	im.releaseBitmaps()
+	im.bm.Release()
 	im.env.Budget.Release(im.budgeted)
 	im.budgeted = 0
 }
@@ -260,10 +267,10 @@ func (im *image) openForWriting(ctx context.Context) error {
 	if err := im.alloc.init(ctx, im); err != nil {
 		return err
 	}
-	if im.hdr.Autoclear&^ondisk.AutoclearKnown != 0 || im.bm.stale {
+	if im.hdr.Autoclear&^ondisk.AutoclearKnown != 0 || im.bitmapsStale {
 		im.hdrMu.Lock()
 		im.hdr.Autoclear &= ondisk.AutoclearKnown
-		if im.bm.stale {
+		if im.bitmapsStale {
 			im.exts = im.withoutExtension(ondisk.ExtBitmaps)
 		}
 		err := im.writeHeader(ctx)

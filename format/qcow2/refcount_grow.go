@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
@@ -112,12 +113,8 @@ func (im *image) writeGrownTable(ctx context.Context, off int64) error {
 	if err != nil {
 		return err
 	}
-	buf := make([]byte, 0, len(a.table.Entries)*8)
-	for _, e := range a.table.Entries {
-		buf = binary.BigEndian.AppendUint64(buf, e)
-	}
 	im.events.Raise("refblock_alloc_write_table")
-	if _, err := im.file.WriteAt(ctx, buf, off); err != nil {
+	if _, err := im.file.WriteAt(ctx, tableio.EncodeWords(a.table.Entries), off); err != nil {
 		return err
 	}
 	return im.file.Flush(ctx)

@@ -2,10 +2,10 @@ package qcow2
 
 import (
 	"context"
-	"encoding/binary"
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -220,11 +220,7 @@ func (w *widthChange) write(ctx context.Context) error {
 	for i, r := range w.regions {
 		table[r] = uint64(w.blockOff(i))
 	}
-	buf := make([]byte, 0, len(table)*8)
-	for _, e := range table {
-		buf = binary.BigEndian.AppendUint64(buf, e)
-	}
-	if _, err := im.file.WriteAt(ctx, buf, w.tableOff()); err != nil {
+	if _, err := im.file.WriteAt(ctx, tableio.EncodeWords(table), w.tableOff()); err != nil {
 		return err
 	}
 	return im.file.Flush(ctx)

@@ -38,7 +38,7 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 	case im.l1Entries(size)*8 > ondisk.MaxL1Bytes:
 		return driver.Errorf(driver.ErrRange, "Failed to grow the L1 table: File too large")
 	}
-	if err := im.checkBitmaps(); err != nil {
+	if err := im.bm.CheckConsistent(); err != nil {
 		return err
 	}
 	if err := im.beginWrite(ctx); err != nil {
@@ -47,7 +47,7 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 	if size == old {
 		return nil
 	}
-	finish, err := im.prepareResize(ctx, size)
+	finish, err := im.bm.PrepareResize(ctx, size)
 	if err != nil {
 		return err
 	}

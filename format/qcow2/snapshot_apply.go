@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
@@ -26,7 +27,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	}
 	im.resizeMu.Lock()
 	defer im.resizeMu.Unlock()
-	if im.hasBitmaps() {
+	if im.bm.Any() {
 		return driver.Errorf(driver.ErrBitmaps, "Device has active dirty bitmaps")
 	}
 	im.tableMu.Lock()
@@ -130,7 +131,7 @@ func (op *snapshotOp) copyL1(ctx context.Context, l1 []uint64, kept namedTables,
 	if err != nil {
 		return nil, err
 	}
-	if err := im.writeRoom(ctx, encodeEntries(l1), room); err != nil {
+	if err := im.writeRoom(ctx, tableio.EncodeWords(l1), room); err != nil {
 		return nil, err
 	}
 	return l1, im.file.Flush(ctx)

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
@@ -110,20 +111,12 @@ func (op *snapshotOp) keepActive(ctx context.Context, active namedTables, room s
 	if err := im.writeL1(ctx, l1, im.l1.Entries); err != nil {
 		return nil, err
 	}
-	return l1, im.writeRoom(ctx, encodeEntries(l1), room)
+	return l1, im.writeRoom(ctx, tableio.EncodeWords(l1), room)
 }
 
 // writeL1 writes the sectors of the active L1 table in which l1 differs from old.
 func (im *image) writeL1(ctx context.Context, l1, old []uint64) error {
 	return clustertable.Difference(im.l1.Off, old, l1, binary.BigEndian).Write(ctx, im.file)
-}
-
-func encodeEntries(table []uint64) []byte {
-	b := make([]byte, 0, len(table)*8)
-	for _, e := range table {
-		b = binary.BigEndian.AppendUint64(b, e)
-	}
-	return b
 }
 
 // writeRoom writes b at the start of room, and no more: what lies behind it in its

@@ -94,6 +94,15 @@ func (w *Writer) Words(off int64, words []uint64) error {
 	return nil
 }
 
+// EncodeWords returns a table of big-endian 64-bit words.
+func EncodeWords(words []uint64) []byte {
+	b := make([]byte, 0, len(words)*8)
+	for _, v := range words {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return b
+}
+
 // Extend makes file at least size bytes long; new bytes read as zeroes and have
 // room as mode says.
 func Extend(ctx context.Context, file driver.Storage, size int64, mode driver.Prealloc) error {

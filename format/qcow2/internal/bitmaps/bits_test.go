@@ -1,4 +1,4 @@
-package qcow2
+package bitmaps
 
 import (
 	"encoding/binary"
@@ -215,22 +215,22 @@ func BenchmarkMark(b *testing.B) {
 	bm := &bitmap{}
 	bm.bits.Store(s)
 	list := []*bitmap{bm}
-	im := &image{}
+	set := New(nil, nil, "")
 	b.Run("none", func(b *testing.B) {
 		for b.Loop() {
-			im.mark(123456, 4096)
+			set.Mark(123456, 4096)
 		}
 	})
-	im.bm.recording.Store(&list)
+	set.recording.Store(&list)
 	b.Run("set", func(b *testing.B) {
 		for b.Loop() {
-			im.mark(123456, 4096)
+			set.Mark(123456, 4096)
 		}
 	})
 	b.Run("new", func(b *testing.B) {
 		r := rand.New(rand.NewPCG(1, 2))
 		for b.Loop() {
-			im.mark(r.Int64N(1<<40-4096), 4096)
+			set.Mark(r.Int64N(1<<40-4096), 4096)
 		}
 	})
 }

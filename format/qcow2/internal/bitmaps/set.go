@@ -1,7 +1,8 @@
-package qcow2
+package bitmaps
 
 import (
 	"context"
+	"encoding/binary"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -10,15 +11,13 @@ import (
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
-// Bitmaps are changed in memory only. On disk an enabled bitmap is flagged in use
-// before the first change of the disk, and every bitmap before its own first
-// change: whoever finds the flag knows that the bitmap is not true. Close stores
-// what changed to new clusters, lets the header name a new directory, in which
-// nothing is in use, and frees the old clusters; where only flags changed, they
-// are written over those there are: each is 32 bits in one sector. See storeBitmaps.
+// Set holds the bitmaps of an image. Its methods may be called from several
+// goroutines, but for Load, Fail, Release and Store.
+type Set struct {
+	host Host
+	env  *driver.Env
+	name string // of the image, in messages
 
-// bitmapSet holds the bitmaps of an image.
-type bitmapSet struct {
 	// mu guards everything but the setting of bits, which shares it. Held alone
 	// across I/O, by whatever changes bitmaps themselves.
 	mu       sync.RWMutex
@@ -29,11 +28,21 @@ type bitmapSet struct {
 	// recording are the bitmaps that changes of the disk are marked in; nil if
 	// there are none.
 	recording atomic.Pointer[[]*bitmap]
-	// stale: the header names bitmaps that a program without knowledge of them has
-	// made untrue.
-	stale bool
 	// damage is why list is empty although the header names bitmaps.
 	damage error
+}
+
+// New returns an empty set, of the image that host stands for.
+func New(host Host, env *driver.Env, name string) *Set { return &Set{host: host, env: env, name: name} }
+
+// Fail forgets all bitmaps, because what the image says of them is damaged.
+// Look-ups of any name return err from here on.
+func (s *Set) Fail(err error) { s.damage, s.list = err, nil }
+
+func (s *Set) clusterSize() int64 { return 1 << s.host.ClusterBits() }
+
+func (s *Set) clusters(n int64) int64 {
+	return n>>s.host.ClusterBits() + min(1, n&(s.clusterSize()-1))
 }
 
 // bitmap is a dirty bitmap.
@@ -72,14 +81,14 @@ func (e *inconsistentError) Hint() string {
 	return "Try block-dirty-bitmap-remove to delete this bitmap from disk"
 }
 
-// mark records that n bytes at off of the disk change.
-func (im *image) mark(off, n int64) {
-	if list := im.bm.recording.Load(); list != nil {
-		im.bm.mark(*list, off, n)
+// Mark records that n bytes at off of the disk change. It is called before they do.
+func (s *Set) Mark(off, n int64) {
+	if list := s.recording.Load(); list != nil {
+		s.mark(*list, off, n)
 	}
 }
 
-func (s *bitmapSet) mark(list []*bitmap, off, n int64) {
+func (s *Set) mark(list []*bitmap, off, n int64) {
 	for _, b := range list {
 		if bits := b.bits.Load(); bits == nil || bits.covers(off, n) {
 			continue
@@ -93,7 +102,7 @@ func (s *bitmapSet) mark(list []*bitmap, off, n int64) {
 }
 
 // find returns the bitmap of a name. mu is held.
-func (s *bitmapSet) find(name string) (*bitmap, error) {
+func (s *Set) find(name string) (*bitmap, error) {
 	for _, b := range s.list {
 		if b.name == name {
 			return b, nil
@@ -106,7 +115,7 @@ func (s *bitmapSet) find(name string) (*bitmap, error) {
 }
 
 // usable is find for a bitmap that is true. mu is held.
-func (s *bitmapSet) usable(name string) (*bitmap, error) {
+func (s *Set) usable(name string) (*bitmap, error) {
 	b, err := s.find(name)
 	if err == nil && b.inconsistent {
 		err = b.errInconsistent()
@@ -115,7 +124,7 @@ func (s *bitmapSet) usable(name string) (*bitmap, error) {
 }
 
 // publish lets changes of the disk be marked in what is enabled. mu is held alone.
-func (s *bitmapSet) publish() {
+func (s *Set) publish() {
 	var list []*bitmap
 	for _, b := range s.list {
 		if b.enabled && !b.inconsistent && b.bits.Load() != nil {
@@ -129,44 +138,43 @@ func (s *bitmapSet) publish() {
 	s.recording.Store(&list)
 }
 
-// beginBitmaps flags the enabled bitmaps in use before the disk changes.
-func (im *image) beginBitmaps(ctx context.Context) error {
-	s := &im.bm
+// Begin flags the enabled bitmaps in use before the disk changes.
+func (s *Set) Begin(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.publish()
-	return im.useBitmaps(ctx, func(b *bitmap) bool { return b.enabled })
+	return s.useBitmaps(ctx, func(b *bitmap) bool { return b.enabled })
 }
 
 // useBitmaps loads the consistent bitmaps that which chooses, and makes sure that
 // they are in use on disk. mu is held alone.
-func (im *image) useBitmaps(ctx context.Context, which func(*bitmap) bool) error {
+func (s *Set) useBitmaps(ctx context.Context, which func(*bitmap) bool) error {
 	var list []*bitmap
-	for _, b := range im.bm.list {
+	for _, b := range s.list {
 		if b.inconsistent || !which(b) {
 			continue
 		}
-		if err := im.loadBits(ctx, b); err != nil {
+		if err := s.loadBits(ctx, b); err != nil {
 			return err
 		}
 		if b.stored && b.flags&ondisk.BitmapInUse == 0 {
 			list = append(list, b)
 		}
 	}
-	return im.writeFlags(ctx, list, func(b *bitmap) uint32 { return b.flags | ondisk.BitmapInUse })
+	return s.writeFlags(ctx, list, func(b *bitmap) uint32 { return b.flags | ondisk.BitmapInUse })
 }
 
 // writeFlags changes the flags of bitmaps in the directory on disk, durably.
-func (im *image) writeFlags(ctx context.Context, list []*bitmap, flags func(*bitmap) uint32) error {
+func (s *Set) writeFlags(ctx context.Context, list []*bitmap, flags func(*bitmap) uint32) error {
 	if len(list) == 0 {
 		return nil
 	}
 	for _, b := range list {
-		if _, err := im.file.WriteAt(ctx, be32bytes(flags(b)), int64(im.bitmapsExt.DirectoryOffset)+b.at); err != nil {
+		if _, err := s.host.File().WriteAt(ctx, binary.BigEndian.AppendUint32(nil, flags(b)), int64(s.host.Extension().DirectoryOffset)+b.at); err != nil {
 			return driver.Errorf(driver.ErrInvalid, "Can't update bitmap directory: %w", err)
 		}
 	}
-	if err := im.file.Flush(ctx); err != nil {
+	if err := s.host.File().Flush(ctx); err != nil {
 		return driver.Errorf(driver.ErrInvalid, "Can't update bitmap directory: %w", err)
 	}
 	for _, b := range list {
@@ -175,21 +183,18 @@ func (im *image) writeFlags(ctx context.Context, list []*bitmap, flags func(*bit
 	return nil
 }
 
-func be32bytes(v uint32) []byte { return []byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)} }
-
-// Bitmaps lists the bitmaps.
-func (im *image) Bitmaps(ctx context.Context) ([]driver.BitmapInfo, error) {
-	if im.version < 3 {
+// List lists the bitmaps.
+func (s *Set) List(ctx context.Context) ([]driver.BitmapInfo, error) {
+	if s.host.Version() < 3 {
 		return nil, driver.Errorf(driver.ErrUnsupported, "version 2 images have no bitmaps")
 	}
-	s := &im.bm
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := make([]driver.BitmapInfo, 0, len(s.list))
 	for _, b := range s.list {
 		i := driver.BitmapInfo{Name: b.name, Granularity: 1 << b.shift, Size: b.size, Enabled: b.enabled, Inconsistent: b.inconsistent}
 		if !b.inconsistent {
-			if err := im.loadBits(ctx, b); err != nil {
+			if err := s.loadBits(ctx, b); err != nil {
 				return nil, err
 			}
 			i.Dirty = b.bits.Load().bytes()
@@ -199,16 +204,15 @@ func (im *image) Bitmaps(ctx context.Context) ([]driver.BitmapInfo, error) {
 	return list, nil
 }
 
-// BitmapExtent tells where a bitmap is dirty.
-func (im *image) BitmapExtent(ctx context.Context, name string, off, n int64) (int64, bool, error) {
-	s := &im.bm
+// Extent tells where a bitmap is dirty.
+func (s *Set) Extent(ctx context.Context, name string, off, n int64) (int64, bool, error) {
 	s.mu.RLock()
 	b, err := s.usable(name)
 	if err == nil && b.bits.Load() == nil {
 		s.mu.RUnlock()
 		s.mu.Lock()
 		if b, err = s.usable(name); err == nil {
-			err = im.loadBits(ctx, b)
+			err = s.loadBits(ctx, b)
 		}
 		s.mu.Unlock()
 		s.mu.RLock()
@@ -231,15 +235,14 @@ func (im *image) BitmapExtent(ctx context.Context, name string, off, n int64) (i
 }
 
 // changeBitmap runs f on a bitmap that may be changed: loaded and in use on disk.
-func (im *image) changeBitmap(ctx context.Context, name string, f func(*bitmap) error) error {
-	s := &im.bm
+func (s *Set) changeBitmap(ctx context.Context, name string, f func(*bitmap) error) error {
 	s.mu.RLock()
 	_, err := s.usable(name)
 	s.mu.RUnlock()
 	if err != nil {
 		return err
 	}
-	if err := im.beginWrite(ctx); err != nil {
+	if err := s.host.BeginWrite(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -248,27 +251,28 @@ func (im *image) changeBitmap(ctx context.Context, name string, f func(*bitmap) 
 	if err != nil {
 		return err
 	}
-	if err := im.useBitmaps(ctx, func(x *bitmap) bool { return x == b }); err != nil {
+	if err := s.useBitmaps(ctx, func(x *bitmap) bool { return x == b }); err != nil {
 		return err
 	}
 	defer s.publish()
 	return f(b)
 }
 
-func (im *image) hasBitmaps() bool {
-	im.bm.mu.RLock()
-	defer im.bm.mu.RUnlock()
-	return len(im.bm.list) > 0
+// Any says whether there is a bitmap.
+func (s *Set) Any() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.list) > 0
 }
 
-// ClearBitmap unsets all bits.
-func (im *image) ClearBitmap(ctx context.Context, name string) error {
-	return im.changeBitmap(ctx, name, func(b *bitmap) error {
+// Clear unsets all bits.
+func (s *Set) Clear(ctx context.Context, name string) error {
+	return s.changeBitmap(ctx, name, func(b *bitmap) error {
 		old := b.bits.Load()
 		if old.bytes() == 0 {
 			return nil
 		}
-		bits, err := newBitSet(old.size, b.shift, im.env.Budget)
+		bits, err := newBitSet(old.size, b.shift, s.env.Budget)
 		if err != nil {
 			return err
 		}
@@ -279,35 +283,34 @@ func (im *image) ClearBitmap(ctx context.Context, name string) error {
 	})
 }
 
-// EnableBitmap starts or stops recording.
-func (im *image) EnableBitmap(ctx context.Context, name string, on bool) error {
-	return im.changeBitmap(ctx, name, func(b *bitmap) error {
+// Enable starts or stops recording.
+func (s *Set) Enable(ctx context.Context, name string, on bool) error {
+	return s.changeBitmap(ctx, name, func(b *bitmap) error {
 		b.enabled = on
 		return nil
 	})
 }
 
-// SetBitmap marks a range dirty.
-func (im *image) SetBitmap(ctx context.Context, name string, off, n int64) error {
-	if off < 0 || n < 0 || off > im.size.Load()-n {
+// SetRange marks a range dirty.
+func (s *Set) SetRange(ctx context.Context, name string, off, n int64) error {
+	if off < 0 || n < 0 || off > s.host.DiskSize()-n {
 		return driver.Errorf(driver.ErrRange, "%d bytes at %d of bitmap '%s': beyond the end of the disk", n, off, name)
 	}
-	return im.changeBitmap(ctx, name, func(b *bitmap) error {
+	return s.changeBitmap(ctx, name, func(b *bitmap) error {
 		b.bits.Load().setRange(off, n)
 		return nil
 	})
 }
 
-// RemoveBitmap removes a bitmap.
-func (im *image) RemoveBitmap(ctx context.Context, name string) error {
-	s := &im.bm
+// Remove removes a bitmap.
+func (s *Set) Remove(ctx context.Context, name string) error {
 	s.mu.RLock()
 	_, err := s.find(name)
 	s.mu.RUnlock()
 	if err != nil {
 		return err
 	}
-	if err := im.beginWrite(ctx); err != nil {
+	if err := s.host.BeginWrite(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -328,5 +331,3 @@ func (im *image) RemoveBitmap(ctx context.Context, name string) error {
 	}
 	return nil
 }
-
-var _ driver.Bitmapper = (*image)(nil)

@@ -1,28 +1,27 @@
-package qcow2
+package bitmaps
 
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
 // maxBitmapWrite is how much of a bitmap's data is written at once.
 const maxBitmapWrite = 4 << 20
 
-// storeBitmaps writes the bitmaps that changed. Nothing changes the disk any more.
+// Store writes the bitmaps that changed. Nothing changes the disk any more.
 // The order on disk: data, tables and directory in new clusters, with everything
 // that waited to be written; barrier; the header names the directory; barrier. What
 // is no longer used is handed over for being freed.
 //
 // An error leaves on disk what was there before: bitmaps that are in use.
-func (im *image) storeBitmaps(ctx context.Context) error {
-	s := &im.bm
+func (s *Set) Store(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if im.version < 3 || im.refused.Load() {
+	if s.host.Version() < 3 || s.host.Refused() {
 		return nil // nobody can be told that the bitmaps are true
 	}
 	whole := s.dirty
@@ -31,19 +30,19 @@ func (im *image) storeBitmaps(ctx context.Context) error {
 		if b.inconsistent {
 			continue
 		}
-		if b.size != im.size.Load() {
+		if b.size != s.host.DiskSize() {
 			return driver.Errorf(driver.ErrInvalid, "Bitmap '%s' is not of the size of the disk", b.name)
 		}
-		if im.mustStore(b) {
+		if s.mustStore(b) {
 			whole = true
 		} else if b.flags != b.wantFlags() {
 			flags = append(flags, b)
 		}
 	}
 	if !whole {
-		return im.writeFlags(ctx, flags, (*bitmap).wantFlags)
+		return s.writeFlags(ctx, flags, (*bitmap).wantFlags)
 	}
-	st := &bitmapStore{im: im}
+	st := &bitmapStore{set: s}
 	err := st.prepare(ctx)
 	if err == nil {
 		err = st.commit(ctx)
@@ -51,8 +50,8 @@ func (im *image) storeBitmaps(ctx context.Context) error {
 	if err != nil {
 		// If it is not known which header is on disk, it may name the new room.
 		for _, r := range st.rooms {
-			if !im.refused.Load() {
-				im.freeNow(context.WithoutCancel(ctx), r.off, r.end-r.off)
+			if !s.host.Refused() {
+				s.host.Free(context.WithoutCancel(ctx), r)
 			}
 		}
 		return err
@@ -75,19 +74,19 @@ func (b *bitmap) wantFlags() uint32 {
 
 // mustStore says whether the contents of a bitmap on disk are not what they
 // should be.
-func (im *image) mustStore(b *bitmap) bool {
+func (s *Set) mustStore(b *bitmap) bool {
 	bits := b.bits.Load()
 	return !b.stored || b.fresh || bits != nil && (bits.anyChanged() ||
-		b.tableLen != ondisk.BitmapTableSize(b.size, uint8(b.shift), im.clusterBits))
+		b.tableLen != ondisk.BitmapTableSize(b.size, uint8(b.shift), s.host.ClusterBits()))
 }
 
 // bitmapStore is the storing of bitmaps under way.
 type bitmapStore struct {
-	im     *image
-	rooms  []span // allocated
-	drops  []span // no longer used once the header is written
+	set    *Set
+	rooms  []Range // allocated
+	drops  []Range // no longer used once the header is written
 	tables map[*bitmap]newTable
-	dir    span // of the new directory, without padding
+	dir    Range // of the new directory, without padding
 	at     map[*bitmap]int64
 }
 
@@ -97,35 +96,34 @@ type newTable struct {
 }
 
 // room allocates n clusters, or fewer if they need not lie in a row.
-func (st *bitmapStore) room(ctx context.Context, n, least int64) (span, error) {
-	host, got, _, err := st.im.allocRun(ctx, n, least)
+func (st *bitmapStore) room(ctx context.Context, n, least int64) (Range, error) {
+	r, err := st.set.host.Allocate(ctx, n, least)
 	if err != nil {
-		return span{}, err
+		return Range{}, err
 	}
-	r := span{off: host, end: host + got<<st.im.clusterBits}
 	st.rooms = append(st.rooms, r)
 	return r, nil
 }
 
 // prepare writes everything that the new directory will need, and it.
 func (st *bitmapStore) prepare(ctx context.Context) error {
-	im := st.im
+	s := st.set
 	st.tables, st.at = map[*bitmap]newTable{}, map[*bitmap]int64{}
-	for _, b := range im.bm.list {
-		if !b.inconsistent && im.mustStore(b) {
+	for _, b := range s.list {
+		if !b.inconsistent && s.mustStore(b) {
 			if err := st.storeBitmap(ctx, b); err != nil {
 				return fmt.Errorf("Failed to write bitmap '%s' to file: %w", b.name, err)
 			}
 		}
 	}
-	for _, b := range im.bm.gone {
+	for _, b := range s.gone {
 		st.dropBitmap(ctx, b)
 	}
-	if x := im.bitmapsExt; x.Count > 0 {
+	if x := s.host.Extension(); x.Count > 0 {
 		st.drop(int64(x.DirectoryOffset), int64(x.DirectorySize))
 	}
 	var dir []byte
-	for _, b := range im.bm.list {
+	for _, b := range s.list {
 		e := ondisk.Bitmap{TableOffset: uint64(b.tableOff), TableSize: uint32(b.tableLen), Flags: b.wantFlags(),
 			Type: ondisk.BitmapDirtyTracking, GranularityBits: uint8(b.shift), Extra: b.extra, Name: b.name}
 		if t, ok := st.tables[b]; ok {
@@ -137,25 +135,25 @@ func (st *bitmapStore) prepare(ctx context.Context) error {
 	if len(dir) == 0 {
 		return nil
 	}
-	clusters := im.clusters(int64(len(dir)))
+	clusters := s.clusters(int64(len(dir)))
 	r, err := st.room(ctx, clusters, clusters)
 	if err != nil {
 		return err
 	}
-	st.dir = span{off: r.off, end: r.off + int64(len(dir))}
-	return im.writeRoom(ctx, dir, r)
+	st.dir = Range{Off: r.Off, End: r.Off + int64(len(dir))}
+	return s.write(ctx, dir, r)
 }
 
 // storeBitmap writes the data and the table of a bitmap to new clusters, as far as
 // they changed.
 func (st *bitmapStore) storeBitmap(ctx context.Context, b *bitmap) error {
-	im, bits := st.im, b.bits.Load()
-	n := ondisk.BitmapTableSize(b.size, uint8(b.shift), im.clusterBits)
+	s, bits := st.set, b.bits.Load()
+	n := ondisk.BitmapTableSize(b.size, uint8(b.shift), s.host.ClusterBits())
 	t := newTable{entries: make([]uint64, n)}
 	copy(t.entries, b.table)
 	w := dataWriter{st: st, table: t.entries}
-	per := im.clusterSize * 8
-	buf := make([]byte, im.clusterSize)
+	per := s.clusterSize() * 8
+	buf := make([]byte, s.clusterSize())
 	for i := range n {
 		if !b.fresh && b.stored && !bits.changed(i*per, (i+1)*per) {
 			continue
@@ -178,13 +176,13 @@ func (st *bitmapStore) storeBitmap(ctx context.Context, b *bitmap) error {
 	if err := w.flush(ctx); err != nil {
 		return err
 	}
-	clusters := im.clusters(n * 8)
+	clusters := s.clusters(n * 8)
 	r, err := st.room(ctx, clusters, clusters)
 	if err != nil {
 		return err
 	}
-	t.off = r.off
-	if err := im.writeRoom(ctx, encodeEntries(t.entries), r); err != nil {
+	t.off = r.Off
+	if err := s.write(ctx, tableio.EncodeWords(t.entries), r); err != nil {
 		return err
 	}
 	for i, e := range b.table {
@@ -216,17 +214,17 @@ func (w *dataWriter) add(ctx context.Context, i int64, p []byte) error {
 }
 
 func (w *dataWriter) flush(ctx context.Context) error {
-	im := w.st.im
+	s := w.st.set
 	for len(w.index) > 0 {
 		r, err := w.st.room(ctx, int64(len(w.index)), 1)
 		if err != nil {
 			return err
 		}
-		n := r.end - r.off
-		if _, err := im.file.WriteAt(ctx, w.data[:n], r.off); err != nil {
+		n := r.End - r.Off
+		if _, err := s.host.File().WriteAt(ctx, w.data[:n], r.Off); err != nil {
 			return err
 		}
-		for off := r.off; off < r.end; off += im.clusterSize {
+		for off := r.Off; off < r.End; off += s.clusterSize() {
 			w.table[w.index[0]] = uint64(off)
 			w.index = w.index[1:]
 		}
@@ -238,20 +236,20 @@ func (w *dataWriter) flush(ctx context.Context) error {
 
 func (st *bitmapStore) drop(off, n int64) {
 	if n > 0 {
-		st.drops = append(st.drops, span{off: off, end: off + st.im.alignUp(n)})
+		st.drops = append(st.drops, Range{Off: off, End: off + tableio.AlignUp(n, st.set.clusterSize())})
 	}
 }
 
 func (st *bitmapStore) dropData(e uint64) {
 	if off := int64(e & ondisk.OffsetMask); off != 0 {
-		st.drop(off, st.im.clusterSize)
+		st.drop(off, st.set.clusterSize())
 	}
 }
 
 // dropBitmap gives up what a removed bitmap has in the file. The clusters of a
 // bitmap that cannot be read stay: whoever repairs the image finds them.
 func (st *bitmapStore) dropBitmap(ctx context.Context, b *bitmap) {
-	if b.table == nil && st.im.loadBitmapTable(ctx, b) != nil {
+	if b.table == nil && st.set.loadBitmapTable(ctx, b) != nil {
 		return
 	}
 	for _, e := range b.table {
@@ -262,63 +260,33 @@ func (st *bitmapStore) dropBitmap(ctx context.Context, b *bitmap) {
 
 // commit makes everything durable and lets the header name the directory.
 func (st *bitmapStore) commit(ctx context.Context) error {
-	im := st.im
-	im.flushMu.Lock()
-	err := im.settle(ctx)
-	im.flushMu.Unlock()
-	if err != nil {
-		return err
-	}
-	im.hdrMu.Lock()
-	defer im.hdrMu.Unlock()
 	x := ondisk.BitmapsExtension{}
-	if st.dir.end > st.dir.off {
-		x = ondisk.BitmapsExtension{Count: uint32(len(im.bm.list)), DirectorySize: uint64(st.dir.end - st.dir.off), DirectoryOffset: uint64(st.dir.off)}
+	if st.dir.End > st.dir.Off {
+		x = ondisk.BitmapsExtension{Count: uint32(len(st.set.list)), DirectorySize: uint64(st.dir.End - st.dir.Off), DirectoryOffset: uint64(st.dir.Off)}
 	}
-	return im.writeBitmapsExtension(ctx, x)
+	return st.set.host.Commit(ctx, x)
 }
 
-// writeBitmapsExtension writes the header with another bitmaps extension, or
-// without one if x is zero. hdrMu is held.
-func (im *image) writeBitmapsExtension(ctx context.Context, x ondisk.BitmapsExtension) error {
-	hdr, exts, old := im.hdr, im.exts, im.bitmapsExt
-	im.exts = im.withoutExtension(ondisk.ExtBitmaps)
-	im.hdr.Autoclear &^= ondisk.AutoclearBitmaps
-	if x.Count > 0 {
-		im.hdr.Autoclear |= ondisk.AutoclearBitmaps
-		// Before the feature names, which fill the first sector: what lies in it is
-		// written at once.
-		at := slices.IndexFunc(im.exts, func(e ondisk.Extension) bool { return e.Type == ondisk.ExtFeatureNames })
-		if at < 0 {
-			at = len(im.exts)
-		}
-		im.exts = slices.Insert(im.exts, at, ondisk.Extension{Type: ondisk.ExtBitmaps, Data: x.Append(nil)})
+// write writes p at the start of r, and no more: what lies behind it in the last
+// cluster means nothing, and would take room on disk.
+func (s *Set) write(ctx context.Context, p []byte, r Range) error {
+	if len(p) == 0 {
+		return nil
 	}
-	im.bitmapsExt = x
-	if err := im.writeHeader(ctx); err != nil {
-		im.hdr, im.exts, im.bitmapsExt = hdr, exts, old
-		return fmt.Errorf("Failed to update bitmap extension: %w", err)
-	}
-	return nil
+	_, err := s.host.File().WriteAt(ctx, p, r.Off)
+	return err
 }
 
-// finish takes over what was stored. bm.mu is held alone.
+// finish takes over what was stored. mu is held alone.
 func (st *bitmapStore) finish() {
-	im := st.im
-	for _, b := range im.bm.list {
+	s := st.set
+	for _, b := range s.list {
 		if t, ok := st.tables[b]; ok {
 			b.table, b.tableOff, b.tableLen = t.entries, t.off, int64(len(t.entries))
 			b.bits.Load().untouch()
 		}
 		b.flags, b.at, b.stored, b.fresh = b.wantFlags(), st.at[b], true, false
 	}
-	im.bm.gone, im.bm.dirty = nil, false
-	a := &im.alloc
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.holdSpans()
-	for _, d := range st.drops {
-		a.ready = append(a.ready, drop{off: d.off, n: d.end - d.off, how: discardOther})
-		a.readyLen.Add(d.end - d.off)
-	}
+	s.gone, s.dirty = nil, false
+	s.host.FreeLater(st.drops)
 }

@@ -1,10 +1,9 @@
-package qcow2
+package bitmaps
 
 import (
 	"context"
 	"fmt"
 	"math/bits"
-	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -16,11 +15,11 @@ const (
 	maxDefaultGranularity = 65536
 )
 
-// AddBitmap adds a bitmap.
-func (im *image) AddBitmap(ctx context.Context, spec driver.BitmapSpec) error {
+// Add adds a bitmap.
+func (s *Set) Add(ctx context.Context, spec driver.BitmapSpec) error {
 	g := spec.Granularity
 	if g == 0 {
-		g = min(max(im.clusterSize, minDefaultGranularity), maxDefaultGranularity)
+		g = min(max(s.clusterSize(), minDefaultGranularity), maxDefaultGranularity)
 	}
 	switch {
 	case spec.Name == "":
@@ -28,24 +27,23 @@ func (im *image) AddBitmap(ctx context.Context, spec driver.BitmapSpec) error {
 	case g < 1<<ondisk.MinGranularityBits || g > 1<<ondisk.MaxGranularityBits || g&(g-1) != 0:
 		return driver.Errorf(driver.ErrInvalid, "Granularity must be power of 2 and at least 512")
 	}
-	s := &im.bm
 	shift := uint(bits.TrailingZeros64(uint64(g)))
 	s.mu.RLock()
-	err := im.canAddBitmap(spec.Name, shift)
+	err := s.canAdd(spec.Name, shift)
 	s.mu.RUnlock()
 	if err != nil {
 		return err
 	}
-	if err := im.beginWrite(ctx); err != nil {
+	if err := s.host.BeginWrite(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := im.canAddBitmap(spec.Name, shift); err != nil { // somebody else may have been faster
+	if err := s.canAdd(spec.Name, shift); err != nil { // somebody else may have been faster
 		return err
 	}
-	b := &bitmap{name: spec.Name, shift: shift, size: im.size.Load(), enabled: !spec.Disabled, fresh: true}
-	set, err := newBitSet(b.size, shift, im.env.Budget)
+	b := &bitmap{name: spec.Name, shift: shift, size: s.host.DiskSize(), enabled: !spec.Disabled, fresh: true}
+	set, err := newBitSet(b.size, shift, s.env.Budget)
 	if err != nil {
 		return err
 	}
@@ -56,22 +54,21 @@ func (im *image) AddBitmap(ctx context.Context, spec driver.BitmapSpec) error {
 	return nil
 }
 
-// canAddBitmap says whether there may be a further bitmap. bm.mu is held.
-func (im *image) canAddBitmap(name string, shift uint) error {
-	s := &im.bm
+// canAdd says whether there may be a further bitmap. bm.mu is held.
+func (s *Set) canAdd(name string, shift uint) error {
 	if _, err := s.find(name); err == nil {
 		return driver.Errorf(driver.ErrInvalid, "Bitmap already exists: %s", name)
 	}
 	refuse := func(kind error, format string, args ...any) error {
-		return driver.Errorf(kind, "Can't make bitmap '%s' persistent in '%s': %w", name, im.name, fmt.Errorf(format, args...))
+		return driver.Errorf(kind, "Can't make bitmap '%s' persistent in '%s': %w", name, s.name, fmt.Errorf(format, args...))
 	}
-	if im.version < 3 {
+	if s.host.Version() < 3 {
 		return refuse(driver.ErrUnsupported, "Cannot store dirty bitmaps in qcow2 v2 files")
 	}
-	if err := im.bitmapFits(im.size.Load(), shift); err != nil {
+	if err := s.fits(s.host.DiskSize(), shift); err != nil {
 		return refuse(driver.ErrRange, "%w", err)
 	}
-	if err := im.bitmapsFitHeader(); err != nil {
+	if err := s.host.ExtensionFits(); err != nil {
 		return refuse(driver.ErrRange, "%w", err)
 	}
 	if len(name) > ondisk.MaxBitmapName {
@@ -95,42 +92,26 @@ func (im *image) canAddBitmap(name string, shift uint) error {
 	return nil
 }
 
-// bitmapsFitHeader says whether the header has room for the bitmaps extension, so
-// that Close does not find out.
-func (im *image) bitmapsFitHeader() error {
-	im.hdrMu.Lock()
-	defer im.hdrMu.Unlock()
-	if im.bitmapsExt.Count > 0 {
-		return nil
-	}
-	exts := im.exts
-	defer func() { im.exts = exts }()
-	im.exts = append(slices.Clone(exts), ondisk.Extension{Type: ondisk.ExtBitmaps, Data: ondisk.BitmapsExtension{}.Append(nil)})
-	_, err := im.encodeHeader(0)
-	return err
-}
-
-// bitmapFits says whether a bitmap of a disk of size bytes can be stored.
-func (im *image) bitmapFits(size int64, shift uint) error {
-	n := ondisk.BitmapTableSize(size, uint8(shift), im.clusterBits)
+// fits says whether a bitmap of a disk of size bytes can be stored.
+func (s *Set) fits(size int64, shift uint) error {
+	n := ondisk.BitmapTableSize(size, uint8(shift), s.host.ClusterBits())
 	switch {
 	case n == 0:
 		return driver.Errorf(driver.ErrRange, "a disk of size zero cannot have bitmaps")
-	case n > ondisk.MaxBitmapTable || n<<im.clusterBits > ondisk.MaxBitmapBytes:
+	case n > ondisk.MaxBitmapTable || n<<s.host.ClusterBits() > ondisk.MaxBitmapBytes:
 		return driver.Errorf(driver.ErrRange, "Too much space will be occupied by the bitmap. Use larger granularity")
 	}
 	return nil
 }
 
-// prepareResize makes the bitmaps ready for another size of the disk: all in use,
+// PrepareResize makes the bitmaps ready for another size of the disk: all in use,
 // and large enough for both. It refuses what cannot be. The function that it returns
 // must be called with the size that the disk has in the end.
-func (im *image) prepareResize(ctx context.Context, size int64) (finish func(size int64) error, err error) {
-	s := &im.bm
+func (s *Set) PrepareResize(ctx context.Context, size int64) (finish func(size int64) error, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	nothing := func(int64) error { return nil }
-	if len(s.list)+len(s.gone) == 0 || size == im.size.Load() {
+	if len(s.list)+len(s.gone) == 0 || size == s.host.DiskSize() {
 		return nothing, nil
 	}
 	// On disk those that were removed are still there, as if they were true.
@@ -140,33 +121,32 @@ func (im *image) prepareResize(ctx context.Context, size int64) (finish func(siz
 			gone = append(gone, b)
 		}
 	}
-	if err := im.writeFlags(ctx, gone, func(b *bitmap) uint32 { return b.flags | ondisk.BitmapInUse }); err != nil {
+	if err := s.writeFlags(ctx, gone, func(b *bitmap) uint32 { return b.flags | ondisk.BitmapInUse }); err != nil {
 		return nil, err
 	}
 	for _, b := range s.list {
-		if err := im.bitmapFits(size, b.shift); err != nil {
+		if err := s.fits(size, b.shift); err != nil {
 			return nil, driver.Errorf(driver.ErrRange, "Bitmap '%s' doesn't satisfy the constraints: %w", b.name, err)
 		}
 	}
-	if err := im.useBitmaps(ctx, func(*bitmap) bool { return true }); err != nil {
+	if err := s.useBitmaps(ctx, func(*bitmap) bool { return true }); err != nil {
 		return nil, err
 	}
-	old := im.size.Load()
-	if err := im.resizeBitmaps(max(size, old)); err != nil {
-		_ = im.resizeBitmaps(old) // what stays too large is not stored
+	old := s.host.DiskSize()
+	if err := s.resize(max(size, old)); err != nil {
+		_ = s.resize(old) // what stays too large is not stored
 		return nil, err
 	}
 	return func(size int64) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return im.resizeBitmaps(size)
+		return s.resize(size)
 	}, nil
 }
 
-// checkBitmaps refuses a change of the size while there are bitmaps that are not
+// CheckConsistent refuses a change of the size while there are bitmaps that are not
 // true: nobody could tell later what they are for.
-func (im *image) checkBitmaps() error {
-	s := &im.bm
+func (s *Set) CheckConsistent() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, b := range s.list {
@@ -177,9 +157,9 @@ func (im *image) checkBitmaps() error {
 	return nil
 }
 
-// resizeBitmaps makes all bitmaps those of a disk of size bytes. bm.mu is held alone.
-func (im *image) resizeBitmaps(size int64) error {
-	for _, b := range im.bm.list {
+// resize makes all bitmaps those of a disk of size bytes. bm.mu is held alone.
+func (s *Set) resize(size int64) error {
+	for _, b := range s.list {
 		old := b.bits.Load()
 		if b.size == size || old == nil {
 			continue
@@ -192,6 +172,6 @@ func (im *image) resizeBitmaps(size int64) error {
 		b.size = size
 		old.release()
 	}
-	im.bm.publish()
+	s.publish()
 	return nil
 }

@@ -1,10 +1,11 @@
-package qcow2
+package bitmaps
 
 import (
 	"context"
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/qapi"
 )
@@ -12,16 +13,10 @@ import (
 // maxBitmapRead is how much of a bitmap's data is read at once.
 const maxBitmapRead = 1 << 20
 
-// loadBitmaps reads the bitmap directory and the tables of the bitmaps that are
-// true. Their bits are read when they are needed.
-func (im *image) loadBitmaps(ctx context.Context) error {
-	if im.bm.stale {
-		im.env.Warn(im.staleBitmaps())
-	}
-	if im.bitmapsExt.Count == 0 || im.access.Check {
-		return nil
-	}
-	dir, err := im.readBitmapDirectory(ctx)
+// Load reads the bitmap directory and the tables of the bitmaps that are true. Their
+// bits are read when they are needed. It is called once, before all else.
+func (s *Set) Load(ctx context.Context) error {
+	dir, err := s.readBitmapDirectory(ctx)
 	if err != nil {
 		return err
 	}
@@ -29,7 +24,7 @@ func (im *image) loadBitmaps(ctx context.Context) error {
 	names := make(map[string]bool, len(dir))
 	for i := range dir {
 		e := &dir[i]
-		b := &bitmap{name: e.Name, shift: uint(e.GranularityBits), size: im.size.Load(), extra: slices.Clone(e.Extra),
+		b := &bitmap{name: e.Name, shift: uint(e.GranularityBits), size: s.host.DiskSize(), extra: slices.Clone(e.Extra),
 			enabled: e.Flags&ondisk.BitmapAuto != 0, inconsistent: e.Flags&ondisk.BitmapInUse != 0,
 			compat: e.Flags & ondisk.BitmapExtraCompatible, flags: e.Flags, stored: true,
 			at: at + ondisk.BitmapFlagsOffset, tableOff: int64(e.TableOffset), tableLen: int64(e.TableSize)}
@@ -39,43 +34,34 @@ func (im *image) loadBitmaps(ctx context.Context) error {
 		}
 		names[b.name] = true
 		if !b.inconsistent {
-			if err := im.loadBitmapTable(ctx, b); err != nil {
+			if err := s.loadBitmapTable(ctx, b); err != nil {
 				return err
 			}
 		}
-		im.bm.list = append(im.bm.list, b)
+		s.list = append(s.list, b)
 	}
 	return nil
 }
 
-// staleBitmaps words the warning about bitmaps that have become untrue.
-func (im *image) staleBitmaps() string {
-	text := "a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent"
-	if im.version < 3 {
-		text = "This qcow2 v2 image contains bitmaps, but they may have been modified by a program without persistent bitmap support; so now they must all be considered inconsistent"
-	}
-	return text + "\nSome clusters may be leaked, run 'qemu-img check -r' on the image file to fix."
-}
-
 // readBitmapDirectory reads and judges the bitmap directory.
-func (im *image) readBitmapDirectory(ctx context.Context) ([]ondisk.Bitmap, error) {
+func (s *Set) readBitmapDirectory(ctx context.Context) ([]ondisk.Bitmap, error) {
 	corrupt := func(format string, args ...any) error { return driver.Errorf(driver.ErrCorrupt, format, args...) }
-	off, size := int64(im.bitmapsExt.DirectoryOffset), int64(im.bitmapsExt.DirectorySize)
+	off, size := int64(s.host.Extension().DirectoryOffset), int64(s.host.Extension().DirectorySize)
 	switch {
 	case size == 0:
 		return nil, corrupt("Requested bitmap directory size is zero")
-	case off < im.clusterSize || size > im.alignUp(im.file.Size())-off:
+	case off < s.clusterSize() || size > tableio.AlignUp(s.host.File().Size(), s.clusterSize())-off:
 		return nil, corrupt("Failed to read bitmap directory: %d bytes at %d are not within the file", size, off)
 	}
-	if err := im.env.Budget.Table("bitmap directory", size); err != nil {
+	if err := s.env.Budget.Table("bitmap directory", size); err != nil {
 		return nil, err
 	}
-	defer im.env.Budget.Release(size)
+	defer s.env.Budget.Release(size)
 	buf := make([]byte, size)
-	if err := im.readPadded(ctx, im.file, buf, off); err != nil {
+	if err := tableio.ReadPadded(ctx, s.host.File(), buf, off); err != nil {
 		return nil, corrupt("Failed to read bitmap directory: %w", err)
 	}
-	dir, err := ondisk.DecodeBitmapDirectory(buf, int(im.bitmapsExt.Count))
+	dir, err := ondisk.DecodeBitmapDirectory(buf, int(s.host.Extension().Count))
 	if err != nil {
 		return nil, corrupt("%w", err)
 	}
@@ -84,8 +70,8 @@ func (im *image) readBitmapDirectory(ctx context.Context) ([]ondisk.Bitmap, erro
 		if len(b.Extra) > 0 && b.Flags&ondisk.BitmapExtraCompatible == 0 {
 			return nil, corrupt("Bitmap extra data is not supported")
 		}
-		short := int64(b.TableSize) < ondisk.BitmapTableSize(im.size.Load(), b.GranularityBits, im.clusterBits)
-		if !b.Valid(im.clusterBits) || short && b.Flags&ondisk.BitmapInUse == 0 || slices.Contains([]byte(b.Name), 0) {
+		short := int64(b.TableSize) < ondisk.BitmapTableSize(s.host.DiskSize(), b.GranularityBits, s.host.ClusterBits())
+		if !b.Valid(s.host.ClusterBits()) || short && b.Flags&ondisk.BitmapInUse == 0 || slices.Contains([]byte(b.Name), 0) {
 			return nil, corrupt("Bitmap '%s' doesn't satisfy the constraints", b.Name)
 		}
 	}
@@ -93,23 +79,23 @@ func (im *image) readBitmapDirectory(ctx context.Context) ([]ondisk.Bitmap, erro
 }
 
 // loadBitmapTable reads the table of a bitmap.
-func (im *image) loadBitmapTable(ctx context.Context, b *bitmap) error {
-	if !b.inconsistent && b.tableLen != ondisk.BitmapTableSize(b.size, uint8(b.shift), im.clusterBits) {
+func (s *Set) loadBitmapTable(ctx context.Context, b *bitmap) error {
+	if !b.inconsistent && b.tableLen != ondisk.BitmapTableSize(b.size, uint8(b.shift), s.host.ClusterBits()) {
 		return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap '%s' from image: Invalid argument", b.name)
 	}
-	if b.tableLen*8 > im.alignUp(im.file.Size()) {
+	if b.tableLen*8 > tableio.AlignUp(s.host.File().Size(), s.clusterSize()) {
 		return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap_table table from image for bitmap '%s': it is larger than the file", b.name)
 	}
-	if err := im.env.Budget.Table("bitmap table", b.tableLen*8); err != nil {
+	if err := s.env.Budget.Table("bitmap table", b.tableLen*8); err != nil {
 		return err
 	}
-	im.bm.reserved.Add(b.tableLen * 8)
-	table, err := im.readTable(ctx, b.tableOff, b.tableLen)
+	s.reserved.Add(b.tableLen * 8)
+	table, err := s.host.ReadTable(ctx, b.tableOff, b.tableLen)
 	if err != nil {
 		return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap_table table from image for bitmap '%s': %w", b.name, err)
 	}
 	for _, e := range table {
-		if !ondisk.ValidBitmapTableEntry(e, im.clusterBits) {
+		if !ondisk.ValidBitmapTableEntry(e, s.host.ClusterBits()) {
 			return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap_table table from image for bitmap '%s': Invalid argument", b.name)
 		}
 	}
@@ -117,16 +103,16 @@ func (im *image) loadBitmapTable(ctx context.Context, b *bitmap) error {
 	return nil
 }
 
-// loadBits reads the bits of a bitmap that is true. bm.mu is held alone.
-func (im *image) loadBits(ctx context.Context, b *bitmap) error {
+// loadBits reads the bits of a bitmap that is true. mu is held alone.
+func (s *Set) loadBits(ctx context.Context, b *bitmap) error {
 	if b.bits.Load() != nil {
 		return nil
 	}
-	bits, err := newBitSet(b.size, b.shift, im.env.Budget)
+	bits, err := newBitSet(b.size, b.shift, s.env.Budget)
 	if err != nil {
 		return err
 	}
-	if err := im.readBits(ctx, bits, b.table); err != nil {
+	if err := s.readBits(ctx, bits, b.table); err != nil {
 		bits.release()
 		return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap '%s' from image: %w", b.name, err)
 	}
@@ -135,8 +121,8 @@ func (im *image) loadBits(ctx context.Context, b *bitmap) error {
 	return nil
 }
 
-func (im *image) readBits(ctx context.Context, bits *bitSet, table []uint64) error {
-	per := im.clusterSize * 8 // bits of a cluster
+func (s *Set) readBits(ctx context.Context, bits *bitSet, table []uint64) error {
+	per := s.clusterSize() * 8 // bits of a cluster
 	var buf []byte
 	for i := 0; i < len(table); {
 		switch e := table[i]; e {
@@ -147,14 +133,14 @@ func (im *image) readBits(ctx context.Context, bits *bitSet, table []uint64) err
 			i++
 		default:
 			j := i + 1
-			for j < len(table) && table[j] == e+uint64(j-i)<<im.clusterBits && int64(j-i) < maxBitmapRead>>im.clusterBits {
+			for j < len(table) && table[j] == e+uint64(j-i)<<s.host.ClusterBits() && int64(j-i) < maxBitmapRead>>s.host.ClusterBits() {
 				j++
 			}
 			if buf == nil {
-				buf = make([]byte, max(maxBitmapRead, im.clusterSize))
+				buf = make([]byte, max(maxBitmapRead, s.clusterSize()))
 			}
-			p := buf[:int64(j-i)<<im.clusterBits]
-			if err := im.readPadded(ctx, im.file, p, int64(e)); err != nil {
+			p := buf[:int64(j-i)<<s.host.ClusterBits()]
+			if err := tableio.ReadPadded(ctx, s.host.File(), p, int64(e)); err != nil {
 				return err
 			}
 			if err := bits.load(p, int64(i)*per); err != nil {
@@ -169,22 +155,22 @@ func (im *image) readBits(ctx context.Context, bits *bitSet, table []uint64) err
 	return nil
 }
 
-// releaseBitmaps gives back what the bitmaps took of the budget.
-func (im *image) releaseBitmaps() {
-	for _, b := range im.bm.list {
+// Release gives back what the bitmaps took of the budget.
+func (s *Set) Release() {
+	for _, b := range s.list {
 		if bits := b.bits.Load(); bits != nil {
 			bits.release()
 		}
 	}
-	im.env.Budget.Release(im.bm.reserved.Swap(0))
+	s.env.Budget.Release(s.reserved.Swap(0))
 }
 
-// bitmapsInfo lists the bitmaps as the directory has them.
-func (im *image) bitmapsInfo() []qapi.Qcow2BitmapInfo {
-	im.bm.mu.RLock()
-	defer im.bm.mu.RUnlock()
+// Info lists the bitmaps as the directory has them.
+func (s *Set) Info() []qapi.Qcow2BitmapInfo {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	var list []qapi.Qcow2BitmapInfo
-	for _, b := range im.bm.list {
+	for _, b := range s.list {
 		if !b.stored {
 			continue
 		}
