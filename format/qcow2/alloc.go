@@ -6,80 +6,19 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 	"github.com/cowl-disk/cowl/internal/trace"
 )
 
-// pending is a range of guest clusters that is being changed. Everybody else who
-// wants to change one of them waits.
+// pending is a change of a range of guest clusters that a write prepares.
 type pending struct {
-	im     *image
-	c0, c1 int64         // guest clusters [c0, c1); guarded by image.meta
-	done   chan struct{} // made by the first who waits; guarded by image.meta
+	clustertable.Change
+	im *image
 
-	host     int64  // host offset of cluster c0
+	host     int64  // host offset of the first cluster
 	reuse    bool   // the clusters have their room already
-	firstSub uint32 // with extended L2: first subcluster written of c0
-	lastSub  uint32 // with extended L2: last subcluster written of cluster c1-1
-}
-
-// conflict returns a pending change of a cluster in [c0, c1) and the start of
-// its range. meta is held.
-func (im *image) conflict(c0, c1 int64) *pending {
-	for _, p := range im.pend {
-		if p.c0 < c1 && c0 < p.c1 {
-			return p
-		}
-	}
-	return nil
-}
-
-// waitChan returns the channel that is closed when p ends. meta is held
-// exclusively.
-func (p *pending) waitChan() chan struct{} {
-	if p.done == nil {
-		p.done = make(chan struct{})
-	}
-	return p.done
-}
-
-// reserveClusters waits until no change of [c0, c1) is pending and takes the
-// range. The caller gives it back with unreserve.
-func (im *image) reserveClusters(ctx context.Context, c0, c1 int64) (*pending, error) {
-	for {
-		im.meta.Lock()
-		q := im.conflict(c0, c1)
-		if q == nil {
-			p := &pending{im: im, c0: c0, c1: c1}
-			im.pend = append(im.pend, p)
-			im.meta.Unlock()
-			return p, nil
-		}
-		ch := q.waitChan()
-		im.meta.Unlock()
-		select {
-		case <-ch:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-func (im *image) unreserve(p *pending) {
-	im.meta.Lock()
-	for i, q := range im.pend {
-		if q == p {
-			last := len(im.pend) - 1
-			im.pend[i] = im.pend[last]
-			im.pend[last] = nil
-			im.pend = im.pend[:last]
-			break
-		}
-	}
-	ch := p.done
-	im.meta.Unlock()
-	if ch != nil {
-		close(ch)
-	}
+	firstSub uint32 // with extended L2: first subcluster written of the first cluster
+	lastSub  uint32 // with extended L2: last subcluster written of the last cluster
 }
 
 // beginWrite is called before every change. The first one flags the enabled
@@ -94,7 +33,7 @@ func (im *image) beginWrite(ctx context.Context) error {
 	if !im.writable {
 		return driver.Errorf(driver.ErrReadOnly, "Image is read-only")
 	}
-	if err := im.beginBitmaps(ctx); err != nil {
+	if err := im.bm.Begin(ctx); err != nil {
 		return err
 	}
 	im.hdrMu.Lock()
@@ -115,7 +54,7 @@ func (im *image) beginWrite(ctx context.Context) error {
 	}
 	if h.Incompatible != im.hdr.Incompatible {
 		full := h.Append(nil)
-		if err := im.writeHeaderField(ctx, hdrIncompatOffset, full[hdrIncompatOffset:hdrIncompatOffset+8]); err != nil {
+		if err := im.writeHeaderField(ctx, ondisk.IncompatibleOffset, full[ondisk.IncompatibleOffset:ondisk.IncompatibleOffset+8]); err != nil {
 			return err
 		}
 		im.hdr.Incompatible = h.Incompatible
@@ -131,7 +70,6 @@ type writePlan struct {
 	host     int64 // of the first cluster, for planInPlace and planReuse
 	first    ondisk.L2Entry
 	last     ondisk.L2Entry
-	wait     *pending
 }
 
 type planState uint8
@@ -157,7 +95,7 @@ func (im *image) classify(c, from, to int64) (planState, ondisk.L2Entry) {
 	if s == nil {
 		return planMissing, ondisk.L2Entry{}
 	}
-	e := ondisk.LoadL2(s.data, i, im.extended)
+	e := ondisk.LoadL2(s.Data, i, im.extended)
 	if im.badEntry(e) != "" || im.misplaced(c<<im.clusterBits, e) {
 		return planBad, e
 	}
@@ -191,9 +129,9 @@ func (im *image) plan(off, n int64) writePlan {
 	var r writePlan
 	for c := c0; c<<im.clusterBits < end; c++ {
 		start := c << im.clusterBits
-		if q := im.conflict(c, c+1); q != nil {
+		if im.pend.Conflict(c, c+1) != nil {
 			if c == c0 {
-				return writePlan{state: planWait, wait: q}
+				return writePlan{state: planWait}
 			}
 			break
 		}
@@ -225,7 +163,7 @@ func (im *image) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 	t, err := im.allocate(ctx, off, min(n, im.size.Load()-off))
 	if err == nil {
 		trace.Qcow2AllocClustersOffset.Log(off, t.HostOffset, t.Length)
-		im.mark(off, t.Length)
+		im.bm.Mark(off, t.Length)
 	}
 	return t, err
 }
@@ -242,8 +180,8 @@ func (im *image) allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 		return driver.WriteTarget{}, err
 	}
 	// A bound on the slices that one request needs at once.
-	perSlice := im.cache.size / im.l2EntrySize
-	limit := max(1, min(int64(im.cache.max)/4, 256)) * perSlice << im.clusterBits
+	perSlice := im.cache.SliceSize() / im.l2EntrySize
+	limit := max(1, min(int64(im.cache.Slices())/4, 256)) * perSlice << im.clusterBits
 	n = min(n, limit-off&(im.clusterSize-1))
 	c0, c1 := off>>im.clusterBits, (off+n-1)>>im.clusterBits+1
 	for {
@@ -262,7 +200,7 @@ func (im *image) allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 			}
 			return driver.WriteTarget{}, im.entryError(ctx, c0, r.first, im.badEntry(r.first))
 		case planWait:
-			if err := im.waitFor(ctx, c0); err != nil {
+			if err := im.pend.Wait(ctx, c0); err != nil {
 				return driver.WriteTarget{}, err
 			}
 			continue
@@ -276,28 +214,10 @@ func (im *image) allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 			im.meta.Unlock()
 			continue
 		}
-		p := &pending{im: im, c0: c0, c1: c0 + r.clusters, host: r.host, reuse: r.state == planReuse}
-		im.pend = append(im.pend, p)
+		p := &pending{Change: clustertable.Change{First: c0, End: c0 + r.clusters}, im: im, host: r.host, reuse: r.state == planReuse}
+		im.pend.Add(&p.Change)
 		im.meta.Unlock()
 		return im.target(ctx, off, n, r, p)
-	}
-}
-
-// waitFor waits until the change that is pending for cluster c ends.
-func (im *image) waitFor(ctx context.Context, c int64) error {
-	im.meta.Lock()
-	q := im.conflict(c, c+1)
-	if q == nil {
-		im.meta.Unlock()
-		return nil
-	}
-	ch := q.waitChan()
-	im.meta.Unlock()
-	select {
-	case <-ch:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -318,29 +238,29 @@ func (im *image) inPlace(ctx context.Context, off, n int64, r writePlan) (driver
 func (im *image) target(ctx context.Context, off, n int64, r writePlan, p *pending) (driver.WriteTarget, error) {
 	var zeroFilled bool
 	if !p.reuse {
-		host, got, fresh, err := im.findRoom(ctx, p.c0, p.c1-p.c0)
+		host, got, fresh, err := im.findRoom(ctx, p.First, p.End-p.First)
 		if err != nil {
-			im.unreserve(p)
+			im.pend.Remove(&p.Change)
 			return driver.WriteTarget{}, err
 		}
 		zeroFilled = fresh
 		im.meta.Lock()
 		p.host = host
-		if p.c0+got < p.c1 {
-			p.c1 = p.c0 + got
+		if p.First+got < p.End {
+			p.End = p.First + got
 			r.last = ondisk.L2Entry{} // in the middle of the request: no edge
 		}
 		im.meta.Unlock()
 	}
 	in := off & (im.clusterSize - 1)
-	length := min(n, (p.c1-p.c0)<<im.clusterBits-in)
+	length := min(n, (p.End-p.First)<<im.clusterBits-in)
 	endIn := (off+length-1)&(im.clusterSize-1) + 1
 	// What reads as zeroes in the file does not on an encrypted disk.
 	t := driver.WriteTarget{Length: length, Child: im.child(off, p.host+in), HostOffset: p.host + in,
 		ZeroFilled: zeroFilled && im.crypto == nil, Pending: p}
 	from, _ := im.edges(r.first, p.reuse, in, min(in+length, im.clusterSize))
 	start := int64(0)
-	if p.c1-p.c0 == 1 {
+	if p.End-p.First == 1 {
 		start = in
 	}
 	_, to := im.edges(r.last, p.reuse, start, endIn)
@@ -380,15 +300,15 @@ func (im *image) edges(e ondisk.L2Entry, reuse bool, from, to int64) (int64, int
 // newEntry returns the L2 entry of cluster c once p is committed.
 func (p *pending) newEntry(c int64, old ondisk.L2Entry) ondisk.L2Entry {
 	im := p.im
-	e := ondisk.L2Entry{Desc: uint64(p.host+(c-p.c0)<<im.clusterBits) | ondisk.FlagCopied}
+	e := ondisk.L2Entry{Desc: uint64(p.host+(c-p.First)<<im.clusterBits) | ondisk.FlagCopied}
 	if !im.extended {
 		return e
 	}
 	written := ^uint32(0)
-	if c == p.c0 {
+	if c == p.First {
 		written &^= 1<<p.firstSub - 1
 	}
-	if c == p.c1-1 {
+	if c == p.End-1 {
 		written &= uint32(uint64(1)<<(p.lastSub+1) - 1)
 	}
 	alloc, zero := uint32(old.Bitmap), uint32(old.Bitmap>>32)
@@ -402,13 +322,13 @@ func (p *pending) newEntry(c int64, old ondisk.L2Entry) ondisk.L2Entry {
 // Commit links the clusters that were written.
 func (p *pending) Commit(ctx context.Context) error {
 	im := p.im
-	trace.Qcow2ClusterLinkL2.Log(p.c0<<im.clusterBits, p.c1-p.c0)
-	defer im.unreserve(p)
-	done, err := im.editEntries(ctx, p.c0, p.c1, discardNever, func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
+	trace.Qcow2ClusterLinkL2.Log(p.First<<im.clusterBits, p.End-p.First)
+	defer im.pend.Remove(&p.Change)
+	done, err := im.editEntries(ctx, p.First, p.End, discardNever, func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
 		return p.newEntry(c, old), !p.reuse
 	})
 	if err != nil && !p.reuse {
-		im.giveBack(ctx, p.host+(done-p.c0)<<im.clusterBits, (p.c1-done)<<im.clusterBits)
+		im.giveBack(ctx, p.host+(done-p.First)<<im.clusterBits, (p.End-done)<<im.clusterBits)
 	}
 	return err
 }
@@ -416,9 +336,9 @@ func (p *pending) Commit(ctx context.Context) error {
 // Abort gives the room back.
 func (p *pending) Abort(ctx context.Context) {
 	if !p.reuse {
-		p.im.giveBack(ctx, p.host, (p.c1-p.c0)<<p.im.clusterBits)
+		p.im.giveBack(ctx, p.host, (p.End-p.First)<<p.im.clusterBits)
 	}
-	p.im.unreserve(p)
+	p.im.pend.Remove(&p.Change)
 }
 
 // giveBack frees room that was never linked.
@@ -448,45 +368,44 @@ func (im *image) findRoom(ctx context.Context, c, n int64) (host, got int64, fre
 // fn returns the new entry, and whether the room of the old one is given up. It
 // returns the first cluster that was not done.
 func (im *image) editEntries(ctx context.Context, c0, c1 int64, how discardKind, fn func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool)) (int64, error) {
-	perSlice := im.cache.size / im.l2EntrySize
+	perSlice := im.cache.SliceSize() / im.l2EntrySize
 	for c := c0; c < c1; {
-		im.meta.Lock()
-		s, i, missing := im.sliceFor(c)
-		if s == nil {
-			im.meta.Unlock()
-			if missing == 0 {
+		// The L1 entry is checked here: the cache does not know it.
+		if err := im.needSlices(ctx, c, c+1); err != nil {
+			return c, err
+		}
+		var bad *badEntry
+		at := func() int64 { off, _ := im.sliceOffset(c); return off }
+		err := im.cache.Edit(ctx, im.file, at, func(s *clustertable.Slice) (changed bool) {
+			if s == nil { // no table
 				c = (c>>im.l2Bits + 1) << im.l2Bits
-				continue
+				return false
 			}
-			if err := im.needSlices(ctx, c, c+1); err != nil {
-				return c, err
+			_, i := im.sliceOffset(c)
+			for end := min(c1, (c/perSlice+1)*perSlice); c < end; c, i = c+1, i+1 {
+				old := ondisk.LoadL2(s.Data, i, im.extended)
+				if what := im.badEntry(old); what != "" {
+					bad = &badEntry{old, what}
+					return changed
+				}
+				e, free := fn(c, old)
+				if e == old {
+					continue
+				}
+				ondisk.StoreL2(s.Data, i, im.extended, e)
+				changed = true
+				if free {
+					im.dropEntry(old, how)
+				}
 			}
-			continue
+			return changed
+		})
+		if err != nil {
+			return c, err
 		}
-		if s.unsure {
-			im.meta.Unlock()
-			if err := im.coverSlice(ctx, s); err != nil {
-				return c, err
-			}
-			continue
+		if bad != nil {
+			return c, im.entryError(ctx, c, bad.entry, bad.what)
 		}
-		for end := min(c1, (c/perSlice+1)*perSlice); c < end; c, i = c+1, i+1 {
-			old := ondisk.LoadL2(s.data, i, im.extended)
-			if what := im.badEntry(old); what != "" {
-				im.meta.Unlock()
-				return c, im.entryError(ctx, c, old, what)
-			}
-			e, free := fn(c, old)
-			if e == old {
-				continue
-			}
-			ondisk.StoreL2(s.data, i, im.extended, e)
-			im.cache.markDirty(s)
-			if free {
-				im.dropEntry(old, how)
-			}
-		}
-		im.meta.Unlock()
 	}
 	return c1, nil
 }

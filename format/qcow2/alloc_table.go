@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"context"
+	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -32,7 +33,7 @@ func (im *image) makeTable(ctx context.Context, l1 int64) error {
 	defer im.tableMu.Unlock()
 	im.meta.RLock()
 	old, raw := im.tableOffset(l1)
-	short := l1 >= int64(len(im.l1))
+	short := l1 >= int64(len(im.l1.Entries))
 	im.meta.RUnlock()
 	if short {
 		return driver.Errorf(driver.ErrCorrupt, "L1 table has no entry %d", l1)
@@ -68,23 +69,13 @@ func (im *image) makeTable(ctx context.Context, l1 int64) error {
 	im.alloc.noteMetadata(host)
 
 	im.meta.Lock()
-	for o := int64(0); o < im.clusterSize; o += im.cache.size {
-		s := &slice{off: host + o, data: append([]byte(nil), content[o:o+im.cache.size]...)}
-		im.cache.put(s)
+	for o := int64(0); o < im.clusterSize; o += im.cache.SliceSize() {
+		im.cache.Put(host+o, slices.Clone(content[o:o+im.cache.SliceSize()]))
 	}
-	im.setL1(l1, uint64(host)|ondisk.FlagCopied)
+	im.l1.Set(l1, uint64(host)|ondisk.FlagCopied)
 	if old != 0 {
 		im.drops = append(im.drops, drop{off: old, n: im.clusterSize, how: discardOther})
 	}
 	im.meta.Unlock()
 	return nil
-}
-
-// l1Sector is how many bytes of the L1 table are written at once.
-const l1Sector = 512
-
-// setL1 changes an L1 entry. meta is held exclusively.
-func (im *image) setL1(i int64, e uint64) {
-	im.l1[i] = e
-	im.l1Dirty[int(i*8/l1Sector)] = struct{}{}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/layout"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -175,7 +176,7 @@ func (im *image) upgrade(ctx context.Context) error {
 	return im.rewriteHeader(ctx, func(h *ondisk.Header) {
 		h.Version, h.RefcountOrder = 3, 4
 		im.exts = append(im.withoutExtension(ondisk.ExtFeatureNames),
-			ondisk.Extension{Type: ondisk.ExtFeatureNames, Data: ondisk.AppendFeatureNames(nil, newFeatureNames)})
+			ondisk.Extension{Type: ondisk.ExtFeatureNames, Data: ondisk.AppendFeatureNames(nil, layout.FeatureNames)})
 	})
 }
 

@@ -233,12 +233,26 @@ func TestBitmapExtraData(t *testing.T) {
 	if err := errors.Join(img.AddBitmap(ctx, driver.BitmapSpec{Name: "a name"}), img.Close(ctx)); err != nil {
 		t.Fatal(err)
 	}
+	// directory returns the first bitmap on disk.
+	directory := func(im *image) ondisk.Bitmap {
+		t.Helper()
+		p := make([]byte, im.bitmapsExt.DirectorySize)
+		_, err := disk.ReadAt(ctx, p, int64(im.bitmapsExt.DirectoryOffset))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := ondisk.DecodeBitmapDirectory(p, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list[0]
+	}
 	edit := func(flags uint32) {
 		t.Helper()
 		img := open()
 		im := img.Node().(*image)
-		b := im.bm.list[0]
-		e := ondisk.Bitmap{TableOffset: uint64(b.tableOff), TableSize: 1, Flags: flags, Type: 1, GranularityBits: 16, Extra: []byte("extra"), Name: b.name}
+		e := directory(im)
+		e.Flags, e.Extra = flags, []byte("extra")
 		dir := e.Append(nil)
 		if _, err := disk.WriteAt(ctx, dir, int64(im.bitmapsExt.DirectoryOffset)); err != nil {
 			t.Fatal(err)
@@ -255,8 +269,8 @@ func TestBitmapExtraData(t *testing.T) {
 		t.Fatal(err)
 	}
 	img = open()
-	b := img.Node().(*image).bm.list[0]
-	if string(b.extra) != "extra" || b.flags != ondisk.BitmapExtraCompatible|ondisk.BitmapAuto || b.name != "a name" {
+	b := directory(img.Node().(*image))
+	if string(b.Extra) != "extra" || b.Flags != ondisk.BitmapExtraCompatible|ondisk.BitmapAuto || b.Name != "a name" {
 		t.Fatalf("%+v", b)
 	}
 	if _, dirty, err := img.BitmapExtent(ctx, "a name", 0, 1); err != nil || !dirty {
@@ -279,6 +293,6 @@ func TestBitmapExtraData(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = n.(*image).bm.find("a name")
+	_, _, err = n.(*image).BitmapExtent(ctx, "a name", 0, 1)
 	check(err)
 }

@@ -2,196 +2,68 @@ package qcow2
 
 import (
 	"context"
-	"encoding/binary"
-	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
-// writeJob is a range of the file and what is to be written there.
-type writeJob struct {
-	off  int64
-	data []byte
-}
-
-// maxJob bounds a merged write.
-const maxJob = 4 << 20
-
-// addJob appends data at off to jobs that are given in order, merging
-// neighbours. It copies.
-func addJob(jobs []writeJob, off int64, data []byte) []writeJob {
-	if n := len(jobs); n > 0 {
-		j := &jobs[n-1]
-		if j.off+int64(len(j.data)) == off && len(j.data)+len(data) <= maxJob {
-			j.data = append(j.data, data...)
-			return jobs
-		}
-	}
-	return append(jobs, writeJob{off, append([]byte(nil), data...)})
-}
-
-func (im *image) writeJobs(ctx context.Context, jobs []writeJob) error {
-	for _, j := range jobs {
-		if _, err := im.file.WriteAt(ctx, j.data, j.off); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// metaBatch is a copy of changed L2 slices and L1 entries.
+// metaBatch is a copy of changed L2 slices and L1 entries, and of the references
+// that they no longer hold.
 type metaBatch struct {
-	slices    []*slice
-	l2, l1    []writeJob
-	l1Sectors []int
-	drops     []drop
-	dropped   int64
+	l2, l1  *clustertable.Batch
+	drops   []drop
+	dropped int64
 }
 
 // takeTables copies what changed and marks it clean.
 func (im *image) takeTables() metaBatch {
-	var t metaBatch
 	im.meta.Lock()
 	defer im.meta.Unlock()
-	if im.cache.dirty > 0 {
-		for _, s := range im.cache.slices {
-			if s.dirty {
-				t.slices = append(t.slices, s)
-			}
-		}
-		slices.SortFunc(t.slices, func(a, b *slice) int {
-			if a.off < b.off {
-				return -1
-			}
-			return 1
-		})
-		for _, s := range t.slices {
-			t.l2 = addJob(t.l2, s.off, s.data)
-			s.dirty, s.writing = false, true
-		}
-		im.cache.dirty = 0
-	}
-	for i := range im.l1Dirty {
-		t.l1Sectors = append(t.l1Sectors, i)
-	}
-	slices.Sort(t.l1Sectors)
-	for _, i := range t.l1Sectors {
-		t.l1 = addJob(t.l1, im.l1Off+int64(i)*l1Sector, encodeSector(im.l1, i))
-	}
-	clear(im.l1Dirty)
-	t.drops, im.drops = im.drops, nil
-	t.dropped, im.dropped = im.dropped, 0
+	t := metaBatch{l2: im.cache.Take(), l1: im.l1.Take(), drops: im.drops, dropped: im.dropped}
+	t.l2.Begin = func() { im.events.Raise("l2_update") }
+	t.l1.Begin = func() { im.events.Raise("l1_update") }
+	im.drops, im.dropped = nil, 0
 	return t
-}
-
-// encodeSector encodes the entries of sector i of a table.
-func encodeSector(table []uint64, i int) []byte {
-	const per = l1Sector / 8
-	b := make([]byte, 0, l1Sector)
-	for _, e := range table[i*per : min((i+1)*per, len(table))] {
-		b = binary.BigEndian.AppendUint64(b, e)
-	}
-	return b
 }
 
 // doneTables ends a writeback: after a failure everything is dirty again.
 func (im *image) doneTables(t *metaBatch, err error) {
 	im.meta.Lock()
 	defer im.meta.Unlock()
-	for _, s := range t.slices {
-		s.writing = false
-		if err != nil && im.cache.slices[s.off] == s {
-			im.cache.markDirty(s)
-		}
-	}
-	if err == nil {
-		return
-	}
-	for _, i := range t.l1Sectors {
-		im.l1Dirty[i] = struct{}{}
-	}
-	im.drops = append(t.drops, im.drops...)
-	im.dropped += t.dropped
-}
-
-// refBatch is a copy of changed refcount blocks and refcount table entries.
-type refBatch struct {
-	blocks       []*refBlock
-	jobs, table  []writeJob
-	tableSectors []int
-}
-
-func (a *allocator) takeDirty() refBatch {
-	var r refBatch
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.dirty.Load() > 0 {
-		for _, b := range a.blocks {
-			if b.dirty {
-				r.blocks = append(r.blocks, b)
-			}
-		}
-		slices.SortFunc(r.blocks, func(x, y *refBlock) int {
-			if x.off < y.off {
-				return -1
-			}
-			return 1
-		})
-		for _, b := range r.blocks {
-			r.jobs = addJob(r.jobs, b.off, b.data)
-			b.dirty, b.writing = false, true
-		}
-		a.dirty.Store(0)
-	}
-	for i := range a.tableDirty {
-		r.tableSectors = append(r.tableSectors, i)
-	}
-	slices.Sort(r.tableSectors)
-	for _, i := range r.tableSectors {
-		r.table = addJob(r.table, a.tableOff+int64(i)*l1Sector, encodeSector(a.table, i))
-	}
-	clear(a.tableDirty)
-	return r
-}
-
-func (a *allocator) done(r *refBatch, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, b := range r.blocks {
-		b.writing = false
-		if err != nil {
-			a.markDirty(b)
-		}
-	}
+	t.l2.Done(err)
+	t.l1.Done(err)
 	if err != nil {
-		for _, i := range r.tableSectors {
-			a.tableDirty[i] = struct{}{}
-		}
+		im.drops = append(t.drops, im.drops...)
+		im.dropped += t.dropped
 	}
 }
 
 // writeRefcounts writes changed refcount blocks and, behind a barrier, the
 // entries of new ones. flushMu is held.
 func (im *image) writeRefcounts(ctx context.Context) (wrote bool, err error) {
-	r := im.alloc.takeDirty()
-	defer func() { im.alloc.done(&r, err) }()
-	if len(r.jobs) > 0 {
-		im.events.Raise("refblock_update_part")
-	}
-	if err = im.writeJobs(ctx, r.jobs); err != nil {
-		return false, err
-	}
-	if len(r.table) > 0 {
+	a := &im.alloc
+	a.mu.Lock()
+	blocks, table := a.blocks.Take(), a.table.Take()
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		blocks.Done(err)
+		table.Done(err)
+		a.mu.Unlock()
+	}()
+	blocks.Begin = func() { im.events.Raise("refblock_update_part") }
+	table.Begin = func() { im.events.Raise("refblock_alloc_hookup") }
+	if blocks.Empty() && !table.Empty() {
+		// The new blocks were written by growRefcountTable or makeBlock.
 		if err = im.file.Flush(ctx); err != nil {
 			return false, err
 		}
-		im.events.Raise("refblock_alloc_hookup")
-		if err = im.writeJobs(ctx, r.table); err != nil {
-			return false, err
-		}
 	}
-	return len(r.jobs)+len(r.table) > 0, nil
+	if err = clustertable.WriteInOrder(ctx, im.file, blocks, table); err != nil {
+		return false, err
+	}
+	return !blocks.Empty() || !table.Empty(), nil
 }
 
 // barrier makes guest data and metadata that were written durable.
@@ -224,7 +96,7 @@ func (im *image) writeback(ctx context.Context, durable, refcounts bool) (err er
 			return err
 		}
 	}
-	if len(t.l2)+len(t.l1) == 0 {
+	if t.l2.Empty() && t.l1.Empty() {
 		if durable {
 			return im.barrier(ctx)
 		}
@@ -233,22 +105,8 @@ func (im *image) writeback(ctx context.Context, durable, refcounts bool) (err er
 	if err = im.barrier(ctx); err != nil {
 		return err
 	}
-	if len(t.l2) > 0 {
-		im.events.Raise("l2_update")
-	}
-	if err = im.writeJobs(ctx, t.l2); err != nil {
+	if err = clustertable.WriteInOrder(ctx, im.file, t.l2, t.l1); err != nil {
 		return err
-	}
-	if len(t.l1) > 0 {
-		if len(t.l2) > 0 {
-			if err = im.file.Flush(ctx); err != nil {
-				return err
-			}
-		}
-		im.events.Raise("l1_update")
-		if err = im.writeJobs(ctx, t.l1); err != nil {
-			return err
-		}
 	}
 	if durable || len(t.drops) > 0 {
 		return im.file.Flush(ctx)
@@ -266,18 +124,19 @@ const (
 // pressed says whether so much is waiting that it should be written.
 func (im *image) pressed() bool {
 	im.meta.RLock()
-	limit := im.cache.max / 2
-	if int64(im.cache.max)*im.cache.size >= int64(len(im.l1))*im.clusterSize {
-		limit = im.cache.max // all tables fit: nothing is gained by writing early
+	slices := im.cache.Slices()
+	limit := slices / 2
+	if int64(slices)*im.cache.SliceSize() >= int64(len(im.l1.Entries))*im.clusterSize {
+		limit = slices // all tables fit: nothing is gained by writing early
 	}
-	limit = max(limit, minDirty, int(2*im.clusterSize/im.cache.size))
-	pressed := im.cache.dirty > limit || len(im.drops) > maxDropRanges || im.dropped > maxDropBytes
+	limit = max(limit, minDirty, int(2*im.clusterSize/im.cache.SliceSize()))
+	pressed := im.cache.Dirty() > limit || len(im.drops) > maxDropRanges || im.dropped > maxDropBytes
 	im.meta.RUnlock()
 	return pressed || im.alloc.readyLen.Load() > maxDropBytes || im.alloc.pressed()
 }
 
 func (a *allocator) pressed() bool {
-	return a.dirty.Load() > int64(a.max)
+	return a.blocks.Dirty() > a.blocks.Slices()
 }
 
 // relieve writes metadata back if a lot is waiting. No lock is held.
@@ -340,7 +199,7 @@ func (im *image) Close(ctx context.Context) error {
 	if !im.begun.Load() {
 		return nil
 	}
-	bitmapErr := im.storeBitmaps(ctx)
+	bitmapErr := im.bm.Store(ctx)
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
 	if err := im.settle(ctx); err != nil {

@@ -2,319 +2,49 @@ package qcow2
 
 import (
 	"context"
-	"encoding/binary"
-	"fmt"
 
 	"github.com/cowl-disk/cowl/block/driver"
-	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/check"
 )
 
-// checker verifies the metadata of an image file, and repairs it. It works on
-// the file, below the caches of an open image. It is used once, by one
-// goroutine.
-type checker struct {
-	ctx      context.Context
-	file     driver.Storage
-	budget   *driver.Budget
-	hdr      ondisk.Header
-	fix      driver.CheckFix
-	report   func(line string)
-	progress func(done, total int64)
-
-	size       int64 // guest bytes
-	dataFile   bool
-	bitmaps    ondisk.BitmapsExtension
-	cryptoArea clusterSpan
-
-	cs        int64
-	entrySize int64 // of L2 tables
-	blockBits uint32
-	fileSize  int64
-
-	l1        []uint64
-	reftable  []uint64
-	snapshots snapshotTable
-
-	counts  *refCounts
-	l2Reads int64 // L2 tables read from the file
-	// suspect is set once anything was found: then the copied flags are
-	// verified entry by entry.
-	suspect   bool
-	misplaced bool // misplacedBlock has spoken
-	rebuild   bool // the refcount blocks cannot be used as they are
-	changed   bool // something was written
-	// rewritten are the clusters of L2 tables that were corrected: what had been
-	// read ahead of them is out of date.
-	rewritten map[int64]bool
-	highest   int64
-
-	res driver.CheckResult
-}
-
-// clusterSpan is a range of bytes in the file.
-type clusterSpan struct{ off, n int64 }
-
-// newChecker prepares the check of a file with the header h and the given
-// extensions. The caller has verified what is verified when an image is
-// opened: cluster size, refcount order, and that L1 table and refcount table
-// have a legal size and alignment.
-func newChecker(ctx context.Context, file driver.Storage, budget *driver.Budget, h *ondisk.Header, exts []ondisk.Extension, bitmaps ondisk.BitmapsExtension) *checker {
-	c := &checker{ctx: ctx, file: file, budget: budget, hdr: *h, size: int64(h.Size), bitmaps: bitmaps,
-		dataFile: h.Incompatible&ondisk.IncompatDataFile != 0,
-		cs:       h.ClusterSize(), entrySize: int64(ondisk.L2EntrySize(h.ExtendedL2())),
-		blockBits: h.ClusterBits + 3 - h.RefcountOrder, fileSize: file.Size(),
-		report: func(string) {}, progress: func(int64, int64) {}}
-	for _, e := range exts {
-		if e.Type == ondisk.ExtCrypto && len(e.Data) >= 16 && h.CryptMethod == ondisk.CryptLUKS {
-			c.cryptoArea = clusterSpan{int64(be64(e.Data)), int64(be64(e.Data[8:]))}
+// Check verifies the metadata of the image and repairs what fix allows. Where
+// the check cannot go on there is an error, whose text is what the original
+// appends to "Check failed: ", and the result counts what was found before.
+//
+// No request may be under way. What the image had not written yet is written
+// first; what it had read is read again if something was repaired.
+func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(line string), progress func(done, total int64)) (*driver.CheckResult, error) {
+	if (fix.Leaks || fix.Errors) && !im.writable {
+		return nil, driver.Errorf(driver.ErrReadOnly, "Image is read-only")
+	}
+	im.flushMu.Lock()
+	defer im.flushMu.Unlock()
+	if im.writable && im.begun.Load() {
+		// Refcounts that were postponed and clusters that wait to be freed too.
+		if err := im.settle(ctx); err != nil {
+			return nil, err
 		}
 	}
-	return c
-}
-
-func (c *checker) say(format string, args ...any) {
-	c.suspect = true
-	c.report(fmt.Sprintf(format, args...))
-}
-
-// corrupt reports a corruption that stays.
-func (c *checker) corrupt(format string, args ...any) {
-	c.res.Corruptions++
-	c.say(format, args...)
-}
-
-// hex writes a number in the alternate form of C, which has no prefix for zero.
-func hex(v uint64) string {
-	if v == 0 {
-		return "0"
+	im.hdrMu.Lock()
+	hdr := im.hdr
+	req := check.Request{File: im.file, Budget: im.env.Budget, Header: &hdr, Extensions: im.exts, Bitmaps: im.bitmapsExt,
+		Fix: fix, Report: report, Progress: progress}
+	if im.l1.Off == int64(hdr.L1TableOffset) && len(im.l1.Entries) == int(hdr.L1Size) {
+		// What was flushed is what is in memory: no second copy of a table that
+		// may have 32 MiB. If a repair changes it, it is read again below.
+		req.L1 = im.l1.Entries
 	}
-	return fmt.Sprintf("%#x", v)
-}
-
-// verb starts the message about something that is repaired if may says so.
-func verb(may bool) string {
-	if may {
-		return "Repairing"
-	}
-	return "ERROR"
-}
-
-// errCheck ends a check; the text is what the original prints for the error
-// number in that place.
-func errCheck(text string) error { return driver.Errorf(driver.ErrCorrupt, "%s", text) }
-
-const (
-	textIO       = "Input/output error"
-	textTooLarge = "File too large"
-	textInvalid  = "Invalid argument"
-)
-
-// maxFileClusters is the largest number of clusters in a file that the original
-// checks.
-const maxFileClusters = 1<<31 - 1
-
-func (c *checker) clusters(n int64) int64 {
-	return n>>c.hdr.ClusterBits + min(1, n&(c.cs-1))
-}
-
-// run checks, and repairs what fix allows. The result counts what was found
-// even if there is an error.
-func (c *checker) run() error {
-	defer func() {
-		if c.counts != nil {
-			c.counts.release()
+	im.hdrMu.Unlock()
+	res, changed, err := check.Run(ctx, req)
+	if changed {
+		if ferr := im.file.Flush(ctx); err == nil {
+			err = ferr
 		}
-	}()
-	var snap snapshotResult
-	err := c.readSnapshotTable(&snap)
-	if err != nil {
-		c.addSnapshots(&snap)
-		return err
-	}
-	err = c.checkRefcounts()
-	if err == nil {
-		err = c.fixSnapshotTable(&snap)
-	}
-	c.addSnapshots(&snap)
-	if err != nil {
-		return err
-	}
-	if (c.fix.Leaks || c.fix.Errors) && c.res.CheckErrors == 0 && c.res.Corruptions == 0 {
-		return c.markClean()
-	}
-	return nil
-}
-
-func (c *checker) addSnapshots(s *snapshotResult) {
-	c.res.Corruptions += s.corruptions
-	c.res.CorruptionsFixed += s.fixed
-	c.res.CheckErrors += s.errors
-}
-
-// checkRefcounts is the part of the check that has to do with references.
-func (c *checker) checkRefcounts() error {
-	n := c.clusters(c.fileSize)
-	if n > maxFileClusters {
-		c.res.CheckErrors++
-		return errCheck(textTooLarge)
-	}
-	c.res.TotalClusters = c.clusters(alignUp(c.size, sectorSize))
-	var err error
-	if c.l1 == nil {
-		off := int64(c.hdr.L1TableOffset)
-		if c.l1, err = c.readL1(off, c.wordsInFile(off, int64(c.hdr.L1Size))); err != nil {
-			return err
+		if ierr := im.invalidate(ctx); err == nil {
+			err = ierr
 		}
 	}
-	at := int64(c.hdr.RefcountTableOffset)
-	if c.reftable, err = readWords(c.ctx, c.file, at, c.wordsInFile(at, c.reftableBytes()/8)); err != nil {
-		c.res.CheckErrors++
-		return errCheck(textIO)
-	}
-	c.counts = newRefCounts(n, c.budget)
-	if err := c.countReferences(c.fix); err != nil {
-		return err
-	}
-	before := c.res
-	if err := c.compareRefcounts(driver.CheckFix{}); err != nil {
-		return err
-	}
-	switch {
-	case c.rebuild && c.fix.Errors:
-		unread := c.res.CheckErrors - before.CheckErrors
-		if err := c.rebuildRefcounts(); err != nil {
-			return err
-		}
-		// Blocks that could not be read are not used any more.
-		c.res.CheckErrors -= unread
-	case c.fix.Leaks || c.fix.Errors:
-		if c.rebuild {
-			c.say("ERROR need to rebuild refcount structures")
-			c.res.CheckErrors++
-			return errCheck(textIO)
-		}
-		if c.res.Leaks != 0 || c.res.Corruptions != 0 {
-			c.res = before
-			if err := c.compareRefcounts(c.fix); err != nil {
-				return err
-			}
-		}
-	}
-	if c.changed {
-		// The copied flag lets a writer overwrite a cluster in place or drop its
-		// refcount; so refcounts are on disk before flags are corrected.
-		if err := c.file.Flush(c.ctx); err != nil {
-			return err
-		}
-	}
-	if c.suspect || !c.counts.copiedFlagsHold() {
-		if err := c.checkCopied(); err != nil {
-			return err
-		}
-	}
-	c.res.ImageEndOffset = (c.highest + 1) << c.hdr.ClusterBits
-	return nil
+	return res, err
 }
 
-// countReferences counts the references to every cluster from everywhere but
-// the refcounts.
-func (c *checker) countReferences(fix driver.CheckFix) error {
-	if err := c.count(0, c.cs); err != nil {
-		return err
-	}
-	c.l2Reads = 0
-	if err := c.countTables(l1Table{int64(c.hdr.L1TableOffset), int64(c.hdr.L1Size)}, c.l1, fix); err != nil {
-		return err
-	}
-	if err := c.countSnapshots(fix); err != nil {
-		return err
-	}
-	if err := c.count(int64(c.hdr.RefcountTableOffset), c.reftableBytes()); err != nil {
-		return err
-	}
-	if err := c.count(c.cryptoArea.off, c.cryptoArea.n); err != nil {
-		return err
-	}
-	if err := c.countBitmaps(); err != nil {
-		return err
-	}
-	return c.checkRefcountBlocks(fix)
-}
-
-// count adds one to the counts of the clusters that [off, off+n) touches.
-func (c *checker) count(off, n int64) error { return c.countTimes(off, n, 1) }
-
-// countTimes adds times to the counts of the clusters that [off, off+n) touches.
-func (c *checker) countTimes(off, n int64, times uint64) error {
-	if n <= 0 {
-		return nil
-	}
-	// The last cluster of a file may be cut short.
-	if off < 0 || off > 1<<62 || off+n-c.fileSize >= c.cs || off >= alignUp(c.fileSize, c.cs) {
-		for range min(times, maxRepeats) {
-			c.say("ERROR: counting reference for region exceeding the end of the file by one cluster or more: offset %#x size %#x", off, n)
-		}
-		c.res.Corruptions += int64(times)
-		return nil
-	}
-	first, last := off>>c.hdr.ClusterBits, (off+n-1)>>c.hdr.ClusterBits
-	c.counts.grow(last + 1)
-	highest := ondisk.MaxRefcount(c.hdr.RefcountOrder)
-	for i := first; i <= last; i++ {
-		v := c.counts.get(i)
-		room := highest - v
-		if over := times - min(times, room); over > 0 {
-			for range min(over, maxRepeats) {
-				c.say("ERROR: overflow cluster offset=%#x", i<<c.hdr.ClusterBits)
-				c.report("Use qemu-img amend to increase the refcount entry width or qemu-img convert to create a clean copy if the image cannot be opened for writing")
-			}
-			c.res.Corruptions += int64(over)
-		}
-		if err := c.counts.set(i, v+min(times, room)); err != nil {
-			c.res.CheckErrors++
-			return err
-		}
-	}
-	return nil
-}
-
-// maxRepeats bounds how often one finding is reported when a table is reached
-// from many snapshots.
-const maxRepeats = 16
-
-// wordsInFile returns how many of the n words of a table at off lie within the
-// file. The others are zero, and take no memory.
-func (c *checker) wordsInFile(off, n int64) int64 {
-	if off < 0 {
-		return 0
-	}
-	return max(0, min(n, (c.fileSize-off+7)/8))
-}
-
-// reftableBytes returns the length of the refcount table.
-func (c *checker) reftableBytes() int64 { return int64(c.hdr.RefcountTableClusters) * c.cs }
-
-// readL1 reads an L1 table.
-func (c *checker) readL1(off, n int64) ([]uint64, error) {
-	l1, err := readWords(c.ctx, c.file, off, n)
-	if err != nil {
-		c.say("ERROR: I/O error in check_refcounts_l1")
-		c.res.CheckErrors++
-		return nil, errCheck(textIO)
-	}
-	return l1, nil
-}
-
-// markClean clears the dirty and the corrupt bit.
-func (c *checker) markClean() error {
-	const marks = ondisk.IncompatDirty | ondisk.IncompatCorrupt
-	if c.hdr.Version < 3 || c.hdr.Incompatible&marks == 0 {
-		return nil
-	}
-	// What was repaired is on disk before the image says that it is sound.
-	if err := c.file.Flush(c.ctx); err != nil {
-		return err
-	}
-	c.hdr.Incompatible &^= marks
-	return c.writeHeader(headerIncompatible, binary.BigEndian.AppendUint64(nil, c.hdr.Incompatible))
-}
+var _ driver.Checker = (*image)(nil)

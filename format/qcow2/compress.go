@@ -67,7 +67,7 @@ func (im *image) WriteEncoded(ctx context.Context, off int64, enc []byte) error 
 	if err := im.beginWrite(ctx); err != nil {
 		return err
 	}
-	im.mark(off, im.clusterSize)
+	im.bm.Mark(off, im.clusterSize)
 	c := off >> im.clusterBits
 	if err := im.relieve(ctx); err != nil {
 		return err
@@ -75,7 +75,7 @@ func (im *image) WriteEncoded(ctx context.Context, off int64, enc []byte) error 
 	if err := im.needTables(ctx, c, c+1); err != nil {
 		return err
 	}
-	p, err := im.reserveClusters(ctx, c, c+1)
+	p, err := im.pend.Reserve(ctx, c, c+1)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (im *image) WriteEncoded(ctx context.Context, off int64, enc []byte) error 
 		host, err = im.allocBytes(ctx, int64(len(enc)))
 	}
 	if err != nil {
-		im.unreserve(p)
+		im.pend.Remove(p)
 		return err
 	}
 	im.events.Raise("write_compressed")
@@ -102,6 +102,6 @@ func (im *image) WriteEncoded(ctx context.Context, off int64, enc []byte) error 
 	if err != nil {
 		im.freeNow(ctx, host, int64(len(enc)))
 	}
-	im.unreserve(p)
+	im.pend.Remove(p)
 	return err
 }

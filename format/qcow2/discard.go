@@ -31,7 +31,7 @@ func (im *image) Discard(ctx context.Context, off, n int64) error {
 	if err := im.beginWrite(ctx); err != nil {
 		return err
 	}
-	im.mark(off, n)
+	im.bm.Mark(off, n)
 	return im.change(ctx, c0, c1, changeOptions{
 		makeTables: im.hasBacking(),
 		how:        discardRequest,
@@ -86,11 +86,11 @@ func (im *image) change(ctx context.Context, c0, c1 int64, o changeOptions) erro
 	if err := im.beginWrite(ctx); err != nil {
 		return err
 	}
-	p, err := im.reserveClusters(ctx, c0, c1)
+	p, err := im.pend.Reserve(ctx, c0, c1)
 	if err != nil {
 		return err
 	}
-	defer im.unreserve(p)
+	defer im.pend.Remove(p)
 	return im.changeReserved(ctx, c0, c1, o)
 }
 

@@ -62,7 +62,7 @@ var errZstdClusters = driver.Errorf(driver.ErrUnsupported,
 // of a snapshot.
 func (im *image) refuseCompressed(ctx context.Context) error {
 	im.meta.RLock()
-	tables := [][]uint64{slices.Clone(im.l1)}
+	tables := [][]uint64{slices.Clone(im.l1.Entries)}
 	im.meta.RUnlock()
 	for i := range im.snapshots {
 		s := &im.snapshots[i]
@@ -142,7 +142,7 @@ func (im *image) expandZeroes(ctx context.Context, progress func(done, total int
 	}
 	// Beyond the end of the disk are what shrinking has left.
 	im.meta.RLock()
-	end := int64(len(im.l1)) << im.l2Bits
+	end := int64(len(im.l1.Entries)) << im.l2Bits
 	im.meta.RUnlock()
 	return im.dropZeroes(ctx, size>>im.clusterBits, end)
 }

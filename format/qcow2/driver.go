@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/layout"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -30,7 +31,7 @@ var desc = driver.Desc{
 		compression_type size compat backing_file backing_fmt data_file data_file_raw lazy_refcounts refcount_bits nocow
 		extent_size_hint`),
 	OpenOptions:   openSchema,
-	CreateOptions: createSchema,
+	CreateOptions: layout.Schema,
 	AmendOptions:  amendSchema,
 }
 

@@ -2,12 +2,14 @@ package qcow2
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // MakeEmpty gives up all mappings of the active disk.
@@ -31,12 +33,12 @@ func (im *image) MakeEmpty(ctx context.Context) error {
 		return im.forgetAll(ctx)
 	}
 	c1 := im.clusters(im.size.Load())
-	p, err := im.reserveClusters(ctx, 0, c1)
+	p, err := im.pend.Reserve(ctx, 0, c1)
 	if err != nil {
 		return err
 	}
 	err = im.cutClusters(ctx, 0, c1, discardSnapshot)
-	im.unreserve(p)
+	im.pend.Remove(p)
 	if err == nil {
 		// Before the data file may lose anything, nothing may refer to it.
 		err = im.Flush(ctx)
@@ -113,8 +115,8 @@ func (im *image) bareRegions(ctx context.Context) (keep map[int64]int64, used ma
 		}
 	}
 	add(0, im.clusterSize)
-	add(im.l1Off, int64(len(im.l1))*8)
-	add(a.tableOff, int64(len(a.table))*8)
+	add(im.l1.Off, im.l1.Bytes())
+	add(a.table.Off, a.table.Bytes())
 	for len(unseen) > 0 {
 		region := unseen[len(unseen)-1] >> im.refBlockBits
 		unseen = unseen[:len(unseen)-1]
@@ -128,8 +130,8 @@ func (im *image) bareRegions(ctx context.Context) (keep map[int64]int64, used ma
 		if b == nil {
 			return nil, nil, im.corruption(ctx, "metadata at offset %#x has no refcount block", region<<im.refBlockBits<<im.clusterBits)
 		}
-		keep[region] = b.off
-		add(b.off, im.clusterSize)
+		keep[region] = b.Off
+		add(b.Off, im.clusterSize)
 	}
 	return keep, used, nil
 }
@@ -138,20 +140,20 @@ func (im *image) bareRegions(ctx context.Context) (keep map[int64]int64, used ma
 // and flushMu are held.
 func (im *image) writeEmpty(ctx context.Context, keep map[int64]int64, used map[int64]struct{}) error {
 	im.events.Raise("empty_image_prepare")
-	empty := make([]uint64, len(im.l1))
+	empty := make([]uint64, len(im.l1.Entries))
 	im.events.Raise("l1_update")
-	if err := im.writeTableChanges(ctx, im.l1Off, im.l1, empty); err != nil {
+	if err := im.writeTableChanges(ctx, im.l1.Off, im.l1.Entries, empty); err != nil {
 		return err
 	}
 	a := &im.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	table := make([]uint64, len(a.table))
+	table := make([]uint64, len(a.table.Entries))
 	for region, off := range keep {
 		table[region] = uint64(off)
 	}
 	im.events.Raise("reftable_update")
-	if err := im.writeTableChanges(ctx, a.tableOff, a.table, table); err != nil {
+	if err := im.writeTableChanges(ctx, a.table.Off, a.table.Entries, table); err != nil {
 		return err
 	}
 	im.events.Raise("refblock_alloc")
@@ -172,21 +174,11 @@ func (im *image) writeEmpty(ctx context.Context, keep map[int64]int64, used map[
 // writeTableChanges writes the sectors of a table at off in which want differs
 // from have, and makes them durable.
 func (im *image) writeTableChanges(ctx context.Context, off int64, have, want []uint64) error {
-	const per = l1Sector / 8
-	var jobs []writeJob
-	for i := 0; i*per < len(want); i++ {
-		end := min((i+1)*per, len(want))
-		for j := i * per; j < end; j++ {
-			if have[j] != want[j] {
-				jobs = addJob(jobs, off+int64(i)*l1Sector, encodeSector(want, i))
-				break
-			}
-		}
-	}
-	if len(jobs) == 0 {
+	changes := clustertable.Difference(off, have, want, binary.BigEndian)
+	if changes.Empty() {
 		return nil
 	}
-	if err := im.writeJobs(ctx, jobs); err != nil {
+	if err := changes.Write(ctx, im.file); err != nil {
 		return err
 	}
 	return im.file.Flush(ctx)

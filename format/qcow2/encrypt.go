@@ -1,16 +1,15 @@
 package qcow2
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"io"
 	"slices"
-	"unicode/utf8"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
 	"github.com/cowl-disk/cowl/crypto/sector"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/keys"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/cryptio"
 	"github.com/cowl-disk/cowl/opts"
@@ -28,9 +27,6 @@ type encryption struct {
 
 // aesKeyBytes is the length of the key of method 1, which is the passphrase.
 const aesKeyBytes = 16
-
-// errKeyRequired is what every use of an encrypted disk without a key ends with.
-func errKeyRequired() error { return invalid("Parameter 'encrypt.key-secret' is required for cipher") }
 
 // encrypted says whether the header names an encryption method.
 func (im *image) encrypted() bool { return im.hdr.CryptMethod != ondisk.CryptNone }
@@ -50,7 +46,7 @@ func (im *image) child(off, host int64) driver.Storage {
 // its metadata.
 func (im *image) needKey() error {
 	if im.crypto == nil && im.encrypted() {
-		return errKeyRequired()
+		return keys.ErrRequired()
 	}
 	return nil
 }
@@ -104,9 +100,9 @@ func (im *image) openEncryption(ctx context.Context, options opts.Dict) error {
 	}
 	id := options.String("key-secret")
 	if id == "" {
-		return errKeyRequired()
+		return keys.ErrRequired()
 	}
-	secret, err := passphrase(im.env.Objects, id)
+	secret, err := keys.Passphrase(im.env.Objects, id)
 	if err != nil {
 		return err
 	}
@@ -121,12 +117,12 @@ func (im *image) openEncryption(ctx context.Context, options opts.Dict) error {
 	}
 	key, err := im.luks.Unlock(ctx, secret)
 	if err != nil {
-		return luksError(err)
+		return keys.Error(err)
 	}
 	defer key.Wipe()
 	c, err := im.luks.Cipher(key)
 	if err != nil {
-		return luksError(err)
+		return keys.Error(err)
 	}
 	im.crypto = &encryption{guest: cryptio.New(im.data, c, 0)}
 	return nil
@@ -137,20 +133,7 @@ func (im *image) openEncryption(ctx context.Context, options opts.Dict) error {
 func aesCipher(secret []byte) (*sector.Cipher, error) {
 	key := make([]byte, aesKeyBytes)
 	copy(key, secret)
-	return sector.New(sector.Spec{Cipher: "aes", Mode: "cbc", IVGen: "plain64"}, key, sectorSize)
-}
-
-// passphrase returns a secret, which must be a text.
-func passphrase(objects driver.Objects, id string) ([]byte, error) {
-	env := driver.Env{Objects: objects}
-	secret, err := env.Secret(id)
-	if err != nil {
-		return nil, err
-	}
-	if !utf8.Valid(secret) || bytes.IndexByte(secret, 0) >= 0 {
-		return nil, invalid("Data from secret %s is not valid UTF-8", id)
-	}
-	return secret, nil
+	return sector.New(sector.Spec{Cipher: "aes", Mode: "cbc", IVGen: "plain64"}, key, ondisk.SectorSize)
 }
 
 // openLUKS reads the header that the full disk encryption header pointer names.
@@ -167,9 +150,9 @@ func (im *image) openLUKS(ctx context.Context) error {
 		if off > size || n > size-off {
 			return driver.Errorf(driver.ErrCorrupt, "Encryption header of %d bytes at %d lies beyond the end of the file", n, off)
 		}
-		h, err := luks.Open(ctx, &area{im.file, int64(off), int64(n)}, int64(n))
+		h, err := luks.Open(ctx, keys.NewArea(im.file, int64(off), int64(n)), int64(n))
 		if err != nil {
-			return luksError(err)
+			return keys.Error(err)
 		}
 		if h.Version != 1 {
 			return driver.Errorf(driver.ErrUnsupported, "LUKS version %d is not supported", h.Version)
@@ -185,34 +168,6 @@ func (im *image) openLUKS(ctx context.Context) error {
 	}
 	return driver.Errorf(driver.ErrCorrupt, "Missing CRYPTO header for crypt method %d", im.hdr.CryptMethod)
 }
-
-// area is the room of the LUKS header in the file.
-type area struct {
-	file   driver.Storage
-	off, n int64
-}
-
-func (a *area) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if off < 0 || off >= a.n {
-		return 0, io.EOF
-	}
-	short := int64(len(p)) > a.n-off
-	n, err := a.file.ReadAt(ctx, p[:min(int64(len(p)), a.n-off)], a.off+off)
-	if err == nil && short {
-		err = io.EOF
-	}
-	return n, err
-}
-
-func (a *area) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if off < 0 || off > a.n || int64(len(p)) > a.n-off {
-		return 0, driver.Errorf(driver.ErrRange, "Request for data outside of extension header")
-	}
-	return a.file.WriteAt(ctx, p, a.off+off)
-}
-
-// Flush makes what was written durable: the luks package asks for it.
-func (a *area) Flush(ctx context.Context) error { return a.file.Flush(ctx) }
 
 // describeEncryption prepares what Info tells.
 func (im *image) describeEncryption() {
@@ -233,7 +188,7 @@ func (im *image) zeroEncrypted(ctx context.Context, off, host, n int64) (bool, e
 		return false, nil
 	}
 	child := im.child(off, host)
-	zero := make([]byte, min(n, pieceBytes))
+	zero := make([]byte, min(n, tableio.PieceBytes))
 	for at := int64(0); at < n; at += int64(len(zero)) {
 		if _, err := child.WriteAt(ctx, zero[:min(int64(len(zero)), n-at)], host+at); err != nil {
 			return false, err

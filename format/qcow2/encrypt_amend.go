@@ -2,28 +2,11 @@ package qcow2
 
 import (
 	"context"
-	"errors"
 
-	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/keys"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
-
-// luksKinds are the kinds of error of the luks package, and ours.
-var luksKinds = []struct{ theirs, ours error }{
-	{luks.ErrFormat, driver.ErrCorrupt}, {luks.ErrCorrupt, driver.ErrCorrupt}, {luks.ErrUnsupported, driver.ErrUnsupported},
-	{luks.ErrLimit, driver.ErrBudget}, {luks.ErrInvalid, driver.ErrInvalid}, {luks.ErrPassphrase, driver.ErrInvalid}, {luks.ErrLastKey, driver.ErrInvalid},
-}
-
-// luksError gives an error of the luks package the kind that it has here.
-func luksError(err error) error {
-	for _, k := range luksKinds {
-		if errors.Is(err, k.theirs) {
-			return driver.Errorf(k.ours, "%w", err)
-		}
-	}
-	return err
-}
 
 // changesKeys says whether options of encryption are given.
 func (a *amendment) changesKeys() bool {
@@ -63,7 +46,7 @@ func (im *image) amendKeys(ctx context.Context, a *amendment, force bool) error 
 	im.hdrMu.Lock()
 	im.describeEncryption() // also after an error: some slots may be gone
 	im.hdrMu.Unlock()
-	return luksError(err)
+	return keys.Error(err)
 }
 
 func (im *image) addKey(ctx context.Context, a *amendment, force bool) error {
@@ -80,11 +63,11 @@ func (im *image) addKey(ctx context.Context, a *amendment, force bool) error {
 	if err := im.luks.CanAddKey(add); err != nil {
 		return err
 	}
-	current, err := passphrase(im.env.Objects, im.secretID)
+	current, err := keys.Passphrase(im.env.Objects, im.secretID)
 	if err != nil {
 		return err
 	}
-	secret, err := passphrase(im.env.Objects, *a.NewSecret)
+	secret, err := keys.Passphrase(im.env.Objects, *a.NewSecret)
 	if err != nil {
 		return err
 	}
@@ -106,7 +89,7 @@ func (im *image) eraseKeys(ctx context.Context, a *amendment, force bool) error 
 	}
 	erase := luks.EraseOptions{Slot: a.Keyslot, Force: force}
 	if a.OldSecret != nil {
-		old, err := passphrase(im.env.Objects, *a.OldSecret)
+		old, err := keys.Passphrase(im.env.Objects, *a.OldSecret)
 		if err != nil {
 			return err
 		}

@@ -11,9 +11,12 @@ import (
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
-func be16(b []byte) uint16 { return binary.BigEndian.Uint16(b) }
 func be32(b []byte) uint32 { return binary.BigEndian.Uint32(b) }
 func be64(b []byte) uint64 { return binary.BigEndian.Uint64(b) }
+
+func invalid(format string, args ...any) error {
+	return driver.Errorf(driver.ErrInvalid, format, args...)
+}
 
 // loadHeader reads and checks the header, its extensions and the backing file
 // name. hdrMu is held once the image is shared.
@@ -114,7 +117,7 @@ func (im *image) loadHeader(ctx context.Context) error {
 		im.backing, _, _ = strings.Cut(string(name), "\x00")
 	}
 	im.hdr, im.exts = *h, cloneExtensions(exts)
-	im.size.Store(wholeSectors(h.Size))
+	im.size.Store(ondisk.WholeSectors(h.Size))
 	return nil
 }
 
@@ -124,16 +127,16 @@ func (im *image) checkTables(h *ondisk.Header) error {
 	if h.RefcountTableClusters == 0 && !im.access.Check {
 		return corrupt("Image does not contain a reference count table")
 	}
-	if err := im.checkTable(h.RefcountTableOffset, int64(h.RefcountTableClusters), im.clusterSize, maxRefcountTableBytes, "Reference count table"); err != nil {
+	if err := im.checkTable(h.RefcountTableOffset, int64(h.RefcountTableClusters), im.clusterSize, ondisk.MaxRefcountTableBytes, "Reference count table"); err != nil {
 		return err
 	}
 	if !im.access.Check {
-		err := im.checkTable(h.SnapshotsOffset, int64(h.NbSnapshots), snapshotFixedSize, snapshotFixedSize*maxSnapshots, "Snapshot table")
+		err := im.checkTable(h.SnapshotsOffset, int64(h.NbSnapshots), ondisk.SnapshotFixedSize, ondisk.SnapshotFixedSize*ondisk.MaxSnapshots, "Snapshot table")
 		if err = im.tolerate("snapshot table", err, &im.snapshotDamage); err != nil {
 			return err
 		}
 	}
-	if err := im.checkTable(h.L1TableOffset, int64(h.L1Size), 8, maxL1Bytes, "Active L1 table"); err != nil {
+	if err := im.checkTable(h.L1TableOffset, int64(h.L1Size), 8, ondisk.MaxL1Bytes, "Active L1 table"); err != nil {
 		return err
 	}
 	need := im.l1Entries(int64(h.Size))
@@ -145,12 +148,6 @@ func (im *image) checkTables(h *ondisk.Header) error {
 	}
 	return nil
 }
-
-const snapshotFixedSize = 40
-
-// wholeSectors is the size of a disk whose image says size: QEMU shows whole sectors
-// only.
-func wholeSectors(size uint64) int64 { return int64(size &^ (sectorSize - 1)) }
 
 // tolerate decides about an error in a part of the image that the disk itself can be
 // read without. An image that is open for reading goes on without that part: the
@@ -180,15 +177,15 @@ func (im *image) checkTable(off uint64, n, size, maxBytes int64, what string) er
 // useExtensions judges the extensions that mean something here.
 func (im *image) useExtensions(h *ondisk.Header, exts []ondisk.Extension) error {
 	corrupt := func(format string, args ...any) error { return driver.Errorf(driver.ErrCorrupt, format, args...) }
-	im.backingFormat, im.bitmapsExt, im.bm.stale = "", ondisk.BitmapsExtension{}, false
+	im.backingFormat, im.bitmapsExt, im.bitmapsStale = "", ondisk.BitmapsExtension{}, false
 	for _, e := range exts {
 		if err := im.env.Budget.Descriptor("header extension", int64(len(e.Data))); err != nil {
 			return err
 		}
 		switch e.Type {
 		case ondisk.ExtBackingFormat:
-			if len(e.Data) >= maxBackingFormat {
-				return corrupt("ERROR: ext_backing_format: len=%d too large (>=%d)", len(e.Data), maxBackingFormat)
+			if len(e.Data) >= ondisk.MaxBackingFormat {
+				return corrupt("ERROR: ext_backing_format: len=%d too large (>=%d)", len(e.Data), ondisk.MaxBackingFormat)
 			}
 			im.backingFormat, _, _ = strings.Cut(string(e.Data), "\x00")
 		case ondisk.ExtCrypto:
@@ -200,14 +197,14 @@ func (im *image) useExtensions(h *ondisk.Header, exts []ondisk.Extension) error 
 			}
 		case ondisk.ExtBitmaps:
 			if h.Autoclear&ondisk.AutoclearBitmaps == 0 {
-				im.bm.stale = true
+				im.bitmapsStale = true
 				break
 			}
 			b, err := im.readBitmapsExtension(e.Data)
-			if err = im.tolerate("header extension of the bitmaps", err, &im.bm.damage); err != nil {
+			if err = im.tolerate("header extension of the bitmaps", err, &im.bitmapDamage); err != nil {
 				return err
 			}
-			if im.bm.damage == nil {
+			if im.bitmapDamage == nil {
 				im.bitmapsExt = b
 			}
 		}
@@ -278,17 +275,6 @@ func (im *image) dataFileName() string {
 	return ""
 }
 
-// Places of header fields that are written by themselves.
-const (
-	hdrSizeOffset      = 24
-	hdrL1Offset        = 36 // size and offset of the L1 table
-	hdrRefTableOffset  = 48 // offset and size of the refcount table
-	hdrIncompatOffset  = 72
-	hdrAutoclearOffset = 88
-
-	hdrHeaderLengthOffset = 100 // behind the width of refcounts
-)
-
 // writeHeaderField writes some bytes of the header and makes them durable.
 // hdrMu is held.
 func (im *image) writeHeaderField(ctx context.Context, off int64, b []byte) error {
@@ -306,7 +292,7 @@ func (im *image) setIncompatible(ctx context.Context, set, unset uint64) error {
 	if v == im.hdr.Incompatible || im.version < 3 {
 		return nil
 	}
-	if err := im.writeHeaderField(ctx, hdrIncompatOffset, binary.BigEndian.AppendUint64(nil, v)); err != nil {
+	if err := im.writeHeaderField(ctx, ondisk.IncompatibleOffset, binary.BigEndian.AppendUint64(nil, v)); err != nil {
 		return err
 	}
 	im.hdr.Incompatible = v
@@ -321,7 +307,7 @@ func (im *image) ChangeBacking(ctx context.Context, ref driver.BackingRef) error
 	if len(ref.Filename) > ondisk.MaxBackingName {
 		return driver.Errorf(driver.ErrInvalid, "Backing file name too long")
 	}
-	if len(ref.Format) >= maxBackingFormat {
+	if len(ref.Format) >= ondisk.MaxBackingFormat {
 		return driver.Errorf(driver.ErrInvalid, "Backing format name too long")
 	}
 	if im.dataRaw && ref.Filename != "" {

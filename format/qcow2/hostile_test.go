@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
@@ -164,7 +165,7 @@ func field64(off int64, v uint64) func(f *sparseFile) {
 
 // snapshotTableAt puts n copies of a snapshot table entry at the end of f.
 func addSnapshots(f *sparseFile, n uint32, l1Offset uint64, l1Size, extra uint32, names uint16) {
-	at := alignUp(f.Size(), hostileCluster)
+	at := tableio.AlignUp(f.Size(), hostileCluster)
 	f.put32(60, n)
 	f.put64(64, uint64(at))
 	for range min(n, 70000) {
@@ -174,7 +175,7 @@ func addSnapshots(f *sparseFile, n uint32, l1Offset uint64, l1Size, extra uint32
 		b = binary.BigEndian.AppendUint16(b, names)
 		b = append(b, make([]byte, 20)...)
 		b = binary.BigEndian.AppendUint32(b, extra)
-		b = append(b, make([]byte, alignUp(int64(min(extra, 100))+2*int64(names), 8))...)
+		b = append(b, make([]byte, tableio.AlignUp(int64(min(extra, 100))+2*int64(names), 8))...)
 		f.WriteAt(context.Background(), b, at)
 		at += int64(len(b))
 	}
@@ -276,7 +277,7 @@ var hostiles = []hostile{
 		every(32, func(i int64) { f.put64(l1Of(f)+8*i, f.get64(l1Of(f))) })
 	}},
 	{"L1 of 4 Mi entries all the same", "", func(f *sparseFile) {
-		at, e := alignUp(f.Size(), hostileCluster), f.get64(l1Of(f))
+		at, e := tableio.AlignUp(f.Size(), hostileCluster), f.get64(l1Of(f))
 		b := make([]byte, 0, 4<<20)
 		for range 512 << 10 {
 			b = binary.BigEndian.AppendUint64(b, e)

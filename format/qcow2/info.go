@@ -20,7 +20,7 @@ func (im *image) Limits() driver.Limits {
 // Info describes the image.
 func (im *image) Info(ctx context.Context) (*driver.Info, error) {
 	zeroInit := im.zeroInit(ctx)
-	bitmaps := im.bitmapsInfo()
+	bitmaps := im.bm.Info()
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
 	h := &im.hdr
@@ -62,7 +62,7 @@ func (im *image) Info(ctx context.Context) (*driver.Info, error) {
 // preallocation in a file that did not start as zeroes it may not.
 func (im *image) zeroInit(ctx context.Context) bool {
 	im.meta.RLock()
-	preallocated := len(im.l1) > 0 && im.l1[0]&ondisk.OffsetMask != 0
+	preallocated := len(im.l1.Entries) > 0 && im.l1.Entries[0]&ondisk.OffsetMask != 0
 	im.meta.RUnlock()
 	if !preallocated {
 		return true

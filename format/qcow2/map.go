@@ -140,7 +140,7 @@ func (im *image) mapRange(ctx context.Context, off, n int64) (driver.Extent, err
 			c := (off + acc.n) >> im.clusterBits
 			err := im.checkL2Offset(ctx, c)
 			if err == nil {
-				err = im.loadSlice(ctx, missing)
+				err = im.cache.Load(ctx, im.file, missing)
 			}
 			if err != nil {
 				if acc.n > 0 {
@@ -200,9 +200,9 @@ func (im *image) mapSome(acc *piece, off, n int64) (missing int64, bad *badEntry
 		}
 		var more bool
 		if im.extended {
-			more, bad = im.mapExtended(acc, s.data, i, pos, off+n)
+			more, bad = im.mapExtended(acc, s.Data, i, pos, off+n)
 		} else {
-			more, bad = im.mapStandard(acc, s.data, i, pos, off+n)
+			more, bad = im.mapStandard(acc, s.Data, i, pos, off+n)
 		}
 		if bad != nil || !more {
 			return 0, bad, true

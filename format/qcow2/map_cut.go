@@ -1,8 +1,6 @@
 package qcow2
 
-import (
-	"github.com/cowl-disk/cowl/block/driver"
-)
+import "github.com/cowl-disk/cowl/block/driver"
 
 // withinFile shortens a data extent for guest offset off to the clusters that the file
 // holds. One that lies beyond its end is an error: the file was cut short, and what the

@@ -2,27 +2,18 @@ package qcow2
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"io"
 	"math/bits"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/bitmaps"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
-)
-
-// Limits on what an image may declare, those of the original.
-const (
-	maxL1Bytes            = 32 << 20
-	maxRefcountTableBytes = 8 << 20
-	maxSnapshots          = 65536
-	maxSnapshotTableBytes = 1024 * maxSnapshots
-	maxSnapshotExtra      = 1024
-	maxBackingFormat      = 16
-	maxSnapshotDisk       = 1 << 62 // bytes
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // geometry is what follows from the header. It changes only by Amend, with no
@@ -114,7 +105,12 @@ type image struct {
 	secretID       string                  // of the key
 	bitmapsExt     ondisk.BitmapsExtension // zero if there are none
 
-	bm bitmapSet
+	// bitmapsStale: the header names bitmaps that a program without knowledge of them
+	// has made untrue.
+	bitmapsStale bool
+	// bitmapDamage is why bm is empty although the header names bitmaps.
+	bitmapDamage error
+	bm           *bitmaps.Set
 
 	begun   atomic.Bool // the image has been marked as being written
 	refused atomic.Bool // corruption was found: no more writes
@@ -124,11 +120,9 @@ type image struct {
 	tableMu  sync.Mutex // L1 entries change with it held
 
 	meta    sync.RWMutex
-	l1      []uint64
-	l1Off   int64
-	l1Dirty map[int]struct{} // sectors of the L1 table
-	cache   sliceCache
-	pend    []*pending
+	l1      clustertable.Root
+	cache   *clustertable.Cache
+	pend    *clustertable.Changes
 	drops   []drop // references given up, not yet durable
 	dropped int64  // bytes in drops
 
@@ -150,6 +144,7 @@ type span struct {
 
 func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
 	im := &image{name: req.Name, env: req.Env, file: req.File, events: driver.EventsOf(req.File), data: req.File, writable: req.Access.Write, access: req.Access, backingGiven: req.BackingGiven, refRuns: maxRefRuns}
+	im.bm = bitmaps.New(bitmapHost{im}, im.env, im.name)
 	defer func() {
 		if err != nil {
 			im.release()
@@ -180,6 +175,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 		}
 		im.lazy = *im.opt.LazyRefcounts
 	}
+	im.cache, im.pend = im.newCache(), clustertable.NewChanges(&im.meta)
 	if err := im.loadTables(ctx); err != nil {
 		return nil, err
 	}
@@ -197,11 +193,11 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 			im.snapshots = nil
 		}
 	}
-	if err := im.tolerate("bitmap directory", im.loadBitmaps(ctx), &im.bm.damage); err != nil {
+	if err := im.tolerate("bitmap directory", im.loadBitmaps(ctx), &im.bitmapDamage); err != nil {
 		return nil, err
 	}
-	if im.bm.damage != nil {
-		im.bm.list = nil
+	if im.bitmapDamage != nil {
+		im.bm.Fail(im.bitmapDamage)
 	}
 	im.codec.init(&im.geometry)
 	if im.writable {
@@ -213,7 +209,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 }
 
 func (im *image) release() {
-	im.releaseBitmaps()
+	im.bm.Release()
 	im.env.Budget.Release(im.budgeted)
 	im.budgeted = 0
 }
@@ -271,10 +267,10 @@ func (im *image) openForWriting(ctx context.Context) error {
 	if err := im.alloc.init(ctx, im); err != nil {
 		return err
 	}
-	if im.hdr.Autoclear&^ondisk.AutoclearKnown != 0 || im.bm.stale {
+	if im.hdr.Autoclear&^ondisk.AutoclearKnown != 0 || im.bitmapsStale {
 		im.hdrMu.Lock()
 		im.hdr.Autoclear &= ondisk.AutoclearKnown
-		if im.bm.stale {
+		if im.bitmapsStale {
 			im.exts = im.withoutExtension(ondisk.ExtBitmaps)
 		}
 		err := im.writeHeader(ctx)
@@ -307,12 +303,12 @@ func (im *image) loadTables(ctx context.Context) error {
 	if err := im.reserve("Active L1 table", n*8); err != nil {
 		return err
 	}
-	l1, err := im.readTableInto(ctx, im.l1, int64(h.L1TableOffset), n)
+	l1, err := im.readTableInto(ctx, im.l1.Entries, int64(h.L1TableOffset), n)
 	if err != nil {
 		return driver.Errorf(driver.ErrCorrupt, "Could not read L1 table: %w", err)
 	}
-	im.l1, im.l1Off, im.l1Dirty = l1, int64(h.L1TableOffset), map[int]struct{}{}
-	im.cache.init(im.sizes)
+	im.l1 = clustertable.NewRoot(l1, int64(h.L1TableOffset), binary.BigEndian)
+	im.cache.Reset()
 	return nil
 }
 
@@ -380,9 +376,6 @@ func (im *image) invalidate(ctx context.Context) error {
 	}
 	return im.alloc.init(ctx, im)
 }
-
-// now is the clock of the metadata cache.
-func now() time.Time { return time.Now() }
 
 // hasBacking says whether what is not allocated may show a backing file.
 func (im *image) hasBacking() bool { return im.backing != "" || im.backingGiven }

@@ -13,6 +13,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // codec compresses and decompresses clusters (section "Compressed Clusters
@@ -238,23 +239,23 @@ func (im *image) readPlain(ctx context.Context, p []byte, c, in int64) error {
 
 // entry returns the L2 entry of guest cluster c.
 func (im *image) entry(ctx context.Context, c int64) (ondisk.L2Entry, error) {
-	for {
-		im.meta.RLock()
-		s, i, missing := im.sliceFor(c)
-		var e ondisk.L2Entry
-		if s != nil {
-			e = ondisk.LoadL2(s.data, i, im.extended)
-		}
-		im.meta.RUnlock()
-		if s == nil && missing != 0 {
-			if err := im.needSlices(ctx, c, c+1); err != nil {
-				return e, err
-			}
-			continue
-		}
-		if what := im.badEntry(e); what != "" {
-			return e, im.entryError(ctx, c, e, what)
-		}
-		return e, nil
+	var e ondisk.L2Entry
+	// The L1 entry is checked here: the cache does not know it.
+	if err := im.needSlices(ctx, c, c+1); err != nil {
+		return e, err
 	}
+	var i int
+	at := func() (off int64) { off, i = im.sliceOffset(c); return off }
+	err := im.cache.View(ctx, im.file, at, func(s *clustertable.Slice) {
+		if s != nil {
+			e = ondisk.LoadL2(s.Data, i, im.extended)
+		}
+	})
+	if err != nil {
+		return e, err
+	}
+	if what := im.badEntry(e); what != "" {
+		return e, im.entryError(ctx, c, e, what)
+	}
+	return e, nil
 }

@@ -2,36 +2,23 @@ package qcow2
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"sync"
 	"sync/atomic"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
-
-// refBlock is a refcount block in memory.
-type refBlock struct {
-	region  int64 // index into the refcount table
-	off     int64
-	data    []byte
-	dirty   bool
-	unsure  bool // it may lie in a hole of the file: see cover
-	writing bool // a writeback carries older contents to the file
-	used    bool
-}
 
 // allocator keeps refcounts and finds free clusters. Increments are made in
 // memory at once; decrements wait until what they belong to is durable.
 type allocator struct {
-	mu         sync.Mutex
-	im         *image
-	table      []uint64 // refcount table
-	tableOff   int64
-	tableDirty map[int]struct{} // sectors of the table
-	blocks     map[int64]*refBlock
-	max        int          // blocks to keep; more only while they are dirty
-	dirty      atomic.Int64 // dirty blocks
+	mu     sync.Mutex
+	im     *image
+	table  clustertable.Root   // refcount table
+	blocks *clustertable.Cache // refcount blocks; made once
 
 	free     int64 // no cluster below this index is free
 	run      int64 // where the search for several clusters in a row starts
@@ -83,10 +70,12 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 	if err != nil {
 		return driver.Errorf(driver.ErrCorrupt, "Could not initialize refcount handling: %w", err)
 	}
-	a.im, a.table, a.tableOff = im, table, int64(h.RefcountTableOffset)
-	a.tableDirty, a.blocks = map[int]struct{}{}, map[int64]*refBlock{}
-	a.dirty.Store(0)
-	a.max = int(max(minRefcountCacheSize, im.sizes.refcount>>im.clusterBits))
+	a.im, a.table = im, clustertable.NewRoot(table, int64(h.RefcountTableOffset), binary.BigEndian)
+	if a.blocks == nil {
+		a.blocks = clustertable.NewCache(clustertable.Config{SliceSize: im.clusterSize,
+			Budget: max(minRefcountCacheSize<<im.clusterBits, im.sizes.refcount), Load: im.readRefcountBlock, Writable: im.writable})
+	}
+	a.blocks.Reset()
 	a.free, a.run, a.freeByte, a.ready = 0, 0, 0, nil
 	a.readyLen.Store(0)
 	a.fresh = im.alignUp(im.file.Size())
@@ -120,7 +109,7 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 func (a *allocator) listMetadata(ctx context.Context) error {
 	im := a.im
 	a.metadata = nil
-	if im.overlap&(overlapActiveL2|overlapRefcountBlock|overlapInactiveL2) == 0 || len(im.l1)+len(a.table) > maxMetadataSet {
+	if im.overlap&(overlapActiveL2|overlapRefcountBlock|overlapInactiveL2) == 0 || len(im.l1.Entries)+len(a.table.Entries) > maxMetadataSet {
 		return nil
 	}
 	set := map[int64]struct{}{}
@@ -130,15 +119,15 @@ func (a *allocator) listMetadata(ctx context.Context) error {
 		}
 	}
 	if im.overlap&overlapActiveL2 != 0 {
-		add(im.l1, ondisk.OffsetMask)
+		add(im.l1.Entries, ondisk.OffsetMask)
 	}
 	if im.overlap&overlapRefcountBlock != 0 {
-		add(a.table, ^ondisk.ReftReservedMask)
+		add(a.table.Entries, ^ondisk.ReftReservedMask)
 	}
 	if im.overlap&overlapInactiveL2 != 0 {
 		for i := range im.snapshots {
 			s := &im.snapshots[i]
-			l1, err := im.readTable(ctx, int64(s.L1TableOffset), min(int64(s.L1Size), maxL1Bytes/8))
+			l1, err := im.readTable(ctx, int64(s.L1TableOffset), min(int64(s.L1Size), ondisk.MaxL1Bytes/8))
 			if err != nil {
 				return fmt.Errorf("Could not read the L1 table of snapshot '%s': %w", s.Name, err)
 			}
@@ -171,17 +160,16 @@ func (a *allocator) noteMetadata(host int64) {
 }
 
 // block returns the refcount block of a region, nil if there is none. mu is held.
-func (a *allocator) block(ctx context.Context, region int64) (*refBlock, error) {
-	if b := a.blocks[region]; b != nil {
-		b.used = true
-		return b, nil
-	}
-	if region >= int64(len(a.table)) {
+func (a *allocator) block(ctx context.Context, region int64) (*clustertable.Slice, error) {
+	if region >= int64(len(a.table.Entries)) {
 		return nil, nil
 	}
-	off := int64(a.table[region] &^ ondisk.ReftReservedMask)
+	off := int64(a.table.Entries[region] &^ ondisk.ReftReservedMask)
 	if off == 0 {
 		return nil, nil
+	}
+	if b := a.blocks.Get(off); b != nil {
+		return b, nil
 	}
 	im := a.im
 	if off < 0 || off&(im.clusterSize-1) != 0 {
@@ -190,37 +178,13 @@ func (a *allocator) block(ctx context.Context, region int64) (*refBlock, error) 
 	if off >= im.file.Size() {
 		return nil, im.corruption(ctx, "Refblock offset %#x is beyond the end of the file (reftable index: %#x)", uint64(off), region)
 	}
-	b := &refBlock{region: region, off: off, data: make([]byte, im.clusterSize), used: true}
+	return a.blocks.Fetch(ctx, im.file, off)
+}
+
+// readRefcountBlock fills p with the refcount block at off.
+func (im *image) readRefcountBlock(ctx context.Context, p []byte, off int64) error {
 	im.events.Raise("refblock_load")
-	if err := im.readPadded(ctx, im.file, b.data, off); err != nil {
-		return nil, err
-	}
-	b.unsure = im.writable && mayHaveHole(b.data, b.off)
-	a.keep(b)
-	return b, nil
-}
-
-func (a *allocator) keep(b *refBlock) {
-	if len(a.blocks) >= a.max {
-		for region, old := range a.blocks {
-			if !old.dirty && !old.writing {
-				if old.used {
-					old.used = false
-					continue
-				}
-				delete(a.blocks, region)
-				break
-			}
-		}
-	}
-	a.blocks[b.region] = b
-}
-
-func (a *allocator) markDirty(b *refBlock) {
-	if !b.dirty {
-		b.dirty = true
-		a.dirty.Add(1)
-	}
+	return im.readPadded(ctx, im.file, p, off)
 }
 
 func (a *allocator) perBlock() int64 { return 1 << a.im.refBlockBits }
@@ -231,7 +195,7 @@ func (a *allocator) get(ctx context.Context, cluster int64) (uint64, error) {
 	if b == nil || err != nil {
 		return 0, err
 	}
-	return ondisk.GetRefcount(b.data, int(cluster&(a.perBlock()-1)), a.im.refOrder), nil
+	return ondisk.GetRefcount(b.Data, int(cluster&(a.perBlock()-1)), a.im.refOrder), nil
 }
 
 // set writes the refcount of a cluster whose block exists. mu is held.
@@ -243,11 +207,11 @@ func (a *allocator) set(ctx context.Context, cluster int64, v uint64) error {
 	if b == nil {
 		return a.im.corruption(ctx, "cluster %d has no refcount block", cluster)
 	}
-	if err := a.cover(ctx, b); err != nil {
+	if err := a.blocks.CoverFetched(ctx, a.im.file, b); err != nil {
 		return err
 	}
-	ondisk.SetRefcount(b.data, int(cluster&(a.perBlock()-1)), a.im.refOrder, v)
-	a.markDirty(b)
+	ondisk.SetRefcount(b.Data, int(cluster&(a.perBlock()-1)), a.im.refOrder, v)
+	a.blocks.MarkDirty(b)
 	return nil
 }
 
@@ -277,14 +241,14 @@ func (a *allocator) find(ctx context.Context, from, n, least int64) (start, got 
 		} else {
 			base := region * per
 			if start < 0 {
-				pos = base + int64(nextFree(b.data, int(pos-base), int(per), order))
+				pos = base + int64(nextFree(b.Data, int(pos-base), int(per), order))
 				if pos == end {
 					continue
 				}
 				start = pos
 			}
 			if limit := min(end, start+n); limit > pos {
-				pos = base + int64(nextUsed(b.data, int(pos-base), int(limit-base), order))
+				pos = base + int64(nextUsed(b.Data, int(pos-base), int(limit-base), order))
 				if pos < limit { // a used cluster ends the run
 					if pos-start >= least {
 						return start, pos - start, nil
@@ -355,7 +319,7 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 		if b == nil {
 			return true, a.makeBlock(ctx, region)
 		}
-		if err := a.cover(ctx, b); err != nil {
+		if err := a.blocks.CoverFetched(ctx, im.file, b); err != nil {
 			return false, err
 		}
 	}
@@ -369,9 +333,9 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 			return false, err
 		}
 		for base, end := c/per*per, min(start+n, (c/per+1)*per); c < end; c++ {
-			ondisk.SetRefcount(b.data, int(c-base), im.refOrder, 1)
+			ondisk.SetRefcount(b.Data, int(c-base), im.refOrder, 1)
 		}
-		a.markDirty(b)
+		a.blocks.MarkDirty(b)
 	}
 	a.fresh = max(a.fresh, (start+n)<<im.clusterBits)
 	return false, nil
@@ -394,7 +358,7 @@ func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 	if cover == nil {
 		region = own // it counts itself
 	}
-	if m := max(region, own); m >= int64(len(a.table)) {
+	if m := max(region, own); m >= int64(len(a.table.Entries)) {
 		return &errGrow{m}
 	}
 	if a.fileLimit > 0 && (c+1)<<im.clusterBits > a.fileLimit {
@@ -418,11 +382,9 @@ func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 
 // addBlock puts an empty refcount block for region at cluster c.
 func (a *allocator) addBlock(region, c int64) {
-	b := &refBlock{region: region, off: c << a.im.clusterBits, data: make([]byte, a.im.clusterSize), used: true}
-	a.keep(b)
-	a.markDirty(b)
-	a.table[region] = uint64(b.off)
-	a.tableDirty[int(region*8/l1Sector)] = struct{}{}
+	b := a.blocks.Put(c<<a.im.clusterBits, make([]byte, a.im.clusterSize))
+	a.blocks.MarkDirty(b)
+	a.table.Set(region, uint64(b.Off))
 	if a.metadata != nil {
 		a.metadata[c] = struct{}{}
 	}

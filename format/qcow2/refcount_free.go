@@ -260,8 +260,8 @@ func (a *allocator) holdSpans() {
 		}
 	}
 	add(overlapMainHeader, 0, im.clusterSize, "qcow2_header")
-	add(overlapActiveL1, im.l1Off, int64(len(im.l1))*8, "active L1 table")
-	add(overlapRefcountTable, a.tableOff, int64(len(a.table))*8, "refcount table")
+	add(overlapActiveL1, im.l1.Off, im.l1.Bytes(), "active L1 table")
+	add(overlapRefcountTable, a.table.Off, a.table.Bytes(), "refcount table")
 	if im.hdr.NbSnapshots > 0 {
 		add(overlapSnapshotTable, int64(im.hdr.SnapshotsOffset), im.snapshotBytes, "snapshot table")
 	}

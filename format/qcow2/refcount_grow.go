@@ -5,6 +5,9 @@ import (
 	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // growRefcountTable makes the refcount table long enough for a region: a new
@@ -17,14 +20,14 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 	a := &im.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if region < int64(len(a.table)) {
+	if region < int64(len(a.table.Entries)) {
 		return nil
 	}
 	im.events.Raise("reftable_grow")
 	per := a.perBlock()
 	perCluster := im.clusterSize / 8
-	entries := max(region+1, int64(len(a.table))*3/2)
-	first := int64(len(a.table)) * per // cluster index
+	entries := max(region+1, int64(len(a.table.Entries))*3/2)
+	first := int64(len(a.table.Entries)) * per // cluster index
 	var tableClusters, blocks int64
 	for {
 		tableClusters = (entries + perCluster - 1) / perCluster
@@ -32,13 +35,13 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 		for blocks*per < tableClusters+blocks {
 			blocks++
 		}
-		if entries >= int64(len(a.table))+blocks {
+		if entries >= int64(len(a.table.Entries))+blocks {
 			break
 		}
-		entries = int64(len(a.table)) + blocks
+		entries = int64(len(a.table.Entries)) + blocks
 	}
-	if tableClusters*im.clusterSize > maxRefcountTableBytes {
-		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", maxRefcountTableBytes)
+	if tableClusters*im.clusterSize > ondisk.MaxRefcountTableBytes {
+		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", ondisk.MaxRefcountTableBytes)
 	}
 	total := blocks + tableClusters
 	if a.fileLimit > 0 && (first+total)<<im.clusterBits > a.fileLimit {
@@ -51,26 +54,18 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 		return im.corruption(ctx, "Preventing invalid allocation of refcount table at offset %#x (overlaps with %s)", first<<im.clusterBits, what)
 	}
 
-	oldTable, oldOff, oldClusters := a.table, a.tableOff, int64(len(a.table))/perCluster
+	oldTable, oldOff, oldClusters := a.table.Entries, a.table.Off, int64(len(a.table.Entries))/perCluster
 	undo := func() {
 		for i := range blocks {
-			region := int64(len(oldTable)) + i
-			if b := a.blocks[region]; b != nil && b.dirty {
-				a.dirty.Add(-1)
-			}
-			delete(a.blocks, region)
+			a.blocks.Drop((first+i)<<im.clusterBits, im.clusterSize)
 			delete(a.metadata, first+i)
 		}
-		a.table = oldTable
-		for i := range a.tableDirty {
-			if i*l1Sector/8 >= len(oldTable) {
-				delete(a.tableDirty, i)
-			}
-		}
+		a.table.Replace(oldTable)
 	}
 	a.fresh = max(a.fresh, (first+total)<<im.clusterBits) // whatever comes of it, the range is not untouched any more
-	a.table = make([]uint64, tableClusters*perCluster)
-	copy(a.table, oldTable)
+	table := make([]uint64, tableClusters*perCluster)
+	copy(table, oldTable)
+	a.table.Replace(table)
 	for i := range blocks {
 		a.addBlock(int64(len(oldTable))+i, first+i)
 	}
@@ -89,7 +84,7 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 	field := binary.BigEndian.AppendUint64(nil, uint64(newOff))
 	field = binary.BigEndian.AppendUint32(field, uint32(tableClusters))
 	im.events.Raise("refblock_alloc_switch_table")
-	err := im.writeHeaderField(ctx, hdrRefTableOffset, field)
+	err := im.writeHeaderField(ctx, ondisk.RefcountTableOffset, field)
 	if err == nil {
 		im.hdr.RefcountTableOffset, im.hdr.RefcountTableClusters = uint64(newOff), uint32(tableClusters)
 	}
@@ -101,8 +96,7 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 		undo()
 		return err
 	}
-	a.tableOff = newOff
-	a.tableDirty = map[int]struct{}{}
+	a.table = clustertable.NewRoot(a.table.Entries, newOff, binary.BigEndian)
 	a.holdSpans()
 	a.ready = append(a.ready, drop{off: oldOff, n: oldClusters << im.clusterBits, how: discardOther})
 	return nil
@@ -113,22 +107,14 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 func (im *image) writeGrownTable(ctx context.Context, off int64) error {
 	a := &im.alloc
 	im.events.Raise("refblock_alloc_write_blocks")
-	for _, b := range a.blocks {
-		if !b.dirty {
-			continue
-		}
-		if _, err := im.file.WriteAt(ctx, b.data, b.off); err != nil {
-			return err
-		}
-		b.dirty = false
-		a.dirty.Add(-1)
-	}
-	buf := make([]byte, 0, len(a.table)*8)
-	for _, e := range a.table {
-		buf = binary.BigEndian.AppendUint64(buf, e)
+	blocks := a.blocks.Take()
+	err := blocks.Write(ctx, im.file)
+	blocks.Done(err)
+	if err != nil {
+		return err
 	}
 	im.events.Raise("refblock_alloc_write_table")
-	if _, err := im.file.WriteAt(ctx, buf, off); err != nil {
+	if _, err := im.file.WriteAt(ctx, tableio.EncodeWords(a.table.Entries), off); err != nil {
 		return err
 	}
 	return im.file.Flush(ctx)

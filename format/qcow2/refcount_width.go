@@ -2,10 +2,10 @@ package qcow2
 
 import (
 	"context"
-	"encoding/binary"
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -35,7 +35,7 @@ func (im *image) setRefcountOrder(ctx context.Context, order uint32, progress fu
 	h.RefcountOrder = order
 	h.RefcountTableOffset, h.RefcountTableClusters = uint64(w.tableOff()), uint32(w.tableClusters)
 	b := h.Append(nil)
-	err := im.writeHeaderField(ctx, hdrRefTableOffset, b[hdrRefTableOffset:hdrHeaderLengthOffset])
+	err := im.writeHeaderField(ctx, ondisk.RefcountTableOffset, b[ondisk.RefcountTableOffset:ondisk.HeaderLengthOffset])
 	if err == nil {
 		im.hdr = h
 	}
@@ -89,8 +89,8 @@ func (w *widthChange) plan(ctx context.Context) error {
 			w.gone = append(w.gone, c)
 		}
 	}
-	skip(a.tableOff, int64(len(a.table))*8)
-	for _, e := range a.table {
+	skip(a.table.Off, a.table.Bytes())
+	for _, e := range a.table.Entries {
 		if off := int64(e &^ ondisk.ReftReservedMask); off != 0 {
 			skip(off, im.clusterSize)
 		}
@@ -136,8 +136,8 @@ func (w *widthChange) plan(ctx context.Context) error {
 	}
 	slices.Sort(w.regions)
 	switch {
-	case w.tableClusters<<im.clusterBits > maxRefcountTableBytes:
-		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", maxRefcountTableBytes)
+	case w.tableClusters<<im.clusterBits > ondisk.MaxRefcountTableBytes:
+		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", ondisk.MaxRefcountTableBytes)
 	case w.end() >= a.maxCluster():
 		return driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
 	case a.fileLimit > 0 && w.end()<<im.clusterBits > a.fileLimit:
@@ -150,7 +150,7 @@ func (w *widthChange) plan(ctx context.Context) error {
 func (w *widthChange) walk(ctx context.Context, f func(c int64, n uint64) error) error {
 	im, a := w.im, &w.im.alloc
 	per := a.perBlock()
-	for region := range int64(len(a.table)) {
+	for region := range int64(len(a.table.Entries)) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -163,8 +163,8 @@ func (w *widthChange) walk(ctx context.Context, f func(c int64, n uint64) error)
 		if b == nil {
 			continue
 		}
-		for i := nextUsed(b.data, 0, int(per), im.refOrder); i < int(per); i = nextUsed(b.data, i+1, int(per), im.refOrder) {
-			if err := f(region*per+int64(i), ondisk.GetRefcount(b.data, i, im.refOrder)); err != nil {
+		for i := nextUsed(b.Data, 0, int(per), im.refOrder); i < int(per); i = nextUsed(b.Data, i+1, int(per), im.refOrder) {
+			if err := f(region*per+int64(i), ondisk.GetRefcount(b.Data, i, im.refOrder)); err != nil {
 				return err
 			}
 		}
@@ -220,11 +220,7 @@ func (w *widthChange) write(ctx context.Context) error {
 	for i, r := range w.regions {
 		table[r] = uint64(w.blockOff(i))
 	}
-	buf := make([]byte, 0, len(table)*8)
-	for _, e := range table {
-		buf = binary.BigEndian.AppendUint64(buf, e)
-	}
-	if _, err := im.file.WriteAt(ctx, buf, w.tableOff()); err != nil {
+	if _, err := im.file.WriteAt(ctx, tableio.EncodeWords(table), w.tableOff()); err != nil {
 		return err
 	}
 	return im.file.Flush(ctx)

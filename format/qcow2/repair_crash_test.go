@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
@@ -68,7 +69,7 @@ func guest(t *testing.T, f *sparseFile) (content []byte, bad []bool) {
 		case e.Kind == driver.ExtentEncoded:
 			err = im.ReadEncoded(ctx, p, off)
 		case e.Kind == driver.ExtentData:
-			err = readZeroPadded(ctx, f, p, e.HostOffset)
+			err = tableio.ReadPadded(ctx, f, p, e.HostOffset)
 		}
 		if err != nil {
 			clear(p)

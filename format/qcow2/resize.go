@@ -8,6 +8,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // Resize changes the size of the disk. New bytes read as zeroes as far as this
@@ -34,10 +35,10 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 		return driver.Errorf(driver.ErrUnsupported, "Can't resize a v2 image which has snapshots")
 	case size < old && mode != driver.PreallocOff:
 		return driver.Errorf(driver.ErrInvalid, "Preallocation can't be used for shrinking an image")
-	case im.l1Entries(size)*8 > maxL1Bytes:
+	case im.l1Entries(size)*8 > ondisk.MaxL1Bytes:
 		return driver.Errorf(driver.ErrRange, "Failed to grow the L1 table: File too large")
 	}
-	if err := im.checkBitmaps(); err != nil {
+	if err := im.bm.CheckConsistent(); err != nil {
 		return err
 	}
 	if err := im.beginWrite(ctx); err != nil {
@@ -46,7 +47,7 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 	if size == old {
 		return nil
 	}
-	finish, err := im.prepareResize(ctx, size)
+	finish, err := im.bm.PrepareResize(ctx, size)
 	if err != nil {
 		return err
 	}
@@ -119,7 +120,7 @@ func (im *image) hideBacking(ctx context.Context, old, end int64) error {
 func (im *image) writeSize(ctx context.Context, size int64) error {
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
-	if err := im.writeHeaderField(ctx, hdrSizeOffset, binary.BigEndian.AppendUint64(nil, uint64(size))); err != nil {
+	if err := im.writeHeaderField(ctx, ondisk.SizeOffset, binary.BigEndian.AppendUint64(nil, uint64(size))); err != nil {
 		return fmt.Errorf("Failed to update the image size: %w", err)
 	}
 	im.hdr.Size = uint64(size)
@@ -130,7 +131,7 @@ func (im *image) writeSize(ctx context.Context, size int64) error {
 // growL1 makes the L1 table n entries long. The order on disk: refcounts of the
 // new place, the new table, barrier, header, barrier; then the old one is freed.
 func (im *image) growL1(ctx context.Context, n int64) error {
-	if n <= int64(len(im.l1)) {
+	if n <= int64(len(im.l1.Entries)) {
 		return nil
 	}
 	im.events.Raise("l1_grow_alloc_table")
@@ -153,7 +154,7 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 		return fail(err)
 	}
 	l1 := make([]uint64, n)
-	copy(l1, im.l1)
+	copy(l1, im.l1.Entries)
 	buf := make([]byte, 0, clusters<<im.clusterBits)
 	for _, e := range l1 {
 		buf = binary.BigEndian.AppendUint64(buf, e)
@@ -169,7 +170,7 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 	field := binary.BigEndian.AppendUint32(nil, uint32(n))
 	field = binary.BigEndian.AppendUint64(field, uint64(host))
 	im.events.Raise("l1_grow_activate_table")
-	err = im.writeHeaderField(ctx, hdrL1Offset, field)
+	err = im.writeHeaderField(ctx, ondisk.L1Offset, field)
 	if err == nil {
 		im.hdr.L1Size, im.hdr.L1TableOffset = uint32(n), uint64(host)
 	}
@@ -179,8 +180,8 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 		return err
 	}
 	im.meta.Lock()
-	oldOff, oldLen := im.l1Off, int64(len(im.l1))*8
-	im.l1, im.l1Off = l1, host
+	oldOff, oldLen := im.l1.Off, im.l1.Bytes()
+	im.l1 = clustertable.NewRoot(l1, host, binary.BigEndian)
 	im.meta.Unlock()
 	a := &im.alloc
 	a.mu.Lock()

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // preallocate gives the guest range [old, size) room, at the end of the file and
@@ -54,11 +55,11 @@ func (im *image) preallocateTable(ctx context.Context, c0, c1 int64, mode driver
 	if err := im.needTables(ctx, c0, c1); err != nil {
 		return err
 	}
-	p, err := im.reserveClusters(ctx, c0, c1)
+	p, err := im.pend.Reserve(ctx, c0, c1)
 	if err != nil {
 		return err
 	}
-	defer im.unreserve(p)
+	defer im.pend.Remove(p)
 	// Only the first cluster of all can be in use: it held the end of the disk.
 	e, err := im.entry(ctx, c0)
 	if err != nil {
@@ -146,21 +147,10 @@ func (im *image) materialise(ctx context.Context, host, n int64, mode driver.Pre
 			return false, fmt.Errorf("Failed to resize underlying file: %w", err)
 		}
 		if mode == driver.PreallocMetadata && !zero && im.version < 3 {
-			return true, im.writeZeroes(ctx, host, n)
+			return true, clustertable.WriteZeroes(ctx, im.file, host, n)
 		}
 	} else if mode == driver.PreallocFull || mode == driver.PreallocFalloc && !ok || !zero && im.version < 3 {
-		return true, im.writeZeroes(ctx, host, n)
+		return true, clustertable.WriteZeroes(ctx, im.file, host, n)
 	}
 	return zero, nil
-}
-
-// writeZeroes writes zeroes to a range of the file.
-func (im *image) writeZeroes(ctx context.Context, off, n int64) error {
-	buf := make([]byte, min(n, 1<<20))
-	for end := off + n; off < end; off += int64(len(buf)) {
-		if _, err := im.file.WriteAt(ctx, buf[:min(int64(len(buf)), end-off)], off); err != nil {
-			return err
-		}
-	}
-	return nil
 }

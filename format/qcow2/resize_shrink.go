@@ -12,12 +12,12 @@ import (
 // file.
 func (im *image) shrink(ctx context.Context, old, size int64, opt driver.ResizeOptions) error {
 	c0, c1 := im.clusters(size), im.clusters(old)
-	p, err := im.reserveClusters(ctx, c0, c1)
+	p, err := im.pend.Reserve(ctx, c0, c1)
 	if err != nil {
 		return err
 	}
 	err = im.cutClusters(ctx, c0, c1, discardAlways)
-	im.unreserve(p)
+	im.pend.Remove(p)
 	if err != nil {
 		return fmt.Errorf("Failed to discard cropped clusters: %w", err)
 	}
@@ -55,7 +55,7 @@ func (im *image) cutClusters(ctx context.Context, c0, c1 int64, how discardKind)
 	if err != nil {
 		return err
 	}
-	perSlice := im.cache.size / im.l2EntrySize
+	perSlice := im.cache.SliceSize() / im.l2EntrySize
 	for l1 := whole / perTable; l1 < (c1+perTable-1)/perTable; l1++ {
 		if err := im.relieve(ctx); err != nil {
 			return err
@@ -89,7 +89,7 @@ func (im *image) cutTable(ctx context.Context, l1, perTable, perSlice, table int
 			continue
 		}
 		for i := range int(perSlice) {
-			if e := ondisk.LoadL2(s.data, i, im.extended); im.kind(e) != kindUnallocated && im.badEntry(e) == "" {
+			if e := ondisk.LoadL2(s.Data, i, im.extended); im.kind(e) != kindUnallocated && im.badEntry(e) == "" {
 				gone = append(gone, e)
 			}
 		}
@@ -102,8 +102,8 @@ func (im *image) cutTable(ctx context.Context, l1, perTable, perSlice, table int
 		im.dropEntry(e, how)
 	}
 	im.addDrop(drop{off: table, n: im.clusterSize, how: how})
-	im.cache.dropTable(table, im.clusterSize)
-	im.setL1(l1, 0)
+	im.cache.Drop(table, im.clusterSize)
+	im.l1.Set(l1, 0)
 	return nil
 }
 
@@ -115,7 +115,7 @@ func (im *image) shrinkRefcounts(ctx context.Context) error {
 	defer a.mu.Unlock()
 	per := a.perBlock()
 	var freed []int64
-	for region := range int64(len(a.table)) {
+	for region := range int64(len(a.table.Entries)) {
 		b, err := a.block(ctx, region)
 		if err != nil {
 			return err
@@ -124,43 +124,39 @@ func (im *image) shrinkRefcounts(ctx context.Context) error {
 			continue
 		}
 		self := int64(-1)
-		if c := b.off >> im.clusterBits; c/per == region {
+		if c := b.Off >> im.clusterBits; c/per == region {
 			self = c % per
 		}
-		first := nextUsed(b.data, 0, int(per), im.refOrder)
+		first := nextUsed(b.Data, 0, int(per), im.refOrder)
 		if int64(first) == self {
-			if ondisk.GetRefcount(b.data, first, im.refOrder) != 1 {
+			if ondisk.GetRefcount(b.Data, first, im.refOrder) != 1 {
 				continue
 			}
-			first = nextUsed(b.data, first+1, int(per), im.refOrder)
+			first = nextUsed(b.Data, first+1, int(per), im.refOrder)
 		}
 		if int64(first) < per {
 			continue
 		}
-		a.table[region] = 0
-		a.tableDirty[int(region*8/l1Sector)] = struct{}{}
-		if b.dirty {
-			a.dirty.Add(-1)
-		}
-		delete(a.blocks, region)
+		a.table.Set(region, 0)
+		a.blocks.Drop(b.Off, im.clusterSize)
 		if self < 0 {
-			freed = append(freed, b.off>>im.clusterBits)
+			freed = append(freed, b.Off>>im.clusterBits)
 		} else {
-			a.released(b.off >> im.clusterBits)
+			a.released(b.Off >> im.clusterBits)
 		}
 	}
-	if len(a.tableDirty) == 0 {
+	changed := a.table.Take()
+	if changed.Empty() {
 		return nil
 	}
-	for i := range a.tableDirty {
-		if _, err := im.file.WriteAt(ctx, encodeSector(a.table, i), a.tableOff+int64(i)*l1Sector); err != nil {
-			return err
-		}
+	err := changed.Write(ctx, im.file)
+	if err == nil {
+		err = im.file.Flush(ctx)
 	}
-	if err := im.file.Flush(ctx); err != nil {
+	changed.Done(err)
+	if err != nil {
 		return err
 	}
-	clear(a.tableDirty)
 	for _, c := range freed {
 		if _, err := a.decrement(ctx, c); err != nil {
 			return err
@@ -191,7 +187,7 @@ func (im *image) cutFile(ctx context.Context) error {
 			last = last/per*per - 1
 			continue
 		}
-		if ondisk.GetRefcount(b.data, int(last%per), im.refOrder) != 0 {
+		if ondisk.GetRefcount(b.Data, int(last%per), im.refOrder) != 0 {
 			break
 		}
 		last--

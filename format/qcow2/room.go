@@ -7,7 +7,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
-	"github.com/cowl-disk/cowl/internal/zero"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // A write is acknowledged when its data is in the file and its L2 entry is in
@@ -22,113 +22,19 @@ func errNoSpace() error {
 	return driver.Errorf(errors.Join(driver.ErrRange, syscall.ENOSPC), "No space left on device")
 }
 
-// holePage is the unit in which tables are searched for holes. File systems have
-// no smaller ones, but for a few with blocks of 512 bytes to 2 KiB, which make a
-// search in vain at most.
-const holePage = 4096
-
-// mayHaveHole says whether a part of p, read from offset off of a file, can be a
-// hole there: one that reads as zeroes.
-func mayHaveHole(p []byte, off int64) bool {
-	for len(p) > 0 {
-		n := min(int64(len(p)), holePage-off&(holePage-1))
-		if zero.IsZero(p[:n]) {
-			return true
-		}
-		p, off = p[n:], off+n
-	}
-	return false
-}
-
-// hasHole says whether a part of [off, end) of the file has no room on disk.
-func (im *image) hasHole(ctx context.Context, off, end int64) (bool, error) {
-	for off < end {
-		x, err := im.file.Map(ctx, off, end-off)
-		if err != nil {
-			return false, err
-		}
-		if x.Kind != driver.ExtentData {
-			return true, nil
-		}
-		off += x.Length
-	}
-	return false, nil
-}
-
-// fillHoles writes zeroes to the holes of [off, end) of the file. Nobody else
-// writes there.
-func (im *image) fillHoles(ctx context.Context, off, end int64) error {
-	for off < end {
-		x, err := im.file.Map(ctx, off, end-off)
-		if err != nil {
-			return err
-		}
-		n := x.Length
-		switch x.Kind {
-		case driver.ExtentEOF:
-			n = end - off
-			fallthrough
-		case driver.ExtentZero, driver.ExtentUnallocated:
-			if err := im.writeZeroes(ctx, off, n); err != nil {
-				return err
-			}
-		}
-		off += n
-	}
-	return nil
-}
-
 // coverTables gives the L1 table and the refcount table room on disk. hdrMu is
 // held, nothing was changed yet.
 func (im *image) coverTables(ctx context.Context) error {
 	im.meta.RLock()
-	l1Off, l1End := im.l1Off, im.l1Off+int64(len(im.l1))*8
+	l1Off, l1End := im.l1.Off, im.l1.Off+im.l1.Bytes()
 	im.meta.RUnlock()
-	if err := im.fillHoles(ctx, l1Off, l1End); err != nil {
+	if err := clustertable.FillHoles(ctx, im.file, l1Off, l1End); err != nil {
 		return err
 	}
 	a := &im.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return im.fillHoles(ctx, a.tableOff, a.tableOff+int64(len(a.table))*8)
-}
-
-// coverSlice gives a slice that is clean room on disk. No lock is held.
-func (im *image) coverSlice(ctx context.Context, s *slice) error {
-	hole, err := im.hasHole(ctx, s.off, s.off+int64(len(s.data)))
-	if err != nil {
-		return err
-	}
-	if hole {
-		// A writeback must not have newer contents under way.
-		im.flushMu.Lock()
-		defer im.flushMu.Unlock()
-		im.meta.RLock()
-		needed := s.unsure && im.cache.slices[s.off] == s
-		im.meta.RUnlock()
-		if !needed {
-			return nil
-		}
-		if err := im.fillHoles(ctx, s.off, s.off+int64(len(s.data))); err != nil {
-			return err
-		}
-	}
-	im.meta.Lock()
-	s.unsure = false
-	im.meta.Unlock()
-	return nil
-}
-
-// cover gives a refcount block that is clean room on disk. mu is held.
-func (a *allocator) cover(ctx context.Context, b *refBlock) error {
-	if !b.unsure {
-		return nil
-	}
-	if err := a.im.fillHoles(ctx, b.off, b.off+int64(len(b.data))); err != nil {
-		return err
-	}
-	b.unsure = false
-	return nil
+	return clustertable.FillHoles(ctx, im.file, a.table.Off, a.table.Off+a.table.Bytes())
 }
 
 // writeNewTable puts zeroes, or what is given, at a cluster that nothing refers to

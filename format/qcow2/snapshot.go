@@ -2,9 +2,11 @@ package qcow2
 
 import (
 	"context"
+	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 	"github.com/cowl-disk/cowl/internal/safeio"
 	"github.com/cowl-disk/cowl/qapi"
 )
@@ -27,7 +29,7 @@ func (im *image) loadSnapshots(ctx context.Context) error {
 				break
 			}
 			if len(buf) >= 40 {
-				if extra := int64(be32(buf[36:])); extra > maxSnapshotExtra {
+				if extra := int64(be32(buf[36:])); extra > ondisk.MaxSnapshotExtra {
 					return driver.Errorf(driver.ErrCorrupt, "Too much extra metadata in snapshot table entry %d", i)
 				}
 			}
@@ -40,12 +42,12 @@ func (im *image) loadSnapshots(ctx context.Context) error {
 				return driver.Errorf(driver.ErrCorrupt, "Could not read snapshots: %w", err)
 			}
 		}
-		if len(s.ExtraUnknown) > maxSnapshotExtra {
+		if len(s.ExtraUnknown) > ondisk.MaxSnapshotExtra {
 			return driver.Errorf(driver.ErrCorrupt, "Too much extra metadata in snapshot table entry %d", i)
 		}
 		off += int64(n)
 		buf = buf[n:]
-		if off-start > maxSnapshotTableBytes {
+		if off-start > ondisk.MaxSnapshotTableBytes {
 			return driver.Errorf(driver.ErrCorrupt, "Snapshot table is too big")
 		}
 		if !s.HasDiskSize {
@@ -54,10 +56,10 @@ func (im *image) loadSnapshots(ctx context.Context) error {
 			s.DiskSize, s.HasDiskSize = im.hdr.Size, true
 			im.snapshotsShort = true
 		}
-		if s.DiskSize > maxSnapshotDisk {
+		if s.DiskSize > ondisk.MaxSnapshotDisk {
 			return driver.Errorf(driver.ErrCorrupt, "Snapshot %q has an invalid disk size", s.ID)
 		}
-		if err := im.checkTable(s.L1TableOffset, int64(s.L1Size), 8, maxL1Bytes, "Snapshot L1 table"); err != nil {
+		if err := im.checkTable(s.L1TableOffset, int64(s.L1Size), 8, ondisk.MaxL1Bytes, "Snapshot L1 table"); err != nil {
 			return err
 		}
 		if err := im.reserve("Snapshot table", int64(n)); err != nil {
@@ -93,8 +95,8 @@ func (im *image) OpenSnapshot(ctx context.Context, idOrName string) error {
 	}
 	im.meta.Lock()
 	defer im.meta.Unlock()
-	im.l1, im.l1Off = l1, int64(s.L1TableOffset)
-	im.size.Store(wholeSectors(s.DiskSize))
+	im.l1 = clustertable.NewRoot(l1, int64(s.L1TableOffset), binary.BigEndian)
+	im.size.Store(ondisk.WholeSectors(s.DiskSize))
 	return nil
 }
 

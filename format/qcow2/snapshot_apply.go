@@ -8,6 +8,9 @@ import (
 	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // ApplySnapshot makes the disk what it was. Order on disk: a reference more to all
@@ -24,7 +27,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	}
 	im.resizeMu.Lock()
 	defer im.resizeMu.Unlock()
-	if im.hasBitmaps() {
+	if im.bm.Any() {
 		return driver.Errorf(driver.ErrBitmaps, "Device has active dirty bitmaps")
 	}
 	im.tableMu.Lock()
@@ -40,8 +43,8 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	if size != im.size.Load() && size%512 != 0 {
 		return driver.Errorf(driver.ErrInvalid, "The new size must be a multiple of 512")
 	}
-	n := max(int64(len(im.l1)), int64(s.L1Size), im.l1Entries(size))
-	if n*8 > maxL1Bytes {
+	n := max(int64(len(im.l1.Entries)), int64(s.L1Size), im.l1Entries(size))
+	if n*8 > ondisk.MaxL1Bytes {
 		return driver.Errorf(driver.ErrRange, "Failed to grow the L1 table: File too large")
 	}
 	if err := im.env.Budget.Table("Snapshot L1 table", n*8); err != nil {
@@ -54,7 +57,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	}
 	l1 = append(l1, make([]uint64, n-int64(len(l1)))...)
 	room, err := im.snapshotRoom(ctx, n*8)
-	inPlace := errors.Is(err, syscall.ENOSPC) && n == int64(len(im.l1))
+	inPlace := errors.Is(err, syscall.ENOSPC) && n == int64(len(im.l1.Entries))
 	if err != nil && !inPlace {
 		return err
 	}
@@ -66,7 +69,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	kept, err := im.tablesOf(l1)
 	var former namedTables
 	if err == nil {
-		former, err = im.tablesOf(im.l1)
+		former, err = im.tablesOf(im.l1.Entries)
 	}
 	if err == nil {
 		err = op.raiseTables(ctx, kept)
@@ -74,7 +77,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	if err != nil {
 		return op.cancel(ctx, err)
 	}
-	if err := op.holdRooms(ctx); errors.Is(err, syscall.ENOSPC) && n == int64(len(im.l1)) {
+	if err := op.holdRooms(ctx); errors.Is(err, syscall.ENOSPC) && n == int64(len(im.l1.Entries)) {
 		im.freeNow(ctx, room.off, room.end-room.off)
 		op.rooms, inPlace = nil, true
 	} else if err != nil {
@@ -82,7 +85,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 		return op.cancel(ctx, err)
 	}
 	if inPlace {
-		room = span{off: im.l1Off, end: im.l1Off + n*8}
+		room = span{off: im.l1.Off, end: im.l1.Off + n*8}
 	}
 	if l1, err = op.copyL1(ctx, l1, kept, room); err != nil && inPlace {
 		im.refused.Store(true) // which entries the file has is not known
@@ -128,7 +131,7 @@ func (op *snapshotOp) copyL1(ctx context.Context, l1 []uint64, kept namedTables,
 	if err != nil {
 		return nil, err
 	}
-	if err := im.writeRoom(ctx, encodeEntries(l1), room); err != nil {
+	if err := im.writeRoom(ctx, tableio.EncodeWords(l1), room); err != nil {
 		return nil, err
 	}
 	return l1, im.file.Flush(ctx)
@@ -147,16 +150,16 @@ func (op *snapshotOp) switchL1(ctx context.Context, l1 []uint64, off, size int64
 	field = binary.BigEndian.AppendUint32(field, h.CryptMethod)
 	field = binary.BigEndian.AppendUint32(field, h.L1Size)
 	field = binary.BigEndian.AppendUint64(field, h.L1TableOffset)
-	if err := im.writeHeaderField(ctx, hdrSizeOffset, field); err != nil {
+	if err := im.writeHeaderField(ctx, ondisk.SizeOffset, field); err != nil {
 		im.refused.Store(true) // which table the header names is not known
 		return span{}, err
 	}
 	im.hdr = h
 	im.meta.Lock()
 	defer im.meta.Unlock()
-	old = span{off: im.l1Off, end: im.l1Off + int64(len(im.l1))*8}
-	im.l1, im.l1Off = slices.Clip(l1), off
-	im.cache.init(im.sizes)
+	old = span{off: im.l1.Off, end: im.l1.Off + im.l1.Bytes()}
+	im.l1 = clustertable.NewRoot(slices.Clip(l1), off, binary.BigEndian)
+	im.cache.Reset()
 	im.size.Store(size)
 	return old, nil
 }

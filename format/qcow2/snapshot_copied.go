@@ -3,13 +3,15 @@ package qcow2
 import (
 	"context"
 
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // refcountLookup returns refcounts of clusters that are mostly neighbours.
 type refcountLookup struct {
 	a *allocator
-	b *refBlock
+	b *clustertable.Slice
 	// region is that of b, which may be nil; -1 at the start.
 	region int64
 }
@@ -28,7 +30,7 @@ func (l *refcountLookup) get(ctx context.Context, c int64) (uint64, error) {
 	if l.b == nil {
 		return 0, nil
 	}
-	return ondisk.GetRefcount(l.b.data, int(c%per), l.a.im.refOrder), nil
+	return ondisk.GetRefcount(l.b.Data, int(c%per), l.a.im.refOrder), nil
 }
 
 // syncCopied makes the copied flags of the L2 tables t agree with the refcounts,
@@ -38,7 +40,7 @@ func (l *refcountLookup) get(ctx context.Context, c int64) (uint64, error) {
 // first.
 func (im *image) syncCopied(ctx context.Context, t namedTables) error {
 	a := &im.alloc
-	return readTables(ctx, im.file, t.offsets, im.clusterSize, func(i int, b []byte, err error) error {
+	return tableio.ReadTables(ctx, im.file, t.offsets, im.clusterSize, func(i int, b []byte, err error) error {
 		if err != nil {
 			return err
 		}

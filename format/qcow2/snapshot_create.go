@@ -7,7 +7,9 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // CreateSnapshot keeps the disk as it is now. Order on disk: places for the new
@@ -24,15 +26,15 @@ func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest)
 	defer im.resizeMu.Unlock()
 	im.tableMu.Lock()
 	defer im.tableMu.Unlock()
-	if len(im.snapshots) >= maxSnapshots {
+	if len(im.snapshots) >= ondisk.MaxSnapshots {
 		return "", driver.Errorf(driver.ErrRange, "File too large")
 	}
 	s := ondisk.Snapshot{
-		ID: nextSnapshotID(im.snapshots), Name: req.Name, L1Size: uint32(len(im.l1)),
+		ID: nextSnapshotID(im.snapshots), Name: req.Name, L1Size: uint32(len(im.l1.Entries)),
 		DateSec: uint32(req.Date.Unix()), DateNsec: uint32(req.Date.Nanosecond()),
 		DiskSize: uint64(im.size.Load()), HasDiskSize: true, HasIcount: true,
 	}
-	l1Room, err := im.snapshotRoom(ctx, int64(len(im.l1))*8)
+	l1Room, err := im.snapshotRoom(ctx, im.l1.Bytes())
 	if err != nil {
 		return "", err
 	}
@@ -42,7 +44,7 @@ func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest)
 		return "", err
 	}
 	defer op.end()
-	active, err := im.tablesOf(im.l1)
+	active, err := im.tablesOf(im.l1.Entries)
 	if err == nil {
 		err = op.raiseTables(ctx, active)
 	}
@@ -83,7 +85,7 @@ func (op *snapshotOp) undo(ctx context.Context, active namedTables, err error) e
 	}
 	if failed == nil {
 		// The table in memory is that from before; the file may have lost flags.
-		failed = im.writeL1(ctx, im.l1, make([]uint64, len(im.l1)))
+		failed = im.writeL1(ctx, im.l1.Entries, make([]uint64, len(im.l1.Entries)))
 	}
 	if failed != nil {
 		op.dirtied = false
@@ -102,35 +104,19 @@ func (op *snapshotOp) keepActive(ctx context.Context, active namedTables, room s
 	if err := im.syncCopied(ctx, active); err != nil {
 		return nil, err
 	}
-	l1, err := im.copiedL1(ctx, im.l1)
+	l1, err := im.copiedL1(ctx, im.l1.Entries)
 	if err != nil {
 		return nil, err
 	}
-	if err := im.writeL1(ctx, l1, im.l1); err != nil {
+	if err := im.writeL1(ctx, l1, im.l1.Entries); err != nil {
 		return nil, err
 	}
-	return l1, im.writeRoom(ctx, encodeEntries(l1), room)
+	return l1, im.writeRoom(ctx, tableio.EncodeWords(l1), room)
 }
 
 // writeL1 writes the sectors of the active L1 table in which l1 differs from old.
 func (im *image) writeL1(ctx context.Context, l1, old []uint64) error {
-	const per = l1Sector / 8
-	var jobs []writeJob
-	for i := 0; i*per < len(l1); i++ {
-		end := min(len(l1), (i+1)*per)
-		if !slices.Equal(l1[i*per:end], old[i*per:end]) {
-			jobs = addJob(jobs, im.l1Off+int64(i)*l1Sector, encodeSector(l1, i))
-		}
-	}
-	return im.writeJobs(ctx, jobs)
-}
-
-func encodeEntries(table []uint64) []byte {
-	b := make([]byte, 0, len(table)*8)
-	for _, e := range table {
-		b = binary.BigEndian.AppendUint64(b, e)
-	}
-	return b
+	return clustertable.Difference(im.l1.Off, old, l1, binary.BigEndian).Write(ctx, im.file)
 }
 
 // writeRoom writes b at the start of room, and no more: what lies behind it in its

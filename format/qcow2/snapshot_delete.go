@@ -43,7 +43,7 @@ func (im *image) DeleteSnapshot(ctx context.Context, id, name string) error {
 	gone, err := im.tablesOf(l1)
 	var active namedTables
 	if err == nil {
-		active, err = im.tablesOf(im.l1)
+		active, err = im.tablesOf(im.l1.Entries)
 	}
 	if err == nil {
 		err = op.writeTable(ctx)
@@ -74,10 +74,10 @@ func (op *snapshotOp) ownActive(ctx context.Context, active namedTables) error {
 	err := im.syncCopied(ctx, active)
 	var l1 []uint64
 	if err == nil {
-		l1, err = im.copiedL1(ctx, im.l1)
+		l1, err = im.copiedL1(ctx, im.l1.Entries)
 	}
 	if err == nil {
-		err = im.writeL1(ctx, l1, im.l1)
+		err = im.writeL1(ctx, l1, im.l1.Entries)
 	}
 	if err != nil {
 		im.reload(nil)

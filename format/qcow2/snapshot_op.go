@@ -9,6 +9,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // While a snapshot operation works, refcounts and copied flags cannot agree at
@@ -61,7 +62,7 @@ func (im *image) snapshotRoom(ctx context.Context, n int64) (span, error) {
 // after raiseTables, which finds out whether the image uses what it counts as free.
 func (op *snapshotOp) holdRooms(ctx context.Context) error {
 	for _, r := range op.rooms {
-		if err := op.im.writeZeroes(ctx, r.off, r.end-r.off); err != nil {
+		if err := clustertable.WriteZeroes(ctx, op.im.file, r.off, r.end-r.off); err != nil {
 			return err
 		}
 	}
@@ -74,10 +75,10 @@ func (op *snapshotOp) holdRooms(ctx context.Context) error {
 func (im *image) beginSnapshot(ctx context.Context, list []ondisk.Snapshot, rooms ...span) (*snapshotOp, error) {
 	op := &snapshotOp{im: im, list: list, rooms: rooms}
 	for i := range list {
-		op.table = appendSnapshot(op.table, &list[i], 0)
+		op.table = list[i].Append(op.table, 0)
 	}
 	var err error
-	if len(op.table) > maxSnapshotTableBytes {
+	if len(op.table) > ondisk.MaxSnapshotTableBytes {
 		err = driver.Errorf(driver.ErrRange, "File too large")
 	} else if op.room, err = im.snapshotRoom(ctx, int64(len(op.table))); err == nil {
 		op.rooms = append(op.rooms, op.room)
@@ -137,7 +138,7 @@ func (op *snapshotOp) commitTable(ctx context.Context) error {
 	defer im.hdrMu.Unlock()
 	field := binary.BigEndian.AppendUint32(nil, uint32(len(op.list)))
 	field = binary.BigEndian.AppendUint64(field, uint64(op.room.off))
-	if err := im.writeHeaderField(ctx, headerSnapshots, field); err != nil {
+	if err := im.writeHeaderField(ctx, ondisk.SnapshotsOffset, field); err != nil {
 		im.refused.Store(true) // which table the header names is not known
 		return err
 	}
@@ -216,9 +217,9 @@ func (im *image) reload(l1 []uint64) {
 	im.meta.Lock()
 	defer im.meta.Unlock()
 	if l1 != nil {
-		im.l1 = l1
+		im.l1.Entries = l1
 	}
-	im.cache.init(im.sizes)
+	im.cache.Reset()
 }
 
 // nextSnapshotID returns one more than the highest id that is a number, as the

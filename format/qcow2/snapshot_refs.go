@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -152,7 +153,7 @@ func (a *allocator) raise(ctx context.Context, run refRun) (int64, error) {
 	for c, end := run.first, run.first+run.n; c < end; {
 		b, err := a.block(ctx, c/per)
 		if err == nil && b != nil {
-			err = a.cover(ctx, b)
+			err = a.blocks.CoverFetched(ctx, im.file, b)
 		}
 		if err != nil {
 			return c - run.first, err
@@ -160,7 +161,7 @@ func (a *allocator) raise(ctx context.Context, run refRun) (int64, error) {
 		for base, stop := c/per*per, min(end, (c/per+1)*per); c < stop; c++ {
 			var v uint64
 			if b != nil {
-				v = ondisk.GetRefcount(b.data, int(c-base), im.refOrder)
+				v = ondisk.GetRefcount(b.Data, int(c-base), im.refOrder)
 			}
 			if v == 0 {
 				return c - run.first, uncounted(c << im.clusterBits)
@@ -168,9 +169,9 @@ func (a *allocator) raise(ctx context.Context, run refRun) (int64, error) {
 			if run.times > highest || v > highest-run.times {
 				return c - run.first, driver.Errorf(driver.ErrInvalid, "the cluster at offset %#x would have more references than the %d-bit refcounts of the image can tell", c<<im.clusterBits, 1<<im.refOrder)
 			}
-			ondisk.SetRefcount(b.data, int(c-base), im.refOrder, v+run.times)
+			ondisk.SetRefcount(b.Data, int(c-base), im.refOrder, v+run.times)
 		}
-		a.markDirty(b)
+		a.blocks.MarkDirty(b)
 	}
 	return run.n, nil
 }
@@ -187,7 +188,7 @@ func (a *allocator) lower(ctx context.Context, run refRun, freed []refRun) ([]re
 	for c, end := run.first, run.first+run.n; c < end; {
 		b, err := a.block(ctx, c/per)
 		if err == nil && b != nil {
-			err = a.cover(ctx, b)
+			err = a.blocks.CoverFetched(ctx, im.file, b)
 		}
 		base, stop := c/per*per, min(end, (c/per+1)*per)
 		if b == nil || err != nil {
@@ -199,12 +200,12 @@ func (a *allocator) lower(ctx context.Context, run refRun, freed []refRun) ([]re
 			continue
 		}
 		for ; c < stop; c++ {
-			v := ondisk.GetRefcount(b.data, int(c-base), im.refOrder)
+			v := ondisk.GetRefcount(b.Data, int(c-base), im.refOrder)
 			if v < run.times {
 				failed = cmp.Or(failed, driver.Errorf(driver.ErrCorrupt, "the refcount of the cluster at offset %#x is too low", c<<im.clusterBits))
 				continue
 			}
-			ondisk.SetRefcount(b.data, int(c-base), im.refOrder, v-run.times)
+			ondisk.SetRefcount(b.Data, int(c-base), im.refOrder, v-run.times)
 			if v == run.times {
 				a.released(c)
 				if l := len(freed); l > 0 && freed[l-1].first+freed[l-1].n == c {
@@ -214,7 +215,7 @@ func (a *allocator) lower(ctx context.Context, run refRun, freed []refRun) ([]re
 				}
 			}
 		}
-		a.markDirty(b)
+		a.blocks.MarkDirty(b)
 	}
 	return freed, failed
 }
@@ -230,7 +231,7 @@ func (r *refPass) tables(ctx context.Context, t namedTables) error {
 		}
 		return err
 	}
-	err := readTables(ctx, im.file, t.offsets, im.clusterSize, func(i int, b []byte, err error) error {
+	err := tableio.ReadTables(ctx, im.file, t.offsets, im.clusterSize, func(i int, b []byte, err error) error {
 		if err == nil {
 			err = im.goodEntries(t.offsets[i], b)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -37,10 +38,10 @@ func TestShortSnapshotEntries(t *testing.T) {
 			at := int64(im.hdr.SnapshotsOffset)
 			var table []byte
 			for i, known := range []int{0, 8} {
-				entry := appendSnapshot(nil, &im.snapshots[i], 0)
+				entry := im.snapshots[i].Append(nil, 0)
 				binary.BigEndian.PutUint32(entry[36:], uint32(known))
-				names := entry[snapshotFixedSize+snapshotExtraKnown:][:len("1a")]
-				table = append(append(table, entry[:snapshotFixedSize+known]...), names...)
+				names := entry[ondisk.SnapshotFixedSize+ondisk.SnapshotExtraKnown:][:len("1a")]
+				table = append(append(table, entry[:ondisk.SnapshotFixedSize+known]...), names...)
 				table = append(table, make([]byte, -len(table)&7)...)
 			}
 			if err := img.Close(ctx); err != nil {
@@ -85,12 +86,12 @@ func TestTooManySnapshots(t *testing.T) {
 		t.Fatal(err)
 	}
 	const table, dropped = 1 << 20, 3 // what the file lacks are entries that are all zero
-	field := binary.BigEndian.AppendUint32(nil, maxSnapshots+dropped)
+	field := binary.BigEndian.AppendUint32(nil, ondisk.MaxSnapshots+dropped)
 	field = binary.BigEndian.AppendUint64(field, table)
-	if _, err := disk.WriteAt(ctx, field, headerSnapshots); err != nil {
+	if _, err := disk.WriteAt(ctx, field, ondisk.SnapshotsOffset); err != nil {
 		t.Fatal(err)
 	}
-	if err := disk.Resize(ctx, table+(maxSnapshots+dropped)*snapshotFixedSize, driver.ResizeOptions{}); err != nil {
+	if err := disk.Resize(ctx, table+(ondisk.MaxSnapshots+dropped)*ondisk.SnapshotFixedSize, driver.ResizeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	im, err := openForCheck(t, disk, true)
@@ -105,10 +106,10 @@ func TestTooManySnapshots(t *testing.T) {
 		t.Errorf("%+v", *res)
 	}
 	var b [12]byte
-	if _, err := disk.ReadAt(ctx, b[:], headerSnapshots); err != nil {
+	if _, err := disk.ReadAt(ctx, b[:], ondisk.SnapshotsOffset); err != nil {
 		t.Fatal(err)
 	}
-	if n, at := binary.BigEndian.Uint32(b[:]), binary.BigEndian.Uint64(b[4:]); n != maxSnapshots || at != table {
-		t.Errorf("the header names %d snapshots at %d, want %d at %d", n, at, maxSnapshots, table)
+	if n, at := binary.BigEndian.Uint32(b[:]), binary.BigEndian.Uint64(b[4:]); n != ondisk.MaxSnapshots || at != table {
+		t.Errorf("the header names %d snapshots at %d, want %d at %d", n, at, ondisk.MaxSnapshots, table)
 	}
 }

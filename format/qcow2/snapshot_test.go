@@ -83,7 +83,7 @@ func TestSnapshotEntries(t *testing.T) {
 	want.VMStateSize, want.VMClockNsec, want.HasIcount = 5<<32+7, 1<<40, false
 	want.ExtraUnknown = []byte("from the future!")
 	other := im.snapshots[1]
-	table := appendSnapshot(appendSnapshot(nil, &want, 0), &other, 0)
+	table := other.Append(want.Append(nil, 0), 0)
 	if _, err := disk.WriteAt(ctx, table, int64(im.hdr.SnapshotsOffset)); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestSnapshotEntries(t *testing.T) {
 func equalSnapshots(a, b ondisk.Snapshot) bool {
 	same := bytes.Equal(a.ExtraUnknown, b.ExtraUnknown)
 	a.ExtraUnknown, b.ExtraUnknown = nil, nil
-	return same && slices.Equal(appendSnapshot(nil, &a, 0), appendSnapshot(nil, &b, 0))
+	return same && slices.Equal(a.Append(nil, 0), b.Append(nil, 0))
 }
 
 // TestSnapshotDirtyBit: the bit is set while an operation works and gone after it,
@@ -131,7 +131,7 @@ func TestSnapshotDirtyBit(t *testing.T) {
 		img, disk, _ := memImage(t, o)
 		dirty := func() bool {
 			var b [8]byte
-			if _, err := disk.ReadAt(ctx, b[:], hdrIncompatOffset); err != nil {
+			if _, err := disk.ReadAt(ctx, b[:], ondisk.IncompatibleOffset); err != nil {
 				t.Fatal(err)
 			}
 			return binary.BigEndian.Uint64(b[:])&ondisk.IncompatDirty != 0

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/cowl-disk/cowl/format/qcow2/internal/layout"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -33,7 +34,7 @@ func TestStreamBesideOriginal(t *testing.T) {
 		for _, size := range []int64{0, 512, 1 << 20, 20<<20 + 1536} {
 			t.Run(fmt.Sprintf("%s %d", options, size), func(t *testing.T) {
 				disk := make([]byte, size)
-				var data []Range
+				var data []layout.Range
 				for off := int64(0); off < size; {
 					off += r.Int64N(1 << 20)
 					n := min(r.Int64N(300<<10)+1, size-off)
@@ -43,7 +44,7 @@ func TestStreamBesideOriginal(t *testing.T) {
 					for j := off; j < off+n; j++ {
 						disk[j] = byte(r.Uint32()) | 1
 					}
-					data = append(data, Range{off, n})
+					data = append(data, layout.Range{Off: off, Len: n})
 					off += n
 				}
 				rawPath, path := filepath.Join(dir, "s.raw"), filepath.Join(dir, "s.qcow2")
@@ -60,7 +61,7 @@ func TestStreamBesideOriginal(t *testing.T) {
 					t.Fatal(err)
 				}
 				w := &countWriter{f: f}
-				s, err := NewStream(w, StreamOptions{Size: size, Options: d, Data: slices.Values(data)})
+				s, err := layout.NewStream(w, layout.StreamOptions{Size: size, Options: d, Data: slices.Values(data)})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -95,16 +96,16 @@ func TestStreamBesideOriginal(t *testing.T) {
 func TestStreamRefusals(t *testing.T) {
 	for _, c := range []struct {
 		options string
-		data    []Range
+		data    []layout.Range
 	}{
 		{"preallocation=metadata", nil}, {"data_file=x", nil}, {"nonsense=1", nil},
-		{"", []Range{{10, 5}, {12, 5}}}, {"", []Range{{0, 2 << 20}}}, {"", []Range{{-5, 5}}}, {"", []Range{{5, -5}}},
+		{"", []layout.Range{{Off: 10, Len: 5}, {Off: 12, Len: 5}}}, {"", []layout.Range{{Off: 0, Len: 2 << 20}}}, {"", []layout.Range{{Off: -5, Len: 5}}}, {"", []layout.Range{{Off: 5, Len: -5}}},
 	} {
 		d := opts.Dict{}
 		if err := d.ParseList(c.options, ""); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := NewStream(&bytes.Buffer{}, StreamOptions{Size: 1 << 20, Options: d, Data: slices.Values(c.data)}); err == nil {
+		if _, err := layout.NewStream(&bytes.Buffer{}, layout.StreamOptions{Size: 1 << 20, Options: d, Data: slices.Values(c.data)}); err == nil {
 			t.Errorf("%q %v accepted", c.options, c.data)
 		}
 	}

@@ -27,7 +27,7 @@ func (im *image) WriteZeroes(ctx context.Context, off, n int64, flags driver.Zer
 	if err := im.beginWrite(ctx); err != nil {
 		return err
 	}
-	im.mark(off, n)
+	im.bm.Mark(off, n)
 	if im.dataRaw {
 		if err := im.zeroRaw(ctx, off, n, flags); err != nil {
 			return err

@@ -22,16 +22,18 @@ type Snapshot struct {
 	ExtraUnknown []byte
 }
 
+// Lengths of the parts of an entry, in bytes.
 const (
-	snapshotFixed    = 40
-	snapshotExtraMax = 24
-	icountUnknown    = ^uint64(0)
+	SnapshotFixedSize  = 40
+	SnapshotExtraKnown = 24 // extra data that has a meaning
 )
+
+const icountUnknown = ^uint64(0)
 
 // DecodeSnapshot reads the entry at the start of b and returns its length with
 // padding.
 func DecodeSnapshot(b []byte) (Snapshot, int, error) {
-	if len(b) < snapshotFixed {
+	if len(b) < SnapshotFixedSize {
 		return Snapshot{}, 0, ErrShort
 	}
 	be := binary.BigEndian
@@ -41,11 +43,11 @@ func DecodeSnapshot(b []byte) (Snapshot, int, error) {
 		VMClockNsec: be.Uint64(b[24:]), VMStateSize: uint64(be.Uint32(b[32:])),
 	}
 	idLen, nameLen, extraLen := int64(be.Uint16(b[12:])), int64(be.Uint16(b[14:])), int64(be.Uint32(b[36:]))
-	total := snapshotFixed + extraLen + idLen + nameLen
+	total := SnapshotFixedSize + extraLen + idLen + nameLen
 	if total > int64(len(b)) {
 		return Snapshot{}, 0, ErrShort
 	}
-	extra := b[snapshotFixed : snapshotFixed+extraLen]
+	extra := b[SnapshotFixedSize : SnapshotFixedSize+extraLen]
 	if extraLen >= 8 {
 		s.VMStateSize = be.Uint64(extra)
 	}
@@ -57,12 +59,45 @@ func DecodeSnapshot(b []byte) (Snapshot, int, error) {
 			s.Icount, s.HasIcount = v, true
 		}
 	}
-	if extraLen > snapshotExtraMax {
-		s.ExtraUnknown = append([]byte(nil), extra[snapshotExtraMax:]...)
+	if extraLen > SnapshotExtraKnown {
+		s.ExtraUnknown = append([]byte(nil), extra[SnapshotExtraKnown:]...)
 	}
-	rest := b[snapshotFixed+extraLen:]
+	rest := b[SnapshotFixedSize+extraLen:]
 	s.ID, s.Name = text(rest[:idLen]), text(rest[idLen:idLen+nameLen])
 	return s, int(min(int64(len(b)), (total+7)&^7)), nil
+}
+
+// Append appends the entry with all the extra data that is known. diskSize is the
+// size of the disk, in bytes, where the entry does not have it.
+func (s *Snapshot) Append(b []byte, diskSize uint64) []byte {
+	be := binary.BigEndian
+	if s.HasDiskSize {
+		diskSize = s.DiskSize
+	}
+	small := s.VMStateSize
+	if small > 1<<32-1 {
+		small = 0
+	}
+	icount := icountUnknown
+	if s.HasIcount {
+		icount = s.Icount
+	}
+	b = be.AppendUint64(b, s.L1TableOffset)
+	b = be.AppendUint32(b, s.L1Size)
+	b = be.AppendUint16(b, uint16(len(s.ID)))
+	b = be.AppendUint16(b, uint16(len(s.Name)))
+	b = be.AppendUint32(b, s.DateSec)
+	b = be.AppendUint32(b, s.DateNsec)
+	b = be.AppendUint64(b, s.VMClockNsec)
+	b = be.AppendUint32(b, uint32(small))
+	b = be.AppendUint32(b, uint32(SnapshotExtraKnown+len(s.ExtraUnknown)))
+	b = be.AppendUint64(b, s.VMStateSize)
+	b = be.AppendUint64(b, diskSize)
+	b = be.AppendUint64(b, icount)
+	b = append(b, s.ExtraUnknown...)
+	b = append(b, s.ID...)
+	b = append(b, s.Name...)
+	return append(b, make([]byte, -len(b)&7)...)
 }
 
 // text returns what stands in b before a zero byte: to QEMU, what follows does not
