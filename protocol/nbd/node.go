@@ -208,10 +208,13 @@ func (n *node) Discard(ctx context.Context, off, length int64) error {
 	return nil
 }
 
-// Resize implements driver.Resizer: exports cannot.
-func (n *node) Resize(_ context.Context, size int64, _ driver.ResizeOptions) error {
-	if size <= n.info.Size {
-		return nil
+// Resize implements driver.Resizer: exports cannot be resized.
+func (n *node) Resize(_ context.Context, size int64, opt driver.ResizeOptions) error {
+	switch {
+	case opt.Exact && size != n.info.Size:
+		return driver.Errorf(driver.ErrUnsupported, "Cannot resize NBD nodes")
+	case size > n.info.Size:
+		return driver.Errorf(driver.ErrUnsupported, "Cannot grow NBD nodes")
 	}
-	return driver.Errorf(driver.ErrUnsupported, "Cannot resize NBD nodes")
+	return nil
 }

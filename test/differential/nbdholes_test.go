@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,5 +76,32 @@ func TestNBDMapKinds(t *testing.T) {
 				t.Errorf("a copy takes %d bytes, QEMU's %d", sizes[1], sizes[0])
 			}
 		})
+	}
+}
+
+// TestNBDSizes: an export keeps its size, and says so where that is not what was
+// asked for.
+func TestNBDSizes(t *testing.T) {
+	theirs, _ := nbdPrograms(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "disk"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	uri := "nbd+unix:///?socket=" + startNBD(t, dir, theirs, 1, "-t", "-e", "9", "-f", "raw", "disk").sock
+	for _, args := range [][]string{
+		{"resize", "-f", "raw", uri, "2M"},
+		{"resize", "-f", "raw", uri, "1M"},
+		{"resize", "-f", "raw", "--shrink", uri, "512k"},
+		{"create", "-q", "-f", "raw", uri, "2M"},
+		{"create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", uri, "1M"},
+		{"create", "-q", "-f", "qcow2", uri, "64k"},
+		{"resize", "-q", "-f", "qcow2", uri, "128k"},
+	} {
+		stdout, stderr, code := testkit.Try(t, "qemu-img", args...)
+		got := ourProgram(t, args...)
+		// Ours also says what became of the target.
+		if got.code != code || got.stdout != stdout || !strings.HasPrefix(got.stderr, strings.TrimSuffix(stderr, "\n")) || stderr == "" && got.stderr != "" {
+			t.Errorf("%s: exit code %d\n%s%s\nwant %d\n%s%s", args, got.code, got.stdout, got.stderr, code, stdout, stderr)
+		}
 	}
 }

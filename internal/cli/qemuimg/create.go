@@ -111,6 +111,9 @@ func createError(err error) error {
 	}
 	var io *block.IOError
 	if errors.As(err, &io) && io.Op == "resize" {
+		if errors.Is(io.Err, driver.ErrUnsupported) {
+			return fmt.Errorf("Could not resize image: %w", io.Err)
+		}
 		return fmt.Errorf("Could not resize image: Failed to resize underlying file: %w", io.Err)
 	}
 	return err

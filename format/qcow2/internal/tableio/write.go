@@ -110,10 +110,13 @@ func Extend(ctx context.Context, file driver.Storage, size int64, mode driver.Pr
 	if old >= size {
 		return nil
 	}
-	r, ok := file.(driver.Resizer)
-	if ok {
+	if r, ok := file.(driver.Resizer); ok {
 		err := r.Resize(ctx, size, driver.ResizeOptions{Prealloc: mode})
 		if err == nil || !errors.Is(err, driver.ErrUnsupported) {
+			return err
+		}
+		// It may be the mode that it does not know.
+		if err := r.Resize(ctx, size, driver.ResizeOptions{}); err != nil {
 			return err
 		}
 	}
