@@ -44,7 +44,7 @@ func (im *image) doneTables(t *metaBatch, err error) {
 func (im *image) writeRefcounts(ctx context.Context) (wrote bool, err error) {
 	a := &im.alloc
 	a.mu.Lock()
-	blocks, table := a.blocks.Take(), a.table.Take()
+	blocks, table := a.counts.Take()
 	a.mu.Unlock()
 	defer func() {
 		a.mu.Lock()
@@ -136,7 +136,7 @@ func (im *image) pressed() bool {
 }
 
 func (a *allocator) pressed() bool {
-	return a.blocks.Dirty() > a.blocks.Slices()
+	return a.counts.Pressed()
 }
 
 // relieve writes metadata back if a lot is waiting. No lock is held.
@@ -226,7 +226,7 @@ func (im *image) coverEnd(ctx context.Context) error {
 		end = (b + ondisk.CompressedSector - 1) &^ (ondisk.CompressedSector - 1) // the last cluster is not full
 	}
 	for end > im.file.Size() {
-		v, err := a.get(ctx, (end-1)>>im.clusterBits)
+		v, err := a.counts.Get(ctx, (end-1)>>im.clusterBits)
 		if err != nil {
 			a.mu.Unlock()
 			return err

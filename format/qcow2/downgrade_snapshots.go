@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/refcounts"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -79,13 +80,13 @@ func (im *image) expandTable(ctx context.Context, off, guest int64) error {
 	}
 	// Every L1 table that names the table counts once for what the table names.
 	im.alloc.mu.Lock()
-	times, err := im.alloc.get(ctx, off>>im.clusterBits)
+	times, err := im.alloc.counts.Get(ctx, off>>im.clusterBits)
 	im.alloc.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	if times == 0 {
-		return uncounted(off)
+		return refcounts.ErrUncounted(off)
 	}
 	if times > 1 {
 		up := refPass{im: im, limit: -1}

@@ -116,22 +116,23 @@ func (im *image) bareRegions(ctx context.Context) (keep map[int64]int64, used ma
 	}
 	add(0, im.clusterSize)
 	add(im.l1.Off, im.l1.Bytes())
-	add(a.table.Off, a.table.Bytes())
+	table, tableOff := a.counts.Table()
+	add(tableOff, int64(len(table))*8)
 	for len(unseen) > 0 {
 		region := unseen[len(unseen)-1] >> im.refBlockBits
 		unseen = unseen[:len(unseen)-1]
 		if _, ok := keep[region]; ok {
 			continue
 		}
-		b, err := a.block(ctx, region)
+		off, err := a.counts.Block(ctx, region)
 		if err != nil {
 			return nil, nil, err
 		}
-		if b == nil {
+		if off == 0 {
 			return nil, nil, im.corruption(ctx, "metadata at offset %#x has no refcount block", region<<im.refBlockBits<<im.clusterBits)
 		}
-		keep[region] = b.Off
-		add(b.Off, im.clusterSize)
+		keep[region] = off
+		add(off, im.clusterSize)
 	}
 	return keep, used, nil
 }
@@ -148,12 +149,13 @@ func (im *image) writeEmpty(ctx context.Context, keep map[int64]int64, used map[
 	a := &im.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	table := make([]uint64, len(a.table.Entries))
+	old, tableOff := a.counts.Table()
+	table := make([]uint64, len(old))
 	for region, off := range keep {
 		table[region] = uint64(off)
 	}
 	im.events.Raise("reftable_update")
-	if err := im.writeTableChanges(ctx, a.table.Off, a.table.Entries, table); err != nil {
+	if err := im.writeTableChanges(ctx, tableOff, old, table); err != nil {
 		return err
 	}
 	im.events.Raise("refblock_alloc")
@@ -161,7 +163,7 @@ func (im *image) writeEmpty(ctx context.Context, keep map[int64]int64, used map[
 		block := make([]byte, im.clusterSize)
 		for c := range used {
 			if c>>im.refBlockBits == region {
-				ondisk.SetRefcount(block, int(c&(a.perBlock()-1)), im.refOrder, 1)
+				ondisk.SetRefcount(block, int(c&(1<<im.refBlockBits-1)), im.refOrder, 1)
 			}
 		}
 		if _, err := im.file.WriteAt(ctx, block, off); err != nil {

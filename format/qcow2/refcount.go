@@ -2,14 +2,13 @@ package qcow2
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"sync"
 	"sync/atomic"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/refcounts"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
-	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // allocator keeps refcounts and finds free clusters. Increments are made in
@@ -17,8 +16,7 @@ import (
 type allocator struct {
 	mu     sync.Mutex
 	im     *image
-	table  clustertable.Root   // refcount table
-	blocks *clustertable.Cache // refcount blocks; made once
+	counts *refcounts.Counts // made once
 
 	free     int64 // no cluster below this index is free
 	run      int64 // where the search for several clusters in a row starts
@@ -70,12 +68,12 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 	if err != nil {
 		return driver.Errorf(driver.ErrCorrupt, "Could not initialize refcount handling: %w", err)
 	}
-	a.im, a.table = im, clustertable.NewRoot(table, int64(h.RefcountTableOffset), binary.BigEndian)
-	if a.blocks == nil {
-		a.blocks = clustertable.NewCache(clustertable.Config{SliceSize: im.clusterSize,
-			Budget: max(minRefcountCacheSize<<im.clusterBits, im.sizes.refcount), Load: im.readRefcountBlock, Writable: im.writable})
+	a.im = im
+	if a.counts == nil {
+		a.counts = refcounts.New(refcounts.Config{Host: refcountHost{im}, ClusterBits: im.clusterBits,
+			Budget: max(minRefcountCacheSize<<im.clusterBits, im.sizes.refcount), Writable: im.writable})
 	}
-	a.blocks.Reset()
+	a.counts.Load(table, int64(h.RefcountTableOffset), im.refOrder)
 	a.free, a.run, a.freeByte, a.ready = 0, 0, 0, nil
 	a.readyLen.Store(0)
 	a.fresh = im.alignUp(im.file.Size())
@@ -109,7 +107,7 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 func (a *allocator) listMetadata(ctx context.Context) error {
 	im := a.im
 	a.metadata = nil
-	if im.overlap&(overlapActiveL2|overlapRefcountBlock|overlapInactiveL2) == 0 || len(im.l1.Entries)+len(a.table.Entries) > maxMetadataSet {
+	if im.overlap&(overlapActiveL2|overlapRefcountBlock|overlapInactiveL2) == 0 || int64(len(im.l1.Entries))+a.counts.Regions() > maxMetadataSet {
 		return nil
 	}
 	set := map[int64]struct{}{}
@@ -122,7 +120,8 @@ func (a *allocator) listMetadata(ctx context.Context) error {
 		add(im.l1.Entries, ondisk.OffsetMask)
 	}
 	if im.overlap&overlapRefcountBlock != 0 {
-		add(a.table.Entries, ^ondisk.ReftReservedMask)
+		table, _ := a.counts.Table()
+		add(table, ^ondisk.ReftReservedMask)
 	}
 	if im.overlap&overlapInactiveL2 != 0 {
 		for i := range im.snapshots {
@@ -159,144 +158,14 @@ func (a *allocator) noteMetadata(host int64) {
 	a.mu.Unlock()
 }
 
-// block returns the refcount block of a region, nil if there is none. mu is held.
-func (a *allocator) block(ctx context.Context, region int64) (*clustertable.Slice, error) {
-	if region >= int64(len(a.table.Entries)) {
-		return nil, nil
-	}
-	off := int64(a.table.Entries[region] &^ ondisk.ReftReservedMask)
-	if off == 0 {
-		return nil, nil
-	}
-	if b := a.blocks.Get(off); b != nil {
-		return b, nil
-	}
-	im := a.im
-	if off < 0 || off&(im.clusterSize-1) != 0 {
-		return nil, im.corruption(ctx, "Refblock offset %#x unaligned (reftable index: %#x)", uint64(off), region)
-	}
-	if off >= im.file.Size() {
-		return nil, im.corruption(ctx, "Refblock offset %#x is beyond the end of the file (reftable index: %#x)", uint64(off), region)
-	}
-	return a.blocks.Fetch(ctx, im.file, off)
-}
+// refcountHost is the image as its refcounts see it.
+type refcountHost struct{ im *image }
 
-// readRefcountBlock fills p with the refcount block at off.
-func (im *image) readRefcountBlock(ctx context.Context, p []byte, off int64) error {
-	im.events.Raise("refblock_load")
-	return im.readPadded(ctx, im.file, p, off)
-}
+func (h refcountHost) File() driver.Storage { return h.im.file }
+func (h refcountHost) Event(name string)    { h.im.events.Raise(name) }
 
-func (a *allocator) perBlock() int64 { return 1 << a.im.refBlockBits }
-
-// get returns the refcount of a cluster. mu is held.
-func (a *allocator) get(ctx context.Context, cluster int64) (uint64, error) {
-	b, err := a.block(ctx, cluster>>a.im.refBlockBits)
-	if b == nil || err != nil {
-		return 0, err
-	}
-	return ondisk.GetRefcount(b.Data, int(cluster&(a.perBlock()-1)), a.im.refOrder), nil
-}
-
-// set writes the refcount of a cluster whose block exists. mu is held.
-func (a *allocator) set(ctx context.Context, cluster int64, v uint64) error {
-	b, err := a.block(ctx, cluster>>a.im.refBlockBits)
-	if err != nil {
-		return err
-	}
-	if b == nil {
-		return a.im.corruption(ctx, "cluster %d has no refcount block", cluster)
-	}
-	if err := a.blocks.CoverFetched(ctx, a.im.file, b); err != nil {
-		return err
-	}
-	ondisk.SetRefcount(b.Data, int(cluster&(a.perBlock()-1)), a.im.refOrder, v)
-	a.blocks.MarkDirty(b)
-	return nil
-}
-
-// maxCluster is the first cluster index that no table entry can name.
-func (a *allocator) maxCluster() int64 { return 1 << (56 - a.im.clusterBits) }
-
-// find returns the first run of free clusters at or behind from that is at least
-// least long, and as much of it as is wanted, at most n. mu is held.
-func (a *allocator) find(ctx context.Context, from, n, least int64) (start, got int64, err error) {
-	per, order := a.perBlock(), a.im.refOrder
-	start = -1
-	for pos := from; ; {
-		if pos >= a.maxCluster() {
-			return 0, 0, driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
-		}
-		region := pos / per
-		b, err := a.block(ctx, region)
-		if err != nil {
-			return 0, 0, err
-		}
-		end := (region + 1) * per
-		if b == nil {
-			if start < 0 {
-				start = pos
-			}
-			pos = end
-		} else {
-			base := region * per
-			if start < 0 {
-				pos = base + int64(nextFree(b.Data, int(pos-base), int(per), order))
-				if pos == end {
-					continue
-				}
-				start = pos
-			}
-			if limit := min(end, start+n); limit > pos {
-				pos = base + int64(nextUsed(b.Data, int(pos-base), int(limit-base), order))
-				if pos < limit { // a used cluster ends the run
-					if pos-start >= least {
-						return start, pos - start, nil
-					}
-					start = -1
-					continue
-				}
-			}
-		}
-		if pos-start >= n {
-			return start, n, nil
-		}
-	}
-}
-
-// nextFree returns the first index in [i, end) whose refcount is zero, else end.
-func nextFree(b []byte, i, end int, order uint32) int {
-	if order == 4 {
-		for ; i < end; i++ {
-			if b[2*i]|b[2*i+1] == 0 {
-				return i
-			}
-		}
-		return end
-	}
-	for ; i < end; i++ {
-		if ondisk.GetRefcount(b, i, order) == 0 {
-			return i
-		}
-	}
-	return end
-}
-
-// nextUsed returns the first index in [i, end) whose refcount is not zero, else
-// end.
-func nextUsed(b []byte, i, end int, order uint32) int {
-	for ; i < end; i++ {
-		if order == 4 && i&3 == 0 && i+4 <= end {
-			if be64(b[2*i:]) == 0 {
-				i += 3
-				continue
-			}
-		}
-		if ondisk.GetRefcount(b, i, order) != 0 {
-			return i
-		}
-	}
-	return end
+func (h refcountHost) Corruption(ctx context.Context, format string, args ...any) error {
+	return h.im.corruption(ctx, format, args...)
 }
 
 // errGrow asks for a larger refcount table, up to a region.
@@ -311,31 +180,18 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 	if a.fileLimit > 0 && (start+n)<<im.clusterBits > a.fileLimit {
 		return false, errNoSpace()
 	}
-	for region := start >> im.refBlockBits; region <= (start+n-1)>>im.refBlockBits; region++ {
-		b, err := a.block(ctx, region)
-		if err != nil {
-			return false, err
-		}
-		if b == nil {
-			return true, a.makeBlock(ctx, region)
-		}
-		if err := a.blocks.CoverFetched(ctx, im.file, b); err != nil {
-			return false, err
-		}
+	missing, err := a.counts.Prepare(ctx, start, n)
+	if err != nil {
+		return false, err
+	}
+	if missing >= 0 {
+		return true, a.makeBlock(ctx, missing)
 	}
 	if what := a.overlapping(start, n); what != "" {
 		return false, im.corruption(ctx, "Preventing invalid allocation at offset %#x (overlaps with %s)", start<<im.clusterBits, what)
 	}
-	per := a.perBlock()
-	for c := start; c < start+n; {
-		b, err := a.block(ctx, c/per)
-		if err != nil {
-			return false, err
-		}
-		for base, end := c/per*per, min(start+n, (c/per+1)*per); c < end; c++ {
-			ondisk.SetRefcount(b.Data, int(c-base), im.refOrder, 1)
-		}
-		a.blocks.MarkDirty(b)
+	if err := a.counts.Use(ctx, start, n); err != nil {
+		return false, err
 	}
 	a.fresh = max(a.fresh, (start+n)<<im.clusterBits)
 	return false, nil
@@ -346,19 +202,19 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 	im := a.im
 	im.events.Raise("refblock_alloc")
-	c, _, err := a.find(ctx, a.free, 1, 1)
+	c, _, err := a.counts.FindFree(ctx, a.free, 1, 1)
 	if err != nil {
 		return err
 	}
 	own := c >> im.refBlockBits
-	cover, err := a.block(ctx, own)
+	cover, err := a.counts.Block(ctx, own)
 	if err != nil {
 		return err
 	}
-	if cover == nil {
+	if cover == 0 {
 		region = own // it counts itself
 	}
-	if m := max(region, own); m >= int64(len(a.table.Entries)) {
+	if m := max(region, own); m >= a.counts.Regions() {
 		return &errGrow{m}
 	}
 	if a.fileLimit > 0 && (c+1)<<im.clusterBits > a.fileLimit {
@@ -372,7 +228,7 @@ func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 		return err
 	}
 	a.addBlock(region, c)
-	if err := a.set(ctx, c, 1); err != nil {
+	if err := a.counts.Set(ctx, c, 1); err != nil {
 		return err
 	}
 	a.free = c + 1
@@ -382,9 +238,7 @@ func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 
 // addBlock puts an empty refcount block for region at cluster c.
 func (a *allocator) addBlock(region, c int64) {
-	b := a.blocks.Put(c<<a.im.clusterBits, make([]byte, a.im.clusterSize))
-	a.blocks.MarkDirty(b)
-	a.table.Set(region, uint64(b.Off))
+	a.counts.AddBlock(region, c)
 	if a.metadata != nil {
 		a.metadata[c] = struct{}{}
 	}
@@ -423,7 +277,7 @@ func (a *allocator) claim(ctx context.Context, n, least int64) (start, got int64
 		if least > 1 {
 			from = max(a.free, a.run)
 		}
-		if start, got, err = a.find(ctx, from, n, least); err != nil {
+		if start, got, err = a.counts.FindFree(ctx, from, n, least); err != nil {
 			return 0, 0, false, err
 		}
 		if end := (start + got) << a.im.clusterBits; a.fileLimit > 0 && end > a.fileLimit && start<<a.im.clusterBits < a.fileLimit && least == 1 {

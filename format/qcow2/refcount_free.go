@@ -55,14 +55,14 @@ func (im *image) freeNow(ctx context.Context, off, n int64) {
 // decrement takes one reference from a cluster and says whether it is free now.
 // mu is held.
 func (a *allocator) decrement(ctx context.Context, c int64) (free bool, err error) {
-	v, err := a.get(ctx, c)
+	v, err := a.counts.Get(ctx, c)
 	if err != nil {
 		return false, err
 	}
 	if v == 0 {
 		return false, a.im.corruption(ctx, "Reference count of cluster %d at offset %#x is already zero", c, c<<a.im.clusterBits)
 	}
-	if err := a.set(ctx, c, v-1); err != nil {
+	if err := a.counts.Set(ctx, c, v-1); err != nil {
 		return false, err
 	}
 	if v > 1 {
@@ -134,7 +134,7 @@ func (im *image) applyReady(ctx context.Context) error {
 	for _, d := range drops {
 		for c := d.off >> im.clusterBits; c < (d.off+d.n)>>im.clusterBits && err == nil; c++ {
 			var v uint64
-			if v, err = a.get(ctx, c); err != nil {
+			if v, err = a.counts.Get(ctx, c); err != nil {
 				break
 			}
 			if v == 1 && im.passed(d.how) {
@@ -214,7 +214,7 @@ func (a *allocator) claimBytes(ctx context.Context, n int64) (int64, error) {
 	var refs uint64
 	if off != 0 {
 		var err error
-		if refs, err = a.get(ctx, off>>im.clusterBits); err != nil {
+		if refs, err = a.counts.Get(ctx, off>>im.clusterBits); err != nil {
 			return 0, err
 		}
 		if refs == 0 || refs >= ondisk.MaxRefcount(im.refOrder) {
@@ -237,7 +237,7 @@ func (a *allocator) claimBytes(ctx context.Context, n int64) (int64, error) {
 		return 0, driver.Errorf(driver.ErrRange, "no room is left that a compressed cluster could refer to")
 	}
 	if refs != 0 {
-		if err := a.set(ctx, off>>im.clusterBits, refs+1); err != nil {
+		if err := a.counts.Set(ctx, off>>im.clusterBits, refs+1); err != nil {
 			return 0, err
 		}
 	}
@@ -261,7 +261,8 @@ func (a *allocator) holdSpans() {
 	}
 	add(overlapMainHeader, 0, im.clusterSize, "qcow2_header")
 	add(overlapActiveL1, im.l1.Off, im.l1.Bytes(), "active L1 table")
-	add(overlapRefcountTable, a.table.Off, a.table.Bytes(), "refcount table")
+	table, tableOff := a.counts.Table()
+	add(overlapRefcountTable, tableOff, int64(len(table))*8, "refcount table")
 	if im.hdr.NbSnapshots > 0 {
 		add(overlapSnapshotTable, int64(im.hdr.SnapshotsOffset), im.snapshotBytes, "snapshot table")
 	}

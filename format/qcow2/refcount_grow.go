@@ -7,7 +7,6 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
-	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // growRefcountTable makes the refcount table long enough for a region: a new
@@ -20,14 +19,14 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 	a := &im.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if region < int64(len(a.table.Entries)) {
+	if region < a.counts.Regions() {
 		return nil
 	}
 	im.events.Raise("reftable_grow")
-	per := a.perBlock()
+	regions, per := a.counts.Regions(), int64(1)<<im.refBlockBits
 	perCluster := im.clusterSize / 8
-	entries := max(region+1, int64(len(a.table.Entries))*3/2)
-	first := int64(len(a.table.Entries)) * per // cluster index
+	entries := max(region+1, regions*3/2)
+	first := regions * per // cluster index
 	var tableClusters, blocks int64
 	for {
 		tableClusters = (entries + perCluster - 1) / perCluster
@@ -35,10 +34,10 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 		for blocks*per < tableClusters+blocks {
 			blocks++
 		}
-		if entries >= int64(len(a.table.Entries))+blocks {
+		if entries >= regions+blocks {
 			break
 		}
-		entries = int64(len(a.table.Entries)) + blocks
+		entries = regions + blocks
 	}
 	if tableClusters*im.clusterSize > ondisk.MaxRefcountTableBytes {
 		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", ondisk.MaxRefcountTableBytes)
@@ -47,30 +46,27 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 	if a.fileLimit > 0 && (first+total)<<im.clusterBits > a.fileLimit {
 		return errNoSpace()
 	}
-	if first+total >= a.maxCluster() {
+	if first+total >= a.counts.MaxCluster() {
 		return driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
 	}
 	if what := a.overlapping(first, total); what != "" {
 		return im.corruption(ctx, "Preventing invalid allocation of refcount table at offset %#x (overlaps with %s)", first<<im.clusterBits, what)
 	}
 
-	oldTable, oldOff, oldClusters := a.table.Entries, a.table.Off, int64(len(a.table.Entries))/perCluster
+	_, oldOff := a.counts.Table()
+	a.fresh = max(a.fresh, (first+total)<<im.clusterBits) // whatever comes of it, the range is not untouched any more
+	undoGrow := a.counts.Grow(tableClusters * perCluster)
 	undo := func() {
 		for i := range blocks {
-			a.blocks.Drop((first+i)<<im.clusterBits, im.clusterSize)
 			delete(a.metadata, first+i)
 		}
-		a.table.Replace(oldTable)
+		undoGrow()
 	}
-	a.fresh = max(a.fresh, (first+total)<<im.clusterBits) // whatever comes of it, the range is not untouched any more
-	table := make([]uint64, tableClusters*perCluster)
-	copy(table, oldTable)
-	a.table.Replace(table)
 	for i := range blocks {
-		a.addBlock(int64(len(oldTable))+i, first+i)
+		a.addBlock(regions+i, first+i)
 	}
 	for c := first; c < first+total; c++ {
-		if err := a.set(ctx, c, 1); err != nil {
+		if err := a.counts.Set(ctx, c, 1); err != nil {
 			undo()
 			return err
 		}
@@ -96,9 +92,9 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 		undo()
 		return err
 	}
-	a.table = clustertable.NewRoot(a.table.Entries, newOff, binary.BigEndian)
+	a.counts.MoveTable(newOff)
 	a.holdSpans()
-	a.ready = append(a.ready, drop{off: oldOff, n: oldClusters << im.clusterBits, how: discardOther})
+	a.ready = append(a.ready, drop{off: oldOff, n: regions / perCluster << im.clusterBits, how: discardOther})
 	return nil
 }
 
@@ -107,14 +103,12 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 func (im *image) writeGrownTable(ctx context.Context, off int64) error {
 	a := &im.alloc
 	im.events.Raise("refblock_alloc_write_blocks")
-	blocks := a.blocks.Take()
-	err := blocks.Write(ctx, im.file)
-	blocks.Done(err)
-	if err != nil {
+	if err := a.counts.WriteBlocks(ctx); err != nil {
 		return err
 	}
+	table, _ := a.counts.Table()
 	im.events.Raise("refblock_alloc_write_table")
-	if _, err := im.file.WriteAt(ctx, tableio.EncodeWords(a.table.Entries), off); err != nil {
+	if _, err := im.file.WriteAt(ctx, tableio.EncodeWords(table), off); err != nil {
 		return err
 	}
 	return im.file.Flush(ctx)

@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -89,8 +90,9 @@ func (w *widthChange) plan(ctx context.Context) error {
 			w.gone = append(w.gone, c)
 		}
 	}
-	skip(a.table.Off, a.table.Bytes())
-	for _, e := range a.table.Entries {
+	table, tableOff := a.counts.Table()
+	skip(tableOff, int64(len(table))*8)
+	for _, e := range table {
 		if off := int64(e &^ ondisk.ReftReservedMask); off != 0 {
 			skip(off, im.clusterSize)
 		}
@@ -138,7 +140,7 @@ func (w *widthChange) plan(ctx context.Context) error {
 	switch {
 	case w.tableClusters<<im.clusterBits > ondisk.MaxRefcountTableBytes:
 		return driver.Errorf(driver.ErrRange, "the refcount table would exceed %d bytes", ondisk.MaxRefcountTableBytes)
-	case w.end() >= a.maxCluster():
+	case w.end() >= a.counts.MaxCluster():
 		return driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
 	case a.fileLimit > 0 && w.end()<<im.clusterBits > a.fileLimit:
 		return errNoSpace()
@@ -148,25 +150,20 @@ func (w *widthChange) plan(ctx context.Context) error {
 
 // walk calls f for every cluster that has a refcount, in order.
 func (w *widthChange) walk(ctx context.Context, f func(c int64, n uint64) error) error {
-	im, a := w.im, &w.im.alloc
-	per := a.perBlock()
-	for region := range int64(len(a.table.Entries)) {
+	a := &w.im.alloc
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for region := range a.counts.Regions() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		a.mu.Lock()
-		b, err := a.block(ctx, region)
-		a.mu.Unlock()
-		if err != nil {
+		var failed error
+		err := a.counts.Used(ctx, region, func(c int64, n uint64) bool {
+			failed = f(c, n)
+			return failed == nil
+		})
+		if err = cmp.Or(err, failed); err != nil {
 			return err
-		}
-		if b == nil {
-			continue
-		}
-		for i := nextUsed(b.Data, 0, int(per), im.refOrder); i < int(per); i = nextUsed(b.Data, i+1, int(per), im.refOrder) {
-			if err := f(region*per+int64(i), ondisk.GetRefcount(b.Data, i, im.refOrder)); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

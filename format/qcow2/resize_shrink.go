@@ -113,48 +113,35 @@ func (im *image) shrinkRefcounts(ctx context.Context) error {
 	a := &im.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	per := a.perBlock()
 	var freed []int64
-	for region := range int64(len(a.table.Entries)) {
-		b, err := a.block(ctx, region)
+	for region := range a.counts.Regions() {
+		off, err := a.counts.Block(ctx, region)
 		if err != nil {
 			return err
 		}
-		if b == nil {
+		if off == 0 {
 			continue
 		}
-		self := int64(-1)
-		if c := b.Off >> im.clusterBits; c/per == region {
-			self = c % per
+		own, empty := off>>im.clusterBits, true
+		err = a.counts.Used(ctx, region, func(c int64, v uint64) bool {
+			empty = c == own && v == 1
+			return empty
+		})
+		if err != nil {
+			return err
 		}
-		first := nextUsed(b.Data, 0, int(per), im.refOrder)
-		if int64(first) == self {
-			if ondisk.GetRefcount(b.Data, first, im.refOrder) != 1 {
-				continue
-			}
-			first = nextUsed(b.Data, first+1, int(per), im.refOrder)
-		}
-		if int64(first) < per {
+		if !empty {
 			continue
 		}
-		a.table.Set(region, 0)
-		a.blocks.Drop(b.Off, im.clusterSize)
-		if self < 0 {
-			freed = append(freed, b.Off>>im.clusterBits)
+		a.counts.DropBlock(region)
+		if own>>im.refBlockBits != region {
+			freed = append(freed, own)
 		} else {
-			a.released(b.Off >> im.clusterBits)
+			a.released(own)
 		}
 	}
-	changed := a.table.Take()
-	if changed.Empty() {
-		return nil
-	}
-	err := changed.Write(ctx, im.file)
-	if err == nil {
-		err = im.file.Flush(ctx)
-	}
-	changed.Done(err)
-	if err != nil {
+	changed, err := a.counts.WriteTable(ctx)
+	if err != nil || !changed {
 		return err
 	}
 	for _, c := range freed {
@@ -176,21 +163,9 @@ func (im *image) cutFile(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	per := a.perBlock()
-	last := im.clusters(max(a.fresh, im.file.Size())) - 1
-	for last >= 0 {
-		b, err := a.block(ctx, last/per)
-		if err != nil {
-			return err
-		}
-		if b == nil {
-			last = last/per*per - 1
-			continue
-		}
-		if ondisk.GetRefcount(b.Data, int(last%per), im.refOrder) != 0 {
-			break
-		}
-		last--
+	last, err := a.counts.LastUsed(ctx, im.clusters(max(a.fresh, im.file.Size()))-1)
+	if err != nil {
+		return err
 	}
 	end := (last + 1) << im.clusterBits
 	if last < 0 || end >= im.file.Size() || a.fileLimit > 0 {

@@ -34,7 +34,7 @@ func (im *image) coverTables(ctx context.Context) error {
 	a := &im.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return clustertable.FillHoles(ctx, im.file, a.table.Off, a.table.Off+a.table.Bytes())
+	return a.counts.CoverTable(ctx)
 }
 
 // writeNewTable puts zeroes, or what is given, at a cluster that nothing refers to

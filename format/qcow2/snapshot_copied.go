@@ -5,33 +5,7 @@ import (
 
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
-	"github.com/cowl-disk/cowl/internal/clustertable"
 )
-
-// refcountLookup returns refcounts of clusters that are mostly neighbours.
-type refcountLookup struct {
-	a *allocator
-	b *clustertable.Slice
-	// region is that of b, which may be nil; -1 at the start.
-	region int64
-}
-
-// get returns the refcount of a cluster. alloc.mu is held, since the last call
-// too.
-func (l *refcountLookup) get(ctx context.Context, c int64) (uint64, error) {
-	per := l.a.perBlock()
-	if region := c / per; region != l.region {
-		b, err := l.a.block(ctx, region)
-		if err != nil {
-			return 0, err
-		}
-		l.b, l.region = b, region
-	}
-	if l.b == nil {
-		return 0, nil
-	}
-	return ondisk.GetRefcount(l.b.Data, int(c%per), l.a.im.refOrder), nil
-}
 
 // syncCopied makes the copied flags of the L2 tables t agree with the refcounts,
 // in the file. The refcounts are durable, all metadata is in the file, flushMu is
@@ -58,8 +32,8 @@ func (a *allocator) copiedFlags(ctx context.Context, off int64, b []byte) (chang
 	im := a.im
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	look := refcountLookup{a: a, region: -1}
-	n, err := look.get(ctx, off>>im.clusterBits)
+	get := a.counts.Reader()
+	n, err := get(ctx, off>>im.clusterBits)
 	if err != nil {
 		return false, err
 	}
@@ -71,7 +45,7 @@ func (a *allocator) copiedFlags(ctx context.Context, off int64, b []byte) (chang
 		}
 		want := false
 		if own {
-			if n, err = look.get(ctx, hostOffset(e)>>im.clusterBits); err != nil {
+			if n, err = get(ctx, hostOffset(e)>>im.clusterBits); err != nil {
 				return false, err
 			}
 			want = n == 1
@@ -90,11 +64,11 @@ func (im *image) copiedL1(ctx context.Context, l1 []uint64) ([]uint64, error) {
 	a := &im.alloc
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	look := refcountLookup{a: a, region: -1}
+	get := a.counts.Reader()
 	out := make([]uint64, len(l1))
 	for i, e := range l1 {
 		if off := int64(e & ondisk.OffsetMask); off != 0 {
-			n, err := look.get(ctx, off>>im.clusterBits)
+			n, err := get(ctx, off>>im.clusterBits)
 			if err != nil {
 				return nil, err
 			}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/refcounts"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
@@ -45,12 +46,6 @@ func (im *image) tablesOf(l1 []uint64) (namedTables, error) {
 	return t, nil
 }
 
-// refRun is a run of clusters, each referred to so many times.
-type refRun struct {
-	first, n int64
-	times    uint64
-}
-
 // maxRefRuns is how many runs are collected before they are sorted and applied,
 // unless a test sets image.refRuns.
 const maxRefRuns = 64 << 10
@@ -63,7 +58,7 @@ type refPass struct {
 	// limit is the number of batches to apply, the rest is left out; negative: all.
 	limit   int
 	applied int
-	runs    []refRun
+	runs    []refcounts.Run
 	// rooms were found to be free just now: nothing may refer to them.
 	rooms []span
 	err   error // the first of a pass downwards, which goes on
@@ -72,8 +67,8 @@ type refPass struct {
 // add notes references to n clusters.
 func (r *refPass) add(ctx context.Context, first, n int64, times uint64) error {
 	if l := len(r.runs); l > 0 {
-		if p := &r.runs[l-1]; p.first+p.n == first && p.times == times {
-			p.n += n
+		if p := &r.runs[l-1]; p.First+p.N == first && p.Times == times {
+			p.N += n
 			return nil
 		}
 	}
@@ -82,7 +77,7 @@ func (r *refPass) add(ctx context.Context, first, n int64, times uint64) error {
 			return err
 		}
 	}
-	r.runs = append(r.runs, refRun{first, n, times})
+	r.runs = append(r.runs, refcounts.Run{First: first, N: n, Times: times})
 	return nil
 }
 
@@ -96,25 +91,33 @@ func (r *refPass) apply(ctx context.Context) error {
 	}
 	for _, run := range runs {
 		for _, room := range r.rooms {
-			if first, end := room.off>>r.im.clusterBits, r.im.clusters(room.end); run.first < end && first < run.first+run.n {
-				return uncounted(max(run.first, first) << r.im.clusterBits)
+			if first, end := room.off>>r.im.clusterBits, r.im.clusters(room.end); run.First < end && first < run.First+run.N {
+				return refcounts.ErrUncounted(max(run.First, first) << r.im.clusterBits)
 			}
 		}
 	}
-	slices.SortFunc(runs, func(a, b refRun) int { return cmp.Compare(a.first, b.first) })
+	slices.SortFunc(runs, func(a, b refcounts.Run) int { return cmp.Compare(a.First, b.First) })
 	im, a := r.im, &r.im.alloc
-	var freed []refRun
+	var freed []refcounts.Run
+	note := func(c int64) {
+		a.released(c)
+		if l := len(freed); l > 0 && freed[l-1].First+freed[l-1].N == c {
+			freed[l-1].N++
+		} else {
+			freed = append(freed, refcounts.Run{First: c, N: 1})
+		}
+	}
 	a.mu.Lock()
 	for i := range runs {
 		var n int64
 		var err error
 		if r.down {
-			freed, err = a.lower(ctx, runs[i], freed)
-		} else if n, err = a.raise(ctx, runs[i]); err != nil {
+			err = a.counts.Lower(ctx, runs[i], note)
+		} else if n, err = a.counts.Raise(ctx, runs[i]); err != nil {
 			// Take back what was raised of this batch.
-			runs[i].n = n
+			runs[i].N = n
 			for _, done := range runs[:i+1] {
-				_, _ = a.lower(ctx, done, nil)
+				_ = a.counts.Lower(ctx, done, a.released)
 			}
 			a.mu.Unlock()
 			return err
@@ -138,86 +141,11 @@ func (r *refPass) apply(ctx context.Context) error {
 
 // discardFreed tells the file of clusters that became free. It is a courtesy:
 // errors do not matter.
-func (im *image) discardFreed(ctx context.Context, freed []refRun) {
+func (im *image) discardFreed(ctx context.Context, freed []refcounts.Run) {
 	d, ok := im.file.(driver.Discarder)
 	for i := 0; ok && i < len(freed); i++ {
-		ok = im.discardRun(ctx, d, freed[i].first, freed[i].n)
+		ok = im.discardRun(ctx, d, freed[i].First, freed[i].N)
 	}
-}
-
-// raise adds the references of a run and returns how many clusters it did. mu is
-// held.
-func (a *allocator) raise(ctx context.Context, run refRun) (int64, error) {
-	im, per := a.im, a.perBlock()
-	highest := ondisk.MaxRefcount(im.refOrder)
-	for c, end := run.first, run.first+run.n; c < end; {
-		b, err := a.block(ctx, c/per)
-		if err == nil && b != nil {
-			err = a.blocks.CoverFetched(ctx, im.file, b)
-		}
-		if err != nil {
-			return c - run.first, err
-		}
-		for base, stop := c/per*per, min(end, (c/per+1)*per); c < stop; c++ {
-			var v uint64
-			if b != nil {
-				v = ondisk.GetRefcount(b.Data, int(c-base), im.refOrder)
-			}
-			if v == 0 {
-				return c - run.first, uncounted(c << im.clusterBits)
-			}
-			if run.times > highest || v > highest-run.times {
-				return c - run.first, driver.Errorf(driver.ErrInvalid, "the cluster at offset %#x would have more references than the %d-bit refcounts of the image can tell", c<<im.clusterBits, 1<<im.refOrder)
-			}
-			ondisk.SetRefcount(b.Data, int(c-base), im.refOrder, v+run.times)
-		}
-		a.blocks.MarkDirty(b)
-	}
-	return run.n, nil
-}
-
-func uncounted(off int64) error {
-	return driver.Errorf(driver.ErrCorrupt, "the cluster at offset %#x is in use but its refcount is zero: the image needs a check", off)
-}
-
-// lower takes the references of a run away and appends the clusters that became
-// free to freed. Where there are not that many it leaves the rest. mu is held.
-func (a *allocator) lower(ctx context.Context, run refRun, freed []refRun) ([]refRun, error) {
-	im, per := a.im, a.perBlock()
-	var failed error
-	for c, end := run.first, run.first+run.n; c < end; {
-		b, err := a.block(ctx, c/per)
-		if err == nil && b != nil {
-			err = a.blocks.CoverFetched(ctx, im.file, b)
-		}
-		base, stop := c/per*per, min(end, (c/per+1)*per)
-		if b == nil || err != nil {
-			if err == nil {
-				err = driver.Errorf(driver.ErrCorrupt, "cluster %d has no refcount block", c)
-			}
-			failed = cmp.Or(failed, err)
-			c = stop
-			continue
-		}
-		for ; c < stop; c++ {
-			v := ondisk.GetRefcount(b.Data, int(c-base), im.refOrder)
-			if v < run.times {
-				failed = cmp.Or(failed, driver.Errorf(driver.ErrCorrupt, "the refcount of the cluster at offset %#x is too low", c<<im.clusterBits))
-				continue
-			}
-			ondisk.SetRefcount(b.Data, int(c-base), im.refOrder, v-run.times)
-			if v == run.times {
-				a.released(c)
-				if l := len(freed); l > 0 && freed[l-1].first+freed[l-1].n == c {
-					freed[l-1].n++
-				} else {
-					freed = append(freed, refRun{first: c, n: 1})
-				}
-			}
-		}
-		a.blocks.MarkDirty(b)
-	}
-	return freed, failed
 }
 
 // tables adds the references that the L2 tables t make, and those to themselves.
