@@ -6,6 +6,7 @@
 #   ./test.sh quick      formatting, vet, unit and conformance tests
 #   ./test.sh STEP…      some of: setup lint unit whole race cross fuzz peer
 #   ./test.sh peer [FORMAT[:PROTOCOL]…]     QEMU's own test suite with cowl in it
+#   ./test.sh peer libnbd|nbdkit            those of their tests that call qemu-img or qemu-nbd
 set -eu
 cd "$(dirname "$0")"
 export CGO_ENABLED=0
@@ -117,10 +118,18 @@ fuzz() {
 	done | xargs -P "$(nproc)" -n 2 "./$(basename "$0")" fuzz-one
 }
 
-# QEMU's own suite with cowl as its qemu-img and qemu-nbd; see test/peer/suite.sh.
+# Suites of others with cowl as their qemu-img and qemu-nbd: QEMU's own, libnbd's and nbdkit's.
 peer() {
-	step "QEMU's test suite${*:+: }$*"
-	./test/peer/suite.sh "$@"
+	case "${1:-}" in
+	libnbd | nbdkit)
+		step "tests of $1 that call qemu-img or qemu-nbd"
+		./test/peer/clients.sh "$1"
+		;;
+	*)
+		step "QEMU's test suite${*:+: }$*"
+		./test/peer/suite.sh "$@"
+		;;
+	esac
 }
 
 case "${1:-all}" in
@@ -139,7 +148,7 @@ esac
 for s in "$@"; do
 	case "$s" in
 	setup | lint | unit | whole | race | cross | fuzz | peer) "$s" ;;
-	*) sed -n '2,9p' "$0"; exit 2 ;;
+	*) sed -n '2,10p' "$0"; exit 2 ;;
 	esac
 done
 step "passed: $*"
