@@ -51,7 +51,7 @@ results() {
 		cd "$tree/$folder" || exit 1
 		tests=$(grep -l -E 'qemu-(img|nbd)' $sources | grep -v -e functions.sh -e vddk)
 		if [ "$folder" = interop ]; then
-			tests="$tests $(make -pn 2>/dev/null | sed -n 's/^TESTS = //p' | head -1 | tr ' ' '\n' | grep -e '-qemu-nbd')"
+			tests="$tests $(grep -o -E '^[a-z_]+_qemu_nbd[a-z_]*_SOURCES' Makefile.am | sed 's/_SOURCES//' | tr _ -)"
 		fi
 		timeout "${LIMIT:-900}" make -k check TESTS="$(echo $tests)" >"$work/$folder.$1.log" 2>&1 </dev/null
 		mkdir -p "$work/logs.$1"
