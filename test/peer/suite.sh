@@ -8,7 +8,8 @@
 #
 # FORMAT[-PROTOCOL].txt beside this script names the scripts, one a line: "pass NAME" or
 # "differs NAME REASON". It fails if one of the first does not pass, and if one of the
-# second does: the lists tell what is so, in both directions.
+# second does: the lists tell what is so, in both directions. "varies NAME REASON" is for
+# scripts that depend on something else; they are run and their result is printed.
 #
 #   COWL_PEER       where the suite is unpacked (default /var/tmp/cowl-peer)
 #   COWL_PROGRAMS   a folder with qemu-img and qemu-nbd to use in place of cowl: with
@@ -63,7 +64,7 @@ one() {
 	local -A result=()
 	local -a tests
 	[ -f "$list" ] || { echo "no list $list"; return 1; }
-	mapfile -t tests < <(awk '$1 == "pass" || $1 == "differs" {print $2}' "$list")
+	mapfile -t tests < <(awk '$1 ~ /^(pass|differs|varies)$/ {print $2}' "$list")
 	(cd "$suite/build/tests/qemu-iotests" &&
 		timeout "${LIMIT:-1800}" ./check "-$format" "-$protocol" -j "${JOBS:-$(nproc)}" --color off "${tests[@]}") >"$log" 2>&1 </dev/null
 	while read -r test verdict; do
@@ -74,7 +75,8 @@ one() {
 		verdict=${result[$test]:-no result}
 		[ "$verdict" != pass ] || passed=$((passed + 1))
 		case $kind:$verdict in
-		pass:pass | differs:fail) ;;
+		pass:pass | differs:fail | varies:pass) ;;
+		varies:fail) echo "$name $test: fails, as it may: $why" ;;
 		differs:pass)
 			[ -n "${COWL_PROGRAMS:-}" ] && continue
 			echo "$name $test: passes, and the list says that it differs ($why)"
@@ -85,7 +87,7 @@ one() {
 			bad=1
 			;;
 		esac
-	done < <(grep -E '^(pass|differs) ' "$list")
+	done < <(grep -E '^(pass|differs|varies) ' "$list")
 	echo "$name: $passed of ${#tests[@]} pass, $(grep -c '^differs ' "$list") differ for reasons that the list tells"
 	[ $bad = 0 ] || echo "$name: differences are in $log"
 	return $bad
