@@ -4,7 +4,9 @@
 #
 #   ./test.sh            everything
 #   ./test.sh quick      formatting, vet, unit and conformance tests
-#   ./test.sh STEP…      some of: setup lint unit whole race cross fuzz
+#   ./test.sh STEP…      some of: setup lint unit whole race cross fuzz peer
+#   ./test.sh peer [FORMAT[:PROTOCOL]…]     QEMU's own test suite with cowl in it
+#   ./test.sh peer libnbd|nbdkit            those of their tests that call qemu-img or qemu-nbd
 set -eu
 cd "$(dirname "$0")"
 export CGO_ENABLED=0
@@ -19,7 +21,7 @@ setup() {
 		return 0
 	}
 	export DEBIAN_FRONTEND=noninteractive
-	wanted="file qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin"
+	wanted="file qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat"
 	missing=
 	for p in $wanted; do
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"
@@ -116,18 +118,37 @@ fuzz() {
 	done | xargs -P "$(nproc)" -n 2 "./$(basename "$0")" fuzz-one
 }
 
+# Suites of others with cowl as their qemu-img and qemu-nbd: QEMU's own, libnbd's and nbdkit's.
+peer() {
+	case "${1:-}" in
+	libnbd | nbdkit)
+		step "tests of $1 that call qemu-img or qemu-nbd"
+		./test/peer/clients.sh "$1"
+		;;
+	*)
+		step "QEMU's test suite${*:+: }$*"
+		./test/peer/suite.sh "$@"
+		;;
+	esac
+}
+
 case "${1:-all}" in
-all) export COWL_LONG=1; set -- setup lint unit whole race cross fuzz ;;
+all) export COWL_LONG=1; set -- setup lint unit whole race cross fuzz peer ;;
 quick) set -- lint unit ;;
 fuzz-one)
 	fuzz_one "$2" "$3"
 	exit
 	;;
+peer)
+	"$@"
+	step "passed: $*"
+	exit
+	;;
 esac
 for s in "$@"; do
 	case "$s" in
-	setup | lint | unit | whole | race | cross | fuzz) "$s" ;;
-	*) sed -n '2,8p' "$0"; exit 2 ;;
+	setup | lint | unit | whole | race | cross | fuzz | peer) "$s" ;;
+	*) sed -n '2,10p' "$0"; exit 2 ;;
 	esac
 done
 step "passed: $*"

@@ -57,12 +57,20 @@ func Commit(ctx context.Context, job CommitJob) error {
 			err = job.Top.Flush(ctx)
 		}
 		if err != nil && !errors.Is(err, driver.ErrUnsupported) {
-			return err
+			return &NotEmptiedError{err}
 		}
 	}
 	c.meter.finish()
 	return nil
 }
+
+// NotEmptiedError says that everything was committed and Top could not be emptied.
+type NotEmptiedError struct{ Err error }
+
+func (e *NotEmptiedError) Error() string {
+	return "the committed image could not be emptied: " + e.Err.Error()
+}
+func (e *NotEmptiedError) Unwrap() error { return e.Err }
 
 type committer struct {
 	job   CommitJob

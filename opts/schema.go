@@ -3,6 +3,7 @@ package opts
 import (
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -216,7 +217,20 @@ func ParseBool(s string) (bool, error) {
 	return false, fmt.Errorf("%q is neither on nor off", s)
 }
 
+// parseNumber reads a number as strtoull does, which QEMU's options are read with:
+// blanks and a sign may precede it, and a negative number counts from 2^64 down. What
+// is above the largest int64 becomes that; no option takes either.
 func parseNumber(s string) (int64, error) {
-	n, err := strconv.ParseUint(s, 0, 63)
-	return int64(n), err
+	digits, negative := strings.CutPrefix(strings.TrimLeft(s, " \t\n\v\f\r"), "-")
+	if !negative {
+		digits = strings.TrimPrefix(digits, "+")
+	}
+	if strings.ContainsAny(digits, "_oO") || strings.HasPrefix(strings.ToLower(digits), "0b") {
+		return 0, strconv.ErrSyntax // Go's numbers only
+	}
+	n, err := strconv.ParseUint(digits, 0, 64)
+	if negative {
+		n = -n
+	}
+	return int64(min(n, math.MaxInt64)), err
 }

@@ -200,3 +200,32 @@ func TestCompareReadErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestCommitCannotEmpty: all is committed, and then the image cannot be emptied.
+func TestCommitCannotEmpty(t *testing.T) {
+	tools := needCLI(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "fail"), []byte("[inject-error]\nevent = \"empty_image_prepare\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	commit := func(program string) outcome {
+		for _, args := range [][]string{
+			{tools.img, "create", "-q", "-f", "qcow2", "base.qcow2", "1M"},
+			{tools.img, "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2"},
+			{tools.io, "-c", "write -P 1 0 64k", "top.qcow2"},
+		} {
+			if o := runIn(t, dir, args[0], args[1:]...); o.code != 0 {
+				t.Fatal(o.stderr)
+			}
+		}
+		o := runIn(t, dir, program, "commit", "blkdebug:fail:top.qcow2")
+		if p := runIn(t, dir, tools.io, "-r", "-c", "read -P 1 0 64k", "base.qcow2"); p.code != 0 {
+			t.Errorf("not committed: %s", p.stdout)
+		}
+		return o
+	}
+	theirs, ours := commit(tools.img), commit(tools.ours)
+	if ours != theirs || ours.code != 1 {
+		t.Errorf("%+v\nwant\n%+v", ours, theirs)
+	}
+}

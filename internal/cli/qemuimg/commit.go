@@ -104,6 +104,10 @@ func (c *call) commit(job ops.CommitJob, base *string) (err error) {
 		return err
 	}
 	if err := ops.Commit(c.ctx, job); err != nil && c.ctx.Err() == nil {
+		var full *ops.NotEmptiedError
+		if errors.As(err, &full) {
+			return fmt.Errorf("Failed to empty %s: %s", c.operands[0], commitError(full.Err))
+		}
 		return fmt.Errorf("Block job failed: %s", commitError(err))
 	} else if err != nil {
 		return err

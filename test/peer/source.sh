@@ -1,0 +1,52 @@
+#!/bin/sh
+# Fetches a Debian source package and unpacks a part of it.
+#
+#   source.sh PACKAGE FOLDER [PATTERN…]
+#
+# The version is that of the installed PACKAGE-utils, PACKAGE-bin or PACKAGE if the
+# archive still has it, else the newest. PATTERNs choose files, as tar's --wildcards.
+# Exits with 3 and one line where the package cannot be had.
+set -eu
+package=$1 folder=$2
+shift 2
+[ ! -e "$folder" ] || exit 0
+
+cannot() {
+	echo "the source package of $package cannot be had: $1"
+	exit 3
+}
+[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || cannot "it needs root and apt-get"
+export DEBIAN_FRONTEND=noninteractive
+
+# The machine's own archive, with the suites named in which the programs are installed
+# from, and the next one for sources that the archive no longer has.
+from=/etc/apt/sources.list.d/debian.sources
+to=/etc/apt/sources.list.d/cowl-test-source.sources
+[ -f $from ] || cannot "no $from"
+. /etc/os-release
+suites=$VERSION_CODENAME
+[ "$VERSION_CODENAME" != bookworm ] || suites="bookworm bookworm-backports trixie"
+sed -e '/^$/,$d' -e 's/^Types:.*/Types: deb-src/' -e "s/^Suites:.*/Suites: $suites/" $from >$to
+trap 'rm -rf "$folder.part" $to' EXIT
+trap 'exit 1' INT TERM
+mkdir -p "$folder.part/archives"
+cd "$folder.part/archives"
+apt-get update -qq >/dev/null 2>&1 || cannot "apt-get update fails"
+command -v dpkg-source >/dev/null || apt-get install -qq -y --no-install-recommends dpkg-dev >/dev/null
+
+version=
+for p in "$package-utils" "$package-bin" "$package"; do
+	version=$(dpkg-query -W -f '${source:Version}' "$p" 2>/dev/null) && [ -n "$version" ] && break
+done
+# Of a version that was superseded, archives sometimes keep only the file that is needed here.
+apt-get source -qq --download-only "$package${version:+=$version}" >log 2>&1 || true
+if ! ls "${package}"_*.orig.tar.*z >/dev/null 2>&1; then
+	apt-get source -qq --download-only "$package" >log 2>&1 || cannot "$(grep '^E:' log | head -1)"
+fi
+archive=$(ls "${package}"_*.orig.tar.*z | head -1)
+tree=$folder.part/tree
+mkdir "$tree"
+[ $# = 0 ] || set -- --wildcards "$@"
+tar -C "$tree" --strip-components=1 -xf "$archive" "$@"
+basename "$archive" | sed 's/\.orig\..*//' >"$tree/.version"
+mv "$tree" "$folder"
