@@ -21,7 +21,7 @@ setup() {
 		return 0
 	}
 	export DEBIAN_FRONTEND=noninteractive
-	wanted="file qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat"
+	wanted="file qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3"
 	missing=
 	for p in $wanted; do
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"
@@ -29,6 +29,7 @@ setup() {
 	kernel=$(ls /boot/vmlinuz-*-cloud-* 2>/dev/null | head -1)
 	[ -n "$kernel" ] || missing="$missing linux-image-cloud-$(dpkg --print-architecture)"
 	if [ -z "$missing" ] && qemu-img --version | grep -q 'version 1[0-9]'; then
+		qemu_source
 		return 0
 	fi
 	step "installing:$missing"
@@ -52,6 +53,36 @@ setup() {
 		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-system-x86 qemu-guest-agent >/dev/null
 	fi
 	qemu-img --version | head -1
+	qemu_source
+}
+
+# QEMU's source of the version that is installed has its own test for the guest agent.
+qemu_source() {
+	cache=/var/cache/cowl-test
+	[ ! -e "$cache/qemu/VERSION" ] || return 0
+	step "QEMU's source"
+	. /etc/os-release
+	list=/etc/apt/sources.list.d/cowl-test-source
+	src=/etc/apt/sources.list.d/debian.sources
+	if [ -f "$src" ]; then
+		suites=$(sed -n '/^$/q; s/^Suites: *//p' "$src")
+		[ "${VERSION_CODENAME:-}" != bookworm ] || suites=bookworm-backports
+		sed -e '/^$/,$d' -e 's/^Types:.*/Types: deb-src/' -e "s/^Suites:.*/Suites: $suites/" "$src" >"$list.sources"
+	elif [ -f /etc/apt/sources.list ]; then
+		sed -n "s/^deb /deb-src /p" /etc/apt/sources.list >"$list.list"
+		[ ! -f /etc/apt/sources.list.d/cowl-test.list ] || sed -n "s/^deb /deb-src /p" /etc/apt/sources.list.d/cowl-test.list >>"$list.list"
+	fi
+	apt-get update -q >/dev/null
+	version=$(dpkg-query -W -f '${source:Version}' qemu-utils)
+	rm -rf "$cache"
+	mkdir -p "$cache"
+	# The archive of the sources alone is enough, and there for longer than the rest.
+	(cd "$cache" && apt-get source -q --download-only "qemu=$version" >/dev/null 2>&1) || true
+	for archive in "$cache"/qemu_*.orig.tar.*; do
+		mkdir "$cache/unpacked"
+		tar -xf "$archive" -C "$cache/unpacked" --strip-components=1 && mv "$cache/unpacked" "$cache/qemu" && return 0
+	done
+	echo "QEMU's source is not available: its own test of the agent is left out"
 }
 
 lint() {

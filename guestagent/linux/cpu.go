@@ -43,7 +43,7 @@ func (s *System) vcpus(context.Context, guestagent.None) ([]Processor, error) {
 		text, err := s.read(cpuDir(id) + "online")
 		can := err == nil
 		if err != nil && !notExist(err) {
-			return nil, cause(err, "open(\"%s/online\")", cpuDir(id))
+			return nil, cause(err, "Could not open '%s/online'", cpuDir(id))
 		}
 		list = append(list, Processor{id, !can || !strings.HasPrefix(text, "0"), &can})
 	}
@@ -67,7 +67,7 @@ func (s *System) setVCPUs(_ context.Context, args processorsArgs) (int64, error)
 func (s *System) setVCPU(p Processor) error {
 	dir := cpuDir(p.ID)
 	if _, err := os.Stat(s.path(dir)); err != nil {
-		return cause(err, "open(\"%s\")", dir)
+		return cause(err, "Could not open '%s'", dir)
 	}
 	text, err := s.read(dir + "online")
 	switch {
@@ -76,7 +76,7 @@ func (s *System) setVCPU(p Processor) error {
 	case notExist(err):
 		return fmt.Errorf("logical processor #%d can't be offlined", p.ID)
 	case err != nil:
-		return cause(err, "open(\"%s/online\")", dir)
+		return cause(err, "Could not open '%s/online'", dir)
 	case strings.HasPrefix(text, "0") != p.Online:
 		return nil
 	}
@@ -209,7 +209,7 @@ func (s *System) setMemoryBlock(b MemoryBlock) (string, error) {
 
 func (s *System) memoryBlockInfo(context.Context, guestagent.None) (MemoryInfo, error) {
 	if _, err := os.Stat(s.path(memoryDir)); err != nil {
-		return MemoryInfo{}, cause(err, "open(\"%s\")", memoryDir)
+		return MemoryInfo{}, cause(err, "Could not open '%s'", memoryDir)
 	}
 	text, err := s.read(memoryDir + "block_size_bytes")
 	if err != nil {

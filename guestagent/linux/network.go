@@ -229,7 +229,7 @@ func (s *System) routes(context.Context, guestagent.None) ([]Route, error) {
 	v4, err4 := s.read("/proc/net/route")
 	v6, err6 := s.read("/proc/net/ipv6_route")
 	if err4 != nil && err6 != nil {
-		return nil, cause(err4, "open(\"/proc/net/route\")")
+		return nil, cause(err4, "Could not open '/proc/net/route'")
 	}
 	for _, line := range strings.Split(v4, "\n") {
 		if r, ok := parseRoute4(strings.Fields(line)); ok {

@@ -56,7 +56,7 @@ func numbers(fields []string) []uint64 {
 func (s *System) diskStats(context.Context, guestagent.None) ([]DiskStatsOf, error) {
 	text, err := s.read("/proc/diskstats")
 	if err != nil {
-		return nil, cause(err, "open(\"/proc/diskstats\")")
+		return nil, cause(err, "Could not open '/proc/diskstats'")
 	}
 	list := []DiskStatsOf{}
 	for _, line := range strings.Split(text, "\n") {
@@ -113,7 +113,7 @@ const tickMilliseconds = 10
 func (s *System) cpuStats(context.Context, guestagent.None) ([]CPUStats, error) {
 	text, err := s.read("/proc/stat")
 	if err != nil {
-		return nil, cause(err, "open(\"/proc/stat\")")
+		return nil, cause(err, "Could not open '/proc/stat'")
 	}
 	list := []CPUStats{}
 	for _, line := range strings.Split(text, "\n") {

@@ -19,7 +19,7 @@ import (
 var (
 	clock   = regexp.MustCompile(`(?m)^\d+\.\d{6}: `)
 	glib    = regexp.MustCompile(`process:\d+\): CRITICAL \*\*: [0-9:.]+`)
-	version = regexp.MustCompile(`QEMU Guest Agent 1[0-9.]+`)
+	version = regexp.MustCompile(`QEMU Guest Agent 1[0-9.]+( \(cowl [^)]+\))?`)
 )
 
 // once runs an agent that ends by itself.

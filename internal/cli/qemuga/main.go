@@ -12,16 +12,18 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/guestagent"
+	"github.com/cowl-disk/cowl/internal/cli/program"
 )
 
-// Version is the version of QEMU's agent whose behaviour this is.
-const Version = "10.2.2"
+// Version is the version of QEMU's agent whose behaviour this is, which guest-info
+// reports.
+const Version = program.OriginalVersion
 
 // gcPercent is the GC target. The agent mostly waits: memory matters more than speed.
 const gcPercent = 50
 
-// program is a run of the program.
-type program struct {
+// invocation is one run of the program.
+type invocation struct {
 	name           string
 	stdout, stderr io.Writer
 	cfg            config
@@ -31,7 +33,7 @@ type program struct {
 // Main runs the agent: name is what the program was called by. It returns the exit
 // code. Signals end it as they end QEMU's agent: not while file systems are frozen.
 func Main(ctx context.Context, name string, args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	p := &program{name: name, stdout: stdout, stderr: stderr}
+	p := &invocation{name: name, stdout: stdout, stderr: stderr}
 	p.cfg = config{version: Version}
 	code, done := p.parse(args)
 	if done {
@@ -44,7 +46,7 @@ func Main(ctx context.Context, name string, args []string, _ io.Reader, stdout, 
 }
 
 // early reports an error before there is a log, in the form of GLib's own messages.
-func (p *program) early(err error) int {
+func (p *invocation) early(err error) int {
 	// GLib shows what is not ASCII as "?" in the C locale, which the agent has.
 	text := strings.Map(func(r rune) rune {
 		if r > 0x7E {
@@ -58,7 +60,7 @@ func (p *program) early(err error) int {
 
 // parse reads the command line and the configuration file. done says that there is no
 // more to do.
-func (p *program) parse(args []string) (code int, done bool) {
+func (p *invocation) parse(args []string) (code int, done bool) {
 	opts := options
 	if serviceSupported {
 		opts = append(append([]option(nil), options...), serviceOption)
@@ -96,7 +98,7 @@ func (p *program) parse(args []string) (code int, done bool) {
 }
 
 // option takes one option of the command line.
-func (p *program) option(id, arg string, given bool) (code int, done bool) {
+func (p *invocation) option(id, arg string, given bool) (code int, done bool) {
 	c := &p.cfg
 	switch id {
 	case "method":
@@ -116,7 +118,7 @@ func (p *program) option(id, arg string, given bool) (code int, done bool) {
 	case "verbose":
 		c.verbose = true
 	case "version":
-		fmt.Fprintf(p.stdout, "QEMU Guest Agent %s\n", Version)
+		fmt.Fprintf(p.stdout, "QEMU Guest Agent %s\n", program.FullVersion())
 		return 0, true
 	case "daemonize":
 		c.daemon = true
@@ -155,13 +157,13 @@ func (p *program) option(id, arg string, given bool) (code int, done bool) {
 }
 
 // commands returns all commands of this system.
-func (p *program) commands() []guestagent.Command {
+func (p *invocation) commands() []guestagent.Command {
 	s := newSystem()
 	return guestagent.NewAgent(guestagent.Config{Commands: s.commands, Freezer: s.freezer}).Commands()
 }
 
 // complete fills in the defaults and does what needs no agent.
-func (p *program) complete() (code int, done bool) {
+func (p *invocation) complete() (code int, done bool) {
 	c := &p.cfg
 	if !c.hasPidfile {
 		c.pidfile = filepath.Join(defaultState, "qemu-ga.pid")
@@ -194,9 +196,9 @@ func (p *program) complete() (code int, done bool) {
 	return 0, false
 }
 
-func (p *program) usage() {
+func (p *invocation) usage() {
 	fmt.Fprintf(p.stdout, `Usage: %s [-m <method> -p <path>] [<options>]
-QEMU Guest Agent %s (cowl)
+QEMU Guest Agent %s
 
   -c, --config=PATH   configuration file (%s,
                       or what the environment variable QGA_CONF names)
@@ -221,7 +223,7 @@ QEMU Guest Agent %s (cowl)
   -h, --help          print this and exit
 
 Beyond QEMU's agent, also as keys of the configuration file:
-`, p.name, Version, defaultConfig, defaultVirtio, defaultSerial, filepath.Join(defaultState, "qemu-ga.pid"), defaultHook, defaultState)
+`, p.name, program.FullVersion(), defaultConfig, defaultVirtio, defaultSerial, filepath.Join(defaultState, "qemu-ga.pid"), defaultHook, defaultState)
 	for _, o := range options {
 		if o.help != "" {
 			fmt.Fprintf(p.stdout, "  --%-19s %s\n", o.id, o.help)

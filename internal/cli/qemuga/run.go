@@ -17,7 +17,7 @@ import (
 const retryInterval = 5 * time.Second
 
 // run makes the agent and serves until a signal ends it.
-func (p *program) run(ctx context.Context, args []string) int {
+func (p *invocation) run(ctx context.Context, args []string) int {
 	c := &p.cfg
 	closeOnExec()
 	p.log = &logger{w: p.stderr, verbose: c.verbose, account: newAccounter()}
@@ -34,7 +34,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 }
 
 // lines reports all but the last of the errors that QEMU reports one after the other.
-func (p *program) lines(errs ...error) error {
+func (p *invocation) lines(errs ...error) error {
 	for _, err := range errs[:len(errs)-1] {
 		p.log.critical(err)
 	}
@@ -42,7 +42,7 @@ func (p *program) lines(errs ...error) error {
 }
 
 // serve does all; an error is one before the agent is ready.
-func (p *program) serve(ctx context.Context) error {
+func (p *invocation) serve(ctx context.Context) error {
 	c := &p.cfg
 	state, frozen, err := openState(c.statedir)
 	if err != nil {
@@ -109,7 +109,7 @@ func (p *program) serve(ctx context.Context) error {
 
 // loop serves the channel until a signal comes, or it fails and is not to be opened
 // again.
-func (p *program) loop(ctx context.Context, agent *guestagent.Agent, ch channel, signals <-chan os.Signal) {
+func (p *invocation) loop(ctx context.Context, agent *guestagent.Agent, ch channel, signals <-chan os.Signal) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -152,13 +152,13 @@ func (p *program) loop(ctx context.Context, agent *guestagent.Agent, ch channel,
 	}
 }
 
-func (p *program) warn(agent *guestagent.Agent, format string, args ...any) {
+func (p *invocation) warn(agent *guestagent.Agent, format string, args ...any) {
 	if !agent.Frozen() {
 		p.log.Log(guestagent.LevelWarning, fmt.Sprintf(format, args...))
 	}
 }
 
-func (p *program) openLog() error {
+func (p *invocation) openLog() error {
 	if !p.cfg.hasLogfile {
 		return nil
 	}

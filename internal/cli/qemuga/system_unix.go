@@ -29,7 +29,7 @@ const (
 	serviceSupported = false
 )
 
-func (p *program) service(string) int { return 1 } // there is no such option
+func (p *invocation) service(string) int { return 1 } // there is no such option
 
 func newHook(program string, limit time.Duration) guestagent.Hook { return posix.Hook(program, limit) }
 
@@ -98,7 +98,7 @@ func isDaemon() bool { return os.Getenv(daemonVariable) != "" }
 const daemonReady = 'r'
 
 // daemonize starts the daemon and waits until it serves or fails.
-func (p *program) daemonize(args []string) int {
+func (p *invocation) daemonize(args []string) int {
 	fail := func(err error) int {
 		p.log.critical(fmt.Errorf("failed to daemonize: %w", err))
 		return 1

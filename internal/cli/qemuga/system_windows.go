@@ -28,7 +28,7 @@ var (
 
 // service refuses the commands for the service: the program does not speak to the
 // service manager.
-func (p *program) service(command string) int {
+func (p *invocation) service(command string) int {
 	fmt.Fprintf(p.stdout, "Service command '%s' is not supported: use a program that runs others as services.\n", command)
 	return 1
 }
@@ -65,7 +65,7 @@ func inheritedSockets() (int, string, error) { return 0, "", nil }
 
 // A service manager keeps the program in the background here.
 func isDaemon() bool                      { return true }
-func (p *program) daemonize([]string) int { return 1 }
+func (p *invocation) daemonize([]string) int { return 1 }
 func detach() error                       { return nil }
 
 func rawDevice(*os.File) error { return nil }
