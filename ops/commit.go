@@ -44,7 +44,17 @@ func Commit(ctx context.Context, job CommitJob) error {
 		return err
 	}
 	c.whole = slices.ContainsFunc(bitmaps, func(b driver.BitmapInfo) bool { return b.Enabled && !b.Inconsistent })
-	c.meter = newMeter(job.Progress, "commit", size)
+	total := int64(0) // bytes that are to be copied: a look at the map first, for progress only
+	if job.Progress != nil {
+		count := func(p part) error {
+			total += p.copied()
+			return nil
+		}
+		if err := c.parts(ctx, size, count); err != nil {
+			return err
+		}
+	}
+	c.meter = newMeter(job.Progress, "commit", total)
 	if err := c.run(ctx, size); err != nil {
 		return err
 	}
@@ -86,12 +96,21 @@ type committer struct {
 type part struct {
 	off, n int64
 	kind   kind
+	seq    uint64 // of the parts that are handed out, from 0
 	// skipped is how many bytes before off are done with the part: nothing is to be
 	// done for them.
 	skipped int64
 	// holes are ranges of data that lie in holes of a file: clusters that a guest
 	// has written in part have them. They are sorted.
 	holes []hole
+}
+
+// copied is how many bytes a commit counts for the part.
+func (p *part) copied() int64 {
+	if p.kind == kindSkip {
+		return 0
+	}
+	return p.n
 }
 
 // hole is a range of the disk.
@@ -101,27 +120,42 @@ type hole struct{ off, end int64 }
 const maxPart = 1 << 30
 
 func (c *committer) run(ctx context.Context, size int64) error {
-	plan := func(ctx context.Context, out chan<- part) error { return c.plan(ctx, size, out) }
-	return runParts(ctx, c.job.Workers, c.meter, plan, c.do, c.early.wait)
+	plan := func(ctx context.Context, out chan<- part) error {
+		return c.parts(ctx, size, func(p part) error {
+			select {
+			case out <- p:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}
+	return runParts(ctx, c.job.Workers, plan, func(ctx context.Context, p part) error {
+		if err := c.do(ctx, p); err != nil {
+			return err
+		}
+		if n := p.copied(); n > 0 {
+			c.meter.add(n, true)
+		}
+		return nil
+	}, c.early.wait)
 }
 
-// plan hands out what the layers above the base hold. Neighbours that hold data
+// parts hands out what the layers above the base hold. Neighbours that hold data
 // go together, up to the end of a chunk.
-func (c *committer) plan(ctx context.Context, size int64, out chan<- part) error {
+func (c *committer) parts(ctx context.Context, size int64, each func(part) error) error {
 	var p part
 	emit := func() error {
 		if p.n == 0 {
 			return nil
 		}
-		select {
-		case out <- p:
-			p = part{}
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		defer func() { p = part{} }()
+		return each(p)
 	}
 	for off := int64(0); off < size; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		st, err := c.job.Top.Status(ctx, off, min(size-off, maxPart), c.job.Base)
 		if err != nil {
 			return err

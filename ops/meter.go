@@ -50,6 +50,20 @@ func (m *meter) add(n int64, report bool) {
 	}
 }
 
+// pass says that a position was reached. It tells every progressStep up to it, as QEMU
+// does for operations that look at the whole disk.
+func (m *meter) pass(done int64) {
+	if m.f == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for next := m.done/progressStep*progressStep + progressStep; next <= done; next += progressStep {
+		m.done, m.told = next, next
+		m.f.report(m.phase, next, m.total)
+	}
+}
+
 func (m *meter) finish() { m.set(m.total) }
 
 // rateLimit bounds the bytes per second; nil does not.

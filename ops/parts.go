@@ -3,19 +3,17 @@ package ops
 import (
 	"context"
 	"runtime"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
 
 // runParts lets plan hand out parts, and workers (0: a default) do them side by side,
-// until all are done or one fails. The meter counts their bytes. after is called when
-// nothing runs any more. An error of ctx comes before one that follows from it.
-func runParts(ctx context.Context, workers int, m *meter, plan func(context.Context, chan<- part) error, do func(context.Context, part) error, after func()) error {
+// until all are done or one fails. after is called when nothing runs any more. An error
+// of ctx comes before one that follows from it.
+func runParts(ctx context.Context, workers int, plan func(context.Context, chan<- part) error, do func(context.Context, part) error, after func()) error {
 	if workers <= 0 {
 		workers = min(max(2, runtime.GOMAXPROCS(0)), 8)
 	}
-	var done atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	parts := make(chan part, 2*workers)
 	g.Go(func() error {
@@ -28,7 +26,6 @@ func runParts(ctx context.Context, workers int, m *meter, plan func(context.Cont
 				if err := do(gctx, p); err != nil {
 					return err
 				}
-				m.set(done.Add(p.skipped + p.n))
 			}
 			return nil
 		})

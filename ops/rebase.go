@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -76,6 +77,7 @@ type rebaser struct {
 	writing   sync.Mutex
 
 	own, was, will answer // of the plan
+	order          turns  // parts are written in, so that the file is not in pieces
 }
 
 func rebaseContents(ctx context.Context, job RebaseJob) error {
@@ -97,8 +99,17 @@ func rebaseContents(ctx context.Context, job RebaseJob) error {
 	size := job.Image.Size()
 	r.meter = newMeter(job.Progress, "rebase", size)
 	plan := func(ctx context.Context, out chan<- part) error { return r.plan(ctx, size, out) }
-	err := runParts(ctx, job.Workers, r.meter, plan, r.do, r.early.wait)
+	var done atomic.Int64
+	do := func(ctx context.Context, p part) error {
+		err := r.do(ctx, p)
+		if err == nil {
+			r.meter.pass(done.Add(p.skipped + p.n))
+		}
+		return err
+	}
+	err := runParts(ctx, job.Workers, plan, do, r.early.wait)
 	if err == nil {
+		r.meter.pass(size)
 		r.meter.finish()
 	}
 	return err
@@ -110,6 +121,7 @@ func rebaseContents(ctx context.Context, job RebaseJob) error {
 // part: there may be very many short ones, too many to wake a worker for each.
 func (r *rebaser) plan(ctx context.Context, size int64, out chan<- part) error {
 	var skipped int64
+	seq := uint64(0)
 	for off := int64(0); off < size; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -123,6 +135,8 @@ func (r *rebaser) plan(ctx context.Context, size int64, out chan<- part) error {
 			continue
 		}
 		p.skipped, skipped = skipped, 0
+		p.seq = seq
+		seq++
 		select {
 		case out <- p:
 		case <-ctx.Done():
@@ -243,6 +257,9 @@ func (r *rebaser) side(ctx context.Context, img *block.Image, off, n int64, shar
 
 // do compares a part and copies what differs.
 func (r *rebaser) do(ctx context.Context, p part) error {
+	var once sync.Once
+	pass := func() { once.Do(func() { r.order.done(p.seq) }) }
+	defer pass()
 	if p.kind == kindSkip {
 		return nil
 	}
@@ -262,36 +279,75 @@ func (r *rebaser) do(ctx context.Context, p part) error {
 			return nil
 		}
 	}
-	// compare says whether a unit stays the same, and whether it is zero.
-	compare := func(from, to int64) (same, isZero bool) {
-		isZero = zero.IsZero(was[from:to])
-		if will == nil {
-			return isZero, isZero
-		}
-		return bytes.Equal(was[from:to], will[from:to]), isZero
+	list := r.different(was, will)
+	if len(list) == 0 {
+		return nil
 	}
-	for i := int64(0); i < p.n; {
-		end := min(i+r.unit, p.n)
-		same, isZero := compare(i, end)
-		if same {
-			i = end
-			continue
-		}
-		// Units that differ and are of one kind go together.
-		for end < p.n && !r.job.Compress {
-			next := min(end+r.unit, p.n)
-			if same, z := compare(end, next); same || z != isZero {
-				break
+	if r.job.Compress {
+		room := bufpool.Get(3 * int(r.unit))
+		defer bufpool.Put(room)
+		for i := range list {
+			if err := r.encode(&list[i], was, room); err != nil {
+				return err
 			}
-			end = next
 		}
-		if err := r.copy(ctx, p.off+i, was[i:end], isZero); err != nil {
+	}
+	if err := r.order.wait(ctx, p.seq); err != nil {
+		return err
+	}
+	for i, d := range list {
+		then := func() {}
+		if i == len(list)-1 {
+			then = pass
+		}
+		if err := r.copy(ctx, p.off+d.from, was[d.from:d.to], d, then); err != nil {
 			return err
 		}
-		r.early.wrote(end - i)
-		i = end
+		r.early.wrote(d.to - d.from)
 	}
 	return nil
+}
+
+// difference is a range of a part that reads otherwise from the new backing file.
+type difference struct {
+	from, to int64
+	zero     bool
+	enc      []byte // compressed; nil: it is to be written as it is
+}
+
+// different finds whole units of was that differ from will; nil stands for zeroes.
+// Units of one kind go together, unless they are to be compressed.
+func (r *rebaser) different(was, will []byte) (list []difference) {
+	n := int64(len(was))
+	for i := int64(0); i < n; {
+		end := min(i+r.unit, n)
+		isZero := zero.IsZero(was[i:end])
+		same := isZero
+		if will != nil {
+			same = bytes.Equal(was[i:end], will[i:end])
+		}
+		if k := len(list) - 1; !same && k >= 0 && !r.job.Compress && list[k].to == i && list[k].zero == isZero {
+			list[k].to = end
+		} else if !same {
+			list = append(list, difference{from: i, to: end, zero: isZero})
+		}
+		i = end
+	}
+	return list
+}
+
+// encode compresses a unit. room has that of three.
+func (r *rebaser) encode(d *difference, was, room []byte) error {
+	if d.zero {
+		return nil
+	}
+	in := room[:r.unit]
+	clear(in[copy(in, was[d.from:d.to]):])
+	enc, ok, err := r.job.Image.Encode(room[r.unit:r.unit:3*r.unit], in)
+	if err == nil && ok {
+		d.enc = bytes.Clone(enc)
+	}
+	return err
 }
 
 // readBackingPart reads what an overlay would see of a backing image.
@@ -308,8 +364,8 @@ func readBackingPart(ctx context.Context, img *block.Image, p []byte, off int64)
 }
 
 // copy writes what the old backing file holds to the image, except where the
-// image has contents of its own.
-func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool) error {
+// image has contents of its own. It calls then as soon as all room for it is taken.
+func (r *rebaser) copy(ctx context.Context, off int64, data []byte, d difference, then func()) error {
 	img := r.job.Image
 	for len(data) > 0 {
 		has, n, err := img.AllocatedLayer(ctx, off, int64(len(data)))
@@ -322,12 +378,14 @@ func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool)
 		p := data[:n]
 		switch {
 		case has:
-		case isZero:
+		case d.zero:
 			err = r.zero(ctx, off, p)
-		case r.job.Compress && off%r.unit == 0 && (n == r.unit || off+n == img.Size()):
-			err = r.compress(ctx, off, p)
+		case d.enc != nil && n == d.to-d.from:
+			err = img.WriteEncoded(ctx, off, d.enc)
+		case n == int64(len(data)):
+			err = r.write(ctx, off, p, then)
 		default:
-			err = r.write(ctx, off, p)
+			err = r.write(ctx, off, p, func() {})
 		}
 		if err != nil {
 			return err
@@ -340,12 +398,12 @@ func (r *rebaser) copy(ctx context.Context, off int64, data []byte, isZero bool)
 // write writes what the image does not have. A file that the host caches takes one
 // write at a time: a second worker would only burn its processor waiting for the
 // host's lock.
-func (r *rebaser) write(ctx context.Context, off int64, p []byte) error {
+func (r *rebaser) write(ctx context.Context, off int64, p []byte, then func()) error {
 	if r.oneWriter {
 		r.writing.Lock()
 		defer r.writing.Unlock()
 	}
-	_, err := r.job.Image.WriteAt(ctx, p, off)
+	_, err := r.job.Image.WriteAtOrdered(ctx, p, off, then)
 	return err
 }
 
@@ -368,22 +426,4 @@ func (r *rebaser) zero(ctx context.Context, off int64, p []byte) error {
 		off, p = off+n, p[n:]
 	}
 	return nil
-}
-
-// compress writes a whole cluster that is not allocated.
-func (r *rebaser) compress(ctx context.Context, off int64, p []byte) error {
-	cluster := int(r.unit)
-	room := bufpool.Get(3 * cluster)
-	defer bufpool.Put(room)
-	in := room[:cluster]
-	clear(in[copy(in, p):])
-	enc, ok, err := r.job.Image.Encode(room[cluster:cluster:3*cluster], in)
-	if err != nil {
-		return err
-	}
-	if ok {
-		return r.job.Image.WriteEncoded(ctx, off, enc)
-	}
-	_, err = r.job.Image.WriteAt(ctx, p, off)
-	return err
 }
