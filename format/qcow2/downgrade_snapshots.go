@@ -14,8 +14,8 @@ import (
 // the same at any moment. The active disk has none left.
 func (im *image) expandSnapshots(ctx context.Context) error {
 	seen := map[int64]bool{}
-	for i := range im.snapshots {
-		s := &im.snapshots[i]
+	for i := range im.snap.Entries {
+		s := &im.snap.Entries[i]
 		l1, err := im.readTable(ctx, int64(s.L1TableOffset), int64(s.L1Size))
 		if err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/bitmaps"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/snaptable"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
@@ -93,11 +94,8 @@ type image struct {
 	backing       string
 	backingGiven  bool // the user named a backing file, whatever the header says
 	backingFormat string
-	snapshots     []ondisk.Snapshot
-	snapshotBytes int64 // length of the snapshot table
-	// snapshotsShort: entries of the table in the file lack what version 3 demands.
-	snapshotsShort bool
-	// snapshotDamage is why snapshots is empty although the header names some.
+	snap          snaptable.Table
+	// snapshotDamage is why snap is empty although the header names some.
 	snapshotDamage error
 	encrypt        json.RawMessage         // for Info
 	crypto         *encryption             // nil: not encrypted, or opened without a key
@@ -190,7 +188,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 			return nil, err
 		}
 		if im.snapshotDamage != nil {
-			im.snapshots = nil
+			im.snap = snaptable.Table{}
 		}
 	}
 	if err := im.tolerate("bitmap directory", im.loadBitmaps(ctx), &im.bitmapDamage); err != nil {
