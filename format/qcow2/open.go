@@ -12,6 +12,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/bitmaps"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/codec"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/snaptable"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
@@ -129,7 +130,7 @@ type image struct {
 	recurse   atomic.Int32 // result of metadata preallocation detection: 0 unknown, 1 no, 2 yes
 	recurseMu sync.Mutex
 
-	codec codec
+	codec *codec.Codec
 
 	refRuns int // see maxRefRuns
 }
@@ -197,7 +198,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 	if im.bitmapDamage != nil {
 		im.bm.Fail(im.bitmapDamage)
 	}
-	im.codec.init(&im.geometry)
+	im.codec = codec.New(im.clusterSize, im.compression)
 	if im.writable {
 		if err := im.openForWriting(ctx); err != nil {
 			return nil, err

@@ -129,7 +129,7 @@ func (im *image) applyReady(ctx context.Context) error {
 	var err error
 	if len(drops) > 0 {
 		im.events.Raise("cluster_free")
-		im.codec.forget()
+		im.codec.Forget()
 	}
 	for _, d := range drops {
 		for c := d.off >> im.clusterBits; c < (d.off+d.n)>>im.clusterBits && err == nil; c++ {

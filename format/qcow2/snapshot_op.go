@@ -184,7 +184,7 @@ func (op *snapshotOp) dropOldTable(ctx context.Context) error {
 // was given back: then the dirty bit stays, for somebody to find the leaks.
 func (op *snapshotOp) finish(ctx context.Context, failed error) error {
 	im := op.im
-	im.codec.forget()
+	im.codec.Forget()
 	im.recurse.Store(0)
 	im.alloc.mu.Lock()
 	im.alloc.holdSpans()
