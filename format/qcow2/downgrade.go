@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -94,7 +95,7 @@ func (im *image) findCompressed(ctx context.Context, l1 []uint64) (bool, error) 
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		if err := im.readPadded(ctx, im.file, buf, off); err != nil {
+		if err := tableio.ReadPadded(ctx, im.file, buf, off); err != nil {
 			return false, err
 		}
 		for i := range int(im.clusterSize / im.l2EntrySize) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/refcounts"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -41,7 +42,7 @@ func (im *image) expandSnapshots(ctx context.Context) error {
 // the disk from guest on. What it cannot finish it leaks at most.
 func (im *image) expandTable(ctx context.Context, off, guest int64) error {
 	b := make([]byte, im.clusterSize)
-	if err := im.readPadded(ctx, im.file, b, off); err != nil {
+	if err := tableio.ReadPadded(ctx, im.file, b, off); err != nil {
 		return err
 	}
 	if err := im.goodEntries(off, b); err != nil {

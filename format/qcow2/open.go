@@ -3,12 +3,12 @@ package qcow2
 import (
 	"context"
 	"encoding/binary"
-	"io"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/bitmaps"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/codec"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/snaptable"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
@@ -203,7 +203,7 @@ func (im *image) readTableInto(ctx context.Context, into []uint64, off, n int64)
 	buf := make([]byte, min(n*8, 1<<20))
 	for i := int64(0); i < n; {
 		p := buf[:min(int64(len(buf)), (n-i)*8)]
-		if err := im.readPadded(ctx, im.file, p, off+i*8); err != nil {
+		if err := tableio.ReadPadded(ctx, im.file, p, off+i*8); err != nil {
 			return nil, err
 		}
 		for j := 0; j < len(p); j += 8 {
@@ -212,19 +212,6 @@ func (im *image) readTableInto(ctx context.Context, into []uint64, off, n int64)
 		}
 	}
 	return table, nil
-}
-
-// readPadded fills p from s at off, with zeroes for what lies beyond the end.
-func (im *image) readPadded(ctx context.Context, s driver.Storage, p []byte, off int64) error {
-	n, err := s.ReadAt(ctx, p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err != nil && err != io.EOF {
-		return err
-	}
-	clear(p[n:])
-	return nil
 }
 
 // invalidate drops everything that was read from the file and reads it again.

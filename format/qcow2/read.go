@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/internal/clustertable"
@@ -46,7 +47,7 @@ func (im *image) readCompressed(ctx context.Context, p []byte, c, in int64) erro
 	enc := bufpool.Get(int(min(d.Size, im.file.Size()-d.Offset)))
 	defer bufpool.Put(enc)
 	im.events.Raise("read_compressed")
-	if err := im.readPadded(ctx, im.file, enc, d.Offset); err != nil {
+	if err := tableio.ReadPadded(ctx, im.file, enc, d.Offset); err != nil {
 		return err
 	}
 	whole := p
@@ -78,7 +79,7 @@ func (im *image) readPlain(ctx context.Context, p []byte, c, in int64) error {
 		}
 		switch x.Kind {
 		case driver.ExtentData:
-			err = im.readPadded(ctx, x.Child, p[:x.Length], x.HostOffset)
+			err = tableio.ReadPadded(ctx, x.Child, p[:x.Length], x.HostOffset)
 		case driver.ExtentZero:
 			clear(p[:x.Length])
 		case driver.ExtentUnallocated:
