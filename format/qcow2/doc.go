@@ -1,7 +1,39 @@
 // Package qcow2 implements the qcow2 image format, versions 2 and 3.
 //
 // The specification is docs/interop/qcow2 of the QEMU project; comments name
-// its sections. On-disk records are encoded and decoded by package ondisk.
+// its sections.
+//
+// # Where things are
+//
+// Packages that need no open image:
+//
+//	ondisk             records: header, extensions, table entries, directories
+//	internal/tableio   tables of words and clusters, read and written in large pieces
+//	internal/layout    new images: create, measure, stream; the options for it
+//	internal/check     check and repair, on the file
+//	internal/snaptable the snapshot table: read, judged, encoded, searched
+//	internal/codec     compressed clusters
+//	internal/keys      passphrases and the area of a LUKS header
+//
+// Parts of an open image, with an interface for what they need of it:
+//
+//	internal/refcounts counts of clusters: read, changed, searched, written
+//	internal/bitmaps   dirty bitmaps: recorded, loaded, stored
+//
+// This package is the open image, by what the names of its files begin with:
+//
+//	image, open, header, options, info   what it is, and how it is opened
+//	map, read, compress                  where data is, and decoding it
+//	write, zero, discard, empty          changes of the mapping
+//	l2, writeback                        tables in memory, and their way to the disk
+//	allocator                            which clusters are used, and given back when
+//	snapshot                             snapshot operations
+//	resize, amend, downgrade, encrypt    changes of the whole image
+//	driver, check, bitmaps               what others call, and the parts above
+//
+// The cached L2 slices, the list of pending changes and the batches that are written
+// are those of internal/clustertable of the module; its documentation tells what they
+// promise.
 //
 // # Order of writes
 //
@@ -31,8 +63,8 @@
 // # Lock order
 //
 //	resizeMu one Resize or snapshot operation at a time; held across I/O
-//	bm.mu    bitmaps, but not the setting of their bits; held across I/O by what
-//	         changes bitmaps themselves
+//	         (that of bm: bitmaps, but not the setting of their bits; held across
+//	         I/O by what changes bitmaps themselves)
 //	tableMu  L1 entries change, and L2 tables are made, with it held; across the
 //	         reading of a table that a snapshot shares, and snapshot operations
 //	flushMu  one writeback, growth of the refcount table, repair or snapshot
@@ -41,7 +73,7 @@
 //	         share it; never held across I/O
 //	alloc.mu refcounts and the allocator; held across the loading of a refcount
 //	         block and the growth of the refcount table, both rare
-//	hdrMu    the header and its writing; codec.lastMu, recurseMu: leaves
+//	hdrMu    the header and its writing; the lock of codec, recurseMu: leaves
 //
 // Locks are taken in this order. meta and alloc.mu are never held together: work
 // takes one, gives it back, and takes the other. Whoever changes the L2 entries

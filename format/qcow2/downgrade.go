@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -22,8 +23,8 @@ func (im *image) downgrade(ctx context.Context, progress func(done, total int64)
 	if im.refOrder != 4 {
 		return refuse("compat=0.10 requires refcount_bits=16")
 	}
-	for i := range im.snapshots {
-		if s := &im.snapshots[i]; s.VMStateSize != 0 || int64(s.DiskSize) != im.size.Load() {
+	for i := range im.snap.Entries {
+		if s := &im.snap.Entries[i]; s.VMStateSize != 0 || int64(s.DiskSize) != im.size.Load() {
 			return refuse("Internal snapshots prevent downgrade of image")
 		}
 	}
@@ -64,8 +65,8 @@ func (im *image) refuseCompressed(ctx context.Context) error {
 	im.meta.RLock()
 	tables := [][]uint64{slices.Clone(im.l1.Entries)}
 	im.meta.RUnlock()
-	for i := range im.snapshots {
-		s := &im.snapshots[i]
+	for i := range im.snap.Entries {
+		s := &im.snap.Entries[i]
 		l1, err := im.readTable(ctx, int64(s.L1TableOffset), int64(s.L1Size))
 		if err != nil {
 			return err
@@ -94,7 +95,7 @@ func (im *image) findCompressed(ctx context.Context, l1 []uint64) (bool, error) 
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		if err := im.readPadded(ctx, im.file, buf, off); err != nil {
+		if err := tableio.ReadPadded(ctx, im.file, buf, off); err != nil {
 			return false, err
 		}
 		for i := range int(im.clusterSize / im.l2EntrySize) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/refcounts"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -14,8 +15,8 @@ import (
 // the same at any moment. The active disk has none left.
 func (im *image) expandSnapshots(ctx context.Context) error {
 	seen := map[int64]bool{}
-	for i := range im.snapshots {
-		s := &im.snapshots[i]
+	for i := range im.snap.Entries {
+		s := &im.snap.Entries[i]
 		l1, err := im.readTable(ctx, int64(s.L1TableOffset), int64(s.L1Size))
 		if err != nil {
 			return err
@@ -41,7 +42,7 @@ func (im *image) expandSnapshots(ctx context.Context) error {
 // the disk from guest on. What it cannot finish it leaks at most.
 func (im *image) expandTable(ctx context.Context, off, guest int64) error {
 	b := make([]byte, im.clusterSize)
-	if err := im.readPadded(ctx, im.file, b, off); err != nil {
+	if err := tableio.ReadPadded(ctx, im.file, b, off); err != nil {
 		return err
 	}
 	if err := im.goodEntries(off, b); err != nil {

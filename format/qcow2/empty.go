@@ -89,7 +89,7 @@ func (im *image) forgetAll(ctx context.Context) error {
 		im.refused.Store(true)
 		return err
 	}
-	im.codec.forget()
+	im.codec.Forget()
 	if err := im.invalidate(ctx); err != nil {
 		im.refused.Store(true)
 		return err

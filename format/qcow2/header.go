@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -26,7 +27,7 @@ func (im *image) loadHeader(ctx context.Context) error {
 		return driver.Errorf(driver.ErrUnsupported, format, args...)
 	}
 	fixed := make([]byte, ondisk.HeaderSizeFull)
-	if err := im.readPadded(ctx, im.file, fixed, 0); err != nil {
+	if err := tableio.ReadPadded(ctx, im.file, fixed, 0); err != nil {
 		return fmt.Errorf("Could not read qcow2 header: %w", err)
 	}
 	h, err := ondisk.DecodeHeader(fixed)
@@ -49,7 +50,7 @@ func (im *image) loadHeader(ctx context.Context) error {
 		return corrupt("Invalid backing file offset")
 	}
 	first := make([]byte, min(h.ClusterSize(), max(im.file.Size(), int64(h.HeaderLength))))
-	if err := im.readPadded(ctx, im.file, first, 0); err != nil {
+	if err := tableio.ReadPadded(ctx, im.file, first, 0); err != nil {
 		return fmt.Errorf("Could not read qcow2 header: %w", err)
 	}
 	if h, err = ondisk.DecodeHeader(first); err != nil {
@@ -111,7 +112,7 @@ func (im *image) loadHeader(ctx context.Context) error {
 			return corrupt("Backing file name too long")
 		}
 		name := make([]byte, n)
-		if err := im.readPadded(ctx, im.file, name, int64(h.BackingFileOffset)); err != nil {
+		if err := tableio.ReadPadded(ctx, im.file, name, int64(h.BackingFileOffset)); err != nil {
 			return fmt.Errorf("Could not read backing file name: %w", err)
 		}
 		im.backing, _, _ = strings.Cut(string(name), "\x00")

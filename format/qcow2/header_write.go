@@ -5,6 +5,7 @@ import (
 	"context"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -56,7 +57,7 @@ func (im *image) encodeHeader(nameAt int64) (headerImage, error) {
 // currentHeader reads the header cluster that is on disk.
 func (im *image) currentHeader(ctx context.Context) (headerImage, error) {
 	cur := headerImage{data: make([]byte, im.clusterSize)}
-	if err := im.readPadded(ctx, im.file, cur.data, 0); err != nil {
+	if err := tableio.ReadPadded(ctx, im.file, cur.data, 0); err != nil {
 		return cur, err
 	}
 	h, err := ondisk.DecodeHeader(cur.data)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/snaptable"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/qapi"
 )
@@ -35,8 +36,8 @@ func (im *image) Info(ctx context.Context) (*driver.Info, error) {
 	if im.backing != "" {
 		info.Backing = &driver.BackingRef{Filename: im.backing, Format: im.backingFormat}
 	}
-	for i := range im.snapshots {
-		info.Snapshots = append(info.Snapshots, snapshotInfo(&im.snapshots[i]))
+	for i := range im.snap.Entries {
+		info.Snapshots = append(info.Snapshots, snaptable.Info(&im.snap.Entries[i]))
 	}
 	info.VMStateOffset = im.l1Entries(int64(h.Size)) * im.l2Range()
 	spec := qapi.InfoSpecificQcow2{Compat: "0.10", RefcountBits: 1 << h.RefcountOrder, CompressionType: "zlib", Bitmaps: bitmaps}

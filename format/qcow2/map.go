@@ -5,6 +5,7 @@ import (
 	"math/bits"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
@@ -333,14 +334,14 @@ func (im *image) detectPreallocation(ctx context.Context) (bool, error) {
 	var count int64
 	for region := int64(0); region*perBlock < clusters && region < regions; region++ {
 		var entry [8]byte
-		if err := im.readPadded(ctx, im.file, entry[:], table+region*8); err != nil {
+		if err := tableio.ReadPadded(ctx, im.file, entry[:], table+region*8); err != nil {
 			return false, err
 		}
 		off := int64(be64(entry[:]) &^ ondisk.ReftReservedMask)
 		if off <= 0 || off >= im.file.Size() {
 			continue
 		}
-		if err := im.readPadded(ctx, im.file, buf, off); err != nil {
+		if err := tableio.ReadPadded(ctx, im.file, buf, off); err != nil {
 			return false, err
 		}
 		for i := range min(perBlock, clusters-region*perBlock) {

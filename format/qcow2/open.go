@@ -3,147 +3,19 @@ package qcow2
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
-	"io"
-	"math/bits"
-	"sync"
-	"sync/atomic"
 
 	"github.com/cowl-disk/cowl/block/driver"
-	"github.com/cowl-disk/cowl/crypto/luks"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/bitmaps"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/codec"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/snaptable"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
-// geometry is what follows from the header. It changes only by Amend, with no
-// request under way. Sizes are bytes.
-type geometry struct {
-	version      uint32
-	clusterBits  uint32
-	clusterSize  int64
-	extended     bool // L2 entries have subcluster bitmaps
-	l2EntrySize  int64
-	l2Bits       uint32 // log2 of the entries of an L2 table
-	subBits      uint32 // log2 of the subcluster size
-	subSize      int64
-	refOrder     uint32
-	refBlockBits uint32 // log2 of the entries of a refcount block
-	compression  uint8
-}
-
-func newGeometry(h *ondisk.Header) geometry {
-	g := geometry{version: h.Version, clusterBits: h.ClusterBits, clusterSize: h.ClusterSize(), extended: h.ExtendedL2(),
-		refOrder: h.RefcountOrder, compression: h.CompressionType}
-	g.l2EntrySize = int64(ondisk.L2EntrySize(g.extended))
-	g.l2Bits = g.clusterBits - uint32(bits.TrailingZeros64(uint64(g.l2EntrySize)))
-	g.subBits = g.clusterBits
-	if g.extended {
-		g.subBits -= 5
-	}
-	g.subSize = 1 << g.subBits
-	g.refBlockBits = g.clusterBits + 3 - g.refOrder
-	return g
-}
-
-// l2Range is how much of the disk one L2 table maps.
-func (g *geometry) l2Range() int64 { return 1 << (g.clusterBits + g.l2Bits) }
-
-// l1Entries is the number of L1 entries that a disk of size bytes needs.
-func (g *geometry) l1Entries(size int64) int64 {
-	shift := g.clusterBits + g.l2Bits
-	n := size >> shift
-	if size&(1<<shift-1) != 0 {
-		n++
-	}
-	return n
-}
-
-func (g *geometry) clusters(n int64) int64 {
-	return n>>g.clusterBits + min(1, n&(g.clusterSize-1))
-}
-
-func (g *geometry) alignDown(n int64) int64 { return n &^ (g.clusterSize - 1) }
-func (g *geometry) alignUp(n int64) int64   { return g.alignDown(n + g.clusterSize - 1) }
-
-// image is an open image. The lock order is in the package documentation.
-type image struct {
-	geometry
-	name     string
-	env      *driver.Env
-	file     driver.Storage // metadata, and data unless external
-	events   driver.Events  // raised on file
-	data     driver.Storage // guest data: file, or the external data file
-	external bool
-	dataRaw  bool // the external data file is also a valid raw image
-	writable bool
-	access   driver.Access
-	opt      openOptions
-	overlap  overlapSet
-	sizes    cacheSizes
-	lazy     bool // postpone refcounts behind the dirty bit
-	budgeted int64
-
-	size atomic.Int64 // of the disk as it is shown
-
-	// hdrMu guards the header fields and serialises writes of the header.
-	hdrMu         sync.Mutex
-	hdr           ondisk.Header
-	exts          []ondisk.Extension // all but the end, in the order of the file
-	backing       string
-	backingGiven  bool // the user named a backing file, whatever the header says
-	backingFormat string
-	snapshots     []ondisk.Snapshot
-	snapshotBytes int64 // length of the snapshot table
-	// snapshotsShort: entries of the table in the file lack what version 3 demands.
-	snapshotsShort bool
-	// snapshotDamage is why snapshots is empty although the header names some.
-	snapshotDamage error
-	encrypt        json.RawMessage         // for Info
-	crypto         *encryption             // nil: not encrypted, or opened without a key
-	luks           *luks.Header            // nil: not encrypted, or not by LUKS
-	secretID       string                  // of the key
-	bitmapsExt     ondisk.BitmapsExtension // zero if there are none
-
-	// bitmapsStale: the header names bitmaps that a program without knowledge of them
-	// has made untrue.
-	bitmapsStale bool
-	// bitmapDamage is why bm is empty although the header names bitmaps.
-	bitmapDamage error
-	bm           *bitmaps.Set
-
-	begun   atomic.Bool // the image has been marked as being written
-	refused atomic.Bool // corruption was found: no more writes
-
-	flushMu  sync.Mutex
-	resizeMu sync.Mutex
-	tableMu  sync.Mutex // L1 entries change with it held
-
-	meta    sync.RWMutex
-	l1      clustertable.Root
-	cache   *clustertable.Cache
-	pend    *clustertable.Changes
-	drops   []drop // references given up, not yet durable
-	dropped int64  // bytes in drops
-
-	alloc allocator
-
-	recurse   atomic.Int32 // result of metadata preallocation detection: 0 unknown, 1 no, 2 yes
-	recurseMu sync.Mutex
-
-	codec codec
-
-	refRuns int // see maxRefRuns
-}
-
-// span is a range of the file with what lies there.
-type span struct {
-	off, end int64
-	what     string
-}
-
 func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
-	im := &image{name: req.Name, env: req.Env, file: req.File, events: driver.EventsOf(req.File), data: req.File, writable: req.Access.Write, access: req.Access, backingGiven: req.BackingGiven, refRuns: maxRefRuns}
+	im := &image{name: req.Name, env: req.Env, file: req.File, events: driver.EventsOf(req.File), data: req.File, writable: req.Access.Write, access: req.Access, refRuns: maxRefRuns}
+	im.backingGiven = req.BackingGiven
 	im.bm = bitmaps.New(bitmapHost{im}, im.env, im.name)
 	defer func() {
 		if err != nil {
@@ -190,7 +62,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 			return nil, err
 		}
 		if im.snapshotDamage != nil {
-			im.snapshots = nil
+			im.snap = snaptable.Table{}
 		}
 	}
 	if err := im.tolerate("bitmap directory", im.loadBitmaps(ctx), &im.bitmapDamage); err != nil {
@@ -199,7 +71,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 	if im.bitmapDamage != nil {
 		im.bm.Fail(im.bitmapDamage)
 	}
-	im.codec.init(&im.geometry)
+	im.codec = codec.New(im.clusterSize, im.compression)
 	if im.writable {
 		if err := im.openForWriting(ctx); err != nil {
 			return nil, err
@@ -331,7 +203,7 @@ func (im *image) readTableInto(ctx context.Context, into []uint64, off, n int64)
 	buf := make([]byte, min(n*8, 1<<20))
 	for i := int64(0); i < n; {
 		p := buf[:min(int64(len(buf)), (n-i)*8)]
-		if err := im.readPadded(ctx, im.file, p, off+i*8); err != nil {
+		if err := tableio.ReadPadded(ctx, im.file, p, off+i*8); err != nil {
 			return nil, err
 		}
 		for j := 0; j < len(p); j += 8 {
@@ -340,19 +212,6 @@ func (im *image) readTableInto(ctx context.Context, into []uint64, off, n int64)
 		}
 	}
 	return table, nil
-}
-
-// readPadded fills p from s at off, with zeroes for what lies beyond the end.
-func (im *image) readPadded(ctx context.Context, s driver.Storage, p []byte, off int64) error {
-	n, err := s.ReadAt(ctx, p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err != nil && err != io.EOF {
-		return err
-	}
-	clear(p[n:])
-	return nil
 }
 
 // invalidate drops everything that was read from the file and reads it again.

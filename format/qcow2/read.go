@@ -1,153 +1,16 @@
 package qcow2
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"sync"
-
-	"github.com/klauspost/compress/flate"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
-
-// codec compresses and decompresses clusters (section "Compressed Clusters
-// Descriptor"). It is safe for concurrent use.
-type codec struct {
-	zstd        bool
-	clusterSize int
-
-	inflaters, deflaters, zdecoders, zencoders sync.Pool
-
-	// last keeps the cluster that was decoded last for reads of parts of it.
-	lastMu  sync.Mutex
-	lastKey uint64 // L2 entry, 0: none
-	last    []byte
-}
-
-func (c *codec) init(g *geometry) {
-	c.zstd = g.compression == ondisk.CompressionZstd
-	c.clusterSize = int(g.clusterSize)
-}
-
-// cached copies from the cluster decoded last, if it is that of key.
-func (c *codec) cached(key uint64, p []byte, in int64) bool {
-	c.lastMu.Lock()
-	defer c.lastMu.Unlock()
-	if c.lastKey != key {
-		return false
-	}
-	copy(p, c.last[in:])
-	return true
-}
-
-// keep remembers a decoded cluster and returns a buffer to give back.
-func (c *codec) keep(key uint64, buf []byte) []byte {
-	c.lastMu.Lock()
-	defer c.lastMu.Unlock()
-	old := c.last
-	c.lastKey, c.last = key, buf
-	return old
-}
-
-// forget drops the remembered cluster: its place in the file may be used anew.
-func (c *codec) forget() {
-	c.lastMu.Lock()
-	c.lastKey = 0
-	c.lastMu.Unlock()
-}
-
-// decode fills p, one cluster, from enc, which may be followed by other bytes.
-func (c *codec) decode(p, enc []byte) error {
-	if c.zstd {
-		return c.decodeZstd(p, enc)
-	}
-	type inflater struct {
-		src bytes.Reader
-		r   io.ReadCloser
-	}
-	z, _ := c.inflaters.Get().(*inflater)
-	if z == nil {
-		z = &inflater{}
-		z.r = flate.NewReader(&z.src)
-	}
-	z.src.Reset(enc)
-	if err := z.r.(flate.Resetter).Reset(&z.src, nil); err != nil {
-		return err
-	}
-	_, err := io.ReadFull(z.r, p)
-	z.src.Reset(nil)
-	c.inflaters.Put(z)
-	return err
-}
-
-func (c *codec) decodeZstd(p, enc []byte) error {
-	d, _ := c.zdecoders.Get().(*zstd.Decoder)
-	if d == nil {
-		var err error
-		d, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(uint64(max(c.clusterSize, 1<<20))),
-			zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecodeAllCapLimit(true))
-		if err != nil {
-			return err
-		}
-	}
-	defer c.zdecoders.Put(d)
-	for out := p[:0:len(p)]; ; {
-		n, err := zstdFrame(enc)
-		if err != nil {
-			return err
-		}
-		if out, err = d.DecodeAll(enc[:n], out); err != nil {
-			return err
-		}
-		if len(out) == len(p) {
-			return nil
-		}
-		enc = enc[n:]
-	}
-}
-
-// zstdFrame returns the length of the frame at the start of b: the decoder wants
-// to be given whole frames and the descriptor counts whole sectors.
-func zstdFrame(b []byte) (int, error) {
-	var h zstd.Header
-	if err := h.Decode(b); err != nil {
-		return 0, err
-	}
-	n := int64(h.HeaderSize)
-	if h.Skippable {
-		n += int64(h.SkippableSize)
-		if n > int64(len(b)) {
-			return 0, io.ErrUnexpectedEOF
-		}
-		return int(n), nil
-	}
-	const blockHeader, blockRLE = 3, 1
-	for last := false; !last; {
-		if n+blockHeader > int64(len(b)) {
-			return 0, io.ErrUnexpectedEOF
-		}
-		v := uint32(b[n]) | uint32(b[n+1])<<8 | uint32(b[n+2])<<16
-		last = v&1 != 0
-		size := int64(v >> 3)
-		if v>>1&3 == blockRLE {
-			size = 1
-		}
-		n += blockHeader + size
-	}
-	if h.HasCheckSum {
-		n += 4
-	}
-	if n > int64(len(b)) {
-		return 0, io.ErrUnexpectedEOF
-	}
-	return int(n), nil
-}
 
 // ReadEncoded reads guest bytes of compressed clusters.
 func (im *image) ReadEncoded(ctx context.Context, p []byte, off int64) error {
@@ -174,7 +37,7 @@ func (im *image) readCompressed(ctx context.Context, p []byte, c, in int64) erro
 	if im.kind(e) != kindCompressed {
 		return im.readPlain(ctx, p, c, in)
 	}
-	if int64(len(p)) < im.clusterSize && im.codec.cached(e.Desc, p, in) {
+	if int64(len(p)) < im.clusterSize && im.codec.Cached(e.Desc, p, in) {
 		return nil
 	}
 	d := ondisk.DecodeCompressed(e.Desc, im.clusterBits)
@@ -184,14 +47,14 @@ func (im *image) readCompressed(ctx context.Context, p []byte, c, in int64) erro
 	enc := bufpool.Get(int(min(d.Size, im.file.Size()-d.Offset)))
 	defer bufpool.Put(enc)
 	im.events.Raise("read_compressed")
-	if err := im.readPadded(ctx, im.file, enc, d.Offset); err != nil {
+	if err := tableio.ReadPadded(ctx, im.file, enc, d.Offset); err != nil {
 		return err
 	}
 	whole := p
 	if int64(len(p)) < im.clusterSize {
 		whole = bufpool.Get(int(im.clusterSize))
 	}
-	if err := im.codec.decode(whole, enc); err != nil {
+	if err := im.codec.Decode(whole, enc); err != nil {
 		if int64(len(p)) < im.clusterSize {
 			bufpool.Put(whole)
 		}
@@ -199,7 +62,7 @@ func (im *image) readCompressed(ctx context.Context, p []byte, c, in int64) erro
 	}
 	if int64(len(p)) < im.clusterSize {
 		copy(p, whole[in:])
-		if old := im.codec.keep(e.Desc, whole); old != nil {
+		if old := im.codec.Keep(e.Desc, whole); old != nil {
 			bufpool.Put(old)
 		}
 	}
@@ -216,7 +79,7 @@ func (im *image) readPlain(ctx context.Context, p []byte, c, in int64) error {
 		}
 		switch x.Kind {
 		case driver.ExtentData:
-			err = im.readPadded(ctx, x.Child, p[:x.Length], x.HostOffset)
+			err = tableio.ReadPadded(ctx, x.Child, p[:x.Length], x.HostOffset)
 		case driver.ExtentZero:
 			clear(p[:x.Length])
 		case driver.ExtentUnallocated:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
@@ -257,7 +258,7 @@ func (im *image) readOwn(ctx context.Context, p []byte, off int64) error {
 		q := p[:x.Length]
 		switch x.Kind {
 		case driver.ExtentData:
-			err = im.readPadded(ctx, x.Child, q, x.HostOffset)
+			err = tableio.ReadPadded(ctx, x.Child, q, x.HostOffset)
 		case driver.ExtentEncoded:
 			err = im.ReadEncoded(ctx, q, off)
 		default:

@@ -32,7 +32,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	}
 	im.tableMu.Lock()
 	defer im.tableMu.Unlock()
-	s := im.findSnapshot(idOrName)
+	s := im.snap.Find(idOrName)
 	if s == nil {
 		return driver.Errorf(driver.ErrNoSnapshot, "Can't find the snapshot")
 	}

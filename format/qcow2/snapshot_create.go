@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/snaptable"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
@@ -26,11 +27,11 @@ func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest)
 	defer im.resizeMu.Unlock()
 	im.tableMu.Lock()
 	defer im.tableMu.Unlock()
-	if len(im.snapshots) >= ondisk.MaxSnapshots {
+	if len(im.snap.Entries) >= ondisk.MaxSnapshots {
 		return "", driver.Errorf(driver.ErrRange, "File too large")
 	}
 	s := ondisk.Snapshot{
-		ID: nextSnapshotID(im.snapshots), Name: req.Name, L1Size: uint32(len(im.l1.Entries)),
+		ID: snaptable.NextID(im.snap.Entries), Name: req.Name, L1Size: uint32(len(im.l1.Entries)),
 		DateSec: uint32(req.Date.Unix()), DateNsec: uint32(req.Date.Nanosecond()),
 		DiskSize: uint64(im.size.Load()), HasDiskSize: true, HasIcount: true,
 	}
@@ -39,7 +40,7 @@ func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest)
 		return "", err
 	}
 	s.L1TableOffset = uint64(l1Room.off)
-	op, err := im.beginSnapshot(ctx, append(slices.Clone(im.snapshots), s), l1Room)
+	op, err := im.beginSnapshot(ctx, append(slices.Clone(im.snap.Entries), s), l1Room)
 	if err != nil {
 		return "", err
 	}

@@ -20,11 +20,11 @@ func (im *image) DeleteSnapshot(ctx context.Context, id, name string) error {
 	defer im.resizeMu.Unlock()
 	im.tableMu.Lock()
 	defer im.tableMu.Unlock()
-	i := slices.IndexFunc(im.snapshots, func(s ondisk.Snapshot) bool { return s.ID == id && s.Name == name })
+	i := slices.IndexFunc(im.snap.Entries, func(s ondisk.Snapshot) bool { return s.ID == id && s.Name == name })
 	if i < 0 {
 		return driver.Errorf(driver.ErrNoSnapshot, "Can't find the snapshot")
 	}
-	s := im.snapshots[i]
+	s := im.snap.Entries[i]
 	l1Bytes := int64(s.L1Size) * 8
 	if err := im.env.Budget.Table("Snapshot L1 table", l1Bytes); err != nil {
 		return err
@@ -34,7 +34,7 @@ func (im *image) DeleteSnapshot(ctx context.Context, id, name string) error {
 	if err != nil {
 		return driver.Errorf(driver.ErrCorrupt, "Failed to read snapshot L1 table: %w", err)
 	}
-	list := slices.Delete(slices.Clone(im.snapshots), i, i+1)
+	list := slices.Delete(slices.Clone(im.snap.Entries), i, i+1)
 	op, err := im.beginSnapshot(ctx, list)
 	if err != nil {
 		return err

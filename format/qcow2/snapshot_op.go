@@ -4,10 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"strconv"
-	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/snaptable"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
@@ -74,9 +73,7 @@ func (op *snapshotOp) holdRooms(ctx context.Context) error {
 // if it fails. The caller calls end.
 func (im *image) beginSnapshot(ctx context.Context, list []ondisk.Snapshot, rooms ...span) (*snapshotOp, error) {
 	op := &snapshotOp{im: im, list: list, rooms: rooms}
-	for i := range list {
-		op.table = list[i].Append(op.table, 0)
-	}
+	op.table = snaptable.Encode(list)
 	var err error
 	if len(op.table) > ondisk.MaxSnapshotTableBytes {
 		err = driver.Errorf(driver.ErrRange, "File too large")
@@ -142,12 +139,12 @@ func (op *snapshotOp) commitTable(ctx context.Context) error {
 		im.refused.Store(true) // which table the header names is not known
 		return err
 	}
-	old := span{off: int64(im.hdr.SnapshotsOffset), end: int64(im.hdr.SnapshotsOffset) + im.snapshotBytes}
+	old := span{off: int64(im.hdr.SnapshotsOffset), end: int64(im.hdr.SnapshotsOffset) + im.snap.Bytes}
 	if im.hdr.NbSnapshots == 0 {
 		old = span{}
 	}
 	im.hdr.NbSnapshots, im.hdr.SnapshotsOffset = uint32(len(op.list)), uint64(op.room.off)
-	im.snapshots, im.snapshotBytes, im.snapshotsShort = op.list, int64(len(op.table)), false
+	im.snap = snaptable.Table{Entries: op.list, Bytes: int64(len(op.table))}
 	op.room = old
 	return nil
 }
@@ -155,14 +152,14 @@ func (op *snapshotOp) commitTable(ctx context.Context) error {
 // completeSnapshots writes the snapshot table anew with all that version 3 demands of
 // its entries, unless they have it.
 func (im *image) completeSnapshots(ctx context.Context) error {
-	if !im.snapshotsShort {
+	if !im.snap.Short {
 		return nil
 	}
 	im.resizeMu.Lock()
 	defer im.resizeMu.Unlock()
 	im.tableMu.Lock()
 	defer im.tableMu.Unlock()
-	op, err := im.beginSnapshot(ctx, im.snapshots)
+	op, err := im.beginSnapshot(ctx, im.snap.Entries)
 	if err != nil {
 		return err
 	}
@@ -187,7 +184,7 @@ func (op *snapshotOp) dropOldTable(ctx context.Context) error {
 // was given back: then the dirty bit stays, for somebody to find the leaks.
 func (op *snapshotOp) finish(ctx context.Context, failed error) error {
 	im := op.im
-	im.codec.forget()
+	im.codec.Forget()
 	im.recurse.Store(0)
 	im.alloc.mu.Lock()
 	im.alloc.holdSpans()
@@ -220,27 +217,4 @@ func (im *image) reload(l1 []uint64) {
 		im.l1.Entries = l1
 	}
 	im.cache.Reset()
-}
-
-// nextSnapshotID returns one more than the highest id that is a number, as the
-// original counts: other ids are as high as the digits that they begin with.
-func nextSnapshotID(list []ondisk.Snapshot) string {
-	var highest uint64
-	used := map[string]bool{}
-	for i := range list {
-		used[list[i].ID] = true
-		text := strings.TrimPrefix(strings.TrimLeft(list[i].ID, " \t\n\v\f\r"), "+")
-		n := 0
-		for n < len(text) && text[n] >= '0' && text[n] <= '9' {
-			n++
-		}
-		if v, err := strconv.ParseUint(text[:n], 10, 64); err == nil {
-			highest = max(highest, v)
-		}
-	}
-	for id := highest + 1; ; id++ {
-		if s := strconv.FormatUint(id, 10); !used[s] {
-			return s
-		}
-	}
 }

@@ -63,7 +63,9 @@ func TestMetadataRoom(t *testing.T) {
 		}
 		testkit.Run(t, "qemu-img", args...)
 		checkClean(t, a)
-		if ours, theirs := blocks(t, a), blocks(t, b); ours > theirs {
+		// A file system may need a block of 4 KiB more to note where a file lies.
+		const extents = 4096 / 512
+		if ours, theirs := blocks(t, a), blocks(t, b); ours > theirs+extents {
 			t.Errorf("%s: %d blocks, QEMU %d", name, ours, theirs)
 		}
 	}

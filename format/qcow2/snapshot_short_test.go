@@ -38,7 +38,7 @@ func TestShortSnapshotEntries(t *testing.T) {
 			at := int64(im.hdr.SnapshotsOffset)
 			var table []byte
 			for i, known := range []int{0, 8} {
-				entry := im.snapshots[i].Append(nil, 0)
+				entry := im.snap.Entries[i].Append(nil, 0)
 				binary.BigEndian.PutUint32(entry[36:], uint32(known))
 				names := entry[ondisk.SnapshotFixedSize+ondisk.SnapshotExtraKnown:][:len("1a")]
 				table = append(append(table, entry[:ondisk.SnapshotFixedSize+known]...), names...)
@@ -60,10 +60,10 @@ func TestShortSnapshotEntries(t *testing.T) {
 			img = open()
 			defer img.Close(ctx)
 			im = img.Node().(*image)
-			if im.snapshotsShort || len(im.snapshots) == 0 {
-				t.Errorf("entries of the table are still short, or gone: %+v", im.snapshots)
+			if im.snap.Short || len(im.snap.Entries) == 0 {
+				t.Errorf("entries of the table are still short, or gone: %+v", im.snap.Entries)
 			}
-			for _, s := range im.snapshots {
+			for _, s := range im.snap.Entries {
 				if s.DiskSize != 1<<20 {
 					t.Errorf("snapshot %q has a disk of %d bytes", s.Name, s.DiskSize)
 				}

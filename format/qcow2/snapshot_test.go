@@ -16,28 +16,6 @@ import (
 	"github.com/cowl-disk/cowl/protocol/mem"
 )
 
-func TestNextSnapshotID(t *testing.T) {
-	for _, c := range []struct {
-		ids  []string
-		want string
-	}{
-		{nil, "1"},
-		{[]string{"1", "3"}, "4"},
-		{[]string{"7", "vm", " 12 x", "+13th"}, "14"},
-		{[]string{"99999999999999999999", "2"}, "3"},
-		{[]string{"18446744073709551615"}, "0"},
-		{[]string{"18446744073709551615", "0"}, "1"},
-	} {
-		var list []ondisk.Snapshot
-		for _, id := range c.ids {
-			list = append(list, ondisk.Snapshot{ID: id})
-		}
-		if got := nextSnapshotID(list); got != c.want {
-			t.Errorf("after %q: %s, want %s", c.ids, got, c.want)
-		}
-	}
-}
-
 // memImage makes and opens an image in memory.
 func memImage(t *testing.T, options opts.Dict) (*block.Image, *mem.Disk, func() *block.Image) {
 	t.Helper()
@@ -71,10 +49,10 @@ func TestSnapshotEntries(t *testing.T) {
 		}
 	}
 	im := img.Node().(*image)
-	want := ondisk.Snapshot{L1TableOffset: im.snapshots[0].L1TableOffset, L1Size: im.snapshots[0].L1Size, ID: "1", Name: "a",
+	want := ondisk.Snapshot{L1TableOffset: im.snap.Entries[0].L1TableOffset, L1Size: im.snap.Entries[0].L1Size, ID: "1", Name: "a",
 		DateSec: 1700000000, DateNsec: 123456000, DiskSize: 1 << 20, HasDiskSize: true, HasIcount: true}
-	if !equalSnapshots(im.snapshots[0], want) {
-		t.Fatalf("made %+v, want %+v", im.snapshots[0], want)
+	if !equalSnapshots(im.snap.Entries[0], want) {
+		t.Fatalf("made %+v, want %+v", im.snap.Entries[0], want)
 	}
 	if err := img.Close(ctx); err != nil {
 		t.Fatal(err)
@@ -82,7 +60,7 @@ func TestSnapshotEntries(t *testing.T) {
 	// A large VM state, no instruction count, and extra data of the future.
 	want.VMStateSize, want.VMClockNsec, want.HasIcount = 5<<32+7, 1<<40, false
 	want.ExtraUnknown = []byte("from the future!")
-	other := im.snapshots[1]
+	other := im.snap.Entries[1]
 	table := other.Append(want.Append(nil, 0), 0)
 	if _, err := disk.WriteAt(ctx, table, int64(im.hdr.SnapshotsOffset)); err != nil {
 		t.Fatal(err)
@@ -104,8 +82,8 @@ func TestSnapshotEntries(t *testing.T) {
 	img = open()
 	defer img.Close(ctx)
 	im = img.Node().(*image)
-	if len(im.snapshots) != 2 || !equalSnapshots(im.snapshots[0], want) || im.snapshots[1].Name != "c" {
-		t.Fatalf("%+v\nwant %+v first", im.snapshots, want)
+	if len(im.snap.Entries) != 2 || !equalSnapshots(im.snap.Entries[0], want) || im.snap.Entries[1].Name != "c" {
+		t.Fatalf("%+v\nwant %+v first", im.snap.Entries, want)
 	}
 	res, err := im.Check(ctx, driver.CheckFix{}, func(l string) { t.Log(l) }, nil)
 	if err != nil || res.Corruptions+res.Leaks+res.CheckErrors != 0 {

@@ -76,7 +76,7 @@ func TestTake(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Done(nil)
-	if k.Dirty() != 1 || !k.slices[4*testSlice].Dirty() {
+	if k.Dirty() != 1 || !k.slices[4*testSlice].dirty {
 		t.Errorf("%d dirty slices, want slice 4 alone", k.Dirty())
 	}
 	p := make([]byte, 1)

@@ -22,17 +22,18 @@ type Config struct {
 	// CleanInterval is how often slices that were not used since the last time are
 	// forgotten. Zero: never.
 	CleanInterval time.Duration
-	// Lock guards the cache. Without one, Load, View, Edit and Cover cannot be
-	// called: the caller holds a lock of its own across Fetch.
+	// Lock guards the cache. Without one, Load, View and Edit cannot be called: the
+	// caller holds a lock of its own across Fetch.
 	Lock *sync.RWMutex
-	// WriteLock is held by whoever writes batches to the file. Cover takes it.
+	// WriteLock is held by whoever writes batches to the file. Edit takes it where
+	// a slice lies in a hole.
 	WriteLock sync.Locker
 	// Load fills p, a slice, from offset off of the file. Nil: what the file has,
 	// with zeroes for what lies beyond its end. p and off are the caller's after the
 	// return.
 	Load func(ctx context.Context, p []byte, off int64) error
-	// Writable has slices searched for holes of the file when they are loaded, for
-	// Cover.
+	// Writable has slices searched for holes of the file when they are loaded: see
+	// "Room on disk" in the package documentation.
 	Writable bool
 }
 
@@ -48,13 +49,6 @@ type Slice struct {
 	unsure  bool // a part may lie in a hole of the file
 	writing bool // a write-back carries older contents to the file
 }
-
-// Dirty says whether the slice has changes that no batch took.
-func (s *Slice) Dirty() bool { return s.dirty }
-
-// MayHaveHole says whether a part of the slice may lie in a hole of the file, so
-// that Cover must be called before it is changed.
-func (s *Slice) MayHaveHole() bool { return s.unsure }
 
 // load is the reading of a slice that is under way.
 type load struct {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -126,50 +127,55 @@ func TestEndOfFile(t *testing.T) {
 // TestSharedLoad: many look-ups of one slice read it once; one whose context ends
 // does not wait, and does not fail the others.
 func TestSharedLoad(t *testing.T) {
-	var reads atomic.Int32
-	begun, release := make(chan struct{}, 8), make(chan struct{})
-	k, disk := testCache(t, 4, Config{Load: func(ctx context.Context, p []byte, off int64) error {
-		reads.Add(1)
-		begun <- struct{}{}
-		select {
-		case <-release:
-		case <-ctx.Done():
-			return ctx.Err()
+	synctest.Test(t, func(t *testing.T) {
+		var reads atomic.Int32
+		release := make(chan struct{})
+		k, disk := testCache(t, 4, Config{Load: func(ctx context.Context, p []byte, off int64) error {
+			reads.Add(1)
+			select {
+			case <-release:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			p[0] = 7
+			return nil
+		}})
+		leader, cancel := context.WithCancel(context.Background())
+		led := make(chan error, 1)
+		go func() { led <- k.Load(leader, disk, testSlice) }()
+		synctest.Wait()
+		ended, end := context.WithCancel(context.Background())
+		end()
+		if err := k.Load(ended, disk, testSlice); !errors.Is(err, context.Canceled) {
+			t.Fatalf("a load with a context that has ended: %v", err)
 		}
-		p[0] = 7
-		return nil
-	}})
-	leader, cancel := context.WithCancel(context.Background())
-	led := make(chan error, 1)
-	go func() { led <- k.Load(leader, disk, testSlice) }()
-	<-begun
-	ended, end := context.WithCancel(context.Background())
-	end()
-	if err := k.Load(ended, disk, testSlice); !errors.Is(err, context.Canceled) {
-		t.Fatalf("a load with a context that has ended: %v", err)
-	}
-	const followers = 5
-	followed := make(chan error, followers)
-	for range followers {
-		go func() { followed <- k.Load(context.Background(), disk, testSlice) }()
-	}
-	cancel()
-	if err := <-led; !errors.Is(err, context.Canceled) {
-		t.Fatalf("the first load: %v", err)
-	}
-	<-begun // of one of the others
-	close(release)
-	for range followers {
-		if err := <-followed; err != nil {
-			t.Fatal(err)
+		const followers = 5
+		followed := make(chan error, followers)
+		for range followers {
+			go func() { followed <- k.Load(context.Background(), disk, testSlice) }()
 		}
-	}
-	if n := reads.Load(); n != 2 {
-		t.Errorf("%d readings, want 2", n)
-	}
-	if got := first(t, k, disk, testSlice); got != 7 {
-		t.Errorf("the slice begins with %d", got)
-	}
+		synctest.Wait() // all wait for the first
+		if n := reads.Load(); n != 1 {
+			t.Fatalf("%d readings, want 1", n)
+		}
+		cancel()
+		if err := <-led; !errors.Is(err, context.Canceled) {
+			t.Fatalf("the first load: %v", err)
+		}
+		synctest.Wait() // one of the others reads
+		close(release)
+		for range followers {
+			if err := <-followed; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := reads.Load(); n != 2 {
+			t.Errorf("%d readings, want 2", n)
+		}
+		if got := first(t, k, disk, testSlice); got != 7 {
+			t.Errorf("the slice begins with %d", got)
+		}
+	})
 }
 
 func TestLoadError(t *testing.T) {

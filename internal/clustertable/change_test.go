@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
 )
 
 func TestConflict(t *testing.T) {
@@ -63,7 +64,9 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-func TestWait(t *testing.T) {
+func TestWait(t *testing.T) { synctest.Test(t, testWait) }
+
+func testWait(t *testing.T) {
 	l := NewChanges(&sync.RWMutex{})
 	if err := l.Wait(context.Background(), 5); err != nil {
 		t.Fatal(err)
@@ -82,6 +85,12 @@ func TestWait(t *testing.T) {
 	}
 	done := make(chan error)
 	go func() { done <- l.Wait(context.Background(), 5) }()
+	synctest.Wait()
+	select {
+	case <-done:
+		t.Fatal("Wait did not wait")
+	default:
+	}
 	l.Remove(c)
 	if err := <-done; err != nil {
 		t.Error(err)

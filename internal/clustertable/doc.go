@@ -57,5 +57,5 @@
 //
 // A write is acknowledged when its entry is in memory. The entry must not need room
 // on a full file system later: slices that may lie in a hole of the file have zeroes
-// written to them before their first change (Cover).
+// written to them before their first change, by Edit or CoverFetched.
 package clustertable

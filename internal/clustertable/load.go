@@ -135,7 +135,7 @@ func (k *Cache) Edit(ctx context.Context, f driver.Storage, at func() int64, fn 
 		}
 		if s != nil && s.unsure {
 			k.c.Lock.Unlock()
-			if err := k.Cover(ctx, f, s); err != nil {
+			if err := k.cover(ctx, f, s); err != nil {
 				return err
 			}
 			continue

@@ -77,9 +77,9 @@ func WriteZeroes(ctx context.Context, f driver.Storage, off, n int64) error {
 	return nil
 }
 
-// Cover gives a slice that has MayHaveHole room on disk. It takes the lock of the
+// cover gives a slice that may lie in a hole room on disk. It takes the lock of the
 // cache and WriteLock.
-func (k *Cache) Cover(ctx context.Context, f driver.Storage, s *Slice) error {
+func (k *Cache) cover(ctx context.Context, f driver.Storage, s *Slice) error {
 	hole, err := hasHole(ctx, f, s.Off, s.Off+k.c.SliceSize)
 	if err != nil {
 		return err
@@ -104,8 +104,8 @@ func (k *Cache) Cover(ctx context.Context, f driver.Storage, s *Slice) error {
 	return nil
 }
 
-// CoverFetched is Cover for the users of Fetch, who hold their lock across I/O.
-// The slice is clean.
+// CoverFetched gives a slice that Fetch returned room on disk, as Edit does. The
+// lock is held exclusively, across the I/O. The slice is clean.
 func (k *Cache) CoverFetched(ctx context.Context, f driver.Storage, s *Slice) error {
 	if !s.unsure {
 		return nil

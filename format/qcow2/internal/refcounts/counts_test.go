@@ -213,16 +213,17 @@ func TestGrow(t *testing.T) {
 	}
 	undo := r.Grow(128)
 	r.AddBlock(64, 120)
-	if v, err := r.Get(ctx, 64<<r.BlockBits()); v != 0 || err != nil {
-		t.Fatal(v, err)
+	if err := r.Set(ctx, 64<<r.BlockBits(), 3); err != nil {
+		t.Fatal(err)
 	}
 	undo()
 	if off, err := r.Block(ctx, 64); off != 0 || err != nil || r.Regions() != 64 {
 		t.Fatalf("undone: a block at %d (%v), %d regions", off, err, r.Regions())
 	}
 	flush(t, r)
-	if p := make([]byte, 1); func() byte { _, _ = disk.ReadAt(ctx, p, 120<<testBits); return p[0] }() != 0 {
-		t.Error("a block that was taken back is written")
+	p := make([]byte, 4)
+	if _, err := disk.ReadAt(ctx, p, 120<<testBits); err != nil || p[1] != 0 {
+		t.Errorf("a block that was taken back is written: % x (%v)", p, err)
 	}
 	r.Grow(128)
 	r.AddBlock(64, 120)
@@ -242,8 +243,15 @@ func TestGrow(t *testing.T) {
 	if v, err := r.Get(ctx, 5); v != 7 || err != nil {
 		t.Errorf("a former count is %d (%v)", v, err)
 	}
+	if err := r.Set(ctx, 64<<r.BlockBits()+1, 9); err != nil {
+		t.Fatal(err)
+	}
 	if off := r.DropBlock(64); off != 120<<testBits {
 		t.Errorf("the dropped block was at %d", off)
+	}
+	flush(t, r)
+	if _, err := disk.ReadAt(ctx, p, 120<<testBits); err != nil || p[1] != 3 || p[3] != 0 {
+		t.Errorf("what changed in a block that was dropped is written: % x (%v)", p, err)
 	}
 	if v, err := r.Get(ctx, 64<<r.BlockBits()); v != 0 || err != nil {
 		t.Errorf("a region without a block counts %d (%v)", v, err)
@@ -252,16 +260,9 @@ func TestGrow(t *testing.T) {
 
 func TestDamagedTable(t *testing.T) {
 	ctx := context.Background()
-	for name, entry := range map[string]uint64{"unaligned": 110<<testBits | 1<<9>>1<<1 | 256, "beyond the end": 1 << 40, "negative": 1 << 63} {
-		r, _ := newCounts(4, 4)
-		table := make([]uint64, 4)
-		table[1] = entry | 1<<10
-		if name == "unaligned" {
-			// Bits below 9 are reserved and left out: an offset is unaligned with larger
-			// clusters only.
-			r = New(Config{Host: testHost{mem.NewDisk(64 << 12)}, ClusterBits: 12, Budget: 1 << 12})
-		}
-		r.Load(table, testTable, 4)
+	for name, entry := range map[string]uint64{"unaligned": 1<<12 | 1<<10, "beyond the end": 1 << 40, "negative": 1 << 63} {
+		r := New(Config{Host: testHost{mem.NewDisk(64 << 12)}, ClusterBits: 12, Budget: 1 << 12})
+		r.Load([]uint64{0, entry}, testTable, 4)
 		if _, err := r.Get(ctx, 1<<r.BlockBits()); !errors.Is(err, driver.ErrCorrupt) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/bufpool"
 )
@@ -53,7 +54,7 @@ func (im *image) makeTable(ctx context.Context, l1 int64) error {
 		}
 		im.events.Raise("l2_alloc_cow_read")
 		// Shared tables are never changed, so the file has their contents.
-		if err := im.readPadded(ctx, im.file, content, old); err != nil {
+		if err := tableio.ReadPadded(ctx, im.file, content, old); err != nil {
 			return err
 		}
 	}

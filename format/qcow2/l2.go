@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 	"github.com/cowl-disk/cowl/internal/clustertable"
 )
@@ -63,7 +64,7 @@ func (im *image) readSlice(ctx context.Context, p []byte, off int64) error {
 		return driver.Errorf(driver.ErrCorrupt, "L2 table at offset %#x lies beyond the end of the file", table)
 	}
 	im.events.Raise("l2_load")
-	return im.readPadded(ctx, im.file, p, off)
+	return tableio.ReadPadded(ctx, im.file, p, off)
 }
 
 // needSlices loads the slices of guest clusters [c0, c1) that exist. In a small

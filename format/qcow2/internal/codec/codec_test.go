@@ -1,4 +1,4 @@
-package qcow2
+package codec
 
 import (
 	"bytes"
@@ -39,10 +39,9 @@ func TestCompressFewValues(t *testing.T) {
 		"repeats": {bytes.Repeat(random[:1000], size/1000+1)[:size], 0.05},
 	} {
 		for _, compression := range []uint8{0, 1} {
-			var k codec
-			k.init(&geometry{clusterSize: size, compression: compression})
+			k := New(size, compression)
 			before := []byte("before")
-			enc, ok, err := k.encode(before, c.data)
+			enc, ok, err := k.Encode(before, c.data)
 			if err != nil || ok != (name != "random") {
 				t.Fatalf("%s, compression %d: %v %v", name, compression, ok, err)
 			}
@@ -61,7 +60,7 @@ func TestCompressFewValues(t *testing.T) {
 				t.Errorf("%s, compression %d: %.3f of the size", name, compression, n)
 			}
 			p := make([]byte, size)
-			if err := k.decode(p, append(enc, 1, 2, 3)); err != nil || !bytes.Equal(p, c.data) {
+			if err := k.Decode(p, append(enc, 1, 2, 3)); err != nil || !bytes.Equal(p, c.data) {
 				t.Errorf("%s, compression %d: decoded otherwise, %v", name, compression, err)
 			}
 		}

@@ -129,7 +129,7 @@ func (im *image) applyReady(ctx context.Context) error {
 	var err error
 	if len(drops) > 0 {
 		im.events.Raise("cluster_free")
-		im.codec.forget()
+		im.codec.Forget()
 	}
 	for _, d := range drops {
 		for c := d.off >> im.clusterBits; c < (d.off+d.n)>>im.clusterBits && err == nil; c++ {
@@ -264,10 +264,10 @@ func (a *allocator) holdSpans() {
 	table, tableOff := a.counts.Table()
 	add(overlapRefcountTable, tableOff, int64(len(table))*8, "refcount table")
 	if im.hdr.NbSnapshots > 0 {
-		add(overlapSnapshotTable, int64(im.hdr.SnapshotsOffset), im.snapshotBytes, "snapshot table")
+		add(overlapSnapshotTable, int64(im.hdr.SnapshotsOffset), im.snap.Bytes, "snapshot table")
 	}
-	for i := range im.snapshots {
-		s := &im.snapshots[i]
+	for i := range im.snap.Entries {
+		s := &im.snap.Entries[i]
 		add(overlapInactiveL1, int64(s.L1TableOffset), int64(s.L1Size)*8, "inactive L1 table")
 	}
 	if im.bitmapsExt.Count > 0 {

@@ -124,8 +124,8 @@ func (a *allocator) listMetadata(ctx context.Context) error {
 		add(table, ^ondisk.ReftReservedMask)
 	}
 	if im.overlap&overlapInactiveL2 != 0 {
-		for i := range im.snapshots {
-			s := &im.snapshots[i]
+		for i := range im.snap.Entries {
+			s := &im.snap.Entries[i]
 			l1, err := im.readTable(ctx, int64(s.L1TableOffset), min(int64(s.L1Size), ondisk.MaxL1Bytes/8))
 			if err != nil {
 				return fmt.Errorf("Could not read the L1 table of snapshot '%s': %w", s.Name, err)
