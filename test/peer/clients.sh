@@ -5,10 +5,10 @@
 #
 #   clients.sh libnbd|nbdkit      some minutes: it builds the package at its first run
 #
-#   COWL_PEER   where the packages are unpacked and built (default /var/tmp/cowl-peer)
+#   COWL_PEER   where the packages are unpacked and built (default /var/cache/cowl-test)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-home=${COWL_PEER:-/var/tmp/cowl-peer}
+home=${COWL_PEER:-/var/cache/cowl-test}
 name=$1 tree=$home/$1
 case $name in
 libnbd) folders="interop copy info dump" sources='*.sh' ;;
@@ -18,7 +18,6 @@ esac
 # Python of Debian: nbdsh needs its modules.
 export PATH=/usr/bin:/usr/sbin:/bin:/sbin:$PATH
 
-mkdir -p "$home"
 reason=$("$here/source.sh" "$name" "$tree") || { echo "skipped: $reason"; exit 0; }
 if [ ! -e "$tree/.built" ]; then
 	[ "$(id -u)" != 0 ] || DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc make pkg-config \
@@ -76,6 +75,6 @@ while read -r result test; do
 		status=1
 	fi
 done <"$work/qemu.txt"
-echo "$(cat "$tree/.version"): QEMU's programs pass $(grep -c '^PASS' "$work/qemu.txt"), cowl $(grep -c '^PASS' "$work/cowl.txt") of $(wc -l <"$work/qemu.txt"), $(grep -c '^SKIP' "$work/qemu.txt") are left out by $name itself"
+echo "$name: QEMU's programs pass $(grep -c '^PASS' "$work/qemu.txt"), cowl $(grep -c '^PASS' "$work/cowl.txt") of $(wc -l <"$work/qemu.txt"), $(grep -c '^SKIP' "$work/qemu.txt") are left out by $name itself"
 if [ $status = 0 ]; then rm -rf "$work"; else echo "logs: $work"; fi
 exit $status
