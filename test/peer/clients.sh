@@ -75,6 +75,7 @@ while read -r result test; do
 		status=1
 	fi
 done <"$work/qemu.txt"
-echo "$name: QEMU's programs pass $(grep -c '^PASS' "$work/qemu.txt"), cowl $(grep -c '^PASS' "$work/cowl.txt") of $(wc -l <"$work/qemu.txt"), $(grep -c '^SKIP' "$work/qemu.txt") are left out by $name itself"
+version=$(sed -n "s/^PACKAGE_VERSION=.\(.*\)./\1/p" "$tree/configure")
+echo "$name $version: QEMU's programs pass $(grep -c '^PASS' "$work/qemu.txt"), cowl $(grep -c '^PASS' "$work/cowl.txt") of $(wc -l <"$work/qemu.txt"), $(grep -c '^SKIP' "$work/qemu.txt") are left out by $name itself"
 if [ $status = 0 ]; then rm -rf "$work"; else echo "logs: $work"; fi
 exit $status
