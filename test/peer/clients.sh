@@ -57,13 +57,14 @@ results() {
 		for t in $tests; do
 			cp "$t.log" "$work/logs.$1/" 2>/dev/null
 		done
-		sed -nE "s|^(PASS\|FAIL\|SKIP\|XFAIL\|ERROR): |\1: $folder/|p" "$work/$folder.$1.log"
+		sed -nE "s,^(PASS|FAIL|SKIP|XFAIL|ERROR): ,\1: $folder/,p" "$work/$folder.$1.log"
 	done | sort -u -k2
 }
 results qemu >"$work/qemu.txt"
 PATH=$work/bin:$PATH results cowl >"$work/cowl.txt"
 
 status=0
+grep -q '^PASS' "$work/qemu.txt" || { echo "$name: no test passes with QEMU's programs"; status=1; }
 while read -r result test; do
 	with=$(awk -v t="$test" '$2 == t {print $1}' "$work/cowl.txt")
 	why=$(sed -n "s|^differs $test ||p" "$here/$name.txt")
