@@ -56,33 +56,13 @@ setup() {
 	qemu_source
 }
 
-# QEMU's source of the version that is installed has its own test for the guest agent.
+# QEMU's source of the version that is installed: its own tests of the guest agent and of
+# the programs for images.
 qemu_source() {
-	cache=/var/cache/cowl-test
-	[ ! -e "$cache/qemu/VERSION" ] || return 0
-	step "QEMU's source"
-	. /etc/os-release
-	list=/etc/apt/sources.list.d/cowl-test-source
-	src=/etc/apt/sources.list.d/debian.sources
-	if [ -f "$src" ]; then
-		suites=$(sed -n '/^$/q; s/^Suites: *//p' "$src")
-		[ "${VERSION_CODENAME:-}" != bookworm ] || suites=bookworm-backports
-		sed -e '/^$/,$d' -e 's/^Types:.*/Types: deb-src/' -e "s/^Suites:.*/Suites: $suites/" "$src" >"$list.sources"
-	elif [ -f /etc/apt/sources.list ]; then
-		sed -n "s/^deb /deb-src /p" /etc/apt/sources.list >"$list.list"
-		[ ! -f /etc/apt/sources.list.d/cowl-test.list ] || sed -n "s/^deb /deb-src /p" /etc/apt/sources.list.d/cowl-test.list >>"$list.list"
-	fi
-	apt-get update -q >/dev/null
-	version=$(dpkg-query -W -f '${source:Version}' qemu-utils)
-	rm -rf "$cache"
-	mkdir -p "$cache"
-	# The archive of the sources alone is enough, and there for longer than the rest.
-	(cd "$cache" && apt-get source -q --download-only "qemu=$version" >/dev/null 2>&1) || true
-	for archive in "$cache"/qemu_*.orig.tar.*; do
-		mkdir "$cache/unpacked"
-		tar -xf "$archive" -C "$cache/unpacked" --strip-components=1 && mv "$cache/unpacked" "$cache/qemu" && return 0
-	done
-	echo "QEMU's source is not available: its own test of the agent is left out"
+	[ -e /var/cache/cowl-test/qemu ] || {
+		step "QEMU's source"
+		./test/peer/source.sh qemu /var/cache/cowl-test/qemu || echo "its own tests are left out"
+	}
 }
 
 lint() {

@@ -1,6 +1,9 @@
 package block
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // OpenError says which image could not be opened. Path names it as the user or
 // the parent image did.
@@ -43,6 +46,10 @@ type IOError struct {
 }
 
 func (e *IOError) Error() string {
+	if inner := e.Err.Error(); strings.HasPrefix(inner, fmt.Sprintf("Could not %s '%s' at offset %d:", e.Op, e.Image, e.Offset)) {
+		// The protocol said the same of the same place.
+		return inner
+	}
 	if e.Offset < 0 {
 		return fmt.Sprintf("%s %s: %v", e.Op, e.Image, e.Err)
 	}

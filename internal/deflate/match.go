@@ -45,7 +45,6 @@ func match(length, distance int) token {
 	return matchFlag | token(length-minMatch)<<16 | token(distance-1)
 }
 
-func (t token) length() int   { return int(t>>16&0xff) + minMatch }
 func (t token) distance() int { return int(t&0xffff) + 1 }
 
 // entry is where a hash was seen last, modulo 64 KiB, below the rest of the hash. What is

@@ -5,10 +5,10 @@
 #
 #   clients.sh libnbd|nbdkit      some minutes: it builds the package at its first run
 #
-#   COWL_PEER   where the packages are unpacked and built (default /var/tmp/cowl-peer)
+#   COWL_PEER   where the packages are unpacked and built (default /var/cache/cowl-test)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-home=${COWL_PEER:-/var/tmp/cowl-peer}
+home=${COWL_PEER:-/var/cache/cowl-test}
 name=$1 tree=$home/$1
 case $name in
 libnbd) folders="interop copy info dump" sources='*.sh' ;;
@@ -18,7 +18,6 @@ esac
 # Python of Debian: nbdsh needs its modules.
 export PATH=/usr/bin:/usr/sbin:/bin:/sbin:$PATH
 
-mkdir -p "$home"
 reason=$("$here/source.sh" "$name" "$tree") || { echo "skipped: $reason"; exit 0; }
 if [ ! -e "$tree/.built" ]; then
 	[ "$(id -u)" != 0 ] || DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends gcc make pkg-config \
@@ -58,13 +57,14 @@ results() {
 		for t in $tests; do
 			cp "$t.log" "$work/logs.$1/" 2>/dev/null
 		done
-		sed -nE "s|^(PASS\|FAIL\|SKIP\|XFAIL\|ERROR): |\1: $folder/|p" "$work/$folder.$1.log"
+		sed -nE "s,^(PASS|FAIL|SKIP|XFAIL|ERROR): ,\1: $folder/,p" "$work/$folder.$1.log"
 	done | sort -u -k2
 }
 results qemu >"$work/qemu.txt"
 PATH=$work/bin:$PATH results cowl >"$work/cowl.txt"
 
 status=0
+grep -q '^PASS' "$work/qemu.txt" || { echo "$name: no test passes with QEMU's programs"; status=1; }
 while read -r result test; do
 	with=$(awk -v t="$test" '$2 == t {print $1}' "$work/cowl.txt")
 	why=$(sed -n "s|^differs $test ||p" "$here/$name.txt")
@@ -76,6 +76,7 @@ while read -r result test; do
 		status=1
 	fi
 done <"$work/qemu.txt"
-echo "$(cat "$tree/.version"): QEMU's programs pass $(grep -c '^PASS' "$work/qemu.txt"), cowl $(grep -c '^PASS' "$work/cowl.txt") of $(wc -l <"$work/qemu.txt"), $(grep -c '^SKIP' "$work/qemu.txt") are left out by $name itself"
+version=$(sed -n "s/^PACKAGE_VERSION=.\(.*\)./\1/p" "$tree/configure")
+echo "$name $version: QEMU's programs pass $(grep -c '^PASS' "$work/qemu.txt"), cowl $(grep -c '^PASS' "$work/cowl.txt") of $(wc -l <"$work/qemu.txt"), $(grep -c '^SKIP' "$work/qemu.txt") are left out by $name itself"
 if [ $status = 0 ]; then rm -rf "$work"; else echo "logs: $work"; fi
 exit $status

@@ -1,14 +1,11 @@
 #!/bin/sh
-# Fetches a Debian source package and unpacks a part of it.
-#
-#   source.sh PACKAGE FOLDER [PATTERN…]
+# Fetches a Debian source package and unpacks it: source.sh PACKAGE FOLDER
 #
 # The version is that of the installed PACKAGE-utils, PACKAGE-bin or PACKAGE if the
-# archive still has it, else the newest. PATTERNs choose files, as tar's --wildcards.
-# Exits with 3 and one line where the package cannot be had.
+# archive still has it, else the newest. Exits with 3 and one line where the package
+# cannot be had.
 set -eu
 package=$1 folder=$2
-shift 2
 [ ! -e "$folder" ] || exit 0
 
 cannot() {
@@ -18,16 +15,21 @@ cannot() {
 [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || cannot "it needs root and apt-get"
 export DEBIAN_FRONTEND=noninteractive
 
-# The machine's own archive, with the suites named in which the programs are installed
-# from, and the next one for sources that the archive no longer has.
+# The machine's own archive, with the suites that the programs are installed from, and
+# the next release's for sources that it no longer has.
 from=/etc/apt/sources.list.d/debian.sources
-to=/etc/apt/sources.list.d/cowl-test-source.sources
-[ -f $from ] || cannot "no $from"
+to=/etc/apt/sources.list.d/cowl-test-source
 . /etc/os-release
 suites=$VERSION_CODENAME
 [ "$VERSION_CODENAME" != bookworm ] || suites="bookworm bookworm-backports trixie"
-sed -e '/^$/,$d' -e 's/^Types:.*/Types: deb-src/' -e "s/^Suites:.*/Suites: $suites/" $from >$to
-trap 'rm -rf "$folder.part" $to' EXIT
+if [ -f $from ]; then
+	sed -e '/^$/,$d' -e 's/^Types:.*/Types: deb-src/' -e "s/^Suites:.*/Suites: $suites/" $from >$to.sources
+elif [ -f /etc/apt/sources.list ]; then
+	for suite in $suites; do
+		sed -n "s/^deb \(.* \)$VERSION_CODENAME \(.*\)/deb-src \1$suite \2/p" /etc/apt/sources.list | head -1
+	done >$to.list
+fi
+trap 'rm -rf "$folder.part" $to.sources $to.list' EXIT
 trap 'exit 1' INT TERM
 mkdir -p "$folder.part/archives"
 cd "$folder.part/archives"
@@ -46,7 +48,5 @@ fi
 archive=$(ls "${package}"_*.orig.tar.*z | head -1)
 tree=$folder.part/tree
 mkdir "$tree"
-[ $# = 0 ] || set -- --wildcards "$@"
-tar -C "$tree" --strip-components=1 -xf "$archive" "$@"
-basename "$archive" | sed 's/\.orig\..*//' >"$tree/.version"
+tar -C "$tree" --strip-components=1 -xf "$archive"
 mv "$tree" "$folder"
