@@ -72,12 +72,21 @@ func (s *System) Commands() []guestagent.Command {
 		guestagent.New("guest-set-user-password", "2.3", "Set a user's password", s.setPassword),
 		guestagent.New("guest-network-get-interfaces", "1.1", "Report the network interfaces", s.interfaces),
 		guestagent.New("guest-get-load", "10.0", "Report the load averages", s.load),
+		guestagent.New("guest-get-users", "2.10", "Report who is logged in", s.users),
 		guestagent.New("guest-get-timezone", "2.10", "Report the time zone",
 			func(context.Context, none) (posix.Timezone, error) { return posix.ReadTimezone("/", time.Now()), nil }),
 		guestagent.New("guest-get-osinfo", "2.10", "Report the operating system",
 			func(context.Context, none) (posix.OSInfo, error) { return posix.ReadOSInfo("/") }),
 	}
 	return append(commands, posix.SSH{Root: "/"}.Commands()...)
+}
+
+func (s *System) users(context.Context, guestagent.None) ([]User, error) {
+	data, err := os.ReadFile("/var/run/utx.active")
+	if err != nil || len(data) > maxUtx {
+		return []User{}, nil
+	}
+	return parseUtx(data), nil
 }
 
 func (s *System) shutdown(ctx context.Context, args modeArgs) (guestagent.None, error) {

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -59,7 +61,7 @@ type account struct {
 	uid, gid int
 }
 
-// lookup finds a user in the password file.
+// lookup finds a user in the password file, or by getent where users are kept elsewhere.
 func (s SSH) lookup(name string) (account, error) {
 	f, err := os.Open(filepath.Join(s.Root, "/etc/passwd"))
 	if err != nil {
@@ -67,17 +69,35 @@ func (s SSH) lookup(name string) (account, error) {
 	}
 	defer f.Close()
 	for sc := bufio.NewScanner(f); sc.Scan(); {
-		p := strings.Split(sc.Text(), ":")
-		if len(p) < 7 || p[0] != name {
-			continue
+		if a, ok := parseAccount(sc.Text(), name); ok {
+			return a, nil
 		}
-		uid, err1 := strconv.Atoi(p[2])
-		gid, err2 := strconv.Atoi(p[3])
-		if err1 == nil && err2 == nil && filepath.IsAbs(p[5]) {
-			return account{p[5], uid, gid}, nil
+	}
+	if program, ok := Look(s.Root, "getent"); ok {
+		ctx, cancel := context.WithTimeout(context.Background(), getentLimit)
+		defer cancel()
+		// It fails for a user that it does not know.
+		out, _ := exec.CommandContext(ctx, program, "passwd", "--", name).Output()
+		line, _, _ := strings.Cut(string(out), "\n")
+		if a, ok := parseAccount(line, name); ok {
+			return a, nil
 		}
 	}
 	return account{}, fmt.Errorf("failed to lookup user '%s': no such user", name)
+}
+
+// getentLimit bounds the time that a directory service may take to answer.
+const getentLimit = 10 * time.Second
+
+// parseAccount reads a line of the password file that is about a user.
+func parseAccount(line, name string) (account, bool) {
+	p := strings.Split(line, ":")
+	if len(p) < 7 || p[0] != name {
+		return account{}, false
+	}
+	uid, err1 := strconv.Atoi(p[2])
+	gid, err2 := strconv.Atoi(p[3])
+	return account{p[5], uid, gid}, err1 == nil && err2 == nil && filepath.IsAbs(p[5])
 }
 
 func checkKeys(keys []string) error {

@@ -4,11 +4,15 @@ package posix
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestSSH changes the keys of a user of a test tree.
@@ -68,21 +72,65 @@ func TestSSH(t *testing.T) {
 	}
 }
 
-// TestHookLimit kills a hook that hangs, and its children.
+// TestSSHDirectory finds a user that is not in the password file by getent.
+func TestSSHDirectory(t *testing.T) {
+	root := t.TempDir()
+	for name, text := range map[string]string{
+		"etc/passwd":     "root:x:0:0::/root:/bin/sh\n",
+		"home/far/x":     "",
+		"usr/bin/getent": fmt.Sprintf("#!/bin/sh\n[ \"$*\" = 'passwd -- far' ] && echo 'far:*:%d:%d::/home/far:/bin/sh'\n", os.Getuid(), os.Getgid()),
+	} {
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, ctx := SSH{root}, context.Background()
+	if _, err := s.add(ctx, sshAddArgs{User: "far", Keys: []string{"k"}}); err != nil {
+		t.Error(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(root, "home/far/.ssh/authorized_keys")); string(data) != "k\n" {
+		t.Errorf("%q %v", data, err)
+	}
+	if _, err := s.get(ctx, sshUserArgs{"nobody"}); err == nil || !strings.Contains(err.Error(), "failed to lookup user 'nobody': no such user") {
+		t.Error(err)
+	}
+}
+
+// TestHookLimit kills a hook that hangs, and its children: they hold a pipe open.
 func TestHookLimit(t *testing.T) {
-	hook := filepath.Join(t.TempDir(), "hook")
-	if err := os.WriteFile(hook, []byte("#!/bin/sh\nsleep 1000\n"), 0o755); err != nil {
+	dir := t.TempDir()
+	hook, pipe := filepath.Join(dir, "hook"), filepath.Join(dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- Hook(hook, 50*time.Millisecond)(context.Background(), "freeze") }()
-	select {
-	case err := <-done:
+	if err := os.WriteFile(hook, []byte("#!/bin/sh\nsleep 1000 >"+pipe+" &\nwait\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 2)
+	go func() {
+		err := Hook(hook, 200*time.Millisecond)(context.Background(), "freeze")
 		if err == nil {
-			t.Error("a hook that was killed is taken for one that did its work")
+			err = errors.New("a hook that was killed is taken for one that did its work")
+		} else {
+			err = nil
 		}
-	case <-time.After(time.Minute):
-		t.Fatal("the hook still runs")
+		done <- err
+	}()
+	go func() {
+		// Opening waits for the child, reading for its end.
+		_, err := os.ReadFile(pipe)
+		done <- err
+	}()
+	for range 2 {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("the hook or its child still runs")
+		}
 	}
 }
 

@@ -170,7 +170,7 @@ func (image bootImage) start(t *testing.T, setup string, args ...string) *guest 
 }
 
 // guestLimit is the time after which a guest is given up.
-const guestLimit = 5 * time.Minute
+const guestLimit = 3 * time.Minute
 
 // waitConsole waits until the guest has printed a text so many times.
 func (g *guest) waitConsole(text string, times int) {

@@ -121,6 +121,16 @@ func TestGuest(t *testing.T) {
 	if got := g.ours.output("ls", "/tmp/elsewhere"); got != "" {
 		t.Errorf("a link was followed: %s", got)
 	}
+	// A password reaches its program after one that had one stream captured.
+	g.ours.output("sh", "-c", "printf '#!/bin/sh\\ncat >/tmp/password\\n' >/sbin/chpasswd; chmod +x /sbin/chpasswd; rm -f /bin/chpasswd")
+	for _, mode := range []string{"stdout", "stderr"} {
+		g.ours.run(`{"path":"true","capture-output":"` + mode + `"}`)
+		g.ours.output("rm", "-f", "/tmp/password")
+		contains(g.ours, command("guest-set-user-password", `{"username":"u","password":"c2VjcmV0","crypted":false}`), `{"return": {}}`)
+		if got := g.ours.output("cat", "/tmp/password"); got != "u:secret\n" {
+			t.Errorf("after capturing %s, the password program gets %q", mode, got)
+		}
+	}
 	// Passwords, by the shadow file where there is no program.
 	g.ours.output("rm", "-f", "/bin/chpasswd", "/sbin/chpasswd")
 	contains(g.ours, command("guest-set-user-password", `{"username":"u","password":"c2VjcmV0","crypted":false}`), `{"return": {}}`)

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/cowl-disk/cowl/internal/cli/program"
+	"github.com/cowl-disk/cowl/internal/cli/qemuga"
 )
 
 // Pages are the manual pages, by the names of their files.
@@ -24,7 +25,7 @@ func Pages() map[string]*program.Page {
 				return c.Name == server.Name // has a page of its own
 			}),
 			ExitStatus: "0 for success and 1 for an error, where a command does not say otherwise. A command that a signal interrupts dies of it.",
-			SeeAlso:    "cowl-nbd(1)",
+			SeeAlso:    "cowl-nbd(1), qemu-ga(8)",
 		},
 		"cowl-nbd.1": {
 			Name: "cowl nbd", Summary: server.Summary,
@@ -34,5 +35,6 @@ func Pages() map[string]*program.Page {
 			ExitStatus:  "0 for success, also of a server that a signal asks to end, and 1 for an error.",
 			SeeAlso:     "cowl(1)",
 		},
+		"qemu-ga.8": qemuga.Page(),
 	}
 }

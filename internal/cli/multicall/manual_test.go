@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -13,6 +14,9 @@ import (
 // TestManuals holds that the pages in docs/man are what the declarations make. With
 // COWL_UPDATE set they are written.
 func TestManuals(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the agent of Linux, which has all requests, is in the manual")
+	}
 	const dir = "../../../docs/man"
 	pages := Pages()
 	for name, page := range pages {

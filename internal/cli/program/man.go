@@ -9,6 +9,7 @@ import (
 // Page is what a manual page says beside the declarations of the commands.
 type Page struct {
 	Name        string // of the program
+	Section     int    // of the manual; 0 is section 1
 	Summary     string
 	Synopsis    []string
 	Description []string // paragraphs
@@ -19,11 +20,11 @@ type Page struct {
 	SeeAlso    string
 }
 
-// WriteMan writes a manual page of section 1. It is the same in each build.
+// WriteMan writes the manual page. It is the same in each build.
 func (p *Page) WriteMan(w io.Writer) error {
 	m := &manual{}
 	m.line(".\\\" Made from the declarations of the commands: change those.")
-	m.line(`.TH %s 1 "" "cowl" "cowl manual"`, roff(strings.ToUpper(strings.ReplaceAll(p.Name, " ", "-"))))
+	m.line(`.TH %s %d "" "cowl" "cowl manual"`, roff(strings.ToUpper(strings.ReplaceAll(p.Name, " ", "-"))), max(p.Section, 1))
 	m.line(".SH NAME\n%s \\- %s", roff(p.Name), roff(lower(p.Summary)))
 	m.line(".SH SYNOPSIS\n.nf")
 	for _, s := range p.Synopsis {

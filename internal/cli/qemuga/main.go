@@ -61,17 +61,13 @@ func (p *invocation) early(err error) int {
 // parse reads the command line and the configuration file. done says that there is no
 // more to do.
 func (p *invocation) parse(args []string) (code int, done bool) {
-	opts := options
-	if serviceSupported {
-		opts = append(append([]option(nil), options...), serviceOption)
-	}
 	// QEMU reads the command line twice: first for the configuration file only.
 	file, required := os.Getenv("QGA_CONF"), false
 	if _, ok := os.LookupEnv("QGA_CONF"); !ok {
 		file = defaultConfig
 	}
 	scan := func(each func(id, arg string, given bool) (int, bool)) (int, bool) {
-		s := &scanner{prog: p.name, opts: opts, rest: args, wrong: func(m string) { fmt.Fprintln(p.stderr, m) }}
+		s := &scanner{prog: p.name, opts: p.options(), rest: args, wrong: func(m string) { fmt.Fprintln(p.stderr, m) }}
 		for {
 			id, arg, given, ok := s.next()
 			if !ok {
@@ -194,39 +190,4 @@ func (p *invocation) complete() (code int, done bool) {
 		return 0, true
 	}
 	return 0, false
-}
-
-func (p *invocation) usage() {
-	fmt.Fprintf(p.stdout, `Usage: %s [-m <method> -p <path>] [<options>]
-QEMU Guest Agent %s
-
-  -c, --config=PATH   configuration file (%s,
-                      or what the environment variable QGA_CONF names)
-  -m, --method        virtio-serial (the default), isa-serial, unix-listen
-                      or vsock-listen
-  -p, --path          device or socket (virtio-serial: %s,
-                      isa-serial: %s, vsock-listen: <cid>:<port>)
-  -l, --logfile       log file (standard error)
-  -f, --pidfile       pid file of a daemon (%s)
-  -F, --fsfreeze-hook[=PATH]
-                      program to call with freeze and thaw (%s);
-                      after -F its name follows without a space
-  -t, --statedir      folder for what outlives the agent (%s)
-  -v, --verbose       log everything
-  -V, --version       print the version and exit
-  -d, --daemonize     become a daemon
-  -b, --block-rpcs    commands to block, separated by commas; "help" lists all
-                      (--blacklist is the same)
-  -a, --allow-rpcs    commands to allow, all others are blocked
-  -D, --dump-conf     print the configuration as a file and exit
-  -r, --retry-path    open the device again when it fails, and wait for it
-  -h, --help          print this and exit
-
-Beyond QEMU's agent, also as keys of the configuration file:
-`, p.name, program.FullVersion(), defaultConfig, defaultVirtio, defaultSerial, filepath.Join(defaultState, "qemu-ga.pid"), defaultHook, defaultState)
-	for _, o := range options {
-		if o.help != "" {
-			fmt.Fprintf(p.stdout, "  --%-19s %s\n", o.id, o.help)
-		}
-	}
 }

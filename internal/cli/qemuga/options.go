@@ -1,6 +1,7 @@
 package qemuga
 
 import (
+	"path/filepath"
 	"strings"
 )
 
@@ -15,32 +16,59 @@ const (
 
 // option is an option of the command line. Options with one id are spellings of one.
 type option struct {
-	id    string
+	id    string // the long name
 	short byte
 	kind  argKind
+	arg   string // what the help calls the argument
 	help  string
 }
 
 // options are those of all versions of qemu-ga, and below them those of this program
-// alone. The id is the long name.
+// alone, which have no letter. Their order is that in which QEMU's are listed where an
+// abbreviation is ambiguous.
 var options = []option{
-	{id: "help", short: 'h'}, {id: "version", short: 'V'}, {id: "config", short: 'c', kind: hasArg},
-	{id: "dump-conf", short: 'D'}, {id: "logfile", short: 'l', kind: hasArg}, {id: "pidfile", short: 'f', kind: hasArg},
-	{id: "fsfreeze-hook", short: 'F', kind: mayHaveArg}, {id: "verbose", short: 'v'}, {id: "method", short: 'm', kind: hasArg},
-	{id: "path", short: 'p', kind: hasArg}, {id: "daemonize", short: 'd'}, {id: "block-rpcs", short: 'b', kind: hasArg},
-	{id: "allow-rpcs", short: 'a', kind: hasArg}, {id: "statedir", short: 't', kind: hasArg}, {id: "retry-path", short: 'r'},
+	{id: "help", short: 'h', help: "print this and exit"},
+	{id: "version", short: 'V', help: "print the version and exit"},
+	{id: "config", short: 'c', kind: hasArg, arg: "PATH", help: "configuration file, in the place of " + defaultConfig + " or of what the environment variable QGA_CONF names"},
+	{id: "dump-conf", short: 'D', help: "print the configuration as a file and exit"},
+	{id: "logfile", short: 'l', kind: hasArg, arg: "PATH", help: "log file, in the place of standard error"},
+	{id: "pidfile", short: 'f', kind: hasArg, arg: "PATH", help: "pid file of a daemon: " + filepath.Join(defaultState, "qemu-ga.pid")},
+	{id: "fsfreeze-hook", short: 'F', kind: mayHaveArg, arg: "PATH", help: "program to call with freeze and thaw: " + defaultHook + "; after -F the name follows without a space"},
+	{id: "verbose", short: 'v', help: "log everything"},
+	{id: "method", short: 'm', kind: hasArg, arg: "METHOD", help: "virtio-serial (the default), isa-serial, unix-listen or vsock-listen"},
+	{id: "path", short: 'p', kind: hasArg, arg: "PATH", help: "device or socket; for virtio-serial " + defaultVirtio + ", for isa-serial " + defaultSerial + ", for vsock-listen CID:PORT"},
+	{id: "daemonize", short: 'd', help: "become a daemon"},
+	{id: "block-rpcs", short: 'b', kind: hasArg, arg: "LIST", help: "commands to block, separated by commas; help lists all commands"},
+	{id: "allow-rpcs", short: 'a', kind: hasArg, arg: "LIST", help: "commands to allow: all others are blocked"},
+	{id: "statedir", short: 't', kind: hasArg, arg: "PATH", help: "folder for what outlives the agent: " + defaultState},
+	{id: "retry-path", short: 'r', help: "wait for a device that is not there, and open it again when it fails"},
 
-	{id: "blacklist", kind: hasArg},
-	{id: "preset", kind: hasArg, help: "safe: block guest-exec, file access, passwords and SSH keys"},
-	{id: "freeze-limit", kind: hasArg, help: "thaw by itself after this time (30s, 5m)"},
-	{id: "hook-limit", kind: hasArg, help: "kill an fsfreeze hook that runs longer than this"},
-	{id: "exec-output-limit", kind: hasArg, help: "bytes kept of each stream that guest-exec captures"},
-	{id: "exec-process-limit", kind: hasArg, help: "processes of guest-exec that are kept"},
-	{id: "report-version", kind: hasArg, help: "version that guest-info reports"},
+	{id: "blacklist", kind: hasArg, arg: "LIST", help: "the same as --block-rpcs, as in older versions"},
+	{id: "preset", kind: hasArg, arg: "safe", help: "block guest-exec, file access, passwords and SSH keys"},
+	{id: "freeze-limit", kind: hasArg, arg: "TIME", help: "thaw by itself after this time (30s, 5m)"},
+	{id: "hook-limit", kind: hasArg, arg: "TIME", help: "kill an fsfreeze hook that runs longer than this, with its children"},
+	{id: "exec-output-limit", kind: hasArg, arg: "BYTES", help: "bytes kept of each stream that guest-exec captures"},
+	{id: "exec-process-limit", kind: hasArg, arg: "N", help: "processes of guest-exec that are kept"},
+	{id: "report-version", kind: hasArg, arg: "VERSION", help: "version that guest-info reports"},
 }
 
 // serviceOption is understood on Windows only.
-var serviceOption = option{id: "service", short: 's', kind: hasArg}
+var serviceOption = option{id: "service", short: 's', kind: hasArg, arg: "COMMAND", help: "install or uninstall the service"}
+
+// spelling is how the help shows an option.
+func (o *option) spelling() string {
+	text := "--" + o.id
+	if o.short != 0 {
+		text = "-" + string(o.short) + ", " + text
+	}
+	switch o.kind {
+	case hasArg:
+		text += " " + o.arg
+	case mayHaveArg:
+		text += "[=" + o.arg + "]"
+	}
+	return text
+}
 
 // scanner reads a command line the way getopt_long does. Mistakes are reported and
 // passed over.

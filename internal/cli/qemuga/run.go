@@ -8,13 +8,9 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/cowl-disk/cowl/guestagent"
 )
-
-// retryInterval is the time between attempts to open a device that is not there.
-const retryInterval = 5 * time.Second
 
 // run makes the agent and serves until a signal ends it.
 func (p *invocation) run(ctx context.Context, args []string) int {
@@ -139,10 +135,8 @@ func (p *invocation) loop(ctx context.Context, agent *guestagent.Agent, ch chann
 		}
 		p.warn(agent, "waiting for channel path...")
 		for ch == nil {
-			select {
-			case <-ctx.Done():
+			if !waitForPath(ctx, p.cfg.path) {
 				return
-			case <-time.After(retryInterval):
 			}
 			var errs []error
 			if ch, errs = openChannel(p.cfg.method, p.cfg.path, p.cfg.inherited); errs != nil {
