@@ -167,7 +167,7 @@ func (p *Program) device(ctx context.Context, s *settings, img *block.Image) (se
 		if err != nil {
 			return nil, err
 		}
-		return newSlice(dev, part.off, part.n), nil
+		return newSlice(dev, part.Start, part.Length), nil
 	case s.hasOffset:
 		if s.offset > img.Size() {
 			return nil, fmt.Errorf("Offset (%d) cannot be greater than size of the containing file (%d)", s.offset, img.Size())

@@ -1,0 +1,12 @@
+// Package partition reads the partition tables of disks: master boot records with
+// their extended partitions, and GUID partition tables (UEFI specification 2.10,
+// chapter 5). It takes an io.ReaderAt and a size, and so works on files, on
+// block devices and on what block.Image.ReaderAt returns.
+//
+// A table may come from a stranger. Reading one takes at most 4 MiB of memory and
+// some 130 reads, whatever it says. What does not lie on the disk is kept apart
+// in Table.Outside: each partition of Table.Partitions can be read.
+//
+// The package does not tell a master boot record from the first sector of a FAT or
+// NTFS file system that fills the whole disk: both end with the same two bytes.
+package partition
