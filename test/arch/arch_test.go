@@ -84,7 +84,7 @@ var allowed = map[string][]string{
 	"internal/testkit":      {"block", "block/driver", "opts", "qapi", "internal/"},
 	"guestagent":            {"guestagent", "guestagent/", "internal/keyfile"},
 	"internal/keyfile":      {},
-	"internal/cli/qemuga":   {"guestagent/", "guestagent", "internal/keyfile", "nbd/vsock"},
+	"internal/cli/qemuga":   {"guestagent/", "guestagent", "internal/cli/program", "internal/keyfile", "nbd/vsock"},
 	"internal/cli":          {"internal/cli/", "nbd/", "ops", "partition", "block", "block/driver", "opts", "qapi", "drivers", "internal/resources", "internal/trace"},
 	"cmd":                   {"internal/cli/", "drivers", "internal/resources", "internal/trace"},
 	"":                      {"block", "block/driver", "drivers", "opts", "qapi", "ops"},
