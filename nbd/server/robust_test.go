@@ -114,7 +114,7 @@ func mutate(r *rand.Rand, b []byte) []byte {
 // settled waits until s has no clients and there are no more goroutines than before.
 func settled(t *testing.T, s *server.Server, before int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); s.Clients() > 0 || runtime.NumGoroutine() > before; {
+	for end := time.Now().Add(time.Minute); s.Clients() > 0 || runtime.NumGoroutine() > before; {
 		if time.Now().After(end) {
 			buf := make([]byte, 1<<16)
 			t.Fatalf("%d clients, %d goroutines, %d before:\n%s", s.Clients(), runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])

@@ -146,7 +146,7 @@ func converse(t *testing.T, talk []exchange) {
 		ours.Close()
 		<-done
 	}()
-	ours.SetDeadline(time.Now().Add(5 * time.Second))
+	ours.SetDeadline(time.Now().Add(time.Minute))
 	expect(t, ours, greeting)
 	for i, x := range talk {
 		if _, err := ours.Write(unhex(t, x.say)); err != nil && x.hear != "EOF" {

@@ -75,7 +75,7 @@ func (p *nbdProcess) ended() int {
 	p.t.Helper()
 	select {
 	case <-p.gone:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		p.t.Fatalf("%s does not end: %s", p.cmd.Args[3], p.log.String())
 	}
 	return p.cmd.ProcessState.ExitCode()
@@ -85,7 +85,7 @@ func (p *nbdProcess) dial(t *testing.T) *client.Conn { return p.dialTLS(t, nil) 
 
 func (p *nbdProcess) dialTLS(t *testing.T, creds *tls.Config) *client.Conn {
 	t.Helper()
-	c, err := client.Dial(t.Context(), client.Config{Network: "unix", Address: p.sock, HandshakeTimeout: 10 * time.Second, TLS: creds})
+	c, err := client.Dial(t.Context(), client.Config{Network: "unix", Address: p.sock, HandshakeTimeout: time.Minute, TLS: creds})
 	if err != nil {
 		t.Fatalf("%v; %s", err, p.log.String())
 	}
@@ -147,7 +147,7 @@ func TestQemuNBDSignals(t *testing.T) {
 			}
 			select {
 			case <-enough:
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("the server does not answer")
 			}
 			p.cmd.Process.Signal(sig)
@@ -184,7 +184,7 @@ func TestQemuNBDClients(t *testing.T) {
 		a, b := p.dial(t), p.dial(t)
 		third := make(chan *client.Conn, 1)
 		go func() {
-			c, err := client.Dial(context.Background(), client.Config{Network: "unix", Address: p.sock, HandshakeTimeout: 10 * time.Second})
+			c, err := client.Dial(context.Background(), client.Config{Network: "unix", Address: p.sock, HandshakeTimeout: time.Minute})
 			if err != nil {
 				t.Errorf("third client: %v", err)
 			}
@@ -285,7 +285,7 @@ func TestQemuNBDFork(t *testing.T) {
 				t.Error(err)
 			}
 			c.Close()
-			for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 				// A process that ended and was not waited for has no program any more.
 				if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil {
 					break

@@ -36,7 +36,7 @@ func nbdPrograms(t *testing.T) (theirs, ours string) {
 // runNBD runs a command that ends by itself.
 func runNBD(t *testing.T, dir, program string, args ...string) outcome {
 	t.Helper()
-	return runWithin(t, 5*time.Second, dir, nil, program, args...)
+	return runWithin(t, time.Minute, dir, nil, program, args...)
 }
 
 // nbdSessions are command lines that end by themselves.
