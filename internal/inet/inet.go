@@ -6,23 +6,14 @@ import (
 	"strings"
 )
 
-// Loopback returns the addresses of network ("tcp", "tcp4" or "tcp6") that address,
-// "host:port", stands for if the host is localhost, IPv4 first, and else address alone. That name is the loopback's on every
+// Loopback returns the addresses that address, "host:port", stands for if the host is
+// localhost, IPv4 first, and else address alone. That name is the loopback's on every
 // system (RFC 6761, section 6.3), also where no file of hosts says so: a resolver that
 // asks a name server for it would fail, or be told wrong.
-func Loopback(network, address string) []string {
+func Loopback(address string) []string {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || !strings.EqualFold(strings.TrimSuffix(host, "."), "localhost") {
 		return []string{address}
 	}
-	v4, v6 := net.JoinHostPort("127.0.0.1", port), net.JoinHostPort("::1", port)
-	switch network {
-	case "tcp":
-		return []string{v4, v6}
-	case "tcp4":
-		return []string{v4}
-	case "tcp6":
-		return []string{v6}
-	}
-	return []string{address}
+	return []string{net.JoinHostPort("127.0.0.1", port), net.JoinHostPort("::1", port)}
 }

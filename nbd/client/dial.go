@@ -142,6 +142,14 @@ func (cfg *Config) negotiate(ctx context.Context, then func(*handshake) error) (
 	return err
 }
 
+// addresses are those to try, in turn.
+func addresses(network, address string) []string {
+	if network != "tcp" {
+		return []string{address}
+	}
+	return inet.Loopback(address)
+}
+
 func dialNet(ctx context.Context, network, address string) (net.Conn, error) {
 	if network == "vsock" {
 		return vsock.Dial(ctx, address)
@@ -149,16 +157,8 @@ func dialNet(ctx context.Context, network, address string) (net.Conn, error) {
 	var d net.Dialer
 	var nc net.Conn
 	var err error
-	for _, a := range inet.Loopback(network, address) {
-		c, e := d.DialContext(ctx, network, a)
-		if e == nil {
-			nc, err = c, nil
-			break
-		}
-		if err == nil {
-			err = e // that of the first address tells most
-		}
-		if ctx.Err() != nil {
+	for _, a := range addresses(network, address) {
+		if nc, err = d.DialContext(ctx, network, a); err == nil || ctx.Err() != nil {
 			break
 		}
 	}

@@ -1,12 +1,10 @@
 package server
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strconv"
-	"syscall"
 
 	"github.com/cowl-disk/cowl/internal/inet"
 	"github.com/cowl-disk/cowl/nbd/vsock"
@@ -71,33 +69,10 @@ func Listen(network, address string) (net.Listener, error) {
 		return vsock.Listen(address)
 	case "unix":
 		return listenUnix(address)
+	case "tcp":
+		address = inet.Loopback(address)[0]
 	}
-	return net.Listen(network, inet.Loopback(network, address)[0])
-}
-
-// ListenAll is Listen on each address that a name stands for here: localhost can be
-// IPv4's and IPv6's. A port that the system chooses is the same for all.
-func ListenAll(network, address string) ([]net.Listener, error) {
-	first, err := Listen(network, address)
-	if err != nil {
-		return nil, err
-	}
-	list := []net.Listener{first}
-	for _, a := range inet.Loopback(network, address)[1:] {
-		if t, ok := first.Addr().(*net.TCPAddr); ok {
-			host, _, _ := net.SplitHostPort(a)
-			a = net.JoinHostPort(host, strconv.Itoa(t.Port))
-		}
-		l, err := net.Listen(network, a)
-		if errors.Is(err, syscall.EADDRINUSE) {
-			first.Close()
-			return nil, err
-		}
-		if err == nil { // else the system has no such addresses
-			list = append(list, l)
-		}
-	}
-	return list, nil
+	return net.Listen(network, address)
 }
 
 // unixListener removes the file of its socket, and no other of that name: a server

@@ -64,9 +64,9 @@ func closeOnExec()       {}
 func inheritedSockets() (int, string, error) { return 0, "", nil }
 
 // A service manager keeps the program in the background here.
-func isDaemon() bool                         { return true }
+func isDaemon() bool                      { return true }
 func (p *invocation) daemonize([]string) int { return 1 }
-func detach() error                          { return nil }
+func detach() error                       { return nil }
 
 func rawDevice(*os.File) error { return nil }
 

@@ -108,7 +108,7 @@ func (p *Program) listen(s *settings) ([]net.Listener, error) {
 	if _, err := net.LookupPort("tcp", s.port); err != nil || strings.HasPrefix(s.port, "-") {
 		return nil, fmt.Errorf("address resolution failed for %s:%s: Servname not supported for ai_socktype", bind, s.port)
 	}
-	list, err := server.ListenAll("tcp", net.JoinHostPort(bind, s.port))
+	l, err := server.Listen("tcp", net.JoinHostPort(bind, s.port))
 	if err != nil {
 		var dns *net.DNSError
 		if errors.As(err, &dns) || isAddrError(err) {
@@ -116,7 +116,7 @@ func (p *Program) listen(s *settings) ([]net.Listener, error) {
 		}
 		return nil, fmt.Errorf("Failed to bind socket: %w", cause(err))
 	}
-	return list, nil
+	return []net.Listener{l}, nil
 }
 
 // removeSocket makes room for a socket where an earlier one was left. It removes
