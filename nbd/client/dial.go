@@ -34,7 +34,7 @@ func (m Mode) String() string {
 
 // Config says how to connect.
 type Config struct {
-	Network string // "tcp", "unix" or "vsock"
+	Network string // "tcp", "tcp4", "tcp6", "unix" or "vsock"
 	Address string // as net.Dial takes it; cid:port for vsock
 	Export  string
 	// TLS, if set, must be begun: a server that does not is refused.
@@ -142,22 +142,18 @@ func (cfg *Config) negotiate(ctx context.Context, then func(*handshake) error) (
 	return err
 }
 
-// addresses are those to try, in turn.
-func addresses(network, address string) []string {
-	if network != "tcp" {
-		return []string{address}
-	}
-	return inet.Loopback(address)
-}
-
 func dialNet(ctx context.Context, network, address string) (net.Conn, error) {
 	if network == "vsock" {
 		return vsock.Dial(ctx, address)
 	}
+	addresses := []string{address}
+	if network != "unix" {
+		addresses = inet.Loopback(network, address)
+	}
 	var d net.Dialer
 	var nc net.Conn
 	var err error
-	for _, a := range addresses(network, address) {
+	for _, a := range addresses {
 		if nc, err = d.DialContext(ctx, network, a); err == nil || ctx.Err() != nil {
 			break
 		}

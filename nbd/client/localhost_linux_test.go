@@ -33,15 +33,54 @@ func TestLocalhost(t *testing.T) {
 		}
 		return
 	}
-	l, err := server.Listen("tcp", "localhost:0")
+	listeners, err := server.Listen("tcp", "localhost:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	families := map[string]net.Listener{}
+	ports := map[string]bool{}
+	for _, l := range listeners {
+		defer l.Close()
+		host, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		families[map[string]string{"127.0.0.1": "tcp4", "::1": "tcp6"}[host]], ports[port] = l, true
 	}
+	if len(ports) != 1 {
+		t.Errorf("ports %v, want one for all", ports)
+	}
+	if families["tcp4"] == nil {
+		t.Fatalf("%v: nothing listens at 127.0.0.1", listeners)
+	}
+	if families["tcp6"] == nil {
+		// Only a system without that address may do without.
+		if l, err := net.Listen("tcp6", "[::1]:0"); err == nil {
+			l.Close()
+			t.Fatalf("%v: nothing listens at ::1", listeners)
+		}
+	}
+	for network, l := range families {
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		reached(t, l, client.Config{Network: network, Address: net.JoinHostPort("localhost", port)})
+	}
+	// One that is left is found, whichever it is.
+	for network, l := range families {
+		for other, o := range families {
+			if other != network {
+				o.Close()
+			}
+		}
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		reached(t, l, client.Config{Network: "tcp", Address: net.JoinHostPort("localhost", port)})
+		break
+	}
+}
+
+// reached fails the test unless a client with cfg comes to l. The connection is hung up on:
+// what counts is that it was made.
+func reached(t *testing.T, l net.Listener, cfg client.Config) {
+	t.Helper()
 	accepted := make(chan error, 1)
 	go func() {
 		nc, err := l.Accept()
@@ -50,11 +89,10 @@ func TestLocalhost(t *testing.T) {
 		}
 		accepted <- err
 	}()
-	// The other side hangs up: what counts is that it was reached.
-	if _, err := client.Dial(t.Context(), client.Config{Network: "tcp", Address: net.JoinHostPort("localhost", port)}); err == nil {
+	if _, err := client.Dial(t.Context(), cfg); err == nil {
 		t.Error("a server that hangs up was taken for one")
 	} else if _, ok := err.(*client.ConnectError); ok {
-		t.Errorf("%v", err)
+		t.Fatalf("%s %s: %v", cfg.Network, cfg.Address, err)
 	}
 	if err := <-accepted; err != nil {
 		t.Error(err)

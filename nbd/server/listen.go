@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -60,19 +61,71 @@ func inherit(fd int) (net.Listener, error) {
 	return nil, err
 }
 
-// Listen listens at an address of the network "unix", "tcp" or "vsock". The file of
-// a Unix socket is removed when the listener is closed, unless another socket has
-// taken its place.
-func Listen(network, address string) (net.Listener, error) {
+// Listen listens at an address of the network "unix", "tcp", "tcp4", "tcp6" or "vsock".
+// A host name may stand for several addresses: the list has a listener for each that can be
+// had, and at least one if the error is nil. All have the same port, where it can be had
+// at each, also if that asked for is 0. The file of a Unix socket is removed when its
+// listener is closed, unless another socket has taken its place.
+func Listen(network, address string) ([]net.Listener, error) {
+	var l net.Listener
+	var err error
 	switch network {
+	case "tcp", "tcp4", "tcp6":
+		return listenTCP(network, address)
 	case "vsock":
-		return vsock.Listen(address)
+		l, err = vsock.Listen(address)
 	case "unix":
-		return listenUnix(address)
-	case "tcp":
-		address = inet.Loopback(address)[0]
+		l, err = listenUnix(address)
+	default:
+		err = net.UnknownNetworkError(network)
 	}
-	return net.Listen(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{l}, nil
+}
+
+// portAttempts bounds the search for a port that is free at all addresses.
+const portAttempts = 16
+
+func listenTCP(network, address string) ([]net.Listener, error) {
+	addresses, err := inet.Addresses(context.Background(), network, address)
+	if err != nil {
+		return nil, err
+	}
+	_, port, _ := net.SplitHostPort(address)
+	for attempt := 1; ; attempt++ {
+		list, err := listenEach(network, addresses)
+		if len(list) == len(addresses) || port != "0" && port != "" || attempt == portAttempts {
+			return list, err
+		}
+		for _, l := range list {
+			l.Close() // any port will do, so look for one that is free at the others, too
+		}
+	}
+}
+
+// listenEach listens at those of addresses where it can, at the port that the first of
+// them has. The error, if there are none, is the last: a system without IPv6 has no use for
+// the error of its loopback address, which comes first.
+func listenEach(network string, addresses []string) (list []net.Listener, err error) {
+	for _, a := range addresses {
+		if len(list) > 0 {
+			if host, _, err := net.SplitHostPort(a); err == nil {
+				a = net.JoinHostPort(host, strconv.Itoa(list[0].Addr().(*net.TCPAddr).Port))
+			}
+		}
+		l, lerr := net.Listen(network, a)
+		if lerr != nil {
+			err = lerr
+			continue
+		}
+		list = append(list, l)
+	}
+	if len(list) > 0 {
+		return list, nil
+	}
+	return nil, err
 }
 
 // unixListener removes the file of its socket, and no other of that name: a server

@@ -75,13 +75,13 @@ func TestSocketFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := old.Close(); err != nil {
+	if err := old[0].Close(); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("the socket of the second listener is gone: %v", err)
 	}
-	if err := next.Close(); err != nil {
+	if err := next[0].Close(); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); err == nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/inet"
 	"github.com/cowl-disk/cowl/nbd/client"
 	"github.com/cowl-disk/cowl/nbd/tlscreds"
 	"github.com/cowl-disk/cowl/nbd/wire"
@@ -149,6 +150,9 @@ func (n *node) connectError(err error) error {
 	case errors.As(err, &ve):
 		return driver.Errorf(driver.ErrInvalid, "%w", ve)
 	case errors.As(err, &ce):
+		if reason := inet.Reason(err); reason != "" {
+			return driver.Errorf(driver.ErrInvalid, "address resolution failed for %s: %s", n.at.shown, reason)
+		}
 		if no := errnoOf(err); no != nil {
 			err = no
 		}

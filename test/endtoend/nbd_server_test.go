@@ -176,11 +176,11 @@ func TestNBDSize(t *testing.T) {
 	}
 }
 
-// TestNBDTCP serves over TCP of both families.
+// TestNBDTCP serves over TCP of each family, and of both.
 func TestNBDTCP(t *testing.T) {
 	file := nbdImage(t, "raw")
-	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
-		l, err := server.Listen("tcp", address)
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0", "localhost:0"} {
+		listeners, err := server.Listen("tcp", address)
 		if err != nil {
 			t.Logf("%s: %v", address, err)
 			continue
@@ -197,19 +197,21 @@ func TestNBDTCP(t *testing.T) {
 		if err := s.AddExport(&server.Export{Name: "a b", Device: dev, MultiConn: true}); err != nil {
 			t.Fatal(err)
 		}
-		go s.Serve(context.Background(), l)
-		uri := "nbd://" + l.Addr().String() + "/a%20b"
-		testkit.Run(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", uri, file)
-		target, err := client.ParseURI(uri)
-		if err != nil {
-			t.Fatal(err)
+		for _, l := range listeners {
+			go s.Serve(context.Background(), l)
+			uri := "nbd://" + l.Addr().String() + "/a%20b"
+			testkit.Run(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", uri, file)
+			target, err := client.ParseURI(uri)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := client.Dial(t.Context(), client.Config{Network: target.Network, Address: target.Address, Export: target.Export})
+			if err != nil {
+				t.Fatal(err)
+			}
+			exerciseReads(t, c)
+			c.Close()
 		}
-		c, err := client.Dial(t.Context(), client.Config{Network: target.Network, Address: target.Address, Export: target.Export})
-		if err != nil {
-			t.Fatal(err)
-		}
-		exerciseReads(t, c)
-		c.Close()
 		if err := s.Shutdown(t.Context()); err != nil {
 			t.Error(err)
 		}

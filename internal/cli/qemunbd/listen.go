@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
+	"github.com/cowl-disk/cowl/internal/inet"
 	"github.com/cowl-disk/cowl/nbd/server"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
@@ -95,11 +97,12 @@ func (p *Program) listen(s *settings) ([]net.Listener, error) {
 		if err != nil {
 			return nil, err
 		}
-		l, err := server.Listen("unix", s.socket)
+		list, err := server.Listen("unix", s.socket)
 		if err := errors.Join(err, reset()); err != nil {
+			closeAll(list)
 			return nil, fmt.Errorf("Failed to bind socket to %s: %w", s.socket, cause(err))
 		}
-		return []net.Listener{l}, nil
+		return list, nil
 	}
 	bind := s.bind
 	if bind == "" {
@@ -108,15 +111,17 @@ func (p *Program) listen(s *settings) ([]net.Listener, error) {
 	if _, err := net.LookupPort("tcp", s.port); err != nil || strings.HasPrefix(s.port, "-") {
 		return nil, fmt.Errorf("address resolution failed for %s:%s: Servname not supported for ai_socktype", bind, s.port)
 	}
-	l, err := server.Listen("tcp", net.JoinHostPort(bind, s.port))
-	if err != nil {
-		var dns *net.DNSError
-		if errors.As(err, &dns) || isAddrError(err) {
-			return nil, fmt.Errorf("address resolution failed for %s:%s: %w", bind, s.port, cause(err))
-		}
+	list, err := server.Listen("tcp", net.JoinHostPort(bind, s.port))
+	if reason := inet.Reason(err); reason != "" {
+		return nil, fmt.Errorf("address resolution failed for %s:%s: %s", bind, s.port, reason)
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("Failed to find an available port: %w", cause(err))
+	case err != nil:
 		return nil, fmt.Errorf("Failed to bind socket: %w", cause(err))
 	}
-	return []net.Listener{l}, nil
+	return list, nil
 }
 
 // removeSocket makes room for a socket where an earlier one was left. It removes
@@ -135,11 +140,6 @@ func removeSocket(path string) error {
 		return fmt.Errorf("Failed to unlink socket %s: %w", path, cause(err))
 	}
 	return nil
-}
-
-func isAddrError(err error) bool {
-	var addr *net.AddrError
-	return errors.As(err, &addr)
 }
 
 // cause returns what a system call said.

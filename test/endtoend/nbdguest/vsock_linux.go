@@ -39,7 +39,7 @@ func vsock() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	l, err := server.Listen("vsock", ":10809")
+	listeners, err := server.Listen("vsock", ":10809")
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func vsock() error {
 	if err := srv.AddExport(&server.Export{Name: "v", Device: disk}); err != nil {
 		return err
 	}
-	go func() { _ = srv.Serve(ctx, l) }()
+	go func() { _ = srv.Serve(ctx, listeners[0]) }()
 	const local = "1"
 	c, err := client.Dial(ctx, client.Config{Network: "vsock", Address: local + ":10809", Export: "v"})
 	if err != nil {
