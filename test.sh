@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs every test. On a Debian machine as root it first installs the programs
-# that the tests compare with. Takes about a quarter of an hour on two cores.
+# that the tests compare with. Takes about half an hour on two cores.
 #
 #   ./test.sh            everything
 #   ./test.sh quick      formatting, vet, unit and conformance tests

@@ -34,6 +34,7 @@ if [ ! -e "$tree/.built" ]; then
 fi
 
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/cowl-clients-XXXXXX")
+trap 'rm -rf "$work"; exit 130' INT TERM
 (cd "$here/../.." && CGO_ENABLED=0 go build -o "$work/cowl" ./cmd/cowl) || exit 1
 # libnbd's tests set GODEBUG=cgocheck=2 for their own Go programs; with that set no
 # program that was built with Go starts.
