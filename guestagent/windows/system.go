@@ -60,8 +60,16 @@ type IPAddress struct {
 // Commands returns the commands of the system.
 func Commands() []guestagent.Command {
 	shutdown := guestagent.New("guest-shutdown", "0.15", "Shut the guest down: powerdown, halt or reboot", shutdown)
-	shutdown.NoReply = true
-	return []guestagent.Command{shutdown,
+	toDisk := guestagent.New("guest-suspend-disk", "1.1", "Suspend the guest to disk", suspend(true))
+	toRAM := guestagent.New("guest-suspend-ram", "1.1", "Suspend the guest to memory", suspend(false))
+	for _, c := range []*guestagent.Command{&shutdown, &toDisk, &toRAM} {
+		c.NoReply = true
+	}
+	return []guestagent.Command{shutdown, toDisk, toRAM,
+		guestagent.New("guest-get-vcpus", "1.5", "Report the processors", processors),
+		guestagent.New("guest-get-disks", "5.2", "Report the disks", disks),
+		guestagent.New("guest-get-fsinfo", "2.2", "Report the mounted file systems and their disks", fsinfo),
+		guestagent.New("guest-get-users", "2.10", "Report who is logged in", users),
 		guestagent.New("guest-set-time", "1.5", "Set the clock", setTime),
 		guestagent.New("guest-network-get-interfaces", "1.1", "Report the network interfaces", interfaces),
 		guestagent.New("guest-get-timezone", "2.10", "Report the time zone",

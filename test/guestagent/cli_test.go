@@ -6,10 +6,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -110,5 +113,61 @@ func TestDaemon(t *testing.T) {
 			t.Fatal("the pid file stays")
 		}
 		<-time.After(time.Millisecond)
+	}
+}
+
+// inherit starts an agent with a file that many times as from a service manager, and
+// returns what it prints.
+func inherit(t *testing.T, program, dir string, number int, file *os.File, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	// The variable has the number of the process: the shell becomes the agent.
+	script := fmt.Sprintf(`export LISTEN_PID=$$ LISTEN_FDS=%d; exec "$0" "$@"`, number)
+	cmd := exec.Command("sh", append([]string{"-c", script, program, "-t", dir}, args...)...)
+	cmd.ExtraFiles = slices.Repeat([]*os.File{file}, number)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	var errOut bytes.Buffer
+	cmd.Stderr = &errOut
+	must(t, cmd.Start())
+	return cmd, &errOut
+}
+
+// TestInheritedSocket gives both agents the socket of a service manager, in the place of
+// what the command line says, and what they have to refuse.
+func TestInheritedSocket(t *testing.T) {
+	for name, program := range map[string]string{"theirs": theirs(t), "ours": ours} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "socket"), Net: "unix"})
+			must(t, err)
+			f, err := l.File()
+			must(t, err)
+			l.SetUnlinkOnClose(false)
+			must(t, l.Close())
+			a := &agent{t: t, dir: dir}
+			a.cmd, a.err = inherit(t, program, dir, 1, f, "-m", "virtio-serial", "-p", "/nonexistent")
+			must(t, f.Close())
+			t.Cleanup(a.stop)
+			for range 2 {
+				a.connect()
+				if got := a.ask(command("guest-sync", `{"id":6}`), 0); !strings.HasPrefix(got, `{"return": 6}`) {
+					t.Error(got)
+				}
+			}
+			// The programs that it runs do not get the socket.
+			if got := a.output("sh", "-c", "echo $LISTEN_FDS; ls -l /proc/self/fd | grep -c socket"); got != "\n0\n" {
+				t.Errorf("a program has the socket: %q", got)
+			}
+		})
+	}
+	null, err := os.Open(os.DevNull)
+	must(t, err)
+	defer null.Close()
+	for number, want := range map[int]string{1: "unsupported listen fd type", 2: "qemu-ga only supports listening on one socket"} {
+		for _, program := range []string{theirs(t), ours} {
+			cmd, errOut := inherit(t, program, t.TempDir(), number, null)
+			if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(errOut.String(), want) {
+				t.Errorf("%s with %d files: %v %s, want %s", program, number, err, errOut, want)
+			}
+		}
 	}
 }

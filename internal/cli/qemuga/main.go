@@ -25,24 +25,26 @@ const gcPercent = 50
 // invocation is one run of the program.
 type invocation struct {
 	name           string
+	args           []string
 	stdout, stderr io.Writer
 	cfg            config
 	log            *logger
+	signals        chan os.Signal // end the agent
 }
 
 // Main runs the agent: name is what the program was called by. It returns the exit
 // code. Signals end it as they end QEMU's agent: not while file systems are frozen.
 func Main(ctx context.Context, name string, args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	p := &invocation{name: name, stdout: stdout, stderr: stderr}
+	p := &invocation{name: name, args: args, stdout: stdout, stderr: stderr}
 	p.cfg = config{version: Version}
-	code, done := p.parse(args)
+	code, done := p.parse()
 	if done {
 		return code
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	return p.run(ctx, args)
+	return p.run(ctx)
 }
 
 // early reports an error before there is a log, in the form of GLib's own messages.
@@ -60,14 +62,14 @@ func (p *invocation) early(err error) int {
 
 // parse reads the command line and the configuration file. done says that there is no
 // more to do.
-func (p *invocation) parse(args []string) (code int, done bool) {
+func (p *invocation) parse() (code int, done bool) {
 	// QEMU reads the command line twice: first for the configuration file only.
 	file, required := os.Getenv("QGA_CONF"), false
 	if _, ok := os.LookupEnv("QGA_CONF"); !ok {
 		file = defaultConfig
 	}
 	scan := func(each func(id, arg string, given bool) (int, bool)) (int, bool) {
-		s := &scanner{prog: p.name, opts: p.options(), rest: args, wrong: func(m string) { fmt.Fprintln(p.stderr, m) }}
+		s := &scanner{prog: p.name, opts: p.options(), rest: p.args, wrong: func(m string) { fmt.Fprintln(p.stderr, m) }}
 		for {
 			id, arg, given, ok := s.next()
 			if !ok {

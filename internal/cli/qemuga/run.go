@@ -13,14 +13,18 @@ import (
 )
 
 // run makes the agent and serves until a signal ends it.
-func (p *invocation) run(ctx context.Context, args []string) int {
+func (p *invocation) run(ctx context.Context) int {
 	c := &p.cfg
 	closeOnExec()
 	p.log = &logger{w: p.stderr, verbose: c.verbose, account: newAccounter()}
 	if c.daemon && !isDaemon() {
-		return p.daemonize(args)
+		return p.daemonize()
 	}
-	err := p.serve(ctx)
+	// They are not for the programs that the agent starts.
+	os.Unsetenv("LISTEN_PID")
+	os.Unsetenv("LISTEN_FDS")
+	p.signals = make(chan os.Signal, 4)
+	err := p.underManager(func() error { return p.serve(ctx) })
 	if err == nil {
 		return 0
 	}
@@ -76,9 +80,8 @@ func (p *invocation) serve(ctx context.Context) error {
 	}
 	agent := guestagent.NewAgent(cfg)
 	// Signals count from here on: a daemon that is told to end removes its pid file.
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	defer signal.Stop(signals)
+	signal.Notify(p.signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(p.signals)
 	ignoreBrokenPipes()
 	ch, errs := openChannel(c.method, c.path, c.inherited)
 	if errs != nil && !c.retry {
@@ -99,17 +102,17 @@ func (p *invocation) serve(ctx context.Context) error {
 	}
 	defer agent.Close()
 	p.log.Log(guestagent.LevelDebug, "Guest agent version "+Version+" started")
-	p.loop(context.WithoutCancel(ctx), agent, ch, signals)
+	p.loop(context.WithoutCancel(ctx), agent, ch)
 	return nil
 }
 
 // loop serves the channel until a signal comes, or it fails and is not to be opened
 // again.
-func (p *invocation) loop(ctx context.Context, agent *guestagent.Agent, ch channel, signals <-chan os.Signal) {
+func (p *invocation) loop(ctx context.Context, agent *guestagent.Agent, ch channel) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
-		for s := range signals {
+		for s := range p.signals {
 			// Ending while frozen would leave the file systems frozen.
 			if !agent.Frozen() {
 				p.log.Log(guestagent.LevelDebug, fmt.Sprintf("received signal %v, quitting", s))

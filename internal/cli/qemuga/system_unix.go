@@ -31,6 +31,9 @@ const (
 
 func (p *invocation) service(string) int { return 1 } // there is no such option
 
+// underManager runs the agent: nobody has to be told here.
+func (p *invocation) underManager(serve func() error) error { return serve() }
+
 func newHook(program string, limit time.Duration) guestagent.Hook { return posix.Hook(program, limit) }
 
 // sysLog connects to the system's log when there is something to say.
@@ -98,7 +101,7 @@ func isDaemon() bool { return os.Getenv(daemonVariable) != "" }
 const daemonReady = 'r'
 
 // daemonize starts the daemon and waits until it serves or fails.
-func (p *invocation) daemonize(args []string) int {
+func (p *invocation) daemonize() int {
 	fail := func(err error) int {
 		p.log.critical(fmt.Errorf("failed to daemonize: %w", err))
 		return 1
@@ -117,11 +120,7 @@ func (p *invocation) daemonize(args []string) int {
 		files = append(files, os.NewFile(firstInherited, "socket"))
 	}
 	files = append(files, w)
-	argv := append([]string{os.Args[0]}, os.Args[1:]...)
-	if len(args) == 0 && len(argv) == 0 {
-		argv = []string{p.name}
-	}
-	proc, err := os.StartProcess(exe, argv, &os.ProcAttr{Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
+	proc, err := os.StartProcess(exe, os.Args, &os.ProcAttr{Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
 		Env: append(os.Environ(), daemonVariable+"="+strconv.Itoa(len(files)-1))})
 	w.Close()
 	if err != nil {
@@ -144,9 +143,7 @@ func detach() error {
 	if err != nil {
 		return fmt.Errorf("failed to daemonize: %w", err)
 	}
-	for _, v := range []string{daemonVariable, "LISTEN_PID", "LISTEN_FDS"} {
-		os.Unsetenv(v)
-	}
+	os.Unsetenv(daemonVariable)
 	unix.Umask(0o077)
 	if err := os.Chdir("/"); err != nil {
 		return fmt.Errorf("failed to daemonize: %w", err)

@@ -1,13 +1,12 @@
 package qemuga
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
-
-	"context"
-	"fmt"
 
 	"github.com/cowl-disk/cowl/guestagent"
 	"github.com/cowl-disk/cowl/guestagent/windows"
@@ -25,13 +24,6 @@ var (
 	defaultState  = filepath.Join(os.Getenv("ProgramData"), "qemu-ga")
 	defaultConfig = filepath.Join(os.Getenv("ProgramData"), "qemu-ga", "qemu-ga.conf")
 )
-
-// service refuses the commands for the service: the program does not speak to the
-// service manager.
-func (p *invocation) service(command string) int {
-	fmt.Fprintf(p.stdout, "Service command '%s' is not supported: use a program that runs others as services.\n", command)
-	return 1
-}
 
 // system is what the agent can do here.
 type system struct {
@@ -64,9 +56,9 @@ func closeOnExec()       {}
 func inheritedSockets() (int, string, error) { return 0, "", nil }
 
 // A service manager keeps the program in the background here.
-func isDaemon() bool                      { return true }
-func (p *invocation) daemonize([]string) int { return 1 }
-func detach() error                       { return nil }
+func isDaemon() bool                 { return true }
+func (p *invocation) daemonize() int { return 1 }
+func detach() error                  { return nil }
 
 func rawDevice(*os.File) error { return nil }
 
