@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 
@@ -115,7 +116,7 @@ func listenEach(network string, addresses []string) (list []net.Listener, err er
 				a = net.JoinHostPort(host, strconv.Itoa(list[0].Addr().(*net.TCPAddr).Port))
 			}
 		}
-		l, lerr := net.Listen(network, a)
+		l, lerr := net.Listen(family(network, a), a)
 		if lerr != nil {
 			err = lerr
 			continue
@@ -126,6 +127,15 @@ func listenEach(network string, addresses []string) (list []net.Listener, err er
 		return list, nil
 	}
 	return nil, err
+}
+
+// family returns the network for one address: net.Listen would take 0.0.0.0 of "tcp" for
+// all addresses of IPv6, too.
+func family(network, address string) string {
+	if ap, err := netip.ParseAddrPort(address); err == nil && ap.Addr().Is4() {
+		return "tcp4"
+	}
+	return network
 }
 
 // unixListener removes the file of its socket, and no other of that name: a server

@@ -209,14 +209,7 @@ func nbdServe(t *testing.T, dir, program string, args ...string) (socket string,
 	if o := runNBD(t, dir, program, args...); o.code != 0 {
 		t.Fatalf("%s %v: %+v", program, args, o)
 	}
-	text, err := os.ReadFile(pidFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	pid := readPID(t, pidFile)
 	ended := false
 	t.Cleanup(func() {
 		if !ended {
@@ -225,23 +218,42 @@ func nbdServe(t *testing.T, dir, program string, args ...string) (socket string,
 	})
 	return sock, func() {
 		ended = true
-		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-			t.Errorf("the server was gone: %v", err)
+		endServer(t, program, pid)
+	}
+}
+
+func readPID(t *testing.T, name string) int {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// endServer ends a server that is no child of the test, and waits until it is gone.
+func endServer(t *testing.T, program string, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Errorf("the server was gone: %v", err)
+	}
+	again := time.Now().Add(time.Second)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		// The original forgets a signal that comes right after its parent has ended.
+		if program == testkit.Tool(t, "qemu-nbd") && time.Now().After(again) {
+			_ = syscall.Kill(pid, syscall.SIGTERM)
+			again = time.Now().Add(time.Second)
 		}
-		again := time.Now().Add(time.Second)
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-			// The original forgets a signal that comes right after its parent has ended.
-			if program == testkit.Tool(t, "qemu-nbd") && time.Now().After(again) {
-				_ = syscall.Kill(pid, syscall.SIGTERM)
-				again = time.Now().Add(time.Second)
-			}
-			if _, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid)); errors.Is(err, fs.ErrNotExist) {
-				break
-			}
-			if time.Now().After(end) {
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-				t.Fatalf("%s does not end", program)
-			}
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid)); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if time.Now().After(end) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			t.Fatalf("%s does not end", program)
 		}
 	}
 }
