@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 
@@ -49,7 +50,7 @@ func (c *copying) checkNew(ctx context.Context) error {
 		return err
 	}
 	c.job.New = &n // the caller's is not changed
-	schema, err := CreateSchema(n.Registry, n.Format, n.Filename)
+	schema, err := n.schema()
 	if err != nil {
 		return err
 	}
@@ -84,10 +85,22 @@ func (c *copying) checkNew(ctx context.Context) error {
 	if err := checkDataFile(ctx, n, c.options); err != nil {
 		return err
 	}
+	if n.Storage != nil {
+		return c.checkStorage(ctx, n.Storage)
+	}
 	if err := KeepSources(n.Filename, c.job.Sources...); err != nil {
 		return &sourceInUse{err}
 	}
 	return nil
+}
+
+// checkStorage refuses to replace what a source lies in.
+func (c *copying) checkStorage(ctx context.Context, s driver.Driver) error {
+	file, err := block.Open(ctx, c.job.New.Registry, block.Source{Storage: s, Format: s.Desc().Name}, block.OpenOptions{Gate: driver.DenyAll, NoIO: true, ForceShare: true})
+	if err != nil {
+		return err
+	}
+	return errors.Join(checkApart(file, c.job.Sources), file.Close(ctx))
 }
 
 // sourceInUse marks the refusal to replace a source, which reads as a failure to

@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -16,7 +17,10 @@ type CreateJob struct {
 	Registry *block.Registry
 	Filename string
 	Format   string
-	Options  opts.Dict
+	// Storage, if not nil, holds the image in place of a file called Filename. What it
+	// held is lost; if its size is fixed, a raw image shows it still.
+	Storage driver.Driver
+	Options opts.Dict
 	// Size is the size of the disk in bytes; 0 or negative: that of the option "size",
 	// or of the backing file.
 	Size int64
@@ -77,8 +81,7 @@ func Create(ctx context.Context, job CreateJob) error {
 	if err := job.check(); err != nil {
 		return err
 	}
-	// A file name of "" still selects a protocol: that of files.
-	schema, err := CreateSchema(job.Registry, job.Format, nonEmpty(job.Filename))
+	schema, err := job.schema()
 	if err != nil {
 		return err
 	}
@@ -89,7 +92,7 @@ func Create(ctx context.Context, job CreateJob) error {
 	backing, hasBacking := d["backing_file"]
 	if hasBacking {
 		name := opts.Text(backing)
-		if name == job.Filename {
+		if name == job.Filename && job.Storage == nil {
 			return driver.Errorf(driver.ErrInvalid, "Error: Trying to create an image with the same filename as the backing file")
 		}
 		if name == "" {
@@ -108,7 +111,7 @@ func Create(ctx context.Context, job CreateJob) error {
 	if job.Announce != nil {
 		job.Announce(describe(job, schema, job.Registry.Lookup(job.Format).Desc().CreateOrder, d, size))
 	}
-	err = block.Create(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Size: size,
+	err = block.Create(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Storage: job.Storage, Size: size,
 		Options: d, Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn})
 	if errors.Is(err, syscall.EFBIG) {
 		return driver.Errorf(driver.ErrInvalid, "The image size is too large for file format '%s'", job.Format)
@@ -130,11 +133,13 @@ func (job *CreateJob) check() error {
 	return nil
 }
 
-func nonEmpty(name string) string {
-	if name == "" {
-		return "."
+// schema returns the options that the image can have. A file name of "" still selects a
+// protocol: that of files.
+func (job *CreateJob) schema() (*opts.Schema, error) {
+	if job.Storage != nil {
+		return CreateSchema(job.Registry, job.Format, "")
 	}
-	return name
+	return CreateSchema(job.Registry, job.Format, cmp.Or(job.Filename, "."))
 }
 
 // createOptions merges what the job says in several places.
