@@ -86,7 +86,7 @@ func (c *copying) checkNew(ctx context.Context) error {
 		return err
 	}
 	if n.Storage != nil {
-		return c.checkStorage(ctx, n.Storage)
+		return keepFromStorage(ctx, n.Registry, n.Storage, c.job.Sources)
 	}
 	if err := KeepSources(n.Filename, c.job.Sources...); err != nil {
 		return &sourceInUse{err}
@@ -94,13 +94,13 @@ func (c *copying) checkNew(ctx context.Context) error {
 	return nil
 }
 
-// checkStorage refuses to replace what a source lies in.
-func (c *copying) checkStorage(ctx context.Context, s driver.Driver) error {
-	file, err := block.Open(ctx, c.job.New.Registry, block.Source{Storage: s, Format: s.Desc().Name}, block.OpenOptions{Gate: driver.DenyAll, NoIO: true, ForceShare: true})
+// keepFromStorage refuses to make an image in s where a source lies.
+func keepFromStorage(ctx context.Context, reg *block.Registry, s driver.Driver, sources []*block.Image) error {
+	file, err := block.Open(ctx, reg, block.Source{Storage: s, Format: s.Desc().Name}, block.OpenOptions{Gate: driver.DenyAll, NoIO: true, ForceShare: true})
 	if err != nil {
 		return err
 	}
-	return errors.Join(checkApart(file, c.job.Sources), file.Close(ctx))
+	return errors.Join(checkApart(file, sources), file.Close(ctx))
 }
 
 // sourceInUse marks the refusal to replace a source, which reads as a failure to

@@ -78,45 +78,51 @@ func CreateSchema(reg *block.Registry, format, filename string) (*opts.Schema, e
 // Create makes an image the way "qemu-img create" does: the backing file must
 // exist and its format be given, the size comes from it if there is no other.
 func Create(ctx context.Context, job CreateJob) error {
+	_, err := create(ctx, job)
+	return err
+}
+
+// create is Create, and returns what was made.
+func create(ctx context.Context, job CreateJob) (*block.Creation, error) {
 	if err := job.check(); err != nil {
-		return err
+		return nil, err
 	}
 	schema, err := job.schema()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d, size, err := createOptions(job, schema)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	backing, hasBacking := d["backing_file"]
 	if hasBacking {
 		name := opts.Text(backing)
 		if name == job.Filename && job.Storage == nil {
-			return driver.Errorf(driver.ErrInvalid, "Error: Trying to create an image with the same filename as the backing file")
+			return nil, driver.Errorf(driver.ErrInvalid, "Error: Trying to create an image with the same filename as the backing file")
 		}
 		if name == "" {
-			return driver.Errorf(driver.ErrInvalid, "Expected backing file name, got empty string")
+			return nil, driver.Errorf(driver.ErrInvalid, "Expected backing file name, got empty string")
 		}
 		if size, err = checkBacking(ctx, job, name, d.String("backing_fmt"), size); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if size < 0 {
-		return driver.Errorf(driver.ErrInvalid, "Image creation needs a size parameter")
+		return nil, driver.Errorf(driver.ErrInvalid, "Image creation needs a size parameter")
 	}
 	if err := checkDataFile(ctx, job, d); err != nil {
-		return err
+		return nil, err
 	}
 	if job.Announce != nil {
 		job.Announce(describe(job, schema, job.Registry.Lookup(job.Format).Desc().CreateOrder, d, size))
 	}
-	err = block.Create(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Storage: job.Storage, Size: size,
+	made, err := block.Make(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Storage: job.Storage, Size: size,
 		Options: d, Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn})
 	if errors.Is(err, syscall.EFBIG) {
-		return driver.Errorf(driver.ErrInvalid, "The image size is too large for file format '%s'", job.Format)
+		return nil, driver.Errorf(driver.ErrInvalid, "The image size is too large for file format '%s'", job.Format)
 	}
-	return err
+	return made, err
 }
 
 // check refuses a job that lacks what has no default.
