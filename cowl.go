@@ -38,6 +38,8 @@ type (
 	CreateJob = ops.CreateJob
 	// CopyJob says what disk to copy where. Nil registries mean every driver.
 	CopyJob = ops.CopyJob
+	// OverlayJob says which image to lay over which. A nil Registry means every driver.
+	OverlayJob = ops.OverlayJob
 )
 
 // AllowAll returns a Gate that lets an image refer to any file. It is not for
@@ -65,6 +67,16 @@ func Create(ctx context.Context, job CreateJob) error {
 		job.Registry = Registry()
 	}
 	return ops.Create(ctx, job)
+}
+
+// Overlay makes an overlay over an image and opens it for writing; the caller closes
+// it. What is written goes into the overlay, and the image below stays as it is. This
+// is what "qemu-img create -b BASE -F FORMAT" does, and the opening after it.
+func Overlay(ctx context.Context, job OverlayJob) (*Image, error) {
+	if job.Registry == nil {
+		job.Registry = Registry()
+	}
+	return ops.Overlay(ctx, job)
 }
 
 // Copy copies a disk to another image as "qemu-img convert" does. Sources that are

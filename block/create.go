@@ -15,7 +15,10 @@ import (
 type CreateRequest struct {
 	Filename string
 	Format   string
-	Size     int64
+	// Storage, if not nil, holds the image in place of a file called Filename, as in
+	// Source. What it held is lost.
+	Storage driver.Driver
+	Size    int64
 	// Options of the format and of the protocol that the file name selects.
 	Options opts.Dict
 	Cache   driver.Cache
@@ -58,6 +61,9 @@ func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, err
 		env.Budget = &driver.Budget{}
 	}
 	c := &Creation{name: req.Filename, env: env}
+	if req.Storage != nil {
+		return c, c.onStorage(ctx, reg, req, drv)
+	}
 	if drv.Desc().Kind == driver.KindProtocol {
 		_, rest, err := reg.creating(req.Filename)
 		if err != nil {
@@ -197,7 +203,7 @@ func (r *Registry) creating(filename string) (driver.Driver, string, error) {
 
 // format lays the image out in the file that was made.
 func (c *Creation) format(ctx context.Context, reg *Registry, req CreateRequest, creator driver.Creator, own opts.Dict) (err error) {
-	file, err := openProtocolFile(ctx, reg, req, req.Filename)
+	file, err := openProtocolFile(ctx, reg, req, Source{Filename: req.Filename, Storage: req.Storage})
 	if err != nil {
 		return err
 	}
@@ -219,22 +225,27 @@ func (c *Creation) format(ctx context.Context, reg *Registry, req CreateRequest,
 		if c.existed && !existed {
 			c.name = filename
 		}
-		return openProtocolFile(ctx, reg, req, filename)
+		return openProtocolFile(ctx, reg, req, Source{Filename: filename})
 	}
 	return creator.Create(ctx, &driver.CreateRequest{Filename: req.Filename, Size: req.Size, Options: own, File: file, Env: c.env, CreateChild: child})
 }
 
-// openProtocolFile opens a file that was just created, for laying out an image.
-func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, filename string) (*Image, error) {
+// openProtocolFile opens a file that was just created, or Storage, for laying out an
+// image.
+func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, src Source) (*Image, error) {
 	gate := req.Gate
 	if gate == nil {
 		gate = driver.DenyAll
 	}
-	proto, _, err := reg.protocolFor(filename)
-	if err != nil {
-		return nil, err
+	proto := src.Storage
+	if proto == nil {
+		var err error
+		if proto, _, err = reg.protocolFor(src.Filename); err != nil {
+			return nil, err
+		}
 	}
-	return Open(ctx, reg, Source{Filename: filename, Format: proto.Desc().Name},
+	src.Format = proto.Desc().Name
+	return Open(ctx, reg, src,
 		OpenOptions{Write: true, Resize: true, Unmap: true, Cache: req.Cache, Gate: gate, Objects: req.Objects, Budget: req.Budget, Warn: req.Warn})
 }
 

@@ -11,11 +11,17 @@ import (
 )
 
 // Source names an image: by file name ("disk.qcow2", "json:{…}",
-// "nbd://host/export"), by options ("driver", "file.filename" …), or both.
+// "nbd://host/export"), by options ("driver", "file.filename" …), or both; or holds
+// the bytes of one.
 type Source struct {
 	Filename string
 	Format   string // "" means: the driver option, else probe
 	Options  opts.Dict
+	// Storage, if not nil, opens the bytes of the image in place of Filename, and of
+	// options of the child "file": bytes that the calling program holds (package
+	// protocol/caller, and file.Handle). It is a protocol that needs no options.
+	// Format, if it is the name of Storage itself, gives those bytes as they are.
+	Storage driver.Driver
 }
 
 // OpenOptions say how to open an image.

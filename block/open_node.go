@@ -40,6 +40,14 @@ func (op *opener) resolve(spec *nodeSpec) (drv driver.Driver, filename string, d
 	if !ok {
 		name = spec.src.Format
 	}
+	if s := spec.src.Storage; s != nil {
+		if filename != "" || d.String("filename") != "" {
+			return nil, "", nil, driver.Errorf(driver.ErrInvalid, "the source has both a file name and Storage")
+		}
+		if name == s.Desc().Name {
+			return s, "", d, nil
+		}
+	}
 	if name != "" {
 		if drv = op.reg.Lookup(name); drv == nil {
 			return nil, "", nil, driver.Errorf(driver.ErrInvalid, "Unknown driver '%s'", name)
@@ -68,6 +76,12 @@ func (op *opener) openNode(ctx context.Context, spec nodeSpec, drv driver.Driver
 	common, err := takeCommon(d, &spec)
 	if err != nil {
 		return nil, err
+	}
+	if drv != nil && drv.Desc().Kind == driver.KindProtocol && spec.src.Storage != nil && drv != spec.src.Storage {
+		return nil, driver.Errorf(driver.ErrInvalid, "the source has Storage, which the protocol '%s' does not take: name a format", drv.Desc().Name)
+	}
+	if drv == nil && spec.protocol && spec.src.Storage != nil {
+		drv = spec.src.Storage
 	}
 	if drv == nil && !spec.protocol {
 		return op.openProbed(ctx, spec, filename, d, common)
@@ -143,11 +157,11 @@ func (op *opener) openProbed(ctx context.Context, spec nodeSpec, filename string
 	if err != nil {
 		return nil, err
 	}
-	if filename == "" && len(sub) == 0 {
+	if filename == "" && len(sub) == 0 && spec.src.Storage == nil {
 		return nil, driver.Errorf(driver.ErrInvalid, "Must specify either driver or file")
 	}
 	fspec := op.childSpec(spec, role, driver.KindFormat, driver.UseMetadata)
-	fspec.src = Source{Filename: filename, Options: sub}
+	fspec.src = Source{Filename: filename, Options: sub, Storage: spec.src.Storage}
 	// What to ask for is known once the format is: see relock.
 	fspec.access = spec.access
 	fspec.access.Perm, fspec.access.Shared = 0, driver.PermAll
@@ -203,9 +217,9 @@ func (op *opener) openChildren(ctx context.Context, spec nodeSpec, desc *driver.
 			}
 			continue
 		}
-		name := ""
+		name, storage := "", driver.Driver(nil)
 		if c == primary {
-			name = filename
+			name, storage = filename, spec.src.Storage
 		}
 		if c.NameOption != "" {
 			if v, ok := d.Take(c.NameOption); ok {
@@ -216,13 +230,13 @@ func (op *opener) openChildren(ctx context.Context, spec nodeSpec, desc *driver.
 		if err != nil {
 			return children, err
 		}
-		if name == "" && len(sub) == 0 {
+		if name == "" && len(sub) == 0 && storage == nil {
 			if c.Optional {
 				continue
 			}
 			return children, driver.Errorf(driver.ErrInvalid, "A block device must be specified for \"%s\"", c.Role)
 		}
-		img, err := op.openChild(ctx, spec, desc.Kind, c, c.Role, Source{Filename: name, Options: sub})
+		img, err := op.openChild(ctx, spec, desc.Kind, c, c.Role, Source{Filename: name, Options: sub, Storage: storage})
 		if err != nil {
 			return children, err
 		}

@@ -149,7 +149,7 @@ func (c *copying) closeFiles(ctx context.Context) {
 // toNew makes the target, fills it, and removes it again if that fails.
 func (c *copying) toNew(ctx context.Context) (ConvertResult, error) {
 	n := c.job.New
-	made, err := block.Make(ctx, n.Registry, block.CreateRequest{Filename: n.Filename, Format: n.Format, Size: c.size,
+	made, err := block.Make(ctx, n.Registry, block.CreateRequest{Filename: n.Filename, Format: n.Format, Storage: n.Storage, Size: c.size,
 		Options: c.options, Cache: c.job.NewCache, Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Warn: n.Warn})
 	if err != nil {
 		fail := &CopyError{Stage: CopyCreate, Err: err}
@@ -161,7 +161,7 @@ func (c *copying) toNew(ctx context.Context) (ConvertResult, error) {
 	}
 	var res ConvertResult
 	stage := CopyOpenTarget
-	target, err := block.Open(ctx, n.Registry, block.Source{Filename: n.Filename, Format: n.Format, Options: keyOptions(c.options)},
+	target, err := block.Open(ctx, n.Registry, block.Source{Filename: n.Filename, Format: n.Format, Storage: n.Storage, Options: keyOptions(c.options)},
 		block.OpenOptions{Write: true, Sequential: true, Resize: c.job.Reader != nil, Unmap: c.job.Sparse >= 0, Cache: c.job.NewCache,
 			Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Warn: n.Warn})
 	if err == nil {

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 
@@ -49,7 +50,7 @@ func (c *copying) checkNew(ctx context.Context) error {
 		return err
 	}
 	c.job.New = &n // the caller's is not changed
-	schema, err := CreateSchema(n.Registry, n.Format, n.Filename)
+	schema, err := n.schema()
 	if err != nil {
 		return err
 	}
@@ -84,10 +85,22 @@ func (c *copying) checkNew(ctx context.Context) error {
 	if err := checkDataFile(ctx, n, c.options); err != nil {
 		return err
 	}
+	if n.Storage != nil {
+		return keepFromStorage(ctx, n.Registry, n.Storage, c.job.Sources)
+	}
 	if err := KeepSources(n.Filename, c.job.Sources...); err != nil {
 		return &sourceInUse{err}
 	}
 	return nil
+}
+
+// keepFromStorage refuses to make an image in s where a source lies.
+func keepFromStorage(ctx context.Context, reg *block.Registry, s driver.Driver, sources []*block.Image) error {
+	file, err := block.Open(ctx, reg, block.Source{Storage: s, Format: s.Desc().Name}, block.OpenOptions{Gate: driver.DenyAll, NoIO: true, ForceShare: true})
+	if err != nil {
+		return err
+	}
+	return errors.Join(checkApart(file, sources), file.Close(ctx))
 }
 
 // sourceInUse marks the refusal to replace a source, which reads as a failure to

@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -16,7 +17,10 @@ type CreateJob struct {
 	Registry *block.Registry
 	Filename string
 	Format   string
-	Options  opts.Dict
+	// Storage, if not nil, holds the image in place of a file called Filename. What it
+	// held is lost; if its size is fixed, a raw image shows it still.
+	Storage driver.Driver
+	Options opts.Dict
 	// Size is the size of the disk in bytes; 0 or negative: that of the option "size",
 	// or of the backing file.
 	Size int64
@@ -74,46 +78,51 @@ func CreateSchema(reg *block.Registry, format, filename string) (*opts.Schema, e
 // Create makes an image the way "qemu-img create" does: the backing file must
 // exist and its format be given, the size comes from it if there is no other.
 func Create(ctx context.Context, job CreateJob) error {
+	_, err := create(ctx, job)
+	return err
+}
+
+// create is Create, and returns what was made.
+func create(ctx context.Context, job CreateJob) (*block.Creation, error) {
 	if err := job.check(); err != nil {
-		return err
+		return nil, err
 	}
-	// A file name of "" still selects a protocol: that of files.
-	schema, err := CreateSchema(job.Registry, job.Format, nonEmpty(job.Filename))
+	schema, err := job.schema()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d, size, err := createOptions(job, schema)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	backing, hasBacking := d["backing_file"]
 	if hasBacking {
 		name := opts.Text(backing)
-		if name == job.Filename {
-			return driver.Errorf(driver.ErrInvalid, "Error: Trying to create an image with the same filename as the backing file")
+		if name == job.Filename && job.Storage == nil {
+			return nil, driver.Errorf(driver.ErrInvalid, "Error: Trying to create an image with the same filename as the backing file")
 		}
 		if name == "" {
-			return driver.Errorf(driver.ErrInvalid, "Expected backing file name, got empty string")
+			return nil, driver.Errorf(driver.ErrInvalid, "Expected backing file name, got empty string")
 		}
 		if size, err = checkBacking(ctx, job, name, d.String("backing_fmt"), size); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if size < 0 {
-		return driver.Errorf(driver.ErrInvalid, "Image creation needs a size parameter")
+		return nil, driver.Errorf(driver.ErrInvalid, "Image creation needs a size parameter")
 	}
 	if err := checkDataFile(ctx, job, d); err != nil {
-		return err
+		return nil, err
 	}
 	if job.Announce != nil {
 		job.Announce(describe(job, schema, job.Registry.Lookup(job.Format).Desc().CreateOrder, d, size))
 	}
-	err = block.Create(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Size: size,
+	made, err := block.Make(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Storage: job.Storage, Size: size,
 		Options: d, Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn})
 	if errors.Is(err, syscall.EFBIG) {
-		return driver.Errorf(driver.ErrInvalid, "The image size is too large for file format '%s'", job.Format)
+		return nil, driver.Errorf(driver.ErrInvalid, "The image size is too large for file format '%s'", job.Format)
 	}
-	return err
+	return made, err
 }
 
 // check refuses a job that lacks what has no default.
@@ -130,11 +139,13 @@ func (job *CreateJob) check() error {
 	return nil
 }
 
-func nonEmpty(name string) string {
-	if name == "" {
-		return "."
+// schema returns the options that the image can have. A file name of "" still selects a
+// protocol: that of files.
+func (job *CreateJob) schema() (*opts.Schema, error) {
+	if job.Storage != nil {
+		return CreateSchema(job.Registry, job.Format, "")
 	}
-	return name
+	return CreateSchema(job.Registry, job.Format, cmp.Or(job.Filename, "."))
 }
 
 // createOptions merges what the job says in several places.

@@ -25,6 +25,7 @@ type node struct {
 	drv      string  // "file" or "host_device"
 	device   bool
 	write    bool
+	borrowed *handle // not nil: f belongs to whoever called Handle
 	cache    driver.Cache
 	sector   int64 // logical block size of a device
 	fsBlock  int64 // block size of the file system, for sharing blocks; 0: it cannot
@@ -200,6 +201,10 @@ func (n *node) Close(context.Context) error {
 	// executes its program: closing ours would not be enough.
 	unlockNode(n.f, n.held, locks{})
 	n.held = locks{}
+	if n.borrowed != nil {
+		n.borrowed.open.Store(false)
+		return nil
+	}
 	return sysErrorf(n.f.Close(), "Could not close '%s'", n.name)
 }
 

@@ -87,7 +87,7 @@ var allowed = map[string][]string{
 	"internal/cli/qemuga":   {"guestagent/", "guestagent", "internal/cli/program", "internal/keyfile", "nbd/vsock"},
 	"internal/cli":          {"internal/cli/", "internal/inet", "nbd/", "ops", "partition", "block", "block/driver", "opts", "qapi", "drivers", "internal/resources", "internal/trace"},
 	"cmd":                   {"internal/cli/", "drivers", "internal/resources", "internal/trace"},
-	"":                      {"block", "block/driver", "drivers", "opts", "qapi", "ops"},
+	"":                      {"protocol/file", "protocol/caller", "block", "block/driver", "drivers", "opts", "qapi", "ops"},
 	"bench":                 {},
 	"test":                  {"test/", "internal/", "block", "ops", "drivers", "format/", "protocol/", "crypto/", "nbd/", "opts", "qapi"},
 }

@@ -1,0 +1,66 @@
+package block
+
+import (
+	"context"
+	"syscall"
+
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+// onStorage makes an image of the format drv, which is a Creator, in req.Storage.
+func (c *Creation) onStorage(ctx context.Context, reg *Registry, req CreateRequest, drv driver.Driver) error {
+	if c.name != "" {
+		return driver.Errorf(driver.ErrInvalid, "the image to be created has both a file name and Storage")
+	}
+	desc := drv.Desc()
+	if desc.Kind == driver.KindProtocol {
+		return driver.Errorf(driver.ErrInvalid, "'%s' is a protocol: name a format for Storage", desc.Name)
+	}
+	own, _, err := splitOptions(req.Options, desc, &driver.Desc{})
+	if err != nil {
+		return err
+	}
+	size, filtered := int64(0), desc.PassesThrough() == "file"
+	if filtered {
+		size = (req.Size + 511) &^ 511
+		for name := range own {
+			return driver.Errorf(driver.ErrUnsupported, "the option '%s' is for files that are made by name", name)
+		}
+	}
+	if err := c.emptyStorage(ctx, reg, req, size); err != nil || filtered {
+		return err
+	}
+	if err := c.format(ctx, reg, req, drv.(driver.Creator), own); err != nil {
+		return &RemainsError{Err: err, Remains: c.Undo(ctx).Error()}
+	}
+	return nil
+}
+
+// emptyStorage drops what Storage holds and gives it the size. One that cannot be resized
+// must be large enough, as a device.
+func (c *Creation) emptyStorage(ctx context.Context, reg *Registry, req CreateRequest, size int64) (err error) {
+	file, err := openProtocolFile(ctx, reg, req, Source{Storage: req.Storage})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := file.Close(context.WithoutCancel(ctx)); err == nil {
+			err = e
+		}
+	}()
+	info, err := file.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.FixedSize && file.Size() < size {
+		return driver.Errorf(syscall.ENOSPC, "the storage has %d bytes, the image needs %d: %w", file.Size(), size, syscall.ENOSPC)
+	}
+	c.name, c.existed = file.Filename(), true
+	if info.FixedSize {
+		return nil
+	}
+	if err := file.Resize(ctx, 0, driver.ResizeOptions{}); err != nil {
+		return err
+	}
+	return file.Resize(ctx, size, driver.ResizeOptions{})
+}
