@@ -49,6 +49,7 @@ func TestMemory(t *testing.T) {
 			t.Errorf("%d bytes of memory after %d requests, %d after the first quarter", rss, n/4*(i+1), first)
 		}
 	}
+	t.Logf("%d bytes of memory after the first quarter, %d at the end", first, resident(t, our.cmd.Process.Pid))
 	t.Logf("QEMU's: %.0f requests a second", burst(t, start(t, theirs(t)), n/4))
 }
 
@@ -68,11 +69,11 @@ func burst(t *testing.T, a *agent, n int) float64 {
 	return float64(n) / time.Since(begin).Seconds()
 }
 
-// TestSize holds the agent alone below 6 MiB.
+// TestSize holds the agent alone below 4 MiB, as its manual says.
 func TestSize(t *testing.T) {
 	st, err := os.Stat(ours)
 	must(t, err)
-	if st.Size() > 6*mib {
+	if st.Size() > 4*mib {
 		t.Errorf("%d bytes", st.Size())
 	}
 	t.Logf("%d bytes", st.Size())

@@ -35,6 +35,25 @@ func Pages() map[string]*program.Page {
 			ExitStatus:  "0 for success, also of a server that a signal asks to end, and 1 for an error.",
 			SeeAlso:     "cowl(1)",
 		},
-		"qemu-ga.8": qemuga.Page(),
+		"qemu-ga.8": agentPage(),
+	}
+}
+
+func agentPage() *program.Page {
+	frame := &program.Command{}
+	for _, e := range qemuga.Manual() {
+		frame.Options = append(frame.Options, program.Option{Group: e.Group, Spelling: e.Spelling, Help: e.Help})
+	}
+	return &program.Page{
+		Name: "qemu-ga", Section: 8, Summary: "guest agent: does what the host of a virtual machine asks for",
+		Synopsis: []string{"[-m METHOD -p PATH] [OPTION…]"},
+		Description: []string{
+			"qemu-ga runs inside a virtual machine and answers requests of its host: it freezes file systems, tells about disks and addresses, sets the clock and passwords, and runs programs. It is QEMU's guest agent in one static file; cowl guest-agent, and cowl called by a name that ends in qemu-ga, are the same.",
+			"A request is a JSON object like {\"execute\": \"guest-ping\"}. Arguments with a question mark may be left out.",
+			"The configuration file has a group general with a key for each long option that sets something, such as path=/dev/ttyS0; what the command line says comes after it.",
+		},
+		Frame:      frame,
+		ExitStatus: "0 after a signal asked the agent to end, and 1 for an error.",
+		SeeAlso:    "cowl(1)",
 	}
 }

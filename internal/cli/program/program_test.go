@@ -2,7 +2,6 @@ package program
 
 import (
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -21,14 +20,6 @@ func TestKindOf(t *testing.T) {
 	for arg, want := range map[string]string{"/usr/bin/qemu-img": "qemu-img", "qemu-nbd.exe": "qemu-nbd", "": "cowl"} {
 		if got := Name([]string{arg}); got != want {
 			t.Errorf("%q: %q, want %q", arg, got, want)
-		}
-	}
-}
-
-func TestVersionOf(t *testing.T) {
-	for module, want := range map[string]string{"": "devel", "(devel)": "devel", "v0.2.0": "0.2.0", "v0.2.1-0.20260101000000-abcdefabcdef+dirty": "0.2.1-0.20260101000000-abcdefabcdef+dirty"} {
-		if got := versionOf(&debug.BuildInfo{Main: debug.Module{Version: module}}); got != want {
-			t.Errorf("%q: %q, want %q", module, got, want)
 		}
 	}
 }

@@ -5,28 +5,31 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cowl-disk/cowl/internal/cli/program"
+	"github.com/cowl-disk/cowl/internal/version"
 )
 
-// Headings of the options in the help.
+// Entry is an option or a request in the help and in the manual.
+type Entry struct{ Group, Spelling, Help string }
+
+// Groups of entries; options of QEMU's agent have none.
 const (
 	ownOptions = "Beyond QEMU's agent, also as keys of the configuration file"
-	commands   = "Requests"
+	requests   = "Requests"
 )
 
 // usage prints the help.
 func (p *invocation) usage() {
-	fmt.Fprintf(p.stdout, "Usage: %s [-m <method> -p <path>] [<options>]\nQEMU Guest Agent %s\n", p.name, program.FullVersion())
+	fmt.Fprintf(p.stdout, "Usage: %s [-m <method> -p <path>] [<options>]\nQEMU Guest Agent %s\n", p.name, version.Full())
 	group := "-"
-	for _, o := range p.declared() {
-		if o.Group != group {
-			group = o.Group
+	for _, e := range p.entries() {
+		if e.Group != group {
+			group = e.Group
 			fmt.Fprintln(p.stdout)
 			if group != "" {
 				fmt.Fprintf(p.stdout, "%s:\n", group)
 			}
 		}
-		fmt.Fprintf(p.stdout, "  %s\n      %s\n", o.Spelling, o.Help)
+		fmt.Fprintf(p.stdout, "  %s\n      %s\n", e.Spelling, e.Help)
 	}
 }
 
@@ -38,41 +41,30 @@ func (p *invocation) options() []option {
 	return options
 }
 
-// declared are the options as the help and the manual show them.
-func (p *invocation) declared() []program.Option {
-	var list []program.Option
+// entries are the options for the help.
+func (p *invocation) entries() []Entry {
+	var list []Entry
 	for _, o := range p.options() {
-		d := program.Option{Spelling: o.spelling(), Help: o.help}
+		e := Entry{Spelling: o.spelling(), Help: o.help}
 		if o.short == 0 {
-			d.Group = ownOptions
+			e.Group = ownOptions
 		}
-		list = append(list, d)
+		list = append(list, e)
 	}
 	return list
 }
 
-// Page is the manual page: the options and the requests that this system's agent
-// answers.
-func Page() *program.Page {
+// Manual returns what the manual lists: the options, and the requests that this system's
+// agent answers.
+func Manual() []Entry {
 	p := &invocation{}
-	frame := &program.Command{Options: p.declared()}
+	list := p.entries()
 	for _, c := range p.commands() {
 		help := c.Summary + " (since " + c.Since + ")"
 		if c.NoReply {
 			help += "; only errors are answered"
 		}
-		frame.Options = append(frame.Options, program.Option{Group: commands, Spelling: strings.Join(append([]string{c.Name}, c.Arguments()...), " "), Help: help + "."})
+		list = append(list, Entry{requests, strings.Join(append([]string{c.Name}, c.Arguments()...), " "), help + "."})
 	}
-	return &program.Page{
-		Name: "qemu-ga", Section: 8, Summary: "guest agent: does what the host of a virtual machine asks for",
-		Synopsis: []string{"[-m METHOD -p PATH] [OPTION…]"},
-		Description: []string{
-			"qemu-ga runs inside a virtual machine and answers requests of its host: it freezes file systems, tells about disks and addresses, sets the clock and passwords, and runs programs. It is QEMU's guest agent in one static file; cowl guest-agent, and cowl called by a name that ends in qemu-ga, are the same.",
-			"A request is a JSON object like {\"execute\": \"guest-ping\"}. Arguments with a question mark may be left out.",
-			"The configuration file has a group general with a key for each long option that sets something, such as path=/dev/ttyS0; what the command line says comes after it.",
-		},
-		Frame:      frame,
-		ExitStatus: "0 after a signal asked the agent to end, and 1 for an error.",
-		SeeAlso:    "cowl(1)",
-	}
+	return list
 }

@@ -12,12 +12,12 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/guestagent"
-	"github.com/cowl-disk/cowl/internal/cli/program"
+	"github.com/cowl-disk/cowl/internal/version"
 )
 
 // Version is the version of QEMU's agent whose behaviour this is, which guest-info
 // reports.
-const Version = program.OriginalVersion
+const Version = version.Original
 
 // gcPercent is the GC target. The agent mostly waits: memory matters more than speed.
 const gcPercent = 50
@@ -116,7 +116,7 @@ func (p *invocation) option(id, arg string, given bool) (code int, done bool) {
 	case "verbose":
 		c.verbose = true
 	case "version":
-		fmt.Fprintf(p.stdout, "QEMU Guest Agent %s\n", program.FullVersion())
+		fmt.Fprintf(p.stdout, "QEMU Guest Agent %s\n", version.Full())
 		return 0, true
 	case "daemonize":
 		c.daemon = true

@@ -13,6 +13,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/version"
 )
 
 // Program is one run of the program.
@@ -112,7 +113,7 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 		switch name {
 		case "version":
 			p.version()
-			fmt.Fprintln(p.Stdout, program.Build())
+			fmt.Fprintln(p.Stdout, version.Build())
 			return 0
 		case "help":
 			if len(args) == 0 {
@@ -157,10 +158,10 @@ func (p *Program) tryHelp() int {
 
 func (p *Program) version() {
 	if p.cowl() {
-		fmt.Fprintf(p.Stdout, "cowl version %s (qemu-img %s)\n", program.Version(), program.OriginalVersion)
+		fmt.Fprintf(p.Stdout, "cowl version %s (qemu-img %s)\n", version.Own(), version.Original)
 		return
 	}
-	fmt.Fprintf(p.Stdout, "qemu-img version %s\n", program.FullVersion())
+	fmt.Fprintf(p.Stdout, "qemu-img version %s\n", version.Full())
 	fmt.Fprintln(p.Stdout, "A drop-in by the cowl project for the program of that name of the QEMU project")
 }
 

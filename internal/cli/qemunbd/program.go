@@ -13,6 +13,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/cli/imageopt"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/version"
 )
 
 // Program is one run of the program.
@@ -82,7 +83,7 @@ func (p *Program) warnf(format string, args ...any) {
 func (p *Program) registry() *block.Registry { return block.NewRegistry(p.Drivers...) }
 
 func (p *Program) version() {
-	fmt.Fprintf(p.Stdout, "%s %s\n", p.Name, program.FullVersion())
+	fmt.Fprintf(p.Stdout, "%s %s\n", p.Name, version.Full())
 	fmt.Fprintln(p.Stdout, "A drop-in by the cowl project for the program of that name of the QEMU project")
 }
 

@@ -1,4 +1,5 @@
-package program
+// Package version has the version of this build, and of QEMU whose behaviour it has.
+package version
 
 import (
 	"fmt"
@@ -8,13 +9,13 @@ import (
 	"sync"
 )
 
-// OriginalVersion is the version of QEMU whose behaviour the programs have.
+// Original is the version of QEMU whose behaviour the programs have.
 // Callers read it from --version.
-const OriginalVersion = "11.1.3"
+const Original = "11.1.3"
 
-// Version is the version of this build: that of the module, or "devel" for a build
+// Own is the version of this build: that of the module, or "devel" for a build
 // that has none.
-var Version = sync.OnceValue(func() string {
+var Own = sync.OnceValue(func() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "devel"
@@ -30,8 +31,8 @@ func versionOf(info *debug.BuildInfo) string {
 	return v
 }
 
-// FullVersion is the version of QEMU that a program stands in for, with its own.
-func FullVersion() string { return OriginalVersion + " (cowl " + Version() + ")" }
+// Full is the version of QEMU that a program stands in for, with its own.
+func Full() string { return Original + " (cowl " + Own() + ")" }
 
 // Build describes what this program was built with and from.
 func Build() string {
