@@ -46,7 +46,7 @@ func unhex(s string) []byte {
 // waits for the client to go, or goes itself.
 func script(t testing.TB, say []byte, stay bool) Config {
 	return Config{
-		Network: "unix", HandshakeTimeout: 5 * time.Second,
+		Network: "unix", HandshakeTimeout: time.Minute,
 		Dial: func(context.Context, string, string) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			go io.Copy(io.Discard, theirs)
@@ -166,7 +166,7 @@ func TestReplies(t *testing.T) {
 // a request has come.
 func afterRequest(t testing.TB, before, after []byte) Config {
 	return Config{
-		Network: "unix", HandshakeTimeout: 5 * time.Second,
+		Network: "unix", HandshakeTimeout: time.Minute,
 		Dial: func(context.Context, string, string) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			t.Cleanup(func() { theirs.Close() })
@@ -223,7 +223,7 @@ func TestHostileServers(t *testing.T) {
 		for range 1 + r.IntN(3) {
 			hurt[r.IntN(len(hurt))] ^= 1 << r.IntN(8)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		var theirs net.Conn
 		cfg := Config{Dial: func(context.Context, string, string) (net.Conn, error) {
 			ours, other := net.Pipe()
@@ -342,7 +342,7 @@ func FuzzReceive(f *testing.F) {
 		if structured {
 			hs = unhex(structuredServer)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		c, err := Dial(ctx, afterRequest(t, hs, say))
 		if err != nil {

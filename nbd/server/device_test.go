@@ -145,6 +145,9 @@ func (m *memory) BlockStatus(_ context.Context, name string, off, n int64, yield
 // start serves exports at a socket, until the end of the test.
 func start(t testing.TB, cfg server.Config, exports ...*server.Export) (s *server.Server, sock string) {
 	t.Helper()
+	if cfg.HandshakeTimeout == 0 {
+		cfg.HandshakeTimeout = time.Minute // a busy machine does not reach it
+	}
 	s = server.New(cfg)
 	for _, e := range exports {
 		if err := s.AddExport(e); err != nil {
@@ -160,7 +163,7 @@ func start(t testing.TB, cfg server.Config, exports ...*server.Export) (s *serve
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()
 	t.Cleanup(func() {
-		end, stop := context.WithTimeout(context.Background(), 10*time.Second)
+		end, stop := context.WithTimeout(context.Background(), time.Minute)
 		defer stop()
 		if err := s.Shutdown(end); err != nil {
 			t.Errorf("Shutdown: %v", err)

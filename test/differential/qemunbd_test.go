@@ -242,7 +242,7 @@ func endServer(t *testing.T, program string, pid int) {
 		t.Errorf("the server was gone: %v", err)
 	}
 	again := time.Now().Add(time.Second)
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		// The original forgets a signal that comes right after its parent has ended.
 		if program == testkit.Tool(t, "qemu-nbd") && time.Now().After(again) {
 			_ = syscall.Kill(pid, syscall.SIGTERM)
