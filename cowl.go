@@ -38,6 +38,8 @@ type (
 	CreateJob = ops.CreateJob
 	// CopyJob says what disk to copy where. Nil registries mean every driver.
 	CopyJob = ops.CopyJob
+	// Progress tells how far an operation is.
+	Progress = ops.Progress
 	// OverlayJob says which image to lay over which. A nil Registry means every driver.
 	OverlayJob = ops.OverlayJob
 )
@@ -80,11 +82,14 @@ func Overlay(ctx context.Context, job OverlayJob) (*Image, error) {
 }
 
 // Copy copies a disk to another image as "qemu-img convert" does. Sources that are
-// opened by name, and a new target, meet DenyAll where the job has no gate.
+// opened by name, and a new target, meet DenyAll where the job has no gate. Progress is
+// told at most 20 times a second, and at the begin and the end, with the rate and the
+// time left.
 func Copy(ctx context.Context, job CopyJob) (ops.ConvertResult, error) {
 	if job.Registry == nil {
 		job.Registry = Registry()
 	}
+	job.Progress = ops.Paced(job.Progress)
 	if job.Open.Gate == nil {
 		job.Open.Gate = DenyAll()
 	}

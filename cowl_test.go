@@ -11,7 +11,6 @@ import (
 
 	"github.com/cowl-disk/cowl"
 	"github.com/cowl-disk/cowl/block/driver"
-	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -73,29 +72,6 @@ func TestCreateNeedsLeave(t *testing.T) {
 	if err := cowl.Create(t.Context(), job); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// A copy, with progress. The target is removed again if the copy fails.
-func ExampleCopy() {
-	dir, err := os.MkdirTemp("", "cowl-example-")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer os.RemoveAll(dir)
-	raw, qcow2 := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.qcow2")
-	if err := os.WriteFile(raw, bytes.Repeat([]byte("cowl"), 1<<18), 0o600); err != nil {
-		fmt.Println(err)
-		return
-	}
-	var last ops.Progress
-	res, err := cowl.Copy(context.Background(), cowl.CopyJob{
-		Files:    []cowl.Source{{Filename: raw, Format: "raw"}},
-		New:      &cowl.CreateJob{Filename: qcow2, Format: "qcow2"},
-		Progress: func(p ops.Progress) { last = p },
-	})
-	fmt.Println(res.Copied, last.Done == last.Total, err)
-	// Output: 1048576 true <nil>
 }
 
 func ExampleOpen() {

@@ -320,3 +320,15 @@ func TestStorageGate(t *testing.T) {
 		t.Errorf("%q, %v, asked for %q", got, err, asked)
 	}
 }
+
+// TestCopyRate: a copy tells its rate, which the front door has computed.
+func TestCopyRate(t *testing.T) {
+	src := cowl.FromReaderAt(bytes.NewReader(bytes.Repeat([]byte{1}, 8<<20)), 8<<20)
+	rate := int64(0)
+	_, err := cowl.Copy(t.Context(), cowl.CopyJob{
+		Files: []cowl.Source{{Storage: src, Format: "raw"}}, New: &cowl.CreateJob{Storage: cowl.FromReadWriterAt(&object{}, 0), Format: "raw"},
+		RateLimit: 8 << 20, Progress: func(p cowl.Progress) { rate = max(rate, p.Rate) }})
+	if err != nil || rate == 0 {
+		t.Errorf("rate %d, %v", rate, err)
+	}
+}

@@ -81,6 +81,7 @@ unit() {
 whole() {
 	step "differential, crash and end-to-end tests"
 	go test -timeout 25m ./test/...
+	(cd test/library && go test ./...)
 }
 
 race() {

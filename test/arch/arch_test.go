@@ -136,7 +136,7 @@ func TestArrows(t *testing.T) {
 // TestFormatsNeedNoNetwork checks that a program which imports one format alone
 // gets no network library with it.
 func TestFormatsNeedNoNetwork(t *testing.T) {
-	for _, p := range list(t, module+"/format/...", module+"/protocol/file", module+"/block/...") {
+	for _, p := range list(t, module+"/format/...", module+"/protocol/file", module+"/protocol/caller", module+"/partition", module+"/block/...") {
 		for _, dep := range p.Deps {
 			if dep == "net" || strings.HasPrefix(dep, "net/") || dep == "crypto/tls" {
 				t.Errorf("%s depends on %s", p.ImportPath, dep)
