@@ -433,7 +433,15 @@ func (c *converter) classify(ctx context.Context, off int64) (unit, error) {
 	}
 	end, limit := e.end, c.chunkEnd(off)
 	for end < limit {
+		from := end
 		end = min((end+c.unit-1)/c.unit*c.unit, c.src.size)
+		// What the map cannot tell of the rest of the unit is told nevertheless.
+		for c.job.Salvage && from < min(end, limit) {
+			if e, err = c.look(ctx, from); err != nil {
+				return unit{}, err
+			}
+			from = e.end
+		}
 		if end >= limit {
 			break
 		}

@@ -229,3 +229,33 @@ func TestCommitCannotEmpty(t *testing.T) {
 		t.Errorf("%+v\nwant\n%+v", ours, theirs)
 	}
 }
+
+// TestSalvageTellsOfTheMap: a sector of which the map cannot be read is told of wherever it
+// lies in a block of the target, and is copied nevertheless.
+func TestSalvageTellsOfTheMap(t *testing.T) {
+	tools := needCLI(t)
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{tools.img, "create", "-q", "-f", "raw", "source", "8M"},
+		{tools.io, "-f", "raw", "-c", "write -P 42 0 8M", "source"},
+	} {
+		if o := runIn(t, dir, args[0], args[1:]...); o.code != 0 {
+			t.Fatal(o.stderr)
+		}
+	}
+	for _, sector := range []string{"0", "2064", "4097", "16383"} {
+		image := `json:{"driver":"blkdebug","image":{"driver":"raw","file":{"driver":"file","filename":"source"}},` +
+			`"inject-error":[{"event":"none","iotype":"block-status","errno":5,"sector":` + sector + `}]}`
+		convert := func(program string) outcome {
+			o := runIn(t, dir, program, "convert", "--salvage", "-O", "raw", image, "target")
+			if p := runIn(t, dir, tools.img, "compare", "-f", "raw", "-F", "raw", "source", "target"); p.code != 0 {
+				t.Errorf("sector %s: %s", sector, p.stdout)
+			}
+			return o
+		}
+		theirs, ours := convert(tools.img), convert(tools.ours)
+		if ours != theirs || ours.stderr == "" {
+			t.Errorf("sector %s: %+v\nwant\n%+v", sector, ours, theirs)
+		}
+	}
+}
