@@ -107,7 +107,10 @@ func (v *virsh) do(line string) string {
 		select {
 		case <-v.new:
 		case <-late:
-			v.Fatalf("virsh does not end %s: %s", line, v.out.String())
+			v.mu.Lock()
+			text := v.out.String()
+			v.mu.Unlock()
+			v.Fatalf("virsh does not end %s: %s", line, text)
 		}
 		v.mu.Lock()
 		text := v.out.String()
