@@ -286,8 +286,8 @@ func TestQemuNBDFork(t *testing.T) {
 			}
 			c.Close()
 			for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-				// A process that ended and was not waited for has no program any more.
-				if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil {
+
+				if ended(pid) {
 					break
 				}
 				if time.Now().After(end) {

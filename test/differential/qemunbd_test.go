@@ -248,7 +248,7 @@ func endServer(t *testing.T, program string, pid int) {
 			_ = syscall.Kill(pid, syscall.SIGTERM)
 			again = time.Now().Add(time.Second)
 		}
-		if _, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid)); errors.Is(err, fs.ErrNotExist) {
+		if ended(pid) {
 			break
 		}
 		if time.Now().After(end) {
@@ -256,6 +256,17 @@ func endServer(t *testing.T, program string, pid int) {
 			t.Fatalf("%s does not end", program)
 		}
 	}
+}
+
+// ended says whether a process has given back all that it held, its sockets too. It may
+// still be waited for by its parent.
+func ended(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
+	}
+	_, state, _ := strings.Cut(string(stat), ") ") // the state follows the name
+	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
 }
 
 // nbdExports are options under which an image is served.

@@ -24,7 +24,7 @@ import (
 // console and two disks.
 const domainXML = `<domain type='qemu'><name>%[1]s</name><memory unit='MiB'>512</memory><vcpu>2</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type><kernel>%[2]s</kernel><initrd>%[3]s</initrd>
-<cmdline>console=ttyS0 quiet panic=-1 cowl.setup=virsh cowl.agent=%[1]s</cmdline></os>
+<cmdline>console=ttyS0 quiet panic=-1 cowl.setup=virsh cowl.agent=%[1]s ipv6.autoconf=0</cmdline></os>
 <cpu mode='maximum'/><features><acpi/></features><pm><suspend-to-mem enabled='yes'/><suspend-to-disk enabled='yes'/></pm>
 <devices><emulator>%[4]s</emulator>
 <serial type='file'><source path='%[5]s'/></serial>
