@@ -286,7 +286,6 @@ func TestQemuNBDFork(t *testing.T) {
 			}
 			c.Close()
 			for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-
 				if ended(pid) {
 					break
 				}
