@@ -6,6 +6,7 @@ import (
 	"sort"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
 )
 
 // concat is several disks one after the other.
@@ -46,6 +47,9 @@ func (c *concat) status(ctx context.Context, off, n int64, top bool) (block.Stat
 		st, err = img.StatusLayer(ctx, pos, n)
 	} else {
 		st, err = img.Status(ctx, pos, n, nil)
+	}
+	if err == nil && st.Length == 0 {
+		err = driver.Errorf(driver.ErrRange, "the image '%s' ends at %d now", img.Filename(), img.Size())
 	}
 	return st, pos, err
 }

@@ -262,14 +262,53 @@ func (c *converter) run(ctx context.Context) (ConvertResult, error) {
 	if c.job.TargetZero {
 		c.zero = true
 	}
-	workers := c.workers()
-	g, gctx := errgroup.WithContext(ctx)
-	units := make(chan unit, workers)
 	total, err := c.progressTotal(ctx)
 	if err != nil {
 		return ConvertResult{}, err
 	}
 	c.meter = newMeter(c.job.Progress, "copy", total)
+	if c.job.Salvage {
+		err = c.oneByOne(ctx)
+	} else {
+		err = c.sideBySide(ctx)
+	}
+	if e := ctx.Err(); e != nil {
+		err = e
+	}
+	res := ConvertResult{Copied: c.copied.Load(), Zero: c.zeroed.Load(), Reflinked: c.reflinked.Load(), Skipped: c.skipped.Load()}
+	if err == nil {
+		c.meter.finish()
+	}
+	return res, err
+}
+
+// oneByOne ends each unit before it looks at the next: what cannot be read is told in
+// the order of the disk, as QEMU does, and a damaged medium has one reader.
+func (c *converter) oneByOne(ctx context.Context) error {
+	var steps progressSteps
+	var seq uint64
+	for off := int64(0); off < c.src.size; seq++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		u, err := c.classify(ctx, off)
+		if err != nil {
+			return err
+		}
+		u.seq, u.report = seq, steps.report(u, true)
+		if err := c.do(ctx, u); err != nil {
+			return err
+		}
+		off += u.n
+	}
+	return nil
+}
+
+// sideBySide lets workers do the units that the plan hands out.
+func (c *converter) sideBySide(ctx context.Context) error {
+	workers := c.workers()
+	g, gctx := errgroup.WithContext(ctx)
+	units := make(chan unit, workers)
 	g.Go(func() error {
 		defer close(units)
 		return c.plan(gctx, units)
@@ -284,15 +323,7 @@ func (c *converter) run(ctx context.Context) (ConvertResult, error) {
 			return nil
 		})
 	}
-	err = g.Wait()
-	if e := ctx.Err(); e != nil {
-		err = e
-	}
-	res := ConvertResult{Copied: c.copied.Load(), Zero: c.zeroed.Load(), Reflinked: c.reflinked.Load(), Skipped: c.skipped.Load()}
-	if err == nil {
-		c.meter.finish()
-	}
-	return res, err
+	return g.Wait()
 }
 
 // kind says what to do with a part of the disk.

@@ -80,3 +80,26 @@ func TestConvertAsksOnce(t *testing.T) {
 		t.Errorf("the image takes %d bytes, want at most %d", got, most)
 	}
 }
+
+// TestConvertShrunkSource: a source that becomes smaller while it is copied ends the
+// copy with an error.
+func TestConvertShrunkSource(t *testing.T) {
+	w := newWorld(t)
+	src := w.create("src", "qcow2", 8<<20, nil)
+	w.fill(src, 1)
+	dst := w.create("dst", "raw", 8<<20, nil)
+	once := false
+	job := ops.ConvertJob{Sources: []*block.Image{src}, Target: dst, TargetZero: true, Sparse: 4096, Workers: 1, Progress: func(ops.Progress) {
+		if !once {
+			once = true
+			if err := src.Resize(t.Context(), 1<<20, driver.ResizeOptions{}); err != nil {
+				t.Error(err)
+			}
+		}
+	}}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := ops.Convert(ctx, job); err == nil || ctx.Err() != nil {
+		t.Errorf("a source that shrank: %v", err)
+	}
+}
