@@ -109,7 +109,6 @@ func ExampleSecrets() {
 		return
 	}
 	defer img.Close(ctx)
-	info, err := img.Info(ctx)
-	fmt.Println(img.Size(), info.Encrypted, err)
-	// Output: 1048576 true <nil>
+	fmt.Println(img.Size(), img.Traits().Encrypted)
+	// Output: 1048576 true
 }

@@ -213,8 +213,8 @@ func (d *loopToy) Open(ctx context.Context, req *driver.OpenRequest) (driver.Nod
 
 type loopNode struct{ *toyImage }
 
-func (n loopNode) Info(context.Context) (*driver.Info, error) {
-	return &driver.Info{Backing: &driver.BackingRef{Filename: n.backing, Format: "toy"}}, nil
+func (n loopNode) State(context.Context) (*driver.State, error) {
+	return &driver.State{Backing: &driver.BackingRef{Filename: n.backing, Format: "toy"}}, nil
 }
 
 // TestProbedRaw checks that an image which was guessed to be raw cannot be

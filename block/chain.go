@@ -12,11 +12,11 @@ import (
 // in turn, and compared with the backing file that this image records.
 func (img *Image) FindBacking(ctx context.Context, name string) (*Image, error) {
 	for layer := img.skipFilters(); layer.backing != nil; layer = layer.backing.skipFilters() {
-		info, err := layer.Info(ctx)
+		ref, err := layer.backingRef(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if info.Backing != nil && namesBacking(layer, info.Backing.Filename, name) {
+		if ref != nil && namesBacking(layer, ref.Filename, name) {
 			return layer.backing, nil
 		}
 	}

@@ -178,8 +178,8 @@ func checkRoom(ctx context.Context, reg *Registry, req CreateRequest, drv driver
 		return nil // there is none yet, or creating it tells why it cannot be opened
 	}
 	defer file.Close(ctx)
-	if info, err := file.Info(ctx); err != nil || !info.FixedSize {
-		return err
+	if !file.Traits().FixedSize {
+		return nil
 	}
 	need, err := m.Measure(ctx, &driver.MeasureRequest{Size: req.Size, Options: own, Objects: req.Objects})
 	if err != nil {

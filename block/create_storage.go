@@ -48,15 +48,12 @@ func (c *Creation) emptyStorage(ctx context.Context, reg *Registry, req CreateRe
 			err = e
 		}
 	}()
-	info, err := file.Info(ctx)
-	if err != nil {
-		return err
-	}
-	if info.FixedSize && file.Size() < size {
+	fixed := file.Traits().FixedSize
+	if fixed && file.Size() < size {
 		return driver.Errorf(syscall.ENOSPC, "the storage has %d bytes, the image needs %d: %w", file.Size(), size, syscall.ENOSPC)
 	}
 	c.name, c.existed = file.Filename(), true
-	if info.FixedSize {
+	if fixed {
 		return nil
 	}
 	if err := file.Resize(ctx, 0, driver.ResizeOptions{}); err != nil {

@@ -170,7 +170,39 @@ func (img *Image) CacheMode() driver.Cache { return img.cache }
 func (img *Image) Limits() driver.Limits { return img.limits }
 
 // Info describes the node.
-func (img *Image) Info(ctx context.Context) (*driver.Info, error) { return img.node.Info(ctx) }
+func (img *Image) Info(ctx context.Context) (*driver.Info, error) {
+	if d, ok := img.node.(driver.Describer); ok {
+		return d.Info(ctx)
+	}
+	return &driver.Info{}, nil
+}
+
+// Traits say what sort of node the image is.
+func (img *Image) Traits() driver.Traits { return img.node.Traits() }
+
+// State tells whether the image is dirty or corrupt and what it names as its backing
+// file; nil if nothing of that is known.
+func (img *Image) State(ctx context.Context) (*driver.State, error) {
+	if s, ok := img.node.(driver.Stater); ok {
+		return s.State(ctx)
+	}
+	return nil, nil
+}
+
+// backingRef is what the image itself names as its backing file, nil if it names none.
+func (img *Image) backingRef(ctx context.Context) (*driver.BackingRef, error) {
+	s, err := img.State(ctx)
+	if err != nil || s == nil || s.Backing == nil || s.Backing.Filename == "" {
+		return nil, err
+	}
+	return s.Backing, nil
+}
+
+// DiskUsage is the room in bytes that the object of a protocol takes, -1 if it is
+// unknown.
+func (img *Image) DiskUsage(ctx context.Context) (int64, error) {
+	return driver.DiskUsage(ctx, img.node)
+}
 
 // Unwrap returns the storage behind the image, nil if it is a format.
 func (img *Image) Unwrap() driver.Storage {

@@ -30,7 +30,7 @@ func chainLoop(chain []string, id, name string) error {
 }
 
 func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o opts.Dict, chain []string) error {
-	info, err := img.node.Info(ctx)
+	ref, err := img.backingRef(ctx)
 	if err != nil {
 		return err
 	}
@@ -39,12 +39,12 @@ func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o 
 	_, namedDriver := o["file.driver"]
 	switch {
 	case namedFile || namedDriver:
-	case info.Backing != nil && info.Backing.Filename != "":
-		if src.Filename, err = img.Resolve(info.Backing.Filename); err != nil {
+	case ref != nil:
+		if src.Filename, err = img.Resolve(ref.Filename); err != nil {
 			return err
 		}
 		if _, given := o["driver"]; !given {
-			src.Format = info.Backing.Format
+			src.Format = ref.Format
 		}
 		if err := op.o.Gate.Allow(ctx, img.File().name, "backing", src.Filename); err != nil {
 			return driver.Errorf(driver.ErrGate, "%w", err)
@@ -61,7 +61,7 @@ func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o 
 		access.Perm = driver.PermConsistentRead
 	}
 	if op.o.WriteBacking && !op.wroteBacking &&
-		(op.o.WriteBase == "" || info.Backing != nil && namesBacking(img, info.Backing.Filename, op.o.WriteBase)) {
+		(op.o.WriteBase == "" || ref != nil && namesBacking(img, ref.Filename, op.o.WriteBase)) {
 		op.wroteBacking = true
 		access.Write = true
 		access.Perm |= driver.PermConsistentRead | driver.PermWrite | driver.PermResize

@@ -354,8 +354,8 @@ func (op *opener) nameStorage(ctx context.Context, img *Image, name string, own 
 	if img.desc.Kind == driver.KindProtocol {
 		img.name = name
 	}
-	if info, err := img.node.Info(ctx); err == nil && info.Filename != "" {
-		img.name = info.Filename
+	if n, ok := img.node.(driver.Named); ok && n.Filename() != "" {
+		img.name = n.Filename()
 	}
 	if img.name == "" {
 		img.name = jsonName(img, own)
@@ -367,7 +367,7 @@ func (op *opener) finishFormat(ctx context.Context, spec nodeSpec, img *Image, o
 	noBacking := leaveOut
 	if noBacking {
 		// Leaving out what is not there changes nothing.
-		if info, err := img.node.Info(ctx); err == nil && info.Backing == nil {
+		if ref, err := img.backingRef(ctx); err == nil && ref == nil {
 			noBacking = false
 		}
 	}
@@ -417,7 +417,7 @@ func (img *Image) attach(node driver.Node) error {
 	img.allocator, _ = node.(driver.Allocator)
 	img.zeroer, _ = node.(driver.ZeroWriter)
 	img.discarder, _ = node.(driver.Discarder)
-	if !img.limits.NoCompression {
+	if !img.node.Traits().NoCompression {
 		img.compressor, _ = node.(driver.Compressor)
 	}
 	var ok bool

@@ -11,14 +11,14 @@ import (
 // cannot have any.
 func (img *Image) Snapshots(ctx context.Context) (list []qapi.SnapshotInfo, ok bool, err error) {
 	at := img.withSnapshots()
-	if _, ok = at.node.(driver.Snapshotter); !ok {
+	s, ok := at.node.(driver.Snapshotter)
+	if !ok {
 		return nil, false, nil
 	}
-	info, err := at.node.Info(ctx)
-	if err != nil {
-		return nil, true, at.fail("list snapshots", -1, err)
+	if list, err = s.Snapshots(ctx); err != nil {
+		err = at.fail("list snapshots", -1, err)
 	}
-	return info.Snapshots, true, nil
+	return list, true, err
 }
 
 // withSnapshots returns the image whose snapshots are those of img: filters and raw

@@ -48,8 +48,10 @@ func (t *toyImage) Limits() driver.Limits {
 	return driver.Limits{ClusterSize: toyCluster, ZeroAlignment: toyCluster, DiscardAlignment: toyCluster}
 }
 
-func (t *toyImage) Info(context.Context) (*driver.Info, error) {
-	i := &driver.Info{ClusterSize: toyCluster}
+func (t *toyImage) Traits() driver.Traits { return driver.Traits{} }
+
+func (t *toyImage) State(context.Context) (*driver.State, error) {
+	i := &driver.State{}
 	if t.backing != "" {
 		i.Backing = &driver.BackingRef{Filename: t.backing, Format: "raw"}
 	}

@@ -254,8 +254,7 @@ func (c *converter) looksEncoded(ctx context.Context) bool {
 // docs/decisions/004-one-writer.md.
 func oneWriter(ctx context.Context, target *block.Image) bool {
 	p := target.Protocol()
-	info, err := p.Info(ctx)
-	return err == nil && info.ZeroOnGrow && !p.CacheMode().Direct
+	return p.Traits().ZeroOnGrow && !p.CacheMode().Direct
 }
 
 func (c *converter) run(ctx context.Context) (ConvertResult, error) {

@@ -211,11 +211,7 @@ func (c *copying) transfer(ctx context.Context, target *block.Image) (ConvertRes
 	case job.New != nil && c.options.String("backing_file") != "":
 		cv.TargetBase, cv.TargetNew = target.Backing(), true
 	case job.New != nil && (cv.Sparse > 0 || job.Reader != nil):
-		info, err := target.Info(ctx)
-		if err != nil {
-			return ConvertResult{}, err
-		}
-		cv.TargetZero = info.ZeroInit
+		cv.TargetZero = target.Traits().ZeroInit
 	}
 	if job.Reader != nil {
 		return ConvertFromReader(ctx, job.Reader, cv)

@@ -173,11 +173,7 @@ func checkCanBeZero(ctx context.Context, t *block.Image) error {
 		if img.Backing() != nil {
 			return errZeroBacking
 		}
-		info, err := img.Info(ctx)
-		if err != nil {
-			return err
-		}
-		if info.Encrypted && !info.ZeroInit {
+		if t := img.Traits(); t.Encrypted && !t.ZeroInit {
 			return driver.Errorf(driver.ErrInvalid, "Cannot use --target-is-zero when the destination image is encrypted as a whole: it never reads as zeroes by itself")
 		}
 		img = img.Passed()
@@ -274,7 +270,7 @@ var (
 
 // CompressionError says why an open image takes no compressed clusters.
 func CompressionError(ctx context.Context, img *block.Image) error {
-	if info, err := img.Info(ctx); err == nil && info.Encrypted && !img.Driver().Desc().NoCompression {
+	if img.Traits().Encrypted && !img.Driver().Desc().NoCompression {
 		return errCompressedEncrypted
 	}
 	return errNoCompression

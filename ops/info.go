@@ -27,15 +27,19 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 		Filename:       img.Filename(),
 		Format:         img.Format(),
 		ClusterSize:    d.ClusterSize,
-		Encrypted:      d.Encrypted,
+		Encrypted:      img.Traits().Encrypted,
 		Compressed:     d.Compressed,
 		FormatSpecific: d.Specific,
 	}
 	if out.Snapshots, _, err = img.Snapshots(ctx); err != nil {
 		return nil, err
 	}
-	if !d.NoFlags {
-		out.DirtyFlag = &d.Dirty
+	state, err := img.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if state != nil {
+		out.DirtyFlag = &state.Dirty
 	}
 	if o.Limits {
 		out.Limits = limits(img)
@@ -43,11 +47,11 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 	if err := actualSize(ctx, img, out); err != nil {
 		return nil, err
 	}
-	if d.Backing != nil && d.Backing.Filename != "" {
-		out.Backing = d.Backing.Filename
-		out.BackingFormat = d.Backing.Format
+	if state != nil && state.Backing != nil && state.Backing.Filename != "" {
+		out.Backing = state.Backing.Filename
+		out.BackingFormat = state.Backing.Format
 		// Where there is no directory for a relative name, the full name is unknown.
-		out.FullBacking, _ = img.Resolve(d.Backing.Filename)
+		out.FullBacking, _ = img.Resolve(state.Backing.Filename)
 	}
 	if out.ClusterSize == 0 {
 		// A node that passes a child through has its clusters.
@@ -114,11 +118,7 @@ func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
 	desc := img.Driver().Desc()
 	switch {
 	case desc.Kind == driver.KindProtocol:
-		info, err := img.Info(ctx)
-		if err != nil {
-			return -1, err
-		}
-		return info.Allocated, nil
+		return img.DiskUsage(ctx)
 	case desc.Kind == driver.KindFormat:
 		return diskUsage(ctx, img.File())
 	case len(desc.Schemes) > 0:

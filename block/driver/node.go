@@ -16,8 +16,8 @@ type Node interface {
 	Size() int64
 	// Limits are constant while the node is open.
 	Limits() Limits
-	// Info describes the node.
-	Info(ctx context.Context) (*Info, error)
+	// Traits say what sort of node this is. They cost nothing to ask for.
+	Traits() Traits
 	// Flush makes everything written before the call durable.
 	Flush(ctx context.Context) error
 	// Close flushes metadata, releases everything and reports what could not
@@ -44,43 +44,64 @@ type Limits struct {
 	// MaxZero and MaxDiscard bound a single WriteZeroes and Discard, 0 if there is no
 	// bound.
 	MaxZero, MaxDiscard int64
-	// NoCompression: although the format has compressed clusters, this image takes
-	// none (it is encrypted).
-	NoCompression bool
 }
 
-// Info describes an open node.
-type Info struct {
-	// ClusterSize is what "info" prints as cluster_size; 0 if the format has none.
-	ClusterSize int64
-	Encrypted   bool
-	Compressed  bool // the image holds (or can only hold) compressed clusters
-	Dirty       bool
-	// NoFlags: nothing is known of a dirty flag, as for the disks of servers.
-	NoFlags bool
-	Corrupt bool
-	// NeedsCompressedWrites is set for formats that take compressed clusters only.
-	NeedsCompressedWrites bool
-
-	Backing   *BackingRef // nil: no backing file
-	Snapshots []qapi.SnapshotInfo
-	// Specific is what "info" shows as "Format specific information", one of
-	// the qapi.ImageInfoSpecific types; nil if the driver has none.
-	Specific *qapi.ImageInfoSpecific
-
-	// Filename is the name that protocols give themselves ("exact" file name).
-	Filename string
-	// Allocated is the disk usage in bytes, -1 where it is unknown. Protocols only.
-	Allocated int64
+// Traits say what sort of node something is, whatever it holds.
+type Traits struct {
+	// FixedSize: the node cannot grow (a device).
+	FixedSize bool
 	// ZeroInit: a newly created object of the current size reads as zeroes.
 	ZeroInit bool
 	// ZeroOnGrow: bytes that appear when the node is grown, or written beyond
 	// its end, read as zeroes. Protocols only.
 	ZeroOnGrow bool
-	// FixedSize: the node cannot grow (a device).
-	FixedSize bool
-	// VMStateOffset is where a format keeps VM state, 0 if nowhere.
-	VMStateOffset int64
+	// Encrypted: the guest's data is encrypted.
+	Encrypted bool
+	// NoCompression: although the format has compressed clusters, this image takes
+	// none (it is encrypted).
+	NoCompression bool
+}
+
+// Stater is implemented by nodes that know what state their object is in.
+type Stater interface {
+	// State returns nil if nothing is known after all: a node that passes a child
+	// through knows what the child knows.
+	State(ctx context.Context) (*State, error)
+}
+
+// State is what changes with the use of an image, apart from its contents.
+type State struct {
+	Dirty   bool // in use, or not closed in order
+	Corrupt bool // marked as such
+	Backing *BackingRef
+}
+
+// Describer is implemented by nodes of which "info" has more to tell than their
+// size and state.
+type Describer interface {
+	Info(ctx context.Context) (*Info, error)
+}
+
+// Info is what "info" prints of a node, beside its size, traits and state.
+type Info struct {
+	// ClusterSize is printed as cluster_size; 0: nothing is printed.
+	ClusterSize int64
+	Compressed  bool // the image holds (or can only hold) compressed clusters
+	// Specific is printed as "Format specific information"; nil: nothing is.
+	Specific *qapi.ImageInfoSpecific
+}
+
+// Named is implemented by protocols and filters that have a name of their own for
+// what they opened.
+type Named interface {
+	// Filename is the name, "" if there is none that tells everything.
+	Filename() string
+}
+
+// SpaceTeller is implemented by protocols that know the room an object takes.
+type SpaceTeller interface {
+	// DiskUsage is the room in bytes, -1 where it is unknown.
+	DiskUsage(ctx context.Context) (int64, error)
 }
 
 // BackingRef is what an image says of its backing file.
@@ -322,13 +343,14 @@ type SnapshotOpener interface {
 	OpenSnapshot(ctx context.Context, idOrName string) error
 }
 
-// Snapshotter is implemented by formats whose images hold internal snapshots;
-// Info lists them. The caller sees to it that no change of the disk is under way
+// Snapshotter is implemented by formats whose images hold internal snapshots. The caller sees to it that no change of the disk is under way
 // during a call, nor begins; reads may go on. A call that fails has changed
 // nothing that a reader of the disk or of a snapshot could see, unless its error
 // says otherwise. Whenever a call is cut short by a crash, the disk and the
 // snapshots read as before it or as after it.
 type Snapshotter interface {
+	// Snapshots lists them, in the order of the image. The list is the caller's.
+	Snapshots(ctx context.Context) ([]qapi.SnapshotInfo, error)
 	// CreateSnapshot keeps the disk as it is now and returns the new snapshot's
 	// id, which no other has. Names need not be unique.
 	CreateSnapshot(ctx context.Context, req SnapshotRequest) (id string, err error)

@@ -99,7 +99,7 @@ func testChangeBacking(t *testing.T, s *suite) {
 		closeImage(t, img)
 		s.check(t, name, false)
 		img = s.open(t, name, true)
-		i, err := img.Info(ctx)
+		i, err := img.State(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}

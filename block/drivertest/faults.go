@@ -233,9 +233,9 @@ func (s *suite) dirty(t testing.TB, name string) bool {
 		t.Fatalf("open for check: %v", err)
 	}
 	defer closeImage(t, img)
-	i, err := img.Info(ctx)
+	i, err := img.State(ctx)
 	if err != nil {
-		t.Fatalf("info: %v", err)
+		t.Fatalf("state: %v", err)
 	}
-	return i.Dirty
+	return i != nil && i.Dirty
 }

@@ -91,7 +91,7 @@ func (s *suite) randomStep(t testing.TB, img *block.Image, m *testkit.Model, r *
 	case 6:
 		fail("flush", img.Flush(ctx))
 	case 7:
-		if info, err := img.Info(ctx); r.IntN(3) != 0 || err != nil || info.FixedSize {
+		if r.IntN(3) != 0 || img.Traits().FixedSize {
 			return
 		}
 		size := max(512, (m.Size()+(r.Int64N(4<<20)-2<<20))/512*512)

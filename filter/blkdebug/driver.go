@@ -89,10 +89,8 @@ func (blkdebug) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, e
 	if n.limits, err = o.limits(n.Node.Limits()); err != nil {
 		return nil, err
 	}
-	if info, err := n.Child.Info(context.Background()); named && len(rules) == 0 || named && o.Config != "" && err == nil {
-		if err == nil && info.Filename != "" {
-			n.name = prefix + o.Config + ":" + info.Filename
-		}
+	if f, ok := n.Child.(driver.Named); ok && named && (len(rules) == 0 || o.Config != "") && f.Filename() != "" {
+		n.name = prefix + o.Config + ":" + f.Filename()
 	}
 	n.RaiseEvent("none")
 	return n, nil

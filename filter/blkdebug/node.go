@@ -25,14 +25,8 @@ var _ driver.EventSink = (*node)(nil)
 // Limits implements driver.Node.
 func (n *node) Limits() driver.Limits { return n.limits }
 
-// Info implements driver.Node.
-func (n *node) Info(ctx context.Context) (*driver.Info, error) {
-	info, err := n.Node.Info(ctx)
-	if err == nil {
-		info.Filename = n.name
-	}
-	return info, err
-}
+// Filename implements driver.Named.
+func (n *node) Filename() string { return n.name }
 
 // RaiseEvent implements driver.EventSink.
 func (n *node) RaiseEvent(name string) {

@@ -84,14 +84,8 @@ type node struct {
 // Size implements driver.Node.
 func (n *node) Size() int64 { return n.test.Size() }
 
-// Info implements driver.Node.
-func (n *node) Info(ctx context.Context) (*driver.Info, error) {
-	info, err := n.Node.Info(ctx)
-	if err == nil {
-		info.Filename = n.name
-	}
-	return info, err
-}
+// Filename implements driver.Named.
+func (n *node) Filename() string { return n.name }
 
 // ReadAt implements driver.Storage.
 func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {

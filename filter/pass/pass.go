@@ -37,13 +37,15 @@ func (n Node) Limits() driver.Limits {
 	return l
 }
 
-// Info implements driver.Node.
-func (n Node) Info(ctx context.Context) (*driver.Info, error) {
-	below, err := n.Child.Info(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &driver.Info{NoFlags: below.NoFlags, Allocated: -1, ZeroInit: below.ZeroInit, ZeroOnGrow: below.ZeroOnGrow, FixedSize: below.FixedSize}, nil
+// Traits implements driver.Node: those of the child that are no matter of a format.
+func (n Node) Traits() driver.Traits {
+	t := n.Child.Traits()
+	return driver.Traits{ZeroInit: t.ZeroInit, ZeroOnGrow: t.ZeroOnGrow, FixedSize: t.FixedSize}
+}
+
+// State implements driver.Stater: whether anything is known depends on the child.
+func (n Node) State(ctx context.Context) (*driver.State, error) {
+	return driver.StateBelow(ctx, n.Child)
 }
 
 // Flush implements driver.Node.

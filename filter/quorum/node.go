@@ -37,17 +37,13 @@ func (n *node) Size() int64 { return n.children[0].Size() }
 // Limits implements driver.Node: children are cut to their own limits by the block layer.
 func (*node) Limits() driver.Limits { return driver.Limits{} }
 
-// Info implements driver.Node.
-func (n *node) Info(ctx context.Context) (*driver.Info, error) {
-	out := &driver.Info{Allocated: -1, NoFlags: true, ZeroInit: true, FixedSize: true}
+// Traits implements driver.Node.
+func (n *node) Traits() driver.Traits {
+	t := driver.Traits{ZeroInit: true, FixedSize: true}
 	for _, c := range n.children {
-		info, err := c.Info(ctx)
-		if err != nil {
-			return nil, err
-		}
-		out.ZeroInit = out.ZeroInit && info.ZeroInit
+		t.ZeroInit = t.ZeroInit && c.Traits().ZeroInit
 	}
-	return out, nil
+	return t
 }
 
 // Close implements driver.Node.

@@ -44,12 +44,12 @@ var errNoSnapshot = driver.Errorf(driver.ErrUnsupported, "Operation not supporte
 
 func (n *node) Size() int64           { return n.child.Size() }
 func (n *node) Limits() driver.Limits { return driver.Limits{} }
-func (n *node) Info(context.Context) (*driver.Info, error) {
-	info := &driver.Info{Allocated: -1, NoFlags: true}
-	if f, ok := n.child.(interface{ Filename() string }); ok {
-		info.Filename = f.Filename()
+func (n *node) Traits() driver.Traits { return driver.Traits{} }
+func (n *node) Filename() string {
+	if f, ok := n.child.(driver.Named); ok {
+		return f.Filename()
 	}
-	return info, nil
+	return ""
 }
 func (n *node) Flush(context.Context) error { return nil }
 func (n *node) Close(context.Context) error { return nil }

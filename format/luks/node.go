@@ -55,12 +55,19 @@ func (n *node) Limits() driver.Limits {
 	return l
 }
 
-// Info implements driver.Node.
+// Traits implements driver.Node.
+func (n *node) Traits() driver.Traits {
+	return driver.Traits{Encrypted: true, FixedSize: n.hdr.PayloadSize >= 0}
+}
+
+// State implements driver.Stater: the header knows no such marks.
+func (*node) State(context.Context) (*driver.State, error) { return &driver.State{}, nil }
+
+// Info implements driver.Describer.
 func (n *node) Info(context.Context) (*driver.Info, error) {
 	info := n.hdr.Info()
 	info.DetachedHeader = n.hdr.PayloadOffset == 0
-	return &driver.Info{Encrypted: true, Specific: &qapi.ImageInfoSpecific{Type: "luks", Data: info},
-		FixedSize: n.hdr.PayloadSize >= 0}, nil
+	return &driver.Info{Specific: &qapi.ImageInfoSpecific{Type: "luks", Data: info}}, nil
 }
 
 // Flush implements driver.Node. All metadata is durable when it is changed: it

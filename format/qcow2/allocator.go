@@ -77,22 +77,15 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 	a.free, a.run, a.freeByte, a.ready = 0, 0, 0, nil
 	a.readyLen.Store(0)
 	a.fresh = im.alignUp(im.file.Size())
-	info, err := im.file.Info(ctx)
-	if err != nil {
-		return err
-	}
-	a.zeroOnGrow = info.ZeroOnGrow
-	if info.FixedSize {
+	traits := im.file.Traits()
+	a.zeroOnGrow = traits.ZeroOnGrow
+	if traits.FixedSize {
 		// What lies behind the image on a device is room like any other, of
 		// unknown contents.
 		a.fileLimit, a.zeroOnGrow, a.fresh = im.file.Size(), false, 0
 	}
 	if im.external {
-		info, err := im.data.Info(ctx)
-		if err != nil {
-			return err
-		}
-		a.dataFresh, a.dataZero = im.data.Size(), info.ZeroOnGrow
+		a.dataFresh, a.dataZero = im.data.Size(), im.data.Traits().ZeroOnGrow
 	}
 	a.holdSpans()
 	if err := a.listMetadata(ctx); err != nil {

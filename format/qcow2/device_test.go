@@ -11,12 +11,10 @@ import (
 // fixedDisk is a device: it cannot grow.
 type fixedDisk struct{ driver.Storage }
 
-func (d fixedDisk) Info(ctx context.Context) (*driver.Info, error) {
-	info, err := d.Storage.Info(ctx)
-	if err == nil {
-		info.FixedSize = true
-	}
-	return info, err
+func (d fixedDisk) Traits() driver.Traits {
+	t := d.Storage.Traits()
+	t.FixedSize = true
+	return t
 }
 
 // TestRoomOnDevice: room between the end of the image and that of its device is used.

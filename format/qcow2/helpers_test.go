@@ -38,8 +38,8 @@ func (f *diskFile) Size() int64 {
 	return st.Size()
 }
 func (f *diskFile) Limits() driver.Limits { return driver.Limits{} }
-func (f *diskFile) Info(context.Context) (*driver.Info, error) {
-	return &driver.Info{ZeroInit: true, ZeroOnGrow: true}, nil
+func (f *diskFile) Traits() driver.Traits {
+	return driver.Traits{ZeroInit: true, ZeroOnGrow: true}
 }
 func (f *diskFile) Flush(context.Context) error { return nil }
 func (f *diskFile) Close(context.Context) error { return nil }

@@ -316,11 +316,11 @@ func (im *image) preallocated(ctx context.Context) bool {
 }
 
 func (im *image) detectPreallocation(ctx context.Context) (bool, error) {
-	info, err := im.file.Info(ctx)
-	if err != nil || info.Allocated < 0 {
+	usage, err := driver.DiskUsage(ctx, im.file)
+	if err != nil || usage < 0 {
 		return false, err
 	}
-	occupied := info.Allocated >> im.clusterBits
+	occupied := usage >> im.clusterBits
 	threshold := max(occupied*10/9, occupied+2)
 	clusters := im.clusters(im.file.Size())
 	if clusters < threshold {

@@ -273,7 +273,7 @@ func TestDirtyImageIsRepaired(t *testing.T) {
 		t.Fatal(err)
 	}
 	img = openImage(t, left, false)
-	if info, err := img.Info(context.Background()); err != nil || !info.Dirty {
+	if info, err := img.State(context.Background()); err != nil || !info.Dirty {
 		t.Fatalf("not dirty: %+v %v", info, err)
 	}
 	got := make([]byte, len(p))
@@ -285,7 +285,7 @@ func TestDirtyImageIsRepaired(t *testing.T) {
 	checkClean(t, left)
 	img = openImage(t, left, true)
 	defer closeImage(t, img)
-	if info, err := img.Info(context.Background()); err != nil || info.Dirty {
+	if info, err := img.State(context.Background()); err != nil || info.Dirty {
 		t.Fatalf("still dirty: %+v %v", info, err)
 	}
 	if _, err := img.ReadAt(context.Background(), got, 3<<20); err != nil || !bytes.Equal(got, p) {

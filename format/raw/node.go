@@ -35,19 +35,15 @@ func (n *node) Size() int64 {
 // Limits implements driver.Node.
 func (n *node) Limits() driver.Limits { return n.file.Limits() }
 
-// Info implements driver.Node.
-func (n *node) Info(ctx context.Context) (*driver.Info, error) {
-	f, err := n.file.Info(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &driver.Info{
-		NoFlags:    f.NoFlags,
-		Allocated:  f.Allocated,
-		ZeroInit:   f.ZeroInit,
-		ZeroOnGrow: f.ZeroOnGrow,
-		FixedSize:  f.FixedSize || n.limit >= 0,
-	}, nil
+// Traits implements driver.Node: those of the file, which may be cut.
+func (n *node) Traits() driver.Traits {
+	t := n.file.Traits()
+	return driver.Traits{FixedSize: t.FixedSize || n.limit >= 0, ZeroInit: t.ZeroInit, ZeroOnGrow: t.ZeroOnGrow}
+}
+
+// State implements driver.Stater: whether anything is known depends on the file.
+func (n *node) State(ctx context.Context) (*driver.State, error) {
+	return driver.StateBelow(ctx, n.file)
 }
 
 // Flush implements driver.Node. There is no metadata: it flushes the file.

@@ -59,15 +59,11 @@ func (s *Storage) Size() int64 { return s.child.Size() }
 // Limits are those of the child.
 func (s *Storage) Limits() driver.Limits { return s.child.Limits() }
 
-// Info is that of the child, except that nothing reads as zeroes by itself.
-func (s *Storage) Info(ctx context.Context) (*driver.Info, error) {
-	info, err := s.child.Info(ctx)
-	if err != nil {
-		return nil, err
-	}
-	own := *info
-	own.ZeroInit, own.ZeroOnGrow = false, false
-	return &own, nil
+// Traits are those of the child, except that nothing reads as zeroes by itself.
+func (s *Storage) Traits() driver.Traits {
+	t := s.child.Traits()
+	t.ZeroInit, t.ZeroOnGrow = false, false
+	return t
 }
 
 // Flush flushes the child.

@@ -36,7 +36,7 @@ func (d *toy) Desc() *driver.Desc {
 func (d *toy) Open(context.Context, *driver.OpenRequest) (driver.Node, error) { return d, nil }
 func (d *toy) Size() int64                                                    { return int64(len(d.b)) }
 func (d *toy) Limits() driver.Limits                                          { return driver.Limits{OptTransfer: 1 << 20} }
-func (d *toy) Info(context.Context) (*driver.Info, error)                     { return &driver.Info{}, nil }
+func (d *toy) Traits() driver.Traits                                          { return driver.Traits{} }
 func (d *toy) Close(context.Context) error                                    { return nil }
 func (d *toy) Flush(context.Context) error                                    { d.flushes++; return d.fail }
 

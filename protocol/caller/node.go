@@ -30,14 +30,17 @@ func (n *node) Size() int64 { return n.size.Load() }
 // Limits implements driver.Node.
 func (*node) Limits() driver.Limits { return driver.Limits{} }
 
-// Info implements driver.Node.
-func (n *node) Info(context.Context) (*driver.Info, error) {
-	return &driver.Info{Allocated: -1, FixedSize: true}, nil
+// Traits implements driver.Node.
+func (*node) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
+
+// State implements driver.Stater: bytes are neither dirty nor corrupt.
+func (*node) State(context.Context) (*driver.State, error) {
+	return &driver.State{}, nil
 }
 
-// Info implements driver.Node.
-func (g *growing) Info(context.Context) (*driver.Info, error) {
-	return &driver.Info{Allocated: -1, ZeroInit: true, ZeroOnGrow: true}, nil
+// Traits implements driver.Node.
+func (*growing) Traits() driver.Traits {
+	return driver.Traits{ZeroInit: true, ZeroOnGrow: true}
 }
 
 // Identity implements driver.Identifier.

@@ -138,21 +138,30 @@ func (n *node) Limits() driver.Limits {
 	return l
 }
 
-// Info implements driver.Node.
+// Traits implements driver.Node.
+func (n *node) Traits() driver.Traits {
+	return driver.Traits{FixedSize: n.device, ZeroInit: !n.device, ZeroOnGrow: !n.device}
+}
+
+// State implements driver.Stater: a file is neither dirty nor corrupt.
+func (*node) State(context.Context) (*driver.State, error) { return &driver.State{}, nil }
+
+// Info implements driver.Describer.
 func (n *node) Info(context.Context) (*driver.Info, error) {
+	return &driver.Info{Specific: &qapi.ImageInfoSpecific{Type: "file",
+		Data: &qapi.InfoSpecificFile{ExtentSizeHint: extentSizeHint(n.f)}}}, nil
+}
+
+// Filename implements driver.Named.
+func (n *node) Filename() string { return n.name }
+
+// DiskUsage implements driver.SpaceTeller.
+func (n *node) DiskUsage(context.Context) (int64, error) {
 	st, err := n.f.Stat()
 	if err != nil {
-		return nil, sysErrorf(err, "Could not stat file")
+		return -1, sysErrorf(err, "Could not stat file")
 	}
-	return &driver.Info{
-		Filename:   n.name,
-		Allocated:  allocated(st),
-		ZeroInit:   !n.device,
-		ZeroOnGrow: !n.device,
-		FixedSize:  n.device,
-		Specific: &qapi.ImageInfoSpecific{Type: "file",
-			Data: &qapi.InfoSpecificFile{ExtentSizeHint: extentSizeHint(n.f)}},
-	}, nil
+	return allocated(st), nil
 }
 
 // File implements driver.FileHolder: nil for devices, and for direct I/O, which must

@@ -107,11 +107,17 @@ func (d *Disk) Size() int64 {
 // Limits implements driver.Node.
 func (d *Disk) Limits() driver.Limits { return driver.Limits{} }
 
-// Info implements driver.Node.
-func (d *Disk) Info(context.Context) (*driver.Info, error) {
+// Traits implements driver.Node.
+func (d *Disk) Traits() driver.Traits { return driver.Traits{ZeroInit: true, ZeroOnGrow: true} }
+
+// State implements driver.Stater: memory is neither dirty nor corrupt.
+func (d *Disk) State(context.Context) (*driver.State, error) { return &driver.State{}, nil }
+
+// Traits implements driver.Node.
+func (d *Disk) DiskUsage(context.Context) (int64, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return &driver.Info{Allocated: int64(len(d.chunks)) * chunkSize, ZeroInit: true, ZeroOnGrow: true}, nil
+	return int64(len(d.chunks)) * chunkSize, nil
 }
 
 // Flush implements driver.Node.

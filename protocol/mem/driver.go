@@ -75,7 +75,7 @@ func (d *Driver) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, 
 		n.name = "mem:" + o.Filename
 	}
 	if !req.Access.Write {
-		return &readOnly{n}, nil
+		return &readOnly{n, n, n, n}, nil
 	}
 	return n, nil
 }
@@ -118,17 +118,16 @@ type node struct {
 	name string
 }
 
-// Info implements driver.Node.
-func (n *node) Info(ctx context.Context) (*driver.Info, error) {
-	i, err := n.Disk.Info(ctx)
-	if err == nil {
-		i.Filename = n.name
-	}
-	return i, err
-}
+// Filename implements driver.Named.
+func (n *node) Filename() string { return n.name }
 
-// readOnly is a disk opened for reading.
-type readOnly struct{ driver.Storage }
+// readOnly is a disk opened for reading: what it can beyond reading, it can no longer.
+type readOnly struct {
+	driver.Storage
+	driver.Named
+	driver.Stater
+	driver.SpaceTeller
+}
 
 // WriteAt refuses.
 func (r *readOnly) WriteAt(context.Context, []byte, int64) (int, error) {

@@ -95,10 +95,11 @@ func (n *node) Limits() driver.Limits {
 	return l
 }
 
-// Info implements driver.Node.
-func (n *node) Info(context.Context) (*driver.Info, error) {
-	return &driver.Info{Filename: n.at.name(&n.opt), Allocated: -1, FixedSize: true, NoFlags: true}, nil
-}
+// Traits implements driver.Node.
+func (*node) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
+
+// Filename implements driver.Named.
+func (n *node) Filename() string { return n.at.name(&n.opt) }
 
 // Close implements driver.Node.
 func (n *node) Close(context.Context) error {

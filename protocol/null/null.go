@@ -104,9 +104,15 @@ func (n *node) wait(ctx context.Context) error {
 func (n *node) Size() int64           { return n.size }
 func (n *node) Limits() driver.Limits { return driver.Limits{} }
 
-func (n *node) Info(context.Context) (*driver.Info, error) {
-	return &driver.Info{Filename: n.filename, NoFlags: true, ZeroInit: n.zeroes, FixedSize: true}, nil
+func (n *node) Traits() driver.Traits {
+	return driver.Traits{FixedSize: true, ZeroInit: n.zeroes}
 }
+
+// Filename implements driver.Named.
+func (n *node) Filename() string { return n.filename }
+
+// DiskUsage implements driver.SpaceTeller.
+func (n *node) DiskUsage(context.Context) (int64, error) { return 0, nil }
 
 func (n *node) Flush(ctx context.Context) error { return n.wait(ctx) }
 func (n *node) Close(context.Context) error     { return nil }

@@ -338,14 +338,14 @@ func judgeBitmaps(ctx context.Context, source block.Source, left *mem.Disk, befo
 	}
 	var lines []string
 	_, err = img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
-	info, infoErr := img.Info(ctx)
-	if err := errors.Join(err, infoErr, img.Close(ctx)); err != nil {
+	state, stateErr := img.State(ctx)
+	if err := errors.Join(err, stateErr, img.Close(ctx)); err != nil {
 		return fmt.Errorf("check: %w", err)
 	}
 	if done && len(lines) > 0 {
 		return fmt.Errorf("check finds %q", lines)
 	}
-	if err := harmless(lines, info.Dirty, false); err != nil {
+	if err := harmless(lines, state.Dirty, false); err != nil {
 		return err
 	}
 	names := map[string]bool{}

@@ -206,11 +206,11 @@ func judgeSnapshots(ctx context.Context, memory *mem.Driver, source block.Source
 	}
 	var lines []string
 	_, err = img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
-	info, infoErr := img.Info(ctx)
-	if err := errors.Join(err, infoErr, img.Close(ctx)); err != nil {
+	state, stateErr := img.State(ctx)
+	if err := errors.Join(err, stateErr, img.Close(ctx)); err != nil {
 		return fmt.Errorf("check: %w", err)
 	}
-	if err := harmless(lines, info.Dirty, v2); err != nil {
+	if err := harmless(lines, state.Dirty, v2); err != nil {
 		return err
 	}
 	// Reading comes first: it must not need the repair.

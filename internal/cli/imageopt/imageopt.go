@@ -104,11 +104,11 @@ func (s Snapshot) Load(ctx context.Context, img *block.Image) error {
 // find returns the id of the snapshot that has the id and the name, as far as they
 // are given.
 func (s Snapshot) find(ctx context.Context, img *block.Image) (string, error) {
-	info, err := img.Info(ctx)
+	list, _, err := img.Snapshots(ctx)
 	if err != nil {
 		return "", err
 	}
-	for _, x := range info.Snapshots {
+	for _, x := range list {
 		if (s.ID == "" || x.ID == s.ID) && (s.Name == "" || x.Name == s.Name) {
 			return x.ID, nil
 		}
