@@ -54,7 +54,7 @@ func (img *Image) SetBitmap(ctx context.Context, name string, off, n int64) erro
 func (img *Image) changeBitmaps(op string, f func(driver.Bitmapper) error) error {
 	b, img, ok := ability[driver.Bitmapper](img)
 	if !ok {
-		return img.fail(op, -1, driver.Errorf(driver.ErrUnsupported, "Can't store persistent bitmaps to %s: Operation not supported", img.name))
+		return img.fail(op, -1, driver.Errorf(driver.ErrUnsupported, "can't store persistent bitmaps to %s: operation not supported", img.name))
 	}
 	if err := img.checkWritable(op, -1); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (img *Image) changeBitmaps(op string, f func(driver.Bitmapper) error) error
 func (img *Image) BitmapExtent(ctx context.Context, name string, off, n int64) (length int64, dirty bool, err error) {
 	b, img, ok := ability[driver.Bitmapper](img)
 	if !ok {
-		return 0, false, img.fail("read bitmap", off, driver.Errorf(driver.ErrNoBitmap, "Dirty bitmap '%s' not found", name))
+		return 0, false, img.fail("read bitmap", off, driver.Errorf(driver.ErrNoBitmap, "dirty bitmap '%s' not found", name))
 	}
 	img.lock()
 	defer img.unlock()

@@ -295,10 +295,10 @@ func TestOptions(t *testing.T) {
 		{"options alone", block.Source{Options: opts.Dict{"driver": "raw", "file.filename": name}}, ""},
 		{"json", block.Source{Filename: `json:{"driver":"raw","file":{"driver":"file","filename":"` + name + `"}}`}, ""},
 		{"protocol", block.Source{Filename: name, Format: "file"}, ""},
-		{"unknown driver", block.Source{Filename: name, Format: "nope"}, "Unknown driver 'nope'"},
-		{"unknown option", block.Source{Options: opts.Dict{"driver": "raw", "file.filename": name, "x": "1"}}, "Block format 'raw' does not support the option 'x'"},
-		{"no file", block.Source{Options: opts.Dict{"driver": "raw"}}, `A block device must be specified for "file"`},
-		{"unknown protocol", block.Source{Filename: "nope:x"}, "Unknown protocol 'nope'"},
+		{"unknown driver", block.Source{Filename: name, Format: "nope"}, "unknown driver 'nope'"},
+		{"unknown option", block.Source{Options: opts.Dict{"driver": "raw", "file.filename": name, "x": "1"}}, "block format 'raw' does not support the option 'x'"},
+		{"no file", block.Source{Options: opts.Dict{"driver": "raw"}}, `a block device must be specified for "file"`},
+		{"unknown protocol", block.Source{Filename: "nope:x"}, "unknown protocol 'nope'"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			img, err := block.Open(t.Context(), reg, c.src, block.OpenOptions{Gate: driver.AllowAll})

@@ -59,7 +59,7 @@ func (img *Image) ChangeBacking(ctx context.Context, ref driver.BackingRef) erro
 	}
 	c, at, ok := ability[driver.BackingChanger](img)
 	if !ok {
-		return img.fail("change the backing file", -1, driver.Errorf(driver.ErrUnsupported, "Operation not supported"))
+		return img.fail("change the backing file", -1, driver.Errorf(driver.ErrUnsupported, "operation not supported"))
 	}
 	at.lock()
 	defer at.unlock()

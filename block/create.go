@@ -26,6 +26,7 @@ type CreateRequest struct {
 	Objects driver.Objects // secrets and TLS credentials by id, or nil
 	Budget  *driver.Budget
 	Warn    func(string)
+	Words   func(error) string // as in OpenOptions
 }
 
 // FindProtocol returns the driver that the file name selects.
@@ -47,13 +48,13 @@ func Create(ctx context.Context, reg *Registry, req CreateRequest) error {
 func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, error) {
 	drv := reg.Lookup(req.Format)
 	if drv == nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "Unknown file format '%s'", req.Format)
+		return nil, driver.Errorf(driver.ErrInvalid, "unknown file format '%s'", req.Format)
 	}
 	creator, ok := drv.(driver.Creator)
 	if !ok || drv.Desc().CreateOptions == nil {
-		return nil, driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support image creation", req.Format)
+		return nil, driver.Errorf(driver.ErrUnsupported, "format driver '%s' does not support image creation", req.Format)
 	}
-	env := &driver.Env{Gate: req.Gate, Budget: req.Budget, Warn: req.Warn, Report: func(string) {}, Objects: req.Objects}
+	env := &driver.Env{Gate: req.Gate, Budget: req.Budget, Warn: req.Warn, Words: req.Words, Report: func(string) {}, Objects: req.Objects}
 	if env.Warn == nil {
 		env.Warn = func(string) {}
 	}
@@ -76,7 +77,7 @@ func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, err
 		return nil, err
 	}
 	if _, ok := proto.(driver.Creator); !ok {
-		return nil, driver.Errorf(driver.ErrUnsupported, "Protocol driver '%s' does not support creating images, so an existing image must be selected as the target",
+		return nil, driver.Errorf(driver.ErrUnsupported, "protocol driver '%s' does not support creating images, so an existing image must be selected as the target",
 			proto.Desc().Name)
 	}
 	own, forProto, err := splitOptions(req.Options, drv.Desc(), proto.Desc())
@@ -98,7 +99,7 @@ func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, err
 		remains := c.Undo(ctx)
 		var errno syscall.Errno
 		if remains != nil && (errors.As(err, &errno) || ctx.Err() != nil) {
-			err = &RemainsError{Err: err, Remains: remains.Error()}
+			err = &RemainsError{Err: err, Remains: remains}
 		}
 		return nil, err
 	}
@@ -108,11 +109,14 @@ func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, err
 // RemainsError says that a file remains that is not what it should be, or was.
 type RemainsError struct {
 	Err     error
-	Remains string // which, and why
+	Remains error // which, and why
 }
 
-func (e *RemainsError) Error() string { return e.Err.Error() + "; " + e.Remains }
+func (e *RemainsError) Error() string { return driver.Text(e) }
 func (e *RemainsError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *RemainsError) Template() (string, []any) { return "%v; %v", []any{e.Err, e.Remains} }
 
 // Creation is what a call of Make made.
 type Creation struct {
@@ -147,7 +151,7 @@ func (c *Creation) Undo(ctx context.Context) error {
 func (c *Creation) object(ctx context.Context, drv driver.Driver, name string, size int64, options opts.Dict) error {
 	creator, ok := drv.(driver.Creator)
 	if !ok {
-		return driver.Errorf(driver.ErrUnsupported, "Protocol driver '%s' does not support creating images", drv.Desc().Name)
+		return driver.Errorf(driver.ErrUnsupported, "protocol driver '%s' does not support creating images", drv.Desc().Name)
 	}
 	made := false
 	if err := creator.Create(ctx, &driver.CreateRequest{Filename: name, Size: size, Options: options, Env: c.env, Made: &made}); err != nil {
@@ -246,7 +250,7 @@ func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, src
 	}
 	src.Format = proto.Desc().Name
 	return Open(ctx, reg, src,
-		OpenOptions{Write: true, Resize: true, Unmap: true, Cache: req.Cache, Gate: gate, Objects: req.Objects, Budget: req.Budget, Warn: req.Warn})
+		OpenOptions{Write: true, Resize: true, Unmap: true, Cache: req.Cache, Gate: gate, Objects: req.Objects, Budget: req.Budget, Warn: req.Warn, Words: req.Words})
 }
 
 // splitOptions gives each option to the driver that declares it, the format

@@ -31,7 +31,7 @@ func (c *Creation) onStorage(ctx context.Context, reg *Registry, req CreateReque
 		return err
 	}
 	if err := c.format(ctx, reg, req, drv.(driver.Creator), own); err != nil {
-		return &RemainsError{Err: err, Remains: c.Undo(ctx).Error()}
+		return &RemainsError{Err: err, Remains: c.Undo(ctx)}
 	}
 	return nil
 }

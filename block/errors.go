@@ -3,6 +3,8 @@ package block
 import (
 	"fmt"
 	"strings"
+
+	"github.com/cowl-disk/cowl/block/driver"
 )
 
 // OpenError says which image could not be opened. Path names it as the user or
@@ -14,19 +16,20 @@ type OpenError struct {
 	Err  error
 }
 
-func (e *OpenError) Error() string {
-	switch e.Role {
-	case "backing":
-		return fmt.Sprintf("Could not open backing file: %v", e.Err)
-	case "":
-	default:
-		// The file that could not be opened is named by its protocol.
-		return e.Err.Error()
-	}
-	return fmt.Sprintf("Could not open '%s': %v", e.Path, e.Err)
-}
-
+func (e *OpenError) Error() string { return driver.Text(e) }
 func (e *OpenError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *OpenError) Template() (string, []any) {
+	switch e.Role {
+	case "":
+		return "could not open '%s': %v", []any{e.Path, e.Err}
+	case "backing":
+		return "could not open backing file: %v", []any{e.Err}
+	}
+	// The protocol names the file that could not be opened.
+	return "%v", []any{e.Err}
+}
 
 // CreateError says which image could not be created.
 type CreateError struct {
@@ -34,8 +37,13 @@ type CreateError struct {
 	Err  error
 }
 
-func (e *CreateError) Error() string { return fmt.Sprintf("Could not create '%s': %v", e.Path, e.Err) }
+func (e *CreateError) Error() string { return driver.Text(e) }
 func (e *CreateError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *CreateError) Template() (string, []any) {
+	return "could not create '%s': %v", []any{e.Path, e.Err}
+}
 
 // IOError says where on an image an operation failed.
 type IOError struct {
@@ -45,15 +53,17 @@ type IOError struct {
 	Err    error
 }
 
-func (e *IOError) Error() string {
-	if inner := e.Err.Error(); strings.HasPrefix(inner, fmt.Sprintf("Could not %s '%s' at offset %d:", e.Op, e.Image, e.Offset)) {
+func (e *IOError) Error() string { return driver.Text(e) }
+func (e *IOError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *IOError) Template() (string, []any) {
+	if strings.HasPrefix(e.Err.Error(), fmt.Sprintf("could not %s '%s' at offset %d:", e.Op, e.Image, e.Offset)) {
 		// The protocol said the same of the same place.
-		return inner
+		return "%v", []any{e.Err}
 	}
 	if e.Offset < 0 {
-		return fmt.Sprintf("%s %s: %v", e.Op, e.Image, e.Err)
+		return "%s %s: %v", []any{e.Op, e.Image, e.Err}
 	}
-	return fmt.Sprintf("%s %s at offset %d: %v", e.Op, e.Image, e.Offset, e.Err)
+	return "%s %s at offset %d: %v", []any{e.Op, e.Image, e.Offset, e.Err}
 }
-
-func (e *IOError) Unwrap() error { return e.Err }

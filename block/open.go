@@ -56,6 +56,8 @@ type OpenOptions struct {
 	// Report takes lines about what opening repairs in the image, one goroutine's at
 	// a time; they may be very many. Nil drops them.
 	Report func(line string)
+	// Words puts an error into the words in which Warn and Report tell of it. Nil: its text.
+	Words func(err error) string
 	// ProbedRaw is called when no format was given and an image that is to be
 	// written was taken for raw.
 	ProbedRaw func(name string)

@@ -50,7 +50,7 @@ func takeCommon(d opts.Dict, spec *nodeSpec) (common, error) {
 	case "ignore", "off":
 		spec.unmap = false
 	default:
-		return c, driver.Errorf(driver.ErrInvalid, "Invalid discard option")
+		return c, driver.Errorf(driver.ErrInvalid, "invalid discard option")
 	}
 	switch v, _ := d.Take("detect-zeroes"); v {
 	case "", "off":

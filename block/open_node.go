@@ -35,7 +35,7 @@ func (op *opener) resolve(spec *nodeSpec) (drv driver.Driver, filename string, d
 	}
 	name, ok := d.Take("driver")
 	if ok && spec.src.Format != "" && spec.src.Format != name {
-		return nil, "", nil, driver.Errorf(driver.ErrInvalid, "Cannot specify both 'driver' and 'format'")
+		return nil, "", nil, driver.Errorf(driver.ErrInvalid, "cannot specify both 'driver' and 'format'")
 	}
 	if !ok {
 		name = spec.src.Format
@@ -50,7 +50,7 @@ func (op *opener) resolve(spec *nodeSpec) (drv driver.Driver, filename string, d
 	}
 	if name != "" {
 		if drv = op.reg.Lookup(name); drv == nil {
-			return nil, "", nil, driver.Errorf(driver.ErrInvalid, "Unknown driver '%s'", name)
+			return nil, "", nil, driver.Errorf(driver.ErrInvalid, "unknown driver '%s'", name)
 		}
 	}
 	return drv, filename, d, nil
@@ -113,7 +113,7 @@ func (op *opener) protocolOf(filename string, d opts.Dict) (driver.Driver, strin
 	}
 	name := d.String("filename")
 	if name == "" {
-		return nil, "", driver.Errorf(driver.ErrInvalid, "Must specify either driver or file")
+		return nil, "", driver.Errorf(driver.ErrInvalid, "must specify either driver or file")
 	}
 	drv, err := op.reg.plainName(name)
 	return drv, "", err
@@ -158,7 +158,7 @@ func (op *opener) openProbed(ctx context.Context, spec nodeSpec, filename string
 		return nil, err
 	}
 	if filename == "" && len(sub) == 0 && spec.src.Storage == nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "Must specify either driver or file")
+		return nil, driver.Errorf(driver.ErrInvalid, "must specify either driver or file")
 	}
 	fspec := op.childSpec(spec, role, driver.KindFormat, driver.UseMetadata)
 	fspec.src = Source{Filename: filename, Options: sub, Storage: spec.src.Storage}
@@ -175,10 +175,10 @@ func (op *opener) openProbed(ctx context.Context, spec nodeSpec, filename string
 	}
 	drv, err := op.reg.probe(ctx, file, file.name)
 	if err != nil {
-		return fail(fmt.Errorf("Could not read image for determining its format: %w", err))
+		return fail(driver.Errorf(nil, "could not read image for determining its format: %w", err))
 	}
 	if drv == nil {
-		return fail(driver.Errorf(driver.ErrFormat, "Could not determine image format: no driver recognises it"))
+		return fail(driver.Errorf(driver.ErrFormat, "could not determine image format: no driver recognises it"))
 	}
 	if err := relock(ctx, file, childAccess(spec.access, drv.Desc().Child(role).Use)); err != nil {
 		return fail(err)
@@ -190,7 +190,7 @@ func (op *opener) openProbed(ctx context.Context, spec nodeSpec, filename string
 // takeChild removes the options of a child from d.
 func takeChild(d opts.Dict, role string) (opts.Dict, error) {
 	if v, ok := d[role]; ok && v != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "Cannot find device='%[1]s' nor node-name='%[1]s'", opts.Text(v))
+		return nil, driver.Errorf(driver.ErrInvalid, "cannot find device='%[1]s' nor node-name='%[1]s'", opts.Text(v))
 	}
 	delete(d, role)
 	return d.Sub(role), nil
@@ -234,7 +234,7 @@ func (op *opener) openChildren(ctx context.Context, spec nodeSpec, desc *driver.
 			if c.Optional {
 				continue
 			}
-			return children, driver.Errorf(driver.ErrInvalid, "A block device must be specified for \"%s\"", c.Role)
+			return children, driver.Errorf(driver.ErrInvalid, "a block device must be specified for \"%s\"", c.Role)
 		}
 		img, err := op.openChild(ctx, spec, desc.Kind, c, c.Role, Source{Filename: name, Options: sub, Storage: storage})
 		if err != nil {
@@ -387,7 +387,7 @@ func (op *opener) finishFormat(ctx context.Context, spec nodeSpec, img *Image, o
 func (op *opener) newImage(spec nodeSpec, drv driver.Driver, c common) *Image {
 	img := &Image{reg: op.reg, drv: drv, desc: drv.Desc(), writable: spec.access.Write, access: spec.access,
 		unmap: spec.unmap, detect: c.detect, cache: spec.cache}
-	img.env = &driver.Env{Gate: op.o.Gate, Budget: op.budget, Log: op.o.Log, Warn: op.o.Warn, Report: op.o.Report, Guard: &img.guard, Objects: op.o.Objects}
+	img.env = &driver.Env{Gate: op.o.Gate, Budget: op.budget, Log: op.o.Log, Warn: op.o.Warn, Report: op.o.Report, Words: op.o.Words, Guard: &img.guard, Objects: op.o.Objects}
 	if img.desc.Serial {
 		img.serial = &sync.Mutex{}
 	}
@@ -405,9 +405,9 @@ func optionError(err error, desc *driver.Desc) error {
 		return err
 	}
 	if desc.Kind == driver.KindProtocol {
-		return driver.Errorf(driver.ErrInvalid, "Block protocol '%s' doesn't support the option '%s'", desc.Name, unknown.Name)
+		return driver.Errorf(driver.ErrInvalid, "block protocol '%s' doesn't support the option '%s'", desc.Name, unknown.Name)
 	}
-	return driver.Errorf(driver.ErrInvalid, "Block format '%s' does not support the option '%s'", desc.Name, unknown.Name)
+	return driver.Errorf(driver.ErrInvalid, "block format '%s' does not support the option '%s'", desc.Name, unknown.Name)
 }
 
 // attach finds out what a node can do.

@@ -45,7 +45,7 @@ func (r *Registry) protocolFor(filename string) (driver.Driver, string, error) {
 		if d := r.scheme[scheme]; d != nil {
 			return d, rest, nil
 		}
-		return nil, "", driver.Errorf(driver.ErrInvalid, "Unknown protocol '%s'", scheme)
+		return nil, "", driver.Errorf(driver.ErrInvalid, "unknown protocol '%s'", scheme)
 	}
 	d, err := r.plainName(filename)
 	return d, filename, err

@@ -198,7 +198,7 @@ func (img *Image) Resize(ctx context.Context, size int64, opt driver.ResizeOptio
 	defer img.changing.RUnlock()
 	r, ok := img.node.(driver.Resizer)
 	if !ok {
-		return img.fail("resize", -1, driver.Errorf(driver.ErrUnsupported, "Image format driver does not support resize"))
+		return img.fail("resize", -1, driver.Errorf(driver.ErrUnsupported, "image format driver does not support resize"))
 	}
 	old := img.Size()
 	if img.backing != nil && size > old && img.backing.Size() > old {

@@ -20,7 +20,7 @@ type AmendJob struct {
 // AmendSchema returns the options that images of a format can be amended with.
 func AmendSchema(drv driver.Driver) (*opts.Schema, error) {
 	if drv.Desc().AmendOptions == nil {
-		return nil, driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support option amendment", drv.Desc().Name)
+		return nil, driver.Errorf(driver.ErrUnsupported, "format driver '%s' does not support option amendment", drv.Desc().Name)
 	}
 	return drv.Desc().AmendOptions, nil
 }
@@ -28,8 +28,11 @@ func AmendSchema(drv driver.Driver) (*opts.Schema, error) {
 // CreationOnlyError says that an option exists for new images only.
 type CreationOnlyError struct{ Err error }
 
-func (e *CreationOnlyError) Error() string { return e.Err.Error() }
+func (e *CreationOnlyError) Error() string { return driver.Text(e) }
 func (e *CreationOnlyError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *CreationOnlyError) Template() (string, []any) { return "%v", []any{e.Err} }
 
 // Hint is a further line for the user.
 func (e *CreationOnlyError) Hint() string {
@@ -46,7 +49,7 @@ func Amend(ctx context.Context, job AmendJob) error {
 	}
 	amender, ok := img.Node().(driver.Amender)
 	if !ok {
-		return driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support option amendment", img.Format())
+		return driver.Errorf(driver.ErrUnsupported, "format driver '%s' does not support option amendment", img.Format())
 	}
 	if err := schema.Check(job.Options); err != nil {
 		if opts.Merge(schema, img.Driver().Desc().CreateOptions).Check(job.Options) == nil {

@@ -21,7 +21,7 @@ func findBitmap(ctx context.Context, img *block.Image, name string) (driver.Bitm
 			return b, nil
 		}
 	}
-	return driver.BitmapInfo{}, driver.Errorf(driver.ErrNoBitmap, "Dirty bitmap '%s' not found", name)
+	return driver.BitmapInfo{}, driver.Errorf(driver.ErrNoBitmap, "dirty bitmap '%s' not found", name)
 }
 
 // MergeBitmap marks in bitmap name of dst what is dirty in bitmap from of src, which
@@ -46,7 +46,7 @@ func MergeBitmap(ctx context.Context, dst *block.Image, name string, src *block.
 		return err
 	}
 	if to.Size != of.Size {
-		return driver.Errorf(driver.ErrInvalid, "Bitmaps are of different sizes (destination size is %d, source size is %d) and can't be merged", to.Size, of.Size)
+		return driver.Errorf(driver.ErrInvalid, "bitmaps are of different sizes (destination size is %d, source size is %d) and can't be merged", to.Size, of.Size)
 	}
 	if dst == src && name == from {
 		return nil
@@ -91,18 +91,23 @@ type BitmapError struct {
 	Err  error
 }
 
-func (e *BitmapError) Error() string {
-	return fmt.Sprintf("Failed to %s bitmap %s: %v", e.Op, e.Name, e.Err)
-}
-
+func (e *BitmapError) Error() string { return driver.Text(e) }
 func (e *BitmapError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *BitmapError) Template() (string, []any) {
+	return "failed to %s bitmap %s: %v", []any{e.Op, e.Name, e.Err}
+}
 
 // InconsistentBitmapError says that a bitmap cannot be copied because it is no
 // longer true. It is driver.ErrBitmaps.
 type InconsistentBitmapError struct{ Name string }
 
-func (e *InconsistentBitmapError) Error() string {
-	return fmt.Sprintf("Cannot copy inconsistent bitmap '%s'", e.Name)
+func (e *InconsistentBitmapError) Error() string { return driver.Text(e) }
+
+// Template implements driver.Message.
+func (e *InconsistentBitmapError) Template() (string, []any) {
+	return "cannot copy inconsistent bitmap '%s'", []any{e.Name}
 }
 
 // Is recognises the kind.
@@ -122,7 +127,7 @@ func CheckBitmaps(ctx context.Context, src *block.Image, skipInconsistent bool) 
 		return err
 	}
 	if !ok {
-		return driver.Errorf(driver.ErrUnsupported, "Source lacks bitmap support")
+		return driver.Errorf(driver.ErrUnsupported, "source lacks bitmap support")
 	}
 	// The last first, as QEMU has them in its list.
 	for _, b := range slices.Backward(list) {

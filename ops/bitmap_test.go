@@ -76,17 +76,17 @@ func TestBitmaps(t *testing.T) {
 		kind error
 		text string
 	}{
-		"copy again":        {CopyBitmaps(ctx, src, dst, nil), driver.ErrInvalid, "Failed to create bitmap fine: "},
-		"check raw":         {CheckBitmaps(ctx, plain, false), driver.ErrUnsupported, "Source lacks bitmap support"},
-		"check version 2":   {CheckBitmaps(ctx, old, true), driver.ErrUnsupported, "Source lacks bitmap support"},
+		"copy again":        {CopyBitmaps(ctx, src, dst, nil), driver.ErrInvalid, "failed to create bitmap fine: "},
+		"check raw":         {CheckBitmaps(ctx, plain, false), driver.ErrUnsupported, "source lacks bitmap support"},
+		"check version 2":   {CheckBitmaps(ctx, old, true), driver.ErrUnsupported, "source lacks bitmap support"},
 		"check":             {CheckBitmaps(ctx, src, false), nil, ""},
-		"merge nothing":     {MergeBitmap(ctx, dst, "fine", src, "nope"), driver.ErrNoBitmap, "Dirty bitmap 'nope' not found"},
-		"merge to nothing":  {MergeBitmap(ctx, dst, "nope", src, "fine"), driver.ErrNoBitmap, "Dirty bitmap 'nope' not found"},
-		"merge raw":         {MergeBitmap(ctx, dst, "fine", plain, "fine"), driver.ErrNoBitmap, "Dirty bitmap 'fine' not found"},
-		"merge other size":  {MergeBitmap(ctx, dst, "fine", other, "fine"), driver.ErrInvalid, "Bitmaps are of different sizes (destination size is 4194304, source size is 8388608) and can't be merged"},
-		"add to raw":        {plain.AddBitmap(ctx, driver.BitmapSpec{Name: "x"}), driver.ErrUnsupported, "Can't store persistent bitmaps to"},
-		"add to version 2":  {old.AddBitmap(ctx, driver.BitmapSpec{Name: "x"}), driver.ErrUnsupported, "Cannot store dirty bitmaps in qcow2 v2 files"},
-		"apply a snapshot":  {src.ApplySnapshot(ctx, "x"), driver.ErrBitmaps, "Device has active dirty bitmaps"},
+		"merge nothing":     {MergeBitmap(ctx, dst, "fine", src, "nope"), driver.ErrNoBitmap, "dirty bitmap 'nope' not found"},
+		"merge to nothing":  {MergeBitmap(ctx, dst, "nope", src, "fine"), driver.ErrNoBitmap, "dirty bitmap 'nope' not found"},
+		"merge raw":         {MergeBitmap(ctx, dst, "fine", plain, "fine"), driver.ErrNoBitmap, "dirty bitmap 'fine' not found"},
+		"merge other size":  {MergeBitmap(ctx, dst, "fine", other, "fine"), driver.ErrInvalid, "bitmaps are of different sizes (destination size is 4194304, source size is 8388608) and can't be merged"},
+		"add to raw":        {plain.AddBitmap(ctx, driver.BitmapSpec{Name: "x"}), driver.ErrUnsupported, "can't store persistent bitmaps to"},
+		"add to version 2":  {old.AddBitmap(ctx, driver.BitmapSpec{Name: "x"}), driver.ErrUnsupported, "cannot store dirty bitmaps in qcow2 v2 files"},
+		"apply a snapshot":  {src.ApplySnapshot(ctx, "x"), driver.ErrBitmaps, "device has active dirty bitmaps"},
 		"remove all of raw": {RemoveBitmaps(ctx, plain), nil, ""},
 	} {
 		if !errors.Is(c.err, c.kind) || c.err != nil && !strings.Contains(c.err.Error(), c.text) {

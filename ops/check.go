@@ -22,7 +22,7 @@ type CheckJob struct {
 func Check(ctx context.Context, job CheckJob) (*qapi.ImageCheck, error) {
 	c, ok := job.Image.Node().(driver.Checker)
 	if !ok {
-		return nil, driver.Errorf(driver.ErrUnsupported, "This image format does not support checks")
+		return nil, driver.Errorf(driver.ErrUnsupported, "this image format does not support checks")
 	}
 	report := job.Report
 	if report == nil {

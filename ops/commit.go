@@ -77,10 +77,13 @@ func Commit(ctx context.Context, job CommitJob) error {
 // NotEmptiedError says that everything was committed and Top could not be emptied.
 type NotEmptiedError struct{ Err error }
 
-func (e *NotEmptiedError) Error() string {
-	return "the committed image could not be emptied: " + e.Err.Error()
-}
+func (e *NotEmptiedError) Error() string { return driver.Text(e) }
 func (e *NotEmptiedError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *NotEmptiedError) Template() (string, []any) {
+	return "the committed image could not be emptied: %v", []any{e.Err}
+}
 
 type committer struct {
 	job   CommitJob

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/internal/zero"
 )
@@ -52,8 +53,11 @@ type CompareError struct {
 	Err    error
 }
 
-func (e *CompareError) Error() string { return e.Err.Error() }
+func (e *CompareError) Error() string { return driver.Text(e) }
 func (e *CompareError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *CompareError) Template() (string, []any) { return "%v", []any{e.Err} }
 
 // Compare compares the contents of two disks. Where one is larger, the rest of
 // it must be zeroes. The first difference is found whatever the order of work.

@@ -96,7 +96,7 @@ func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
 		return ConvertResult{}, driver.Errorf(driver.ErrRange, "the target has %d bytes, the source %d", job.Target.Size(), src.size)
 	}
 	if job.Compress && !job.Target.CanCompress() {
-		return ConvertResult{}, driver.Errorf(driver.ErrUnsupported, "Compression not supported for this file format")
+		return ConvertResult{}, driver.Errorf(driver.ErrUnsupported, "compression not supported for this file format")
 	}
 	c := &converter{job: job, src: src, limit: newRateLimit(job.RateLimit)}
 	if job.Warn == nil {

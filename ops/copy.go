@@ -83,18 +83,30 @@ const (
 type CopyError struct {
 	Stage CopyStage
 	Err   error
-	// Remains says which file is left that is not complete, and why; "" if none is.
-	Remains string
+	// Remains says which file is left that is not complete, and why; nil if none is.
+	Remains error
 }
 
-func (e *CopyError) Error() string {
-	if e.Remains == "" {
-		return e.Err.Error()
-	}
-	return e.Err.Error() + "; " + e.Remains
-}
-
+func (e *CopyError) Error() string { return driver.Text(e) }
 func (e *CopyError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *CopyError) Template() (string, []any) {
+	if e.Remains == nil {
+		return "%v", []any{e.Err}
+	}
+	return "%v; %v", []any{e.Err, e.Remains}
+}
+
+// IncompleteError says that a target was written in part.
+type IncompleteError struct{ Target string }
+
+func (e *IncompleteError) Error() string { return driver.Text(e) }
+
+// Template implements driver.Message.
+func (e *IncompleteError) Template() (string, []any) {
+	return "the target '%s' is incomplete", []any{e.Target}
+}
 
 // Copy runs a CopyJob. Its errors are CopyErrors.
 func Copy(ctx context.Context, job CopyJob) (ConvertResult, error) {
@@ -111,7 +123,7 @@ func Copy(ctx context.Context, job CopyJob) (ConvertResult, error) {
 	if job.New == nil {
 		res, err := c.transfer(ctx, job.Target)
 		if err != nil {
-			err = &CopyError{Stage: CopyData, Err: err, Remains: "the target '" + job.Target.Filename() + "' is incomplete"}
+			err = &CopyError{Stage: CopyData, Err: err, Remains: &IncompleteError{job.Target.Filename()}}
 		}
 		return res, err
 	}
@@ -150,7 +162,7 @@ func (c *copying) closeFiles(ctx context.Context) {
 func (c *copying) toNew(ctx context.Context) (ConvertResult, error) {
 	n := c.job.New
 	made, err := block.Make(ctx, n.Registry, block.CreateRequest{Filename: n.Filename, Format: n.Format, Storage: n.Storage, Size: c.size,
-		Options: c.options, Cache: c.job.NewCache, Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Warn: n.Warn})
+		Options: c.options, Cache: c.job.NewCache, Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Warn: n.Warn, Words: n.Words})
 	if err != nil {
 		fail := &CopyError{Stage: CopyCreate, Err: err}
 		var remains *block.RemainsError
@@ -163,7 +175,7 @@ func (c *copying) toNew(ctx context.Context) (ConvertResult, error) {
 	stage := CopyOpenTarget
 	target, err := block.Open(ctx, n.Registry, block.Source{Filename: n.Filename, Format: n.Format, Storage: n.Storage, Options: keyOptions(c.options)},
 		block.OpenOptions{Write: true, Sequential: true, Resize: c.job.Reader != nil, Unmap: c.job.Sparse >= 0, Cache: c.job.NewCache,
-			Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Warn: n.Warn})
+			Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Warn: n.Warn, Words: n.Words})
 	if err == nil {
 		stage = CopyCheck
 		if err = c.checkBitmaps(ctx, target); err == nil {
@@ -179,7 +191,7 @@ func (c *copying) toNew(ctx context.Context) (ConvertResult, error) {
 	}
 	fail := &CopyError{Stage: stage, Err: err}
 	if e := made.Undo(ctx); e != nil {
-		fail.Remains = e.Error()
+		fail.Remains = e
 	}
 	return res, fail
 }

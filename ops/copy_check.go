@@ -38,7 +38,7 @@ func (c *copying) check(ctx context.Context) error {
 		return err
 	}
 	if len(job.Sources) > 1 {
-		return driver.Errorf(driver.ErrInvalid, "Copying bitmaps only possible with single source")
+		return driver.Errorf(driver.ErrInvalid, "copying bitmaps only possible with single source")
 	}
 	return CheckBitmaps(ctx, job.Sources[0], job.SkipInconsistent)
 }
@@ -69,13 +69,13 @@ func (c *copying) checkNew(ctx context.Context) error {
 	case c.job.TargetIsZero:
 		return driver.Errorf(driver.ErrInvalid, "CopyJob.TargetIsZero is for a Target that exists")
 	case len(c.job.Sources) > 1 && backing:
-		return driver.Errorf(driver.ErrInvalid, "Having a backing file for the target makes no sense when concatenating multiple input images")
+		return driver.Errorf(driver.ErrInvalid, "having a backing file for the target makes no sense when concatenating multiple input images")
 	case c.job.Reader != nil && backing:
 		return driver.Errorf(driver.ErrInvalid, "CopyJob: a Reader cannot be combined with a backing file")
 	case c.job.Reader != nil && c.options.String("preallocation") != "" && c.options.String("preallocation") != string(driver.PreallocOff):
 		return driver.Errorf(driver.ErrInvalid, "CopyJob: a Reader cannot be combined with preallocation")
 	case backing && c.options.String("backing_fmt") == "":
-		return driver.Errorf(driver.ErrInvalid, "Use of backing file requires explicit backing format")
+		return driver.Errorf(driver.ErrInvalid, "use of backing file requires explicit backing format")
 	}
 	if c.job.Compress {
 		if err := checkCompress(n.Registry.Lookup(n.Format), c.options); err != nil {
@@ -133,7 +133,7 @@ func (c *copying) checkBitmaps(ctx context.Context, target *block.Image) error {
 	}
 	_, ok, err := target.Bitmaps(ctx)
 	if err == nil && !ok {
-		err = driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support bitmaps", target.Format())
+		err = driver.Errorf(driver.ErrUnsupported, "format driver '%s' does not support bitmaps", target.Format())
 	}
 	return err
 }
@@ -143,7 +143,7 @@ func (c *copying) checkTarget(ctx context.Context) error {
 	t := c.job.Target
 	switch {
 	case len(c.job.Sources) > 1 && c.job.UseBacking:
-		return driver.Errorf(driver.ErrInvalid, "Having a backing file for the target makes no sense when concatenating multiple input images")
+		return driver.Errorf(driver.ErrInvalid, "having a backing file for the target makes no sense when concatenating multiple input images")
 	case c.job.TargetIsZero && c.job.UseBacking:
 		return errZeroBacking
 	}
@@ -164,7 +164,7 @@ func (c *copying) checkTarget(ctx context.Context) error {
 	return checkApart(t, c.job.Sources)
 }
 
-var errZeroBacking = driver.Errorf(driver.ErrInvalid, "Cannot use --target-is-zero when the destination image has a backing file")
+var errZeroBacking = driver.Errorf(driver.ErrInvalid, "cannot use --target-is-zero when the destination image has a backing file")
 
 // checkCanBeZero refuses a target that cannot read as zeroes without having been
 // written: what is not written shows a backing file, or what a cipher makes of zeroes.
@@ -174,7 +174,7 @@ func checkCanBeZero(ctx context.Context, t *block.Image) error {
 			return errZeroBacking
 		}
 		if t := img.Traits(); t.Encrypted && !t.ZeroInit {
-			return driver.Errorf(driver.ErrInvalid, "Cannot use --target-is-zero when the destination image is encrypted as a whole: it never reads as zeroes by itself")
+			return driver.Errorf(driver.ErrInvalid, "cannot use --target-is-zero when the destination image is encrypted as a whole: it never reads as zeroes by itself")
 		}
 		img = img.Passed()
 	}
@@ -221,7 +221,10 @@ func identities(img *block.Image, backing bool, into map[string]bool) {
 // not with force-share, and not on every system.
 type InUseError struct{ Filename string }
 
-func (e *InUseError) Error() string { return `Failed to get "write" lock` }
+func (e *InUseError) Error() string { return driver.Text(e) }
+
+// Template implements driver.Message.
+func (e *InUseError) Template() (string, []any) { return "failed to get \"%s\" lock", []any{"write"} }
 
 // Is recognises the kind.
 func (e *InUseError) Is(target error) bool { return target == driver.ErrLocked }
@@ -264,8 +267,8 @@ func liesIn(img *block.Image, file os.FileInfo) bool {
 }
 
 var (
-	errNoCompression       = driver.Errorf(driver.ErrUnsupported, "Compression not supported for this file format")
-	errCompressedEncrypted = driver.Errorf(driver.ErrUnsupported, "Compression and encryption not supported at the same time")
+	errNoCompression       = driver.Errorf(driver.ErrUnsupported, "compression not supported for this file format")
+	errCompressedEncrypted = driver.Errorf(driver.ErrUnsupported, "compression and encryption not supported at the same time")
 )
 
 // CompressionError says why an open image takes no compressed clusters.
@@ -285,7 +288,7 @@ func checkCompress(drv driver.Driver, d opts.Dict) error {
 	case encrypted || d.String("encrypt.format") != "":
 		return errCompressedEncrypted
 	case d.String("preallocation") != "" && d.String("preallocation") != string(driver.PreallocOff):
-		return driver.Errorf(driver.ErrUnsupported, "Compression and preallocation not supported at the same time")
+		return driver.Errorf(driver.ErrUnsupported, "compression and preallocation not supported at the same time")
 	}
 	return nil
 }
@@ -323,8 +326,11 @@ type DataFileError struct {
 	Size     int64
 }
 
-func (e *DataFileError) Error() string {
-	return "the data file '" + e.Filename + "' exists and is not empty: creating the image would erase it"
+func (e *DataFileError) Error() string { return driver.Text(e) }
+
+// Template implements driver.Message.
+func (e *DataFileError) Template() (string, []any) {
+	return "the data file '%s' exists and is not empty: creating the image would erase it", []any{e.Filename}
 }
 
 // Hint is a further line for the user.

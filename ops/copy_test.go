@@ -3,6 +3,7 @@ package ops_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,8 +71,8 @@ func TestCopyTruncated(t *testing.T) {
 				t.Fatalf("%s: %v", format, err)
 			}
 			_, stat := os.Stat(out)
-			if existed != (stat == nil) || existed != strings.Contains(fail.Remains, "existed before") {
-				t.Errorf("%s, existed %v: %v, remains %q", format, existed, stat, fail.Remains)
+			if existed != (stat == nil) || existed != strings.Contains(fmt.Sprint(fail.Remains), "existed before") {
+				t.Errorf("%s, existed %v: %v, remains %v", format, existed, stat, fail.Remains)
 			}
 		}
 		if err := os.Remove(out); err != nil {

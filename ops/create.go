@@ -37,6 +37,7 @@ type CreateJob struct {
 	Objects driver.Objects
 	Budget  *driver.Budget
 	Warn    func(string)
+	Words   func(error) string // as in block.OpenOptions
 	// Announce, if not nil, is called with what will be created before it is,
 	// once everything was found in order.
 	Announce func(Creating)
@@ -57,10 +58,10 @@ type CreateOption struct{ Name, Value string }
 func CreateSchema(reg *block.Registry, format, filename string) (*opts.Schema, error) {
 	drv := reg.Lookup(format)
 	if drv == nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "Unknown file format '%s'", format)
+		return nil, driver.Errorf(driver.ErrInvalid, "unknown file format '%s'", format)
 	}
 	if drv.Desc().CreateOptions == nil {
-		return nil, driver.Errorf(driver.ErrUnsupported, "Format driver '%s' does not support image creation", format)
+		return nil, driver.Errorf(driver.ErrUnsupported, "format driver '%s' does not support image creation", format)
 	}
 	if filename == "" {
 		return opts.Merge(drv.Desc().CreateOptions), nil
@@ -70,7 +71,7 @@ func CreateSchema(reg *block.Registry, format, filename string) (*opts.Schema, e
 		return nil, err
 	}
 	if proto.Desc().CreateOptions == nil {
-		return nil, driver.Errorf(driver.ErrUnsupported, "Protocol driver '%s' does not support image creation", proto.Desc().Name)
+		return nil, driver.Errorf(driver.ErrUnsupported, "protocol driver '%s' does not support image creation", proto.Desc().Name)
 	}
 	return opts.Merge(drv.Desc().CreateOptions, proto.Desc().CreateOptions), nil
 }
@@ -99,17 +100,17 @@ func create(ctx context.Context, job CreateJob) (*block.Creation, error) {
 	if hasBacking {
 		name := opts.Text(backing)
 		if name == job.Filename && job.Storage == nil {
-			return nil, driver.Errorf(driver.ErrInvalid, "Error: Trying to create an image with the same filename as the backing file")
+			return nil, driver.Errorf(driver.ErrInvalid, "the image cannot have the name of its own backing file")
 		}
 		if name == "" {
-			return nil, driver.Errorf(driver.ErrInvalid, "Expected backing file name, got empty string")
+			return nil, driver.Errorf(driver.ErrInvalid, "expected backing file name, got empty string")
 		}
 		if size, err = checkBacking(ctx, job, name, d.String("backing_fmt"), size); err != nil {
 			return nil, err
 		}
 	}
 	if size < 0 {
-		return nil, driver.Errorf(driver.ErrInvalid, "Image creation needs a size parameter")
+		return nil, driver.Errorf(driver.ErrInvalid, "image creation needs a size parameter")
 	}
 	if err := checkDataFile(ctx, job, d); err != nil {
 		return nil, err
@@ -118,9 +119,9 @@ func create(ctx context.Context, job CreateJob) (*block.Creation, error) {
 		job.Announce(describe(job, schema, job.Registry.Lookup(job.Format).Desc().CreateOrder, d, size))
 	}
 	made, err := block.Make(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Storage: job.Storage, Size: size,
-		Options: d, Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn})
+		Options: d, Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words})
 	if errors.Is(err, syscall.EFBIG) {
-		return nil, driver.Errorf(driver.ErrInvalid, "The image size is too large for file format '%s'", job.Format)
+		return nil, driver.Errorf(driver.ErrInvalid, "the image size is too large for file format '%s'", job.Format)
 	}
 	return made, err
 }
@@ -161,23 +162,23 @@ func createOptions(job CreateJob, schema *opts.Schema) (opts.Dict, int64, error)
 	text, given := d.Take("size")
 	if given {
 		if size > 0 {
-			return nil, 0, driver.Errorf(driver.ErrInvalid, "The image size must be specified only once")
+			return nil, 0, driver.Errorf(driver.ErrInvalid, "the image size must be specified only once")
 		}
 		n, err := opts.ParseSizeUint(text, 'b')
 		if err != nil || n > 1<<63-1 {
-			return nil, 0, driver.Errorf(driver.ErrInvalid, "Image size must be less than 8 EiB!")
+			return nil, 0, driver.Errorf(driver.ErrInvalid, "image size must be less than 8 EiB")
 		}
 		size = int64(n)
 	}
 	if job.Backing != nil {
 		if schema.Lookup("backing_file") == nil {
-			return nil, 0, driver.Errorf(driver.ErrUnsupported, "Backing file not supported for file format '%s'", job.Format)
+			return nil, 0, driver.Errorf(driver.ErrUnsupported, "backing file not supported for file format '%s'", job.Format)
 		}
 		d["backing_file"] = *job.Backing
 	}
 	if job.BackingFormat != nil {
 		if schema.Lookup("backing_fmt") == nil {
-			return nil, 0, driver.Errorf(driver.ErrUnsupported, "Backing file format not supported for file format '%s'", job.Format)
+			return nil, 0, driver.Errorf(driver.ErrUnsupported, "backing file format not supported for file format '%s'", job.Format)
 		}
 		d["backing_fmt"] = *job.BackingFormat
 	}
@@ -190,10 +191,9 @@ func createOptions(job CreateJob, schema *opts.Schema) (opts.Dict, int64, error)
 // checkBacking opens the backing file, unless that is forbidden, and returns
 // the size of the new disk.
 func checkBacking(ctx context.Context, job CreateJob, name, format string, size int64) (int64, error) {
-	const unspecified = "Backing file specified without backing format"
 	if job.Unsafe {
 		if format == "" {
-			return 0, driver.Errorf(driver.ErrInvalid, unspecified)
+			return 0, driver.Errorf(driver.ErrInvalid, "backing file specified without backing format")
 		}
 		return size, nil
 	}
@@ -204,7 +204,7 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 	// A machine that writes to the backing file is no matter: only its size is of
 	// interest.
 	img, err := block.Open(ctx, job.Registry, block.Source{Filename: full, Format: format},
-		block.OpenOptions{Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, NoIO: true, ForceShare: true})
+		block.OpenOptions{Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words, NoIO: true, ForceShare: true})
 	if err != nil {
 		var open *block.OpenError
 		if errors.As(err, &open) && open == err {
@@ -217,7 +217,7 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 		return 0, err
 	}
 	if format == "" {
-		return 0, driver.Errorf(driver.ErrInvalid, "%s\nDetected format of %s.", unspecified, detected)
+		return 0, driver.Errorf(driver.ErrInvalid, "backing file specified without backing format: it was detected as %s", detected)
 	}
 	if size < 0 {
 		size = have
@@ -228,8 +228,11 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 // BackingError says that the backing file of a new image could not be opened.
 type BackingError struct{ Err error }
 
-func (e *BackingError) Error() string { return e.Err.Error() }
+func (e *BackingError) Error() string { return driver.Text(e) }
 func (e *BackingError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *BackingError) Template() (string, []any) { return "%v", []any{e.Err} }
 
 // Hint is a further line for the user.
 func (e *BackingError) Hint() string { return "Could not open backing image." }

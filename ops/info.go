@@ -146,7 +146,7 @@ func InfoChain(ctx context.Context, src block.Source, o InfoOptions, open func(c
 	for {
 		name := src.Filename
 		if name != "" && seen[name] {
-			return nil, driver.Errorf(driver.ErrCorrupt, "Backing file '%s' creates an infinite loop.", name)
+			return nil, driver.Errorf(driver.ErrCorrupt, "backing file '%s' creates an infinite loop", name)
 		}
 		seen[name] = true
 		info, err := infoOf(ctx, src, o, open)

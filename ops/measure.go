@@ -25,7 +25,7 @@ type MeasureRequest struct {
 func Measure(ctx context.Context, req MeasureRequest) (*qapi.BlockMeasureInfo, error) {
 	m, ok := req.Driver.(driver.Measurer)
 	if !ok {
-		return nil, driver.Errorf(driver.ErrUnsupported, "Block driver '%s' does not support size measurement", req.Driver.Desc().Name)
+		return nil, driver.Errorf(driver.ErrUnsupported, "block driver '%s' does not support size measurement", req.Driver.Desc().Name)
 	}
 	r := &driver.MeasureRequest{Size: req.Size, Options: req.Options, Objects: req.Objects}
 	if req.Source != nil {

@@ -36,6 +36,7 @@ type OverlayJob struct {
 	Objects driver.Objects // the secrets that options refer to by id, or nil
 	Budget  *driver.Budget // nil: the defaults
 	Warn    func(string)
+	Words   func(error) string // as in block.OpenOptions
 	Log     *slog.Logger
 }
 
@@ -52,13 +53,13 @@ func Overlay(ctx context.Context, job OverlayJob) (*block.Image, error) {
 	}
 	made, err := create(ctx, CreateJob{Registry: job.Registry, Filename: job.Filename, Storage: job.Storage, Format: job.Format,
 		Options: job.Options, Size: job.Size, Backing: &job.Base, BackingFormat: &job.BaseFormat,
-		Gate: gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn})
+		Gate: gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words})
 	if err != nil {
 		return nil, err
 	}
 	img, err := block.Open(ctx, job.Registry,
 		block.Source{Filename: job.Filename, Storage: job.Storage, Format: job.Format, Options: keyOptions(job.Options)},
-		block.OpenOptions{Write: true, Unmap: true, Cache: job.Cache, Gate: gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Log: job.Log})
+		block.OpenOptions{Write: true, Unmap: true, Cache: job.Cache, Gate: gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words, Log: job.Log})
 	if err != nil {
 		return nil, errors.Join(err, made.Undo(ctx))
 	}

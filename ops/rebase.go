@@ -3,7 +3,6 @@ package ops
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -38,11 +37,13 @@ type BackingChangeError struct {
 	Err     error
 }
 
-func (e *BackingChangeError) Error() string {
-	return fmt.Sprintf("Could not change the backing file to '%s': %v", e.Backing.Filename, e.Err)
-}
-
+func (e *BackingChangeError) Error() string { return driver.Text(e) }
 func (e *BackingChangeError) Unwrap() error { return e.Err }
+
+// Template implements driver.Message.
+func (e *BackingChangeError) Template() (string, []any) {
+	return "could not change the backing file to '%s': %v", []any{e.Backing.Filename, e.Err}
+}
 
 // Rebase gives an image another backing file. Unless that is unsafe, it copies
 // first what the image would read otherwise from the new one, durably. The
@@ -83,7 +84,7 @@ type rebaser struct {
 func rebaseContents(ctx context.Context, job RebaseJob) error {
 	r := &rebaser{job: job, old: job.Image.Backing(), chunk: chunkSize, early: writeback{img: job.Image}, oneWriter: oneWriter(ctx, job.Image)}
 	if job.Compress && !job.Image.CanCompress() {
-		return driver.Errorf(driver.ErrUnsupported, "Compression not supported for this file format")
+		return driver.Errorf(driver.ErrUnsupported, "compression not supported for this file format")
 	}
 	for l := r.old; l != nil; l = l.Backing() {
 		if l == job.New {

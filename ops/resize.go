@@ -28,10 +28,10 @@ func Resize(ctx context.Context, job ResizeJob) error {
 		prealloc = driver.PreallocOff
 	}
 	if job.Size <= 0 {
-		return driver.Errorf(driver.ErrInvalid, "New image size must be positive")
+		return driver.Errorf(driver.ErrInvalid, "new image size must be positive")
 	}
 	if job.Size <= current && prealloc != driver.PreallocOff {
-		return driver.Errorf(driver.ErrInvalid, "Preallocation can only be used for growing images")
+		return driver.Errorf(driver.ErrInvalid, "preallocation can only be used for growing images")
 	}
 	if job.Size < current && !job.Shrink {
 		return driver.Errorf(driver.ErrInvalid, "%w", ErrShrink)

@@ -51,15 +51,15 @@ func TestCreateRules(t *testing.T) {
 		name, want string
 		job        ops.CreateJob
 	}{
-		{"no size", "Image creation needs a size parameter", ops.CreateJob{Format: "qcow2", Size: -1}},
-		{"two sizes", "The image size must be specified only once", ops.CreateJob{Format: "qcow2", Size: 1, Options: opts.Dict{"size": "1M"}}},
-		{"unknown format", "Unknown file format 'x'", ops.CreateJob{Format: "x", Size: 1}},
-		{"cannot create", "Format driver 'null-co' does not support image creation", ops.CreateJob{Format: "null-co", Size: 1}},
-		{"unknown option", "Invalid parameter 'x'", ops.CreateJob{Format: "qcow2", Size: 1, Options: opts.Dict{"x": "1"}}},
-		{"backing of raw", "Backing file not supported for file format 'raw'", ops.CreateJob{Format: "raw", Size: 1, Backing: ptr("base.qcow2")}},
-		{"no backing format", "Backing file specified without backing format\nDetected format of qcow2.", ops.CreateJob{Format: "qcow2", Size: -1, Backing: ptr("base.qcow2")}},
-		{"empty backing", "Expected backing file name, got empty string", ops.CreateJob{Format: "qcow2", Size: -1, Backing: ptr("")}},
-		{"unsafe without size", "Image creation needs a size parameter", ops.CreateJob{Format: "qcow2", Size: -1, Unsafe: true, Backing: ptr("nowhere"), BackingFormat: ptr("raw")}},
+		{"no size", "image creation needs a size parameter", ops.CreateJob{Format: "qcow2", Size: -1}},
+		{"two sizes", "the image size must be specified only once", ops.CreateJob{Format: "qcow2", Size: 1, Options: opts.Dict{"size": "1M"}}},
+		{"unknown format", "unknown file format 'x'", ops.CreateJob{Format: "x", Size: 1}},
+		{"cannot create", "format driver 'null-co' does not support image creation", ops.CreateJob{Format: "null-co", Size: 1}},
+		{"unknown option", "invalid parameter 'x'", ops.CreateJob{Format: "qcow2", Size: 1, Options: opts.Dict{"x": "1"}}},
+		{"backing of raw", "backing file not supported for file format 'raw'", ops.CreateJob{Format: "raw", Size: 1, Backing: ptr("base.qcow2")}},
+		{"no backing format", "backing file specified without backing format: it was detected as qcow2", ops.CreateJob{Format: "qcow2", Size: -1, Backing: ptr("base.qcow2")}},
+		{"empty backing", "expected backing file name, got empty string", ops.CreateJob{Format: "qcow2", Size: -1, Backing: ptr("")}},
+		{"unsafe without size", "image creation needs a size parameter", ops.CreateJob{Format: "qcow2", Size: -1, Unsafe: true, Backing: ptr("nowhere"), BackingFormat: ptr("raw")}},
 		{"unsafe", "", ops.CreateJob{Format: "qcow2", Size: 1 << 20, Unsafe: true, Backing: ptr("nowhere"), BackingFormat: ptr("raw")}},
 		{"size of the backing file", "", ops.CreateJob{Format: "qcow2", Size: -1, Backing: ptr("base.qcow2"), BackingFormat: ptr("qcow2")}},
 	}

@@ -18,7 +18,7 @@ import (
 func ConvertFromReader(ctx context.Context, r io.Reader, job ConvertJob) (ConvertResult, error) {
 	c := &converter{job: job, src: &concat{}, limit: newRateLimit(job.RateLimit), zero: job.TargetZero}
 	if job.Compress && !job.Target.CanCompress() {
-		return ConvertResult{}, driver.Errorf(driver.ErrUnsupported, "Compression not supported for this file format")
+		return ConvertResult{}, driver.Errorf(driver.ErrUnsupported, "compression not supported for this file format")
 	}
 	c.unit, c.chunk = c.granularity()
 	buf := bufpool.Get(int(c.chunk))

@@ -2,11 +2,11 @@ package opts
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"strconv"
 	"strings"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // MaxJSONDepth bounds the nesting of json: names.
@@ -16,7 +16,7 @@ const MaxJSONDepth = 64
 var errDepth = jsonError("JSON is nested too deeply")
 
 func jsonError(format string, args ...any) error {
-	return fmt.Errorf("Could not parse the JSON options: "+format, args...)
+	return message.Errorf(nil, "could not parse the JSON options: %w", message.Errorf(nil, format, args...))
 }
 
 // ParseJSON reads a JSON object as a flattened Dict. Strings may stand in single
@@ -27,18 +27,18 @@ func ParseJSON(s string) (Dict, error) {
 	tok, err := dec.Token()
 	switch {
 	case err == io.EOF:
-		return nil, jsonError("Expecting a JSON value")
+		return nil, jsonError("expecting a JSON value")
 	case err != nil:
 		return nil, syntaxError(err)
 	case tok != json.Delim('{'):
-		return nil, errors.New("Invalid JSON object given")
+		return nil, message.Errorf(nil, "invalid JSON object given")
 	}
 	d := Dict{}
 	if err := flatten(dec, d, "", json.Delim('{'), 0); err != nil {
 		return nil, err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, jsonError("Expecting at most one JSON value")
+		return nil, jsonError("expecting at most one JSON value")
 	}
 	return d, nil
 }

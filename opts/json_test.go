@@ -26,13 +26,13 @@ func TestParseJSON(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		``:                           "Could not parse the JSON options: Expecting a JSON value",
-		`[1]`:                        "Invalid JSON object given",
-		`{"a":1} x`:                  "Could not parse the JSON options: Expecting at most one JSON value",
-		`{"a":1,"a":2}`:              "Could not parse the JSON options: JSON parse error, duplicate key",
-		`{"a":{"b":1},"a.b":2}`:      "Could not parse the JSON options: JSON parse error, duplicate key",
-		`{"a":`:                      "Could not parse the JSON options: JSON parse error, unexpected EOF",
-		`{'a`:                        "Could not parse the JSON options: JSON parse error, unexpected EOF",
+		``:                           "could not parse the JSON options: expecting a JSON value",
+		`[1]`:                        "invalid JSON object given",
+		`{"a":1} x`:                  "could not parse the JSON options: expecting at most one JSON value",
+		`{"a":1,"a":2}`:              "could not parse the JSON options: JSON parse error, duplicate key",
+		`{"a":{"b":1},"a.b":2}`:      "could not parse the JSON options: JSON parse error, duplicate key",
+		`{"a":`:                      "could not parse the JSON options: JSON parse error, unexpected EOF",
+		`{'a`:                        "could not parse the JSON options: JSON parse error, unexpected EOF",
 		strings.Repeat(`{"a":`, 100): errDepth.Error(),
 	} {
 		if d, err := ParseJSON(in); err == nil || err.Error() != want {

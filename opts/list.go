@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // maxList bounds the number of members of a list.
@@ -48,7 +50,7 @@ func (l *list) decode(d Dict, v reflect.Value) error {
 	for n := range len(members) {
 		m, ok := members[n]
 		if !ok {
-			return fmt.Errorf("Parameter '%s.%d' is missing", l.name, n)
+			return message.Errorf(nil, "parameter '%s.%d' is missing", l.name, n)
 		}
 		if err := l.elem.Decode(m, field.Index(n).Addr().Interface()); err != nil {
 			return l.within(n, err)

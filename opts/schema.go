@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // Type is the type of an option.
@@ -132,7 +134,11 @@ func (s *Schema) Lookup(name string) *Option {
 // UnknownError says that a schema does not have an option.
 type UnknownError struct{ Name string }
 
-func (e *UnknownError) Error() string { return fmt.Sprintf("Invalid parameter '%s'", e.Name) }
+func (e *UnknownError) Error() string { return message.Text(e) }
+
+// Template implements message.Message, as that of the other errors does: the template
+// and the arguments of the text.
+func (e *UnknownError) Template() (string, []any) { return "invalid parameter '%s'", []any{e.Name} }
 
 // ValueError says that a value does not fit its option.
 type ValueError struct{ Name, Want string }
@@ -140,8 +146,11 @@ type ValueError struct{ Name, Want string }
 // RangeError says that a number is too large for its option.
 type RangeError struct{ Name, Value, How string }
 
-func (e *RangeError) Error() string {
-	return fmt.Sprintf("Value '%s' is %s for parameter '%s'", e.Value, e.How, e.Name)
+func (e *RangeError) Error() string { return message.Text(e) }
+
+// Template implements message.Message.
+func (e *RangeError) Template() (string, []any) {
+	return "value '%s' is %s for parameter '%s'", []any{e.Value, e.How, e.Name}
 }
 
 // SizeError words the failure of reading text as the size that an option holds.
@@ -160,8 +169,11 @@ func numberError(name, text string, err error) error {
 	return &ValueError{name, "a number"}
 }
 
-func (e *ValueError) Error() string {
-	return fmt.Sprintf("Parameter '%s' expects %s", e.Name, e.Want)
+func (e *ValueError) Error() string { return message.Text(e) }
+
+// Template implements message.Message.
+func (e *ValueError) Template() (string, []any) {
+	return "parameter '%s' expects %s", []any{e.Name, e.Want}
 }
 
 // Decode fills into, a pointer to the struct that s was made of, from d and the
@@ -232,7 +244,7 @@ func (o *Option) set(f reflect.Value, val any) error {
 		}
 	default:
 		if o.Enum != nil && !slices.Contains(o.Enum, text) {
-			return fmt.Errorf("Invalid parameter '%s'", text)
+			return message.Errorf(nil, "invalid parameter '%s'", text)
 		}
 		f.SetString(text)
 	}

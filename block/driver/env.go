@@ -20,6 +20,8 @@ type Env struct {
 	// Report takes lines about what opening changes in the image, for users to see:
 	// a repair. They are no warnings and may be very many. Never nil.
 	Report func(line string)
+	// Words puts an error into the words in which Warn and Report tell of it. Nil: its text.
+	Words func(err error) string
 	// Guard orders the freeing of room after reads that may still use it.
 	Guard *Guard
 	// Objects holds what options refer to by id. Nil if there are none.
@@ -28,6 +30,14 @@ type Env struct {
 	// extent. It asks the gate, resolves relative names, counts the budget. The
 	// child is closed by the block layer, after the node. Nil for protocols.
 	OpenChild func(ctx context.Context, ref ChildRef) (Storage, error)
+}
+
+// InWords is the text of an error for a line of Warn or Report.
+func (e *Env) InWords(err error) string {
+	if e.Words == nil {
+		return err.Error()
+	}
+	return e.Words(err)
 }
 
 // Secret returns the secret that an option names.

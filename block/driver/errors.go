@@ -2,7 +2,10 @@ package driver
 
 import (
 	"errors"
-	"fmt"
+	"io/fs"
+	"syscall"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // Kinds of error. Drivers return them wrapped with what was being done;
@@ -23,19 +26,37 @@ var (
 	ErrNoBitmap    = errors.New("no such bitmap")
 	// ErrTruncated: bytes that an object was said to have are not there.
 	ErrTruncated = errors.New("object is shorter than it was said to be")
+	// ErrTimeout: a server did not answer in time.
+	ErrTimeout = errors.New("timed out")
 )
 
-// kindError has a message of its own and a kind that errors.Is finds.
-type kindError struct {
-	kind error
-	err  error
-}
-
-func (e *kindError) Error() string   { return e.err.Error() }
-func (e *kindError) Unwrap() []error { return []error{e.kind, e.err} }
+// Kinds that the system has, too. An error of the system is of the kind as it is, and
+// what is made with the kind has the number of the system.
+var (
+	// ErrNoSpace: the file system, the device or the server is full, or a quota is.
+	ErrNoSpace error = syscall.ENOSPC
+	// ErrTooLarge: a size is beyond what the format, the file system or the server can have.
+	ErrTooLarge error = syscall.EFBIG
+	// ErrExists: what should be made is there already.
+	ErrExists = fs.ErrExist
+	// ErrNotExist: a file, an export or another object of a server is not there.
+	ErrNotExist = fs.ErrNotExist
+)
 
 // Errorf makes an error that reads as the formatted message alone and that
-// errors.Is recognises as kind. %w works as in fmt.Errorf.
+// errors.Is recognises as kind. %w works as in fmt.Errorf. With a nil kind the error
+// is only what %w wraps.
+//
+// The message is lower case, in the style of Go, and without a full stop. The command
+// lines print it with a capital, or as internal/cli/words has it for the format; they
+// see the format and the arguments, so an argument must not change.
 func Errorf(kind error, format string, args ...any) error {
-	return &kindError{kind: kind, err: fmt.Errorf(format, args...)}
+	return message.Errorf(kind, format, args...)
 }
+
+// Message is an error whose text is made of a format and arguments. An error type of
+// a driver that users can see implements it, so that its text can be put into other words.
+type Message = message.Message
+
+// Text is the text of an error type that implements Message, for its method Error.
+func Text(m Message) string { return message.Text(m) }

@@ -26,10 +26,10 @@ func FindObject[T Object](objects Objects, id string) (T, error) {
 		case T:
 			return o, nil
 		default:
-			return none, Errorf(ErrInvalid, "Object with id '%s' is not %s", id, none.Kind())
+			return none, Errorf(ErrInvalid, "object with id '%s' is not %s", id, none.Kind())
 		}
 	}
-	return none, Errorf(ErrInvalid, "No %s with id '%s'", strings.TrimPrefix(strings.TrimPrefix(none.Kind(), "a "), "an "), id)
+	return none, Errorf(ErrInvalid, "no %s with id '%s'", strings.TrimPrefix(strings.TrimPrefix(none.Kind(), "a "), "an "), id)
 }
 
 // Secret is a password or a key. Who gets it does not change it.

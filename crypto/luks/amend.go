@@ -4,8 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"time"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // AddOptions say how AddKey adds a key.
@@ -29,16 +30,16 @@ type EraseOptions struct {
 	Force bool
 }
 
-var errVersion2 = errorf(ErrUnsupported, "Key slots of LUKS version 2 cannot be changed")
+var errVersion2 = errorf(ErrUnsupported, "key slots of LUKS version 2 cannot be changed")
 
 func slotRange(slot int64, signed bool) error {
 	switch {
 	case slot >= 0 && slot < slotCount1:
 		return nil
 	case signed:
-		return errorf(ErrInvalid, "Invalid keyslot %d specified, must be between 0 and %d", int32(slot), slotCount1-1)
+		return errorf(ErrInvalid, "invalid keyslot %d specified, must be between 0 and %d", int32(slot), slotCount1-1)
 	}
-	return errorf(ErrInvalid, "Invalid keyslot %d specified, must be between 0 and %d", uint32(slot), slotCount1-1)
+	return errorf(ErrInvalid, "invalid keyslot %d specified, must be between 0 and %d", uint32(slot), slotCount1-1)
 }
 
 // active returns the numbers of the active slots.
@@ -67,7 +68,7 @@ func (h *Header) CanAddKey(o AddOptions) error {
 	}
 	if o.Slot == nil {
 		if h.freeSlot() < 0 {
-			return errorf(ErrInvalid, "Can't add a keyslot - all keyslots are in use")
+			return errorf(ErrInvalid, "can't add a keyslot - all keyslots are in use")
 		}
 		return nil
 	}
@@ -75,7 +76,7 @@ func (h *Header) CanAddKey(o AddOptions) error {
 		return err
 	}
 	if h.v1.slots[*o.Slot].active() && !o.Force {
-		return errorf(ErrInvalid, "Refusing to overwrite active keyslot %d - please erase it first", *o.Slot)
+		return errorf(ErrInvalid, "refusing to overwrite active keyslot %d - please erase it first", *o.Slot)
 	}
 	return nil
 }
@@ -112,12 +113,12 @@ func (h *Header) AddKey(ctx context.Context, k *Key, passphrase []byte, o AddOpt
 	if h.v1.slots[slot].active() {
 		if spare = h.freeSlot(); spare >= 0 {
 			if err := h.store(ctx, spare, *s, material); err != nil {
-				return 0, fmt.Errorf("Failed to write to keyslot %d: %w", spare, err)
+				return 0, message.Errorf(nil, "failed to write to keyslot %d: %w", spare, err)
 			}
 		}
 	}
 	if err := h.store(ctx, slot, *s, material); err != nil {
-		return 0, fmt.Errorf("Failed to write to keyslot %d: %w", slot, err)
+		return 0, message.Errorf(nil, "failed to write to keyslot %d: %w", slot, err)
 	}
 	if spare >= 0 {
 		if err := h.erase(ctx, spare); err != nil {
@@ -132,7 +133,7 @@ func (h *Header) AddKey(ctx context.Context, k *Key, passphrase []byte, o AddOpt
 func (h *Header) store(ctx context.Context, slot int, s slot1, material []byte) error {
 	s.offset = h.v1.slots[slot].offset
 	if off := int64(s.offset) * sectorSize; off > h.areaSize-int64(len(material)) {
-		return errorf(ErrCorrupt, "Key material at %d lies beyond the end of the volume", off)
+		return errorf(ErrCorrupt, "key material at %d lies beyond the end of the volume", off)
 	} else if err := h.write(ctx, material, off); err != nil {
 		return err
 	}
@@ -150,7 +151,7 @@ func (h *Header) setSlot(ctx context.Context, slot int, s slot1) error {
 // erase frees a slot and overwrites its key material. The record goes first: without
 // it nobody takes what is left of the key material for a key.
 func (h *Header) erase(ctx context.Context, slot int) error {
-	fail := func(err error) error { return fmt.Errorf("Failed to erase keyslot %d: %w", slot, err) }
+	fail := func(err error) error { return message.Errorf(nil, "failed to erase keyslot %d: %w", slot, err) }
 	s := h.v1.slots[slot]
 	err := h.setSlot(ctx, slot, slot1{state: slotOff1, offset: s.offset, stripes: s.stripes})
 	noise := make([]byte, min(h.v1.slotSectors()*sectorSize, h.areaSize-int64(s.offset)*sectorSize))
@@ -172,7 +173,7 @@ func (h *Header) EraseKey(ctx context.Context, o EraseOptions) error {
 		return h.eraseOne(ctx, o)
 	}
 	if o.Passphrase == nil {
-		return errorf(ErrInvalid, "To erase keyslot(s), either explicit keyslot index or the password currently contained in them must be given")
+		return errorf(ErrInvalid, "to erase keyslot(s), either explicit keyslot index or the password currently contained in them must be given")
 	}
 	var match []int
 	all := h.active()
@@ -187,9 +188,9 @@ func (h *Header) EraseKey(ctx context.Context, o EraseOptions) error {
 	}
 	switch {
 	case len(match) == 0:
-		return errorf(ErrInvalid, "No keyslots match given (old) password for erase operation")
+		return errorf(ErrInvalid, "no keyslots match given (old) password for erase operation")
 	case len(match) == len(all) && !o.Force:
-		return errorf(ErrLastKey, "All the active keyslots match the (old) password that was given and erasing them will erase all the data in the image irreversibly - refusing operation")
+		return errorf(ErrLastKey, "all the active keyslots match the (old) password that was given and erasing them will erase all the data in the image irreversibly - refusing operation")
 	}
 	for _, slot := range match {
 		if err := h.erase(ctx, slot); err != nil {
@@ -224,14 +225,14 @@ func (h *Header) eraseOne(ctx context.Context, o EraseOptions) error {
 			}
 		}
 		if !ok {
-			return errorf(ErrInvalid, "Given keyslot %d doesn't contain the given old password for erase operation", slot)
+			return errorf(ErrInvalid, "given keyslot %d doesn't contain the given old password for erase operation", slot)
 		}
 	}
 	switch {
 	case !isActive && !o.Force:
-		return errorf(ErrInvalid, "Given keyslot %d is already erased (inactive) ", slot)
+		return errorf(ErrInvalid, "given keyslot %d is already erased (inactive)", slot)
 	case len(h.active()) == 1 && !o.Force:
-		return errorf(ErrLastKey, "Attempt to erase the only active keyslot %d which will erase all the data in the image irreversibly - refusing operation", slot)
+		return errorf(ErrLastKey, "attempt to erase the only active keyslot %d which will erase all the data in the image irreversibly - refusing operation", slot)
 	}
 	return h.erase(ctx, slot)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/crypto/sector"
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // DefaultIterTime is how long a new key slot takes to open unless something else is
@@ -60,7 +61,7 @@ func (o CreateOptions) complete() (CreateOptions, error) {
 		{"ivgen-hash-alg", o.IVGenHashAlg, hashNames}, {"hash-alg", o.HashAlg, hashNames},
 	} {
 		if f.value != "" && !contains(f.among, f.value) {
-			return o, errorf(ErrInvalid, "Parameter '%s' does not accept value '%s'", f.name, f.value)
+			return o, errorf(ErrInvalid, "parameter '%s' does not accept value '%s'", f.name, f.value)
 		}
 	}
 	return o, nil
@@ -83,13 +84,13 @@ func (o *CreateOptions) spec() (sector.Spec, int, error) {
 		if _, err := sector.New(spec, make([]byte, n), sectorSize); err != nil {
 			if a.name == "cast5" && o.CipherMode == "xts" {
 				// XTS needs blocks of 16 bytes.
-				return spec, 0, errorf(ErrUnsupported, "Unsupported cipher mode xts")
+				return spec, 0, errorf(ErrUnsupported, "unsupported cipher mode xts")
 			}
 			return spec, 0, errorf(ErrUnsupported, "%w", err)
 		}
 		return spec, n, nil
 	}
-	return sector.Spec{}, 0, errorf(ErrUnsupported, "Algorithm '%s' not supported", o.CipherAlg)
+	return sector.Spec{}, 0, errorf(ErrUnsupported, "algorithm '%s' not supported", o.CipherAlg)
 }
 
 // Check refuses option values that no volume could have, before anything else is
@@ -211,10 +212,10 @@ func (h *Header) newSlot(ctx context.Context, newHash func() hash.Hash, key *Key
 // write writes a part of the header and makes it durable.
 func (h *Header) write(ctx context.Context, p []byte, off int64) error {
 	if _, err := h.area.WriteAt(ctx, p, off); err != nil {
-		return fmt.Errorf("Could not write encryption header: %w", err)
+		return message.Errorf(nil, "could not write encryption header: %w", err)
 	}
 	if err := flush(ctx, h.area); err != nil {
-		return fmt.Errorf("Could not write encryption header: %w", err)
+		return message.Errorf(nil, "could not write encryption header: %w", err)
 	}
 	return nil
 }

@@ -3,10 +3,10 @@ package luks
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/cowl-disk/cowl/crypto/sector"
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // Kinds of error, for errors.Is.
@@ -18,23 +18,15 @@ var (
 	ErrLimit       = errors.New("limit exceeded")
 
 	// ErrPassphrase says that no key slot could be unlocked.
-	ErrPassphrase = errors.New("Invalid password, cannot unlock any keyslot")
+	ErrPassphrase = message.Errorf(nil, "invalid password, cannot unlock any keyslot")
 	// ErrLastKey says that a change would leave no key slot, so that the volume
 	// could never be opened again.
 	ErrLastKey = errors.New("last key")
 )
 
-// kindError reads as its message alone, and is of a kind.
-type kindError struct {
-	kind error
-	err  error
-}
-
-func (e *kindError) Error() string   { return e.err.Error() }
-func (e *kindError) Unwrap() []error { return []error{e.kind, e.err} }
-
+// errorf makes an error of a kind that reads as its message alone.
 func errorf(kind error, format string, args ...any) error {
-	return &kindError{kind, fmt.Errorf(format, args...)}
+	return message.Errorf(kind, format, args...)
 }
 
 // Area is where a header lies: offset 0 is its first byte. ReadAt beyond the end
@@ -116,11 +108,11 @@ func OpenWith(ctx context.Context, area Area, areaSize int64, o OpenOptions) (*H
 	// What is cut off counts as zeroes, which are then refused for what they are.
 	buf := make([]byte, headerSize1)
 	if err := readFull(ctx, area, buf[:min(max(areaSize, 0), headerSize1)], 0); err != nil {
-		return nil, fmt.Errorf("Could not read encryption header: %w", err)
+		return nil, message.Errorf(nil, "could not read encryption header: %w", err)
 	}
 	switch Version(buf) {
 	case 0:
-		return nil, errorf(ErrFormat, "Volume is not in LUKS format")
+		return nil, errorf(ErrFormat, "volume is not in LUKS format")
 	case 1:
 		return open1(area, areaSize, buf, o)
 	case 2:

@@ -19,24 +19,24 @@ func TestHostile1(t *testing.T) {
 		want string
 		kind error
 	}{
-		{"magic", func(b []byte) { b[0] = 'l' }, "Volume is not in LUKS format", ErrFormat},
+		{"magic", func(b []byte) { b[0] = 'l' }, "volume is not in LUKS format", ErrFormat},
 		{"version", func(b []byte) { b[7] = 3 }, "LUKS version 3 is not supported", ErrUnsupported},
 		{"endless cipher name", func(b []byte) { copy(b[8:40], strings.Repeat("x", 32)) }, "LUKS header cipher name is not NUL terminated", ErrCorrupt},
 		{"endless cipher mode", func(b []byte) { copy(b[40:72], strings.Repeat("x", 32)) }, "LUKS header cipher mode is not NUL terminated", ErrCorrupt},
 		{"endless hash", func(b []byte) { copy(b[72:104], strings.Repeat("x", 32)) }, "LUKS header hash spec is not NUL terminated", ErrCorrupt},
 		{"payload in the header", func(b []byte) { be.PutUint32(b[104:], 7) }, "LUKS payload is overlapping with the header", ErrCorrupt},
-		{"payload in a slot", func(b []byte) { be.PutUint32(b[104:], 100) }, "Keyslot 0 is overlapping with the encrypted payload", ErrCorrupt},
-		{"huge key", func(b []byte) { be.PutUint32(b[108:], 1<<32-1) }, "Keyslot 0 is overlapping with the encrypted payload", ErrCorrupt},
-		{"no key", func(b []byte) { be.PutUint32(b[108:], 0) }, "Algorithm 'aes' with key size 0 bytes not supported", ErrUnsupported},
+		{"payload in a slot", func(b []byte) { be.PutUint32(b[104:], 100) }, "keyslot 0 is overlapping with the encrypted payload", ErrCorrupt},
+		{"huge key", func(b []byte) { be.PutUint32(b[108:], 1<<32-1) }, "keyslot 0 is overlapping with the encrypted payload", ErrCorrupt},
+		{"no key", func(b []byte) { be.PutUint32(b[108:], 0) }, "algorithm 'aes' with key size 0 bytes not supported", ErrUnsupported},
 		{"no iterations", func(b []byte) { be.PutUint32(b[164:], 0) }, "LUKS key iteration count is zero", ErrCorrupt},
-		{"stripes", func(b []byte) { be.PutUint32(b[252:], 1<<31) }, "Keyslot 0 is corrupted (stripes -2147483648 != 4000)", ErrCorrupt},
-		{"slot in the header", func(b []byte) { be.PutUint32(b[248:], 0) }, "Keyslot 0 is overlapping with the LUKS header", ErrCorrupt},
-		{"slot far away", func(b []byte) { be.PutUint32(b[248:], 1<<32-1) }, "Keyslot 0 is overlapping with the encrypted payload", ErrCorrupt},
-		{"slots overlap", func(b []byte) { be.PutUint32(b[296:], 9) }, "Keyslots 0 and 1 are overlapping in the header", ErrCorrupt},
-		{"state", func(b []byte) { b[208] = 1 }, "Keyslot 0 state (active/disable) is corrupted", ErrCorrupt},
-		{"slot without iterations", func(b []byte) { be.PutUint32(b[212:], 0) }, "Keyslot 0 iteration count is zero", ErrCorrupt},
-		{"mode", func(b []byte) { copy(b[40:], "xts\x00") }, "Unexpected cipher mode string format 'xts'", ErrCorrupt},
-		{"hash", func(b []byte) { copy(b[72:], "whirl\x00") }, "Hash algorithm 'whirl' not supported", ErrUnsupported},
+		{"stripes", func(b []byte) { be.PutUint32(b[252:], 1<<31) }, "keyslot 0 is corrupted (stripes -2147483648 != 4000)", ErrCorrupt},
+		{"slot in the header", func(b []byte) { be.PutUint32(b[248:], 0) }, "keyslot 0 is overlapping with the LUKS header", ErrCorrupt},
+		{"slot far away", func(b []byte) { be.PutUint32(b[248:], 1<<32-1) }, "keyslot 0 is overlapping with the encrypted payload", ErrCorrupt},
+		{"slots overlap", func(b []byte) { be.PutUint32(b[296:], 9) }, "keyslots 0 and 1 are overlapping in the header", ErrCorrupt},
+		{"state", func(b []byte) { b[208] = 1 }, "keyslot 0 state (active/disable) is corrupted", ErrCorrupt},
+		{"slot without iterations", func(b []byte) { be.PutUint32(b[212:], 0) }, "keyslot 0 iteration count is zero", ErrCorrupt},
+		{"mode", func(b []byte) { copy(b[40:], "xts\x00") }, "unexpected cipher mode string format 'xts'", ErrCorrupt},
+		{"hash", func(b []byte) { copy(b[72:], "whirl\x00") }, "hash algorithm 'whirl' not supported", ErrUnsupported},
 	} {
 		m := whole.clone()
 		c.edit(m.b)

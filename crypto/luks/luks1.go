@@ -143,20 +143,20 @@ func (h *luks1) check(detached bool) error {
 		begin := int64(s.offset)
 		switch {
 		case s.stripes != stripes1:
-			return corrupt("Keyslot %d is corrupted (stripes %d != %d)", i, int32(s.stripes), stripes1)
+			return corrupt("keyslot %d is corrupted (stripes %d != %d)", i, int32(s.stripes), stripes1)
 		case s.state != slotOn1 && s.state != slotOff1:
-			return corrupt("Keyslot %d state (active/disable) is corrupted", i)
+			return corrupt("keyslot %d state (active/disable) is corrupted", i)
 		case s.active() && s.iters == 0:
-			return corrupt("Keyslot %d iteration count is zero", i)
+			return corrupt("keyslot %d iteration count is zero", i)
 		case begin < first:
-			return corrupt("Keyslot %d is overlapping with the LUKS header", i)
+			return corrupt("keyslot %d is overlapping with the LUKS header", i)
 		case !detached && begin+size > int64(h.payload):
-			return corrupt("Keyslot %d is overlapping with the encrypted payload", i)
+			return corrupt("keyslot %d is overlapping with the encrypted payload", i)
 		}
 		for j := i + 1; j < slotCount1; j++ {
 			other := int64(h.slots[j].offset)
 			if begin < other+size && other < begin+size {
-				return corrupt("Keyslots %d and %d are overlapping in the header", i, j)
+				return corrupt("keyslots %d and %d are overlapping in the header", i, j)
 			}
 		}
 	}
@@ -179,7 +179,7 @@ func open1(area Area, areaSize int64, b []byte, o OpenOptions) (*Header, error) 
 		return nil, err
 	}
 	if !contains(hashNames, h1.hash) {
-		return nil, errorf(ErrUnsupported, "Hash algorithm '%s' not supported", h1.hash)
+		return nil, errorf(ErrUnsupported, "hash algorithm '%s' not supported", h1.hash)
 	}
 	return newHeader1(area, areaSize, h1, spec), nil
 }

@@ -5,11 +5,11 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/cowl-disk/cowl/crypto/sector"
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // The binary header of version 2 (specification 1.1.1, section 2.1), big endian. Two
@@ -103,7 +103,7 @@ func read2(ctx context.Context, area Area, areaSize, off int64) (*copy2, error) 
 	}
 	b := make([]byte, binarySize2)
 	if err := readFull(ctx, area, b, off); err != nil {
-		return nil, fmt.Errorf("Could not read encryption header: %w", err)
+		return nil, message.Errorf(nil, "could not read encryption header: %w", err)
 	}
 	want := magic
 	if off > 0 {
@@ -128,7 +128,7 @@ func read2(ctx context.Context, area Area, areaSize, off int64) (*copy2, error) 
 	}
 	body := make([]byte, size-binarySize2)
 	if err := readFull(ctx, area, body, off+binarySize2); err != nil {
-		return nil, fmt.Errorf("Could not read encryption header: %w", err)
+		return nil, message.Errorf(nil, "could not read encryption header: %w", err)
 	}
 	c := &copy2{size: int64(size), seqID: be.Uint64(b[seqID2:])}
 	c.label, _ = text(b[label2 : label2+labelLen2])
@@ -164,17 +164,17 @@ func (h *luks2) check(headers, payload int64, detached bool) error {
 		begin, end := s.area.offset, s.area.offset+s.area.size
 		switch {
 		case begin < headers:
-			return errorf(ErrCorrupt, "Keyslot %d is overlapping with the LUKS header", s.number)
+			return errorf(ErrCorrupt, "keyslot %d is overlapping with the LUKS header", s.number)
 		case !detached && end > payload:
-			return errorf(ErrCorrupt, "Keyslot %d is overlapping with the encrypted payload", s.number)
+			return errorf(ErrCorrupt, "keyslot %d is overlapping with the encrypted payload", s.number)
 		case int64(s.keySize)*int64(s.stripes) > s.area.size:
-			return errorf(ErrCorrupt, "Keyslot %d has no room for its key material", s.number)
+			return errorf(ErrCorrupt, "keyslot %d has no room for its key material", s.number)
 		case s.keySize != h.slots[0].keySize:
-			return errorf(ErrUnsupported, "Keyslots with keys of different lengths are not supported")
+			return errorf(ErrUnsupported, "keyslots with keys of different lengths are not supported")
 		}
 		for _, other := range h.slots[:i] {
 			if begin < other.area.offset+other.area.size && other.area.offset < end {
-				return errorf(ErrCorrupt, "Keyslots %d and %d are overlapping in the header", other.number, s.number)
+				return errorf(ErrCorrupt, "keyslots %d and %d are overlapping in the header", other.number, s.number)
 			}
 		}
 	}

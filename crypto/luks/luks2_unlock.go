@@ -14,7 +14,7 @@ import (
 func (h *Header) unlockSlot2(ctx context.Context, s *slot2, passphrase []byte) (*Key, error) {
 	afHash, err := sector.Hash(s.afHash)
 	if err != nil {
-		return nil, errorf(ErrUnsupported, "Hash algorithm '%.64s' not supported", s.afHash)
+		return nil, errorf(ErrUnsupported, "hash algorithm '%.64s' not supported", s.afHash)
 	}
 	n := s.keySize * s.stripes
 	split := padSectors(make([]byte, n))

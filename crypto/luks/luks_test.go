@@ -78,15 +78,15 @@ func TestCreateRefuses(t *testing.T) {
 		o    CreateOptions
 		want string
 	}{
-		{CreateOptions{CipherAlg: "rot13"}, "Parameter 'cipher-alg' does not accept value 'rot13'"},
-		{CreateOptions{CipherMode: "gcm"}, "Parameter 'cipher-mode' does not accept value 'gcm'"},
-		{CreateOptions{IVGenAlg: "x"}, "Parameter 'ivgen-alg' does not accept value 'x'"},
-		{CreateOptions{IVGenHashAlg: "x"}, "Parameter 'ivgen-hash-alg' does not accept value 'x'"},
-		{CreateOptions{HashAlg: "x"}, "Parameter 'hash-alg' does not accept value 'x'"},
-		{CreateOptions{CipherAlg: "3des"}, "Algorithm '3des' not supported"},
-		{CreateOptions{CipherAlg: "cast5-128"}, "Unsupported cipher mode xts"},
-		{CreateOptions{CipherAlg: "cast5-128", CipherMode: "cbc", IVGenAlg: "essiv"}, "Cipher cast5-128 not supported with essiv"},
-		{CreateOptions{CipherMode: "cbc", IVGenAlg: "essiv", IVGenHashAlg: "sha1"}, "No AES cipher with key size 20 available"},
+		{CreateOptions{CipherAlg: "rot13"}, "parameter 'cipher-alg' does not accept value 'rot13'"},
+		{CreateOptions{CipherMode: "gcm"}, "parameter 'cipher-mode' does not accept value 'gcm'"},
+		{CreateOptions{IVGenAlg: "x"}, "parameter 'ivgen-alg' does not accept value 'x'"},
+		{CreateOptions{IVGenHashAlg: "x"}, "parameter 'ivgen-hash-alg' does not accept value 'x'"},
+		{CreateOptions{HashAlg: "x"}, "parameter 'hash-alg' does not accept value 'x'"},
+		{CreateOptions{CipherAlg: "3des"}, "algorithm '3des' not supported"},
+		{CreateOptions{CipherAlg: "cast5-128"}, "unsupported cipher mode xts"},
+		{CreateOptions{CipherAlg: "cast5-128", CipherMode: "cbc", IVGenAlg: "essiv"}, "cipher cast5-128 not supported with essiv"},
+		{CreateOptions{CipherMode: "cbc", IVGenAlg: "essiv", IVGenHashAlg: "sha1"}, "no AES cipher with key size 20 available"},
 	} {
 		if _, err := HeaderSize(c.o); err == nil || err.Error() != c.want {
 			t.Errorf("HeaderSize(%+v): %v, want %s", c.o, err, c.want)

@@ -218,11 +218,11 @@ func iterations(rate float64, h hash.Hash, n int, d time.Duration, parts float64
 	blocks := (n + h.Size() - 1) / h.Size()
 	perSecond := rate / float64(blocks)
 	if d < 0 || float64(d.Milliseconds()) > (1<<64)/perSecond {
-		return 0, errorf(ErrInvalid, "PBKDF iterations %.0f too large to scale: Numerical result out of range", perSecond)
+		return 0, errorf(ErrInvalid, "PBKDF iterations %.0f too large to scale: numerical result out of range", perSecond)
 	}
 	iters := perSecond * d.Seconds() / parts
 	if iters > 1<<32-1 {
-		return 0, errorf(ErrInvalid, "PBKDF iterations %.0f larger than %d: Numerical result out of range", iters, uint32(1<<32-1))
+		return 0, errorf(ErrInvalid, "PBKDF iterations %.0f larger than %d: numerical result out of range", iters, uint32(1<<32-1))
 	}
 	return uint32(max(iters, minIterations)), nil
 }

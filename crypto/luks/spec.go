@@ -57,29 +57,29 @@ func algorithmName(spec sector.Spec, keyBytes int) string {
 func parseSpec1(cipher, mode string, keyBytes int) (sector.Spec, error) {
 	name, iv, ok := strings.Cut(mode, "-")
 	if !ok {
-		return sector.Spec{}, errorf(ErrCorrupt, "Unexpected cipher mode string format '%s'", mode)
+		return sector.Spec{}, errorf(ErrCorrupt, "unexpected cipher mode string format '%s'", mode)
 	}
-	unsupported := func(what, name string) (sector.Spec, error) {
-		return sector.Spec{}, errorf(ErrUnsupported, "%s '%s' not supported", what, name)
+	unsupported := func(format, name string) (sector.Spec, error) {
+		return sector.Spec{}, errorf(ErrUnsupported, format, name)
 	}
 	iv, hash, hasHash := strings.Cut(iv, ":")
 	switch {
 	case hasHash && !contains(hashNames, hash):
-		return unsupported("Hash algorithm", hash)
+		return unsupported("hash algorithm '%s' not supported", hash)
 	case !contains(modeNames, name):
-		return unsupported("Cipher mode", name)
+		return unsupported("cipher mode '%s' not supported", name)
 	}
 	spec := sector.Spec{Cipher: cipher, Mode: name, IVGen: iv}
 	if algorithmName(spec, keyBytes) == "" {
-		return sector.Spec{}, errorf(ErrUnsupported, "Algorithm '%s' with key size %d bytes not supported",
+		return sector.Spec{}, errorf(ErrUnsupported, "algorithm '%s' with key size %d bytes not supported",
 			cipher, keyBytes/keyFactor(name))
 	}
 	if !contains(ivgenNames, iv) {
-		return unsupported("IV generator", iv)
+		return unsupported("IV generator '%s' not supported", iv)
 	}
 	if iv == "essiv" {
 		if !hasHash {
-			return sector.Spec{}, errorf(ErrCorrupt, "Missing IV generator hash specification")
+			return sector.Spec{}, errorf(ErrCorrupt, "missing IV generator hash specification")
 		}
 		spec.IVHash = hash
 		if err := checkESSIV(spec, algorithmName(spec, keyBytes)); err != nil {
@@ -104,9 +104,9 @@ func checkESSIV(spec sector.Spec, option string) error {
 	}
 	title, ok := map[string]string{"aes": "AES", "serpent": "Serpent", "twofish": "Twofish"}[spec.Cipher]
 	if !ok {
-		return errorf(ErrUnsupported, "Cipher %s not supported with essiv", option)
+		return errorf(ErrUnsupported, "cipher %s not supported with essiv", option)
 	}
-	return errorf(ErrUnsupported, "No %s cipher with key size %d available", title, n)
+	return errorf(ErrUnsupported, "no %s cipher with key size %d available", title, n)
 }
 
 // parseSpec2 reads the cipher of version 2, "CIPHER-MODE-IVGEN[:HASH]". What sector
@@ -114,7 +114,7 @@ func checkESSIV(spec sector.Spec, option string) error {
 func parseSpec2(s string) (sector.Spec, error) {
 	cipher, rest, ok := strings.Cut(s, "-")
 	if !ok || cipher == "" || strings.HasPrefix(s, "capi:") || len(s) > 64 {
-		return sector.Spec{}, errorf(ErrUnsupported, "Cipher '%.64s' not supported", s)
+		return sector.Spec{}, errorf(ErrUnsupported, "cipher '%.64s' not supported", s)
 	}
 	mode, iv, _ := strings.Cut(rest, "-")
 	iv, hash, _ := strings.Cut(iv, ":")

@@ -4,9 +4,10 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
-	"fmt"
 	"hash"
 	"runtime"
+
+	"github.com/cowl-disk/cowl/internal/message"
 
 	"golang.org/x/sync/errgroup"
 
@@ -125,10 +126,10 @@ func (h *Header) unlockSlot1(ctx context.Context, slot int, passphrase []byte) (
 // readMaterial reads key material; it lies wholly in the area.
 func (h *Header) readMaterial(ctx context.Context, p []byte, off int64) error {
 	if off < 0 || off > h.areaSize-int64(len(p)) {
-		return errorf(ErrCorrupt, "Key material at %d lies beyond the end of the volume", off)
+		return errorf(ErrCorrupt, "key material at %d lies beyond the end of the volume", off)
 	}
 	if err := readFull(ctx, h.area, p, off); err != nil {
-		return fmt.Errorf("Could not read encryption header: %w", err)
+		return message.Errorf(nil, "could not read encryption header: %w", err)
 	}
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
-	"fmt"
 	"hash"
 
 	"github.com/aead/serpent"
@@ -42,14 +41,14 @@ func lookup(name string) (sizes []int, make func(key []byte) (cipher.Block, erro
 func newBlock(name string, key []byte) (cipher.Block, error) {
 	sizes, make := lookup(name)
 	if make == nil {
-		return nil, unsupported(fmt.Sprintf("Algorithm '%s' not supported", name))
+		return nil, unsupported("algorithm '%s' not supported", name)
 	}
 	for _, n := range sizes {
 		if n == len(key) {
 			return make(key)
 		}
 	}
-	return nil, unsupported(fmt.Sprintf("No %s cipher with key size %d available", name, len(key)))
+	return nil, unsupported("no %s cipher with key size %d available", name, len(key))
 }
 
 // KeySizes returns the lengths in bytes of the keys that a cipher takes in a mode,
@@ -57,7 +56,7 @@ func newBlock(name string, key []byte) (cipher.Block, error) {
 func KeySizes(name, mode string) ([]int, error) {
 	sizes, _ := lookup(name)
 	if sizes == nil {
-		return nil, unsupported(fmt.Sprintf("Algorithm '%s' not supported", name))
+		return nil, unsupported("algorithm '%s' not supported", name)
 	}
 	if mode == "xts" {
 		for i := range sizes {
@@ -88,5 +87,5 @@ func Hash(name string) (func() hash.Hash, error) {
 	case "sm3":
 		return sm3.New, nil
 	}
-	return nil, unsupported(fmt.Sprintf("Hash algorithm '%s' is not supported", name))
+	return nil, unsupported("hash algorithm '%s' is not supported", name)
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // Unit is the number of bytes in which sectors are numbered, whatever their size.
@@ -21,10 +23,9 @@ const (
 // that are not known, and about combinations that do not exist.
 var ErrUnsupported = errors.New("not supported")
 
-type unsupported string
-
-func (e unsupported) Error() string        { return string(e) }
-func (e unsupported) Is(target error) bool { return target == ErrUnsupported }
+func unsupported(format string, args ...any) error {
+	return message.Errorf(ErrUnsupported, format, args...)
+}
 
 // Spec names a sector cipher as dm-crypt and LUKS headers do.
 type Spec struct {
@@ -94,7 +95,7 @@ func New(spec Spec, key []byte, sectorSize int) (*Cipher, error) {
 	case "ctr":
 		c.mode = modeCTR
 	default:
-		return nil, unsupported(fmt.Sprintf("Cipher mode '%s' is not supported", spec.Mode))
+		return nil, unsupported("cipher mode '%s' is not supported", spec.Mode)
 	}
 	var err error
 	if c.block, err = newBlock(spec.Cipher, data); err != nil {
@@ -102,7 +103,7 @@ func New(spec Spec, key []byte, sectorSize int) (*Cipher, error) {
 	}
 	if c.mode == modeXTS {
 		if c.block.BlockSize() != 16 {
-			return nil, unsupported(fmt.Sprintf("Cipher mode 'xts' needs a block size of 16 bytes, which %s does not have", spec.Cipher))
+			return nil, unsupported("cipher mode 'xts' needs a block size of 16 bytes, which %s does not have", spec.Cipher)
 		}
 		if c.tweak, err = newBlock(spec.Cipher, key[len(data):]); err != nil {
 			return nil, err
@@ -115,7 +116,7 @@ func New(spec Spec, key []byte, sectorSize int) (*Cipher, error) {
 		return nil, err
 	}
 	if c.essiv != nil && c.essiv.BlockSize() != c.block.BlockSize() {
-		return nil, unsupported(fmt.Sprintf("Cipher %s not supported with essiv", spec.Cipher))
+		return nil, unsupported("cipher %s not supported with essiv", spec.Cipher)
 	}
 	return c, nil
 }
@@ -228,9 +229,9 @@ func newIV(spec Spec, key []byte) (ivKind, cipher.Block, error) {
 		h.Write(key)
 		b, err := newBlock(spec.Cipher, h.Sum(nil))
 		if err != nil {
-			return 0, nil, unsupported(fmt.Sprintf("No %s cipher with key size %d available", spec.Cipher, h.Size()))
+			return 0, nil, unsupported("no %s cipher with key size %d available", spec.Cipher, h.Size())
 		}
 		return ivPlain64, b, nil
 	}
-	return 0, nil, unsupported(fmt.Sprintf("IV generator '%s' is not supported", spec.IVGen))
+	return 0, nil, unsupported("IV generator '%s' is not supported", spec.IVGen)
 }

@@ -202,14 +202,14 @@ func TestRefused(t *testing.T) {
 		size int
 		want string
 	}{
-		{Spec{Cipher: "rot13", Mode: "cbc", IVGen: "plain"}, 16, 512, "Algorithm 'rot13' not supported"},
-		{Spec{Cipher: "aes", Mode: "cfb", IVGen: "plain"}, 16, 512, "Cipher mode 'cfb' is not supported"},
+		{Spec{Cipher: "rot13", Mode: "cbc", IVGen: "plain"}, 16, 512, "algorithm 'rot13' not supported"},
+		{Spec{Cipher: "aes", Mode: "cfb", IVGen: "plain"}, 16, 512, "cipher mode 'cfb' is not supported"},
 		{Spec{Cipher: "aes", Mode: "cbc", IVGen: "lmk"}, 16, 512, "IV generator 'lmk' is not supported"},
-		{Spec{Cipher: "aes", Mode: "cbc", IVGen: "essiv", IVHash: "crc"}, 16, 512, "Hash algorithm 'crc' is not supported"},
-		{Spec{Cipher: "aes", Mode: "cbc", IVGen: "essiv", IVHash: "sha1"}, 16, 512, "No aes cipher with key size 20 available"},
-		{Spec{Cipher: "cast5", Mode: "xts", IVGen: "plain"}, 32, 512, "Cipher mode 'xts' needs a block size of 16 bytes"},
-		{Spec{Cipher: "aes", Mode: "xts", IVGen: "plain"}, 16, 512, "No aes cipher with key size 8 available"},
-		{Spec{Cipher: "aes", Mode: "cbc", IVGen: "plain"}, 0, 512, "No aes cipher with key size 0 available"},
+		{Spec{Cipher: "aes", Mode: "cbc", IVGen: "essiv", IVHash: "crc"}, 16, 512, "hash algorithm 'crc' is not supported"},
+		{Spec{Cipher: "aes", Mode: "cbc", IVGen: "essiv", IVHash: "sha1"}, 16, 512, "no aes cipher with key size 20 available"},
+		{Spec{Cipher: "cast5", Mode: "xts", IVGen: "plain"}, 32, 512, "cipher mode 'xts' needs a block size of 16 bytes"},
+		{Spec{Cipher: "aes", Mode: "xts", IVGen: "plain"}, 16, 512, "no aes cipher with key size 8 available"},
+		{Spec{Cipher: "aes", Mode: "cbc", IVGen: "plain"}, 0, 512, "no aes cipher with key size 0 available"},
 		{Spec{Cipher: "aes", Mode: "cbc", IVGen: "plain"}, 16, 8192, "sector size 8192"},
 		{Spec{Cipher: "aes", Mode: "cbc", IVGen: "plain"}, 16, 0, "sector size 0"},
 	} {

@@ -104,11 +104,11 @@ func TestConfig(t *testing.T) {
 	for _, c := range []struct{ config, want string }{
 		{"# comment\n\n[inject-error]\nevent = \"l2_load\"\nerrno = \"5\"\n[set-state \"x\"]\nevent = \"none\"\nnew_state = \"3\"\n", ""},
 		{"[inject-error]\nevent = \"l2_loadx\"\n", "invalid parameter value: l2_loadx"},
-		{"[nope]\n", "There is no option group 'nope'"},
+		{"[nope]\n", "there is no option group 'nope'"},
 		{"[inject-error]\nevent = l2_load\n", "invalid parameter value: "},
-		{"[inject-error]\nfoo = \"x\"\n", "Invalid parameter 'foo'"},
-		{"[inject-error]\nerrno = \"5\"\n", "Missing event name for rule"},
-		{"[set-state]\nevent = \"none\"\nerrno = \"5\"\n", "Invalid parameter 'errno'"},
+		{"[inject-error]\nfoo = \"x\"\n", "invalid parameter 'foo'"},
+		{"[inject-error]\nerrno = \"5\"\n", "missing event name for rule"},
+		{"[set-state]\nevent = \"none\"\nerrno = \"5\"\n", "invalid parameter 'errno'"},
 	} {
 		name := filepath.Join(t.TempDir(), "rules")
 		if err := os.WriteFile(name, []byte(c.config), 0o600); err != nil {

@@ -113,7 +113,7 @@ func (o *options) limits(l driver.Limits) (driver.Limits, error) {
 	} {
 		bad := c.value >= math.MaxInt32 || c.unit > 0 && c.value%c.unit != 0 || c.unit == 0 && c.value&(c.value-1) != 0
 		if bad {
-			return l, driver.Errorf(driver.ErrInvalid, "Cannot meet constraints with %s %d", c.name, c.value)
+			return l, driver.Errorf(driver.ErrInvalid, "cannot meet constraints with %s %d", c.name, c.value)
 		}
 	}
 	l.RequestAlignment = max(l.RequestAlignment, o.Align)

@@ -71,13 +71,13 @@ func parseRule(group string, d opts.Dict) (*rule, error) {
 		}
 	}
 	if r.event == "" {
-		return nil, driver.Errorf(driver.ErrInvalid, "Missing event name for rule")
+		return nil, driver.Errorf(driver.ErrInvalid, "missing event name for rule")
 	}
 	return r, nil
 }
 
 func (r *rule) key(k, v string) (err error) {
-	unknown := driver.Errorf(driver.ErrInvalid, "Invalid parameter '%s'", k)
+	unknown := driver.Errorf(driver.ErrInvalid, "invalid parameter '%s'", k)
 	switch {
 	case k == "event":
 		if !slices.Contains(events, v) {
@@ -157,12 +157,12 @@ func takeRules(d opts.Dict) ([]*rule, error) {
 func readConfig(name string) ([]*rule, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "Could not read blkdebug config file: %w", errnoOf(err))
+		return nil, driver.Errorf(driver.ErrInvalid, "could not read blkdebug config file: %w", errnoOf(err))
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "Could not read blkdebug config file: %w", errnoOf(err))
+		return nil, driver.Errorf(driver.ErrInvalid, "could not read blkdebug config file: %w", errnoOf(err))
 	}
 	if len(b) > maxConfig {
 		return nil, driver.Errorf(driver.ErrBudget, "blkdebug config file '%s' has more than %d bytes", name, maxConfig)
@@ -200,7 +200,7 @@ func parseConfig(b []byte) ([]*rule, error) {
 			}
 			group, _, _ = strings.Cut(strings.TrimSuffix(line[1:], "]"), " ")
 			if group != "inject-error" && group != "set-state" {
-				return nil, driver.Errorf(driver.ErrInvalid, "There is no option group '%s'", group)
+				return nil, driver.Errorf(driver.ErrInvalid, "there is no option group '%s'", group)
 			}
 		case group == "":
 			return nil, driver.Errorf(driver.ErrInvalid, "no group defined")

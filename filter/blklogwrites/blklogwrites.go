@@ -65,10 +65,10 @@ func (blklogwrites) Open(ctx context.Context, req *driver.OpenRequest) (driver.N
 		return nil, err
 	}
 	if o.SectorSize < 512 || o.SectorSize >= 1<<23 || bits.OnesCount64(uint64(o.SectorSize)) != 1 {
-		return nil, driver.Errorf(driver.ErrInvalid, "Invalid log sector size %d", o.SectorSize)
+		return nil, driver.Errorf(driver.ErrInvalid, "invalid log sector size %d", o.SectorSize)
 	}
 	if o.Interval < 1 {
-		return nil, driver.Errorf(driver.ErrInvalid, "Invalid log superblock update interval %d", o.Interval)
+		return nil, driver.Errorf(driver.ErrInvalid, "invalid log superblock update interval %d", o.Interval)
 	}
 	n := &node{Node: pass.Node{Child: req.File}, log: req.Child("log"), sector: o.SectorSize, interval: o.Interval, next: 1, write: req.Access.Write}
 	if o.Append {
@@ -102,29 +102,29 @@ func (n *node) Limits() driver.Limits {
 func (n *node) load(ctx context.Context) error {
 	var b [superSize]byte
 	if _, err := n.log.ReadAt(ctx, b[:], 0); err != nil {
-		return driver.Errorf(driver.ErrInvalid, "Could not read log superblock: %w", err)
+		return driver.Errorf(driver.ErrInvalid, "could not read log superblock: %w", err)
 	}
 	if binary.LittleEndian.Uint64(b[0:]) != logMagic {
-		return driver.Errorf(driver.ErrInvalid, "Invalid log superblock magic")
+		return driver.Errorf(driver.ErrInvalid, "invalid log superblock magic")
 	}
 	if v := binary.LittleEndian.Uint64(b[8:]); v != logVersion {
-		return driver.Errorf(driver.ErrInvalid, "Unsupported log version %d", v)
+		return driver.Errorf(driver.ErrInvalid, "unsupported log version %d", v)
 	}
 	if s := int64(binary.LittleEndian.Uint32(b[24:])); s != n.sector {
-		return driver.Errorf(driver.ErrInvalid, "Invalid log sector size %d", s)
+		return driver.Errorf(driver.ErrInvalid, "invalid log sector size %d", s)
 	}
 	entries := binary.LittleEndian.Uint64(b[16:])
 	for range entries {
 		var e [entrySize]byte
 		if _, err := n.log.ReadAt(ctx, e[:], n.next*n.sector); err != nil {
-			return driver.Errorf(driver.ErrCorrupt, "Failed to read log entry %d: %w", n.entries, err)
+			return driver.Errorf(driver.ErrCorrupt, "failed to read log entry %d: %w", n.entries, err)
 		}
 		flags, data := binary.LittleEndian.Uint64(e[16:]), binary.LittleEndian.Uint64(e[8:])
 		if flags&flagDiscard != 0 {
 			data = 0
 		}
 		if data > uint64(n.log.Size()/n.sector) {
-			return driver.Errorf(driver.ErrCorrupt, "Log entry %d at sector %d ends beyond the end of the log", n.entries, n.next)
+			return driver.Errorf(driver.ErrCorrupt, "log entry %d at sector %d ends beyond the end of the log", n.entries, n.next)
 		}
 		n.next += 1 + int64(data)
 		n.entries++

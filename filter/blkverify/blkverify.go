@@ -158,5 +158,5 @@ func (n *node) Flush(ctx context.Context) error {
 
 // Resize implements driver.Resizer.
 func (*node) Resize(context.Context, int64, driver.ResizeOptions) error {
-	return driver.Errorf(driver.ErrUnsupported, "Image format driver does not support resize")
+	return driver.Errorf(driver.ErrUnsupported, "image format driver does not support resize")
 }

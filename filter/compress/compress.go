@@ -50,7 +50,7 @@ func (compress) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, e
 		if ok {
 			name = t.Format()
 		}
-		return nil, driver.Errorf(driver.ErrUnsupported, "Compression is not supported for underlying format: %s", name)
+		return nil, driver.Errorf(driver.ErrUnsupported, "compression is not supported for underlying format: %s", name)
 	}
 	return &node{pass.Node{Child: req.File}, t, t.Limits().ClusterSize}, nil
 }

@@ -42,7 +42,7 @@ func (copyOnRead) Open(_ context.Context, req *driver.OpenRequest) (driver.Node,
 		return nil, err
 	}
 	if !req.Access.Write {
-		return nil, driver.Errorf(driver.ErrReadOnly, "Block node is read-only")
+		return nil, driver.Errorf(driver.ErrReadOnly, "block node is read-only")
 	}
 	l, ok := req.File.(layered)
 	if !ok {

@@ -84,7 +84,7 @@ func (n Node) Discard(ctx context.Context, off, length int64) error {
 func (n Node) Resize(ctx context.Context, size int64, opt driver.ResizeOptions) error {
 	r, ok := n.Child.(driver.Resizer)
 	if !ok {
-		return driver.Errorf(driver.ErrUnsupported, "Image format driver does not support resize")
+		return driver.Errorf(driver.ErrUnsupported, "image format driver does not support resize")
 	}
 	return r.Resize(ctx, size, opt)
 }

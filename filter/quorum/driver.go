@@ -45,13 +45,13 @@ func (quorum) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, err
 	refuse := func(text string) (driver.Node, error) { return nil, driver.Errorf(driver.ErrInvalid, "%s", text) }
 	switch {
 	case len(n.children) < 1:
-		return refuse("Number of provided children must be 1 or more")
+		return refuse("number of provided children must be 1 or more")
 	case o.Threshold < 1:
-		return refuse("Parameter 'vote-threshold' expects a value >= 1")
+		return refuse("parameter 'vote-threshold' expects a value >= 1")
 	case o.Threshold > int64(len(n.children)):
 		return refuse("threshold may not exceed children count")
 	case o.Pattern != "" && o.Pattern != "quorum" && o.Pattern != "fifo":
-		return refuse("Please set read-pattern as fifo or quorum")
+		return refuse("please set read-pattern as fifo or quorum")
 	case o.BlkVerify && !n.fifo && (len(n.children) != 2 || o.Threshold != 2):
 		return refuse("blkverify=on can only be set if there are exactly two files and vote-threshold is 2")
 	case o.BlkVerify && o.Rewrite && !n.fifo:
@@ -59,7 +59,7 @@ func (quorum) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, err
 	}
 	for _, c := range n.children[1:] {
 		if c.Size() != n.children[0].Size() {
-			return nil, driver.Errorf(driver.ErrInvalid, "Could not refresh total sector count: %w", syscall.EIO)
+			return nil, driver.Errorf(driver.ErrInvalid, "could not refresh total sector count: %w", syscall.EIO)
 		}
 	}
 	return n, nil

@@ -33,14 +33,14 @@ func (snapshotAccess) Open(_ context.Context, req *driver.OpenRequest) (driver.N
 		return nil, err
 	}
 	if req.Access.Write {
-		return nil, driver.Errorf(driver.ErrReadOnly, "Block node is read-only")
+		return nil, driver.Errorf(driver.ErrReadOnly, "block node is read-only")
 	}
 	return &node{req.File}, nil
 }
 
 type node struct{ child driver.Storage }
 
-var errNoSnapshot = driver.Errorf(driver.ErrUnsupported, "Operation not supported")
+var errNoSnapshot = driver.Errorf(driver.ErrUnsupported, "operation not supported")
 
 func (n *node) Size() int64           { return n.child.Size() }
 func (n *node) Limits() driver.Limits { return driver.Limits{} }

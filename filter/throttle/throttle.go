@@ -50,11 +50,11 @@ func (d *throttle) Open(_ context.Context, req *driver.OpenRequest) (driver.Node
 		return nil, err
 	}
 	if o.Group == "" {
-		return nil, driver.Errorf(driver.ErrInvalid, "Please specify a throttle group")
+		return nil, driver.Errorf(driver.ErrInvalid, "please specify a throttle group")
 	}
 	def, err := driver.FindObject[*driver.ThrottleGroup](req.Env.Objects, o.Group)
 	if err != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "Throttle group '%s' does not exist", o.Group)
+		return nil, driver.Errorf(driver.ErrInvalid, "throttle group '%s' does not exist", o.Group)
 	}
 	return &node{Node: pass.Node{Child: req.File}, driver: d, def: def, group: d.join(def)}, nil
 }

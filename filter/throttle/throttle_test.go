@@ -150,7 +150,7 @@ func TestCancel(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for group, want := range map[string]string{"": "Please specify a throttle group", "x": "Throttle group 'x' does not exist"} {
+	for group, want := range map[string]string{"": "please specify a throttle group", "x": "throttle group 'x' does not exist"} {
 		if _, err := open(t, registry(), objects{}, group); err == nil || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("%q: %v", group, err)
 		}

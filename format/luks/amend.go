@@ -10,14 +10,14 @@ import (
 // Amend implements driver.Amender: it adds a key, or erases key slots.
 func (n *node) Amend(ctx context.Context, req *driver.AmendRequest) error {
 	if !n.write {
-		return driver.Errorf(driver.ErrReadOnly, "Image is read-only")
+		return driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	}
 	var o amendOptions
 	if err := amendSchema.Decode(req.Options, &o); err != nil {
 		return err
 	}
 	if o.State == nil {
-		return driver.Errorf(driver.ErrInvalid, "Parameter 'state' is missing")
+		return driver.Errorf(driver.ErrInvalid, "parameter 'state' is missing")
 	}
 	if n.key == nil {
 		return errNoSecret
@@ -28,7 +28,7 @@ func (n *node) Amend(ctx context.Context, req *driver.AmendRequest) error {
 	case "inactive":
 		return failure(n.eraseKey(ctx, &o, req.Force))
 	}
-	return driver.Errorf(driver.ErrInvalid, "Parameter 'state' does not accept value '%s'", *o.State)
+	return driver.Errorf(driver.ErrInvalid, "parameter 'state' does not accept value '%s'", *o.State)
 }
 
 func invalid(msg string) error { return driver.Errorf(driver.ErrInvalid, "%s", msg) }

@@ -36,7 +36,7 @@ func (luksDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
 		size = 0
 	}
 	if size < 0 || size > math.MaxInt64-room-sectorSize {
-		return driver.Errorf(driver.ErrInvalid, "The requested file size is too large")
+		return driver.Errorf(driver.ErrInvalid, "the requested file size is too large")
 	}
 	if err := makeRoom(ctx, req.File, room+size, prealloc); err != nil {
 		return err
@@ -84,7 +84,7 @@ func (luksDriver) Measure(_ context.Context, req *driver.MeasureRequest) (*drive
 		size = 0
 	}
 	if size < 0 || size > math.MaxInt64-room {
-		return nil, driver.Errorf(driver.ErrInvalid, "The image size is too large for file format 'luks'")
+		return nil, driver.Errorf(driver.ErrInvalid, "the image size is too large for file format 'luks'")
 	}
 	return &driver.Measured{Required: room + size, FullyAllocated: room + size}, nil
 }

@@ -2,7 +2,6 @@ package luks
 
 import (
 	"context"
-	"errors"
 	"math"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -130,7 +129,7 @@ func (n *node) unlock(ctx context.Context, secret []byte) error {
 	return nil
 }
 
-var errNoPayload = driver.Errorf(driver.ErrCorrupt, "Could not refresh total sector count: %w", errors.New("Input/output error"))
+var errNoPayload = driver.Errorf(driver.ErrCorrupt, "could not refresh total sector count: %w", driver.Errorf(nil, "input/output error"))
 
 // checkSize refuses payloads that begin or end beyond the end of the file.
 func (n *node) checkSize() error {

@@ -9,6 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/luks"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/protocol/mem"
 )
@@ -60,7 +61,7 @@ func message(err error) string {
 	if err == nil {
 		return ""
 	}
-	return err.Error()
+	return words.Text(err)
 }
 
 func TestCreateRefuses(t *testing.T) {

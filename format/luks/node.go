@@ -133,16 +133,16 @@ func (n *node) Resize(ctx context.Context, size int64, opt driver.ResizeOptions)
 	case !n.write:
 		return driver.Errorf(driver.ErrReadOnly, "the image is read-only")
 	case n.hdr.PayloadSize >= 0:
-		return driver.Errorf(driver.ErrUnsupported, "The header gives the payload a fixed size: it cannot be resized")
+		return driver.Errorf(driver.ErrUnsupported, "the header gives the payload a fixed size: it cannot be resized")
 	case size < 0 || size > math.MaxInt64-n.hdr.PayloadOffset-int64(n.hdr.SectorSize):
-		return driver.Errorf(driver.ErrInvalid, "The requested file size is too large")
+		return driver.Errorf(driver.ErrInvalid, "the requested file size is too large")
 	}
 	if unit := int64(n.hdr.SectorSize); unit > sectorSize {
 		size = (size + unit - 1) &^ (unit - 1)
 	}
 	r, ok := n.file.(driver.Resizer)
 	if !ok {
-		return driver.Errorf(driver.ErrUnsupported, "Image format driver does not support resize")
+		return driver.Errorf(driver.ErrUnsupported, "image format driver does not support resize")
 	}
 	opt.HideBacking = 0
 	return r.Resize(ctx, n.hdr.PayloadOffset+size, opt)

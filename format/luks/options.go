@@ -67,7 +67,7 @@ func (o *createOptions) prealloc() (driver.Prealloc, error) {
 	return "", driver.Errorf(driver.ErrInvalid, "invalid parameter value: %s", o.Preallocation)
 }
 
-var errNoSecret = driver.Errorf(driver.ErrInvalid, "Parameter 'key-secret' is required for cipher")
+var errNoSecret = driver.Errorf(driver.ErrInvalid, "parameter 'key-secret' is required for cipher")
 
 // passphrase returns what a secret holds, which must be text: passphrases that nobody
 // could type would be lost with the file they are in.
@@ -81,7 +81,7 @@ func passphrase(objects driver.Objects, ref *string) ([]byte, error) {
 		return nil, err
 	}
 	if !utf8.Valid(p) || bytes.IndexByte(p, 0) >= 0 {
-		return nil, driver.Errorf(driver.ErrInvalid, "Data from secret %s is not valid UTF-8", id)
+		return nil, driver.Errorf(driver.ErrInvalid, "data from secret %s is not valid UTF-8", id)
 	}
 	return p, nil
 }

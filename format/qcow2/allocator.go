@@ -2,7 +2,6 @@ package qcow2
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -66,7 +65,7 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 	im.events.Raise("reftable_load")
 	table, err := im.readTable(ctx, int64(h.RefcountTableOffset), n)
 	if err != nil {
-		return driver.Errorf(driver.ErrCorrupt, "Could not initialize refcount handling: %w", err)
+		return driver.Errorf(driver.ErrCorrupt, "could not initialize refcount handling: %w", err)
 	}
 	a.im = im
 	if a.counts == nil {
@@ -121,7 +120,7 @@ func (a *allocator) listMetadata(ctx context.Context) error {
 			s := &im.snap.Entries[i]
 			l1, err := im.readTable(ctx, int64(s.L1TableOffset), min(int64(s.L1Size), ondisk.MaxL1Bytes/8))
 			if err != nil {
-				return fmt.Errorf("Could not read the L1 table of snapshot '%s': %w", s.Name, err)
+				return driver.Errorf(nil, "could not read the L1 table of snapshot '%s': %w", s.Name, err)
 			}
 			if add(l1, ondisk.OffsetMask); len(set) > maxMetadataSet {
 				return nil
@@ -181,7 +180,7 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 		return true, a.makeBlock(ctx, missing)
 	}
 	if what := a.overlapping(start, n); what != "" {
-		return false, im.corruption(ctx, "Preventing invalid allocation at offset %#x (overlaps with %s)", start<<im.clusterBits, what)
+		return false, im.corruption(ctx, "preventing invalid allocation at offset %#x (overlaps with %s)", start<<im.clusterBits, what)
 	}
 	if err := a.counts.Use(ctx, start, n); err != nil {
 		return false, err
@@ -214,7 +213,7 @@ func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 		return errNoSpace()
 	}
 	if what := a.overlapping(c, 1); what != "" {
-		return im.corruption(ctx, "Preventing invalid allocation of refcount block at offset %#x", c<<im.clusterBits)
+		return im.corruption(ctx, "preventing invalid allocation of refcount block at offset %#x", c<<im.clusterBits)
 	}
 	im.events.Raise("refblock_alloc_write")
 	if err := im.writeNewTable(ctx, c<<im.clusterBits, nil); err != nil {

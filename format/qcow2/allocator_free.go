@@ -60,7 +60,7 @@ func (a *allocator) decrement(ctx context.Context, c int64) (free bool, err erro
 		return false, err
 	}
 	if v == 0 {
-		return false, a.im.corruption(ctx, "Reference count of cluster %d at offset %#x is already zero", c, c<<a.im.clusterBits)
+		return false, a.im.corruption(ctx, "reference count of cluster %d at offset %#x is already zero", c, c<<a.im.clusterBits)
 	}
 	if err := a.counts.Set(ctx, c, v-1); err != nil {
 		return false, err

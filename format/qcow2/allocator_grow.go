@@ -50,7 +50,7 @@ func (im *image) growRefcountTable(ctx context.Context, region int64) error {
 		return driver.Errorf(driver.ErrRange, "no free cluster is left that the image could refer to")
 	}
 	if what := a.overlapping(first, total); what != "" {
-		return im.corruption(ctx, "Preventing invalid allocation of refcount table at offset %#x (overlaps with %s)", first<<im.clusterBits, what)
+		return im.corruption(ctx, "preventing invalid allocation of refcount table at offset %#x (overlaps with %s)", first<<im.clusterBits, what)
 	}
 
 	_, oldOff := a.counts.Table()

@@ -19,7 +19,7 @@ import (
 
 // errNoSpace is for files that cannot grow: devices.
 func errNoSpace() error {
-	return driver.Errorf(errors.Join(driver.ErrRange, syscall.ENOSPC), "No space left on device")
+	return driver.Errorf(errors.Join(driver.ErrRange, syscall.ENOSPC), "no space left on device")
 }
 
 // coverTables gives the L1 table and the refcount table room on disk. hdrMu is

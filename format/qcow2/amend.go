@@ -2,7 +2,6 @@ package qcow2
 
 import (
 	"context"
-	"fmt"
 	"math/bits"
 	"slices"
 
@@ -43,7 +42,7 @@ type amendment struct {
 // the next.
 func (im *image) Amend(ctx context.Context, req *driver.AmendRequest) error {
 	if !im.writable {
-		return driver.Errorf(driver.ErrReadOnly, "Image is read-only")
+		return driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	}
 	a := amendment{version: im.version, order: im.refOrder}
 	if err := amendSchema.Decode(req.Options, &a.amendOptions); err != nil {
@@ -62,7 +61,7 @@ func (im *image) Amend(ctx context.Context, req *driver.AmendRequest) error {
 	}
 	if a.order != im.refOrder {
 		if a.version < 3 && a.order != 4 {
-			return invalid("Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)")
+			return invalid("refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)")
 		}
 		if err := im.amendRefcounts(ctx, a.order, req.Progress); err != nil {
 			return err
@@ -73,7 +72,7 @@ func (im *image) Amend(ctx context.Context, req *driver.AmendRequest) error {
 	}
 	if a.BackingFile != nil || a.BackingFormat != nil {
 		if text(a.BackingFile) != im.backing || text(a.BackingFormat) != im.backingFormat {
-			return invalid("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.")
+			return invalid("the backing file cannot be amended: rebase the image")
 		}
 	}
 	if a.LazyRefcounts != nil {
@@ -117,7 +116,7 @@ func (im *image) checkAmend(a *amendment) error {
 	case "1.1", "v3":
 		a.version = 3
 	default:
-		return invalid("Unknown compatibility level %s", *a.Compat)
+		return invalid("unknown compatibility level %s", *a.Compat)
 	}
 	if a.DataFile != nil && !im.external {
 		return invalid("data-file can only be set for images that use an external data file")
@@ -127,7 +126,7 @@ func (im *image) checkAmend(a *amendment) error {
 	}
 	if n := a.RefcountBits; n != nil {
 		if *n <= 0 || *n > ondisk.MaxRefcountBits || *n&(*n-1) != 0 {
-			return invalid("Refcount width must be a power of two and may not exceed 64 bits")
+			return invalid("refcount width must be a power of two and may not exceed 64 bits")
 		}
 		a.order = uint32(bits.TrailingZeros64(uint64(*n)))
 	}
@@ -151,7 +150,7 @@ func (im *image) rewriteHeader(ctx context.Context, edit func(h *ondisk.Header))
 	}
 	im.hdrMu.Unlock()
 	if err != nil {
-		return fmt.Errorf("Failed to update the image header: %w", err)
+		return driver.Errorf(nil, "failed to update the image header: %w", err)
 	}
 	if err := im.invalidate(ctx); err != nil {
 		im.refused.Store(true)
@@ -171,7 +170,7 @@ func (im *image) upgrade(ctx context.Context) error {
 		return err
 	}
 	if err := im.completeSnapshots(ctx); err != nil {
-		return fmt.Errorf("Failed to update the snapshot table: %w", err)
+		return driver.Errorf(nil, "failed to update the snapshot table: %w", err)
 	}
 	return im.rewriteHeader(ctx, func(h *ondisk.Header) {
 		h.Version, h.RefcountOrder = 3, 4
@@ -219,7 +218,7 @@ func (im *image) amendLazy(ctx context.Context, lazy bool, version uint32) error
 		return nil
 	}
 	if lazy && version < 3 {
-		return invalid("Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)")
+		return invalid("lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)")
 	}
 	if !lazy {
 		if err := im.markClean(ctx); err != nil {

@@ -102,7 +102,7 @@ func (w *widthChange) plan(ctx context.Context) error {
 	limit := ondisk.MaxRefcount(w.order)
 	err := w.walk(ctx, func(c int64, n uint64) error {
 		if n > limit {
-			return driver.Errorf(driver.ErrInvalid, "Cannot decrease refcount entry width to %d bits: Cluster at offset %#x has a refcount of %d",
+			return driver.Errorf(driver.ErrInvalid, "cannot decrease refcount entry width to %d bits: Cluster at offset %#x has a refcount of %d",
 				1<<w.order, c<<im.clusterBits, n)
 		}
 		last = max(last, c)

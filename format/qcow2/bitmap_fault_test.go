@@ -282,7 +282,7 @@ func TestBitmapExtraData(t *testing.T) {
 	edit(ondisk.BitmapAuto)
 	check := func(err error) {
 		t.Helper()
-		if err == nil || !strings.Contains(err.Error(), "Bitmap extra data is not supported") {
+		if err == nil || !strings.Contains(err.Error(), "bitmap extra data is not supported") {
 			t.Fatal(err)
 		}
 	}

@@ -2,7 +2,6 @@ package qcow2
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -147,7 +146,7 @@ func (im *image) writeBitmapsExtension(ctx context.Context, x ondisk.BitmapsExte
 	im.bitmapsExt = x
 	if err := im.writeHeader(ctx); err != nil {
 		im.hdr, im.exts, im.bitmapsExt = hdr, exts, old
-		return fmt.Errorf("Failed to update bitmap extension: %w", err)
+		return driver.Errorf(nil, "failed to update bitmap extension: %w", err)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 // first; what it had read is read again if something was repaired.
 func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(line string), progress func(done, total int64)) (*driver.CheckResult, error) {
 	if (fix.Leaks || fix.Errors) && !im.writable {
-		return nil, driver.Errorf(driver.ErrReadOnly, "Image is read-only")
+		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	}
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
@@ -28,7 +28,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 	im.hdrMu.Lock()
 	hdr := im.hdr
 	req := check.Request{File: im.file, Budget: im.env.Budget, Header: &hdr, Extensions: im.exts, Bitmaps: im.bitmapsExt,
-		Fix: fix, Report: report, Progress: progress}
+		Fix: fix, Report: report, Words: im.env.InWords, Progress: progress}
 	if im.l1.Off == int64(hdr.L1TableOffset) && len(im.l1.Entries) == int(hdr.L1Size) {
 		// What was flushed is what is in memory: no second copy of a table that
 		// may have 32 MiB. If a repair changes it, it is read again below.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/qapi"
@@ -55,7 +56,7 @@ func ourCheck(t testing.TB, path string, fix driver.CheckFix) checkRun {
 	var run checkRun
 	im, err := openForCheck(t, openDiskFile(t, path), fix.Leaks || fix.Errors)
 	if err != nil {
-		run.fail = err.Error()
+		run.fail = words.Text(err)
 		return run
 	}
 	report := func(l string) { run.lines = append(run.lines, l) }
@@ -69,7 +70,7 @@ func ourCheck(t testing.TB, path string, fix driver.CheckFix) checkRun {
 		t.Error("close:", cerr)
 	}
 	if err != nil {
-		run.fail = "Check failed: " + err.Error()
+		run.fail = "Check failed: " + words.Text(err)
 		return run
 	}
 	opt := func(n int64) *int64 {

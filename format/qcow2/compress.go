@@ -23,7 +23,7 @@ func (im *image) WriteEncoded(ctx context.Context, off int64, enc []byte) error 
 	switch {
 	case im.encrypted():
 		// The format would store it unencrypted.
-		return driver.Errorf(driver.ErrUnsupported, "Compression and encryption not supported at the same time")
+		return driver.Errorf(driver.ErrUnsupported, "compression and encryption not supported at the same time")
 	case im.external:
 		return driver.Errorf(driver.ErrUnsupported, "images with an external data file hold no compressed clusters")
 	case off < 0 || off&(im.clusterSize-1) != 0 || int64(len(enc)) >= im.clusterSize || len(enc) == 0:

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
@@ -214,8 +215,8 @@ func TestCreateRefusals(t *testing.T) {
 				t.Fatal("accepted; the original says", r.stderr)
 			}
 			want := strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(r.stderr), "qemu-img: "), path+": ")
-			if err.Error() != want {
-				t.Errorf("got  %q\nwant %q", err, want)
+			if words.Text(err) != want {
+				t.Errorf("got  %q\nwant %q", words.Text(err), want)
 			}
 		})
 	}

@@ -176,7 +176,7 @@ func TestEncryptedInfo(t *testing.T) {
 		sameJSON(t, info.Specific, want.Specific)
 		closeImage(t, img)
 		_, err = block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, openOpts(false))
-		if err == nil || !strings.Contains(err.Error(), "Parameter 'encrypt.key-secret' is required for cipher") {
+		if err == nil || !strings.Contains(err.Error(), "parameter 'encrypt.key-secret' is required for cipher") {
 			t.Fatalf("opened an encrypted image without a key: %v", err)
 		}
 	}

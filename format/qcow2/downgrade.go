@@ -2,7 +2,6 @@ package qcow2
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -18,21 +17,21 @@ func (im *image) downgrade(ctx context.Context, progress func(done, total int64)
 		return driver.Errorf(driver.ErrUnsupported, format, args...)
 	}
 	if im.external {
-		return refuse("Cannot downgrade an image with a data file")
+		return refuse("cannot downgrade an image with a data file")
 	}
 	if im.refOrder != 4 {
 		return refuse("compat=0.10 requires refcount_bits=16")
 	}
 	for i := range im.snap.Entries {
 		if s := &im.snap.Entries[i]; s.VMStateSize != 0 || int64(s.DiskSize) != im.size.Load() {
-			return refuse("Internal snapshots prevent downgrade of image")
+			return refuse("internal snapshots prevent downgrade of image")
 		}
 	}
 	if err := im.markClean(ctx); err != nil {
 		return err
 	}
 	if bits := im.hdr.Incompatible &^ ondisk.IncompatCompression; bits != 0 {
-		return refuse("Cannot downgrade an image with incompatible features %#x set", bits)
+		return refuse("cannot downgrade an image with incompatible features %#x set", bits)
 	}
 	if im.compression != ondisk.CompressionZlib {
 		if err := im.refuseCompressed(ctx); err != nil {
@@ -43,10 +42,10 @@ func (im *image) downgrade(ctx context.Context, progress func(done, total int64)
 		return err
 	}
 	if err := im.expandZeroes(ctx, progress); err != nil {
-		return fmt.Errorf("Failed to turn zero into data clusters: %w", err)
+		return driver.Errorf(nil, "failed to turn zero into data clusters: %w", err)
 	}
 	if err := im.expandSnapshots(ctx); err != nil {
-		return fmt.Errorf("Failed to turn zero into data clusters: %w", err)
+		return driver.Errorf(nil, "failed to turn zero into data clusters: %w", err)
 	}
 	return im.rewriteHeader(ctx, func(h *ondisk.Header) {
 		h.Version = 2
@@ -57,7 +56,7 @@ func (im *image) downgrade(ctx context.Context, progress func(done, total int64)
 }
 
 var errZstdClusters = driver.Errorf(driver.ErrUnsupported,
-	"Cannot downgrade an image with zstd compression type and existing compressed clusters")
+	"cannot downgrade an image with zstd compression type and existing compressed clusters")
 
 // refuseCompressed refuses an image that holds compressed clusters, of the disk or
 // of a snapshot.

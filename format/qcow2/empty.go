@@ -194,7 +194,7 @@ func (im *image) cutBare(ctx context.Context, used map[int64]struct{}) {
 	end := (list[len(list)-1] + 1) << im.clusterBits
 	if r, ok := im.file.(driver.Resizer); ok && a.fileLimit == 0 && im.file.Size() > end {
 		if err := r.Resize(ctx, end, driver.ResizeOptions{}); err != nil {
-			im.env.Warn(fmt.Sprintf("Failed to truncate the tail of the image: %v", err))
+			im.env.Warn(fmt.Sprintf("Failed to truncate the tail of the image: %s", im.env.InWords(err)))
 		} else {
 			a.mu.Lock()
 			a.fresh = end

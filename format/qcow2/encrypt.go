@@ -64,12 +64,12 @@ func (im *image) checkEncryptOptions(options opts.Dict) error {
 	asked := options.String("format")
 	if !im.encrypted() {
 		if asked != "" {
-			return invalid("No encryption in image header, but options specified format '%s'", asked)
+			return invalid("no encryption in image header, but options specified format '%s'", asked)
 		}
 		return nil
 	}
 	if have := cryptFormat(im.hdr.CryptMethod); asked != "" && asked != have {
-		return invalid("Header reported '%s' encryption format but options specify '%s'", have, asked)
+		return invalid("header reported '%s' encryption format but options specify '%s'", have, asked)
 	}
 	names := make([]string, 0, len(options))
 	for name := range options {
@@ -78,7 +78,7 @@ func (im *image) checkEncryptOptions(options opts.Dict) error {
 		}
 	}
 	if len(names) > 0 {
-		return invalid("Parameter '%s' is unexpected", slices.Min(names))
+		return invalid("parameter '%s' is unexpected", slices.Min(names))
 	}
 	return nil
 }
@@ -144,11 +144,11 @@ func (im *image) openLUKS(ctx context.Context) error {
 		}
 		off, n := be64(e.Data), be64(e.Data[8:]) // useExtensions checked the length
 		if off&uint64(im.clusterSize-1) != 0 {
-			return driver.Errorf(driver.ErrCorrupt, "Encryption header offset '%d' is not a multiple of cluster size '%d'", off, im.clusterSize)
+			return driver.Errorf(driver.ErrCorrupt, "encryption header offset '%d' is not a multiple of cluster size '%d'", off, im.clusterSize)
 		}
 		size := uint64(im.file.Size())
 		if off > size || n > size-off {
-			return driver.Errorf(driver.ErrCorrupt, "Encryption header of %d bytes at %d lies beyond the end of the file", n, off)
+			return driver.Errorf(driver.ErrCorrupt, "encryption header of %d bytes at %d lies beyond the end of the file", n, off)
 		}
 		h, err := luks.Open(ctx, keys.NewArea(im.file, int64(off), int64(n)), int64(n))
 		if err != nil {
@@ -166,7 +166,7 @@ func (im *image) openLUKS(ctx context.Context) error {
 		im.luks = h
 		return nil
 	}
-	return driver.Errorf(driver.ErrCorrupt, "Missing CRYPTO header for crypt method %d", im.hdr.CryptMethod)
+	return driver.Errorf(driver.ErrCorrupt, "missing CRYPTO header for crypt method %d", im.hdr.CryptMethod)
 }
 
 // describeEncryption prepares what Info tells.

@@ -19,13 +19,13 @@ func (im *image) checkAmendKeys(a *amendment) error {
 	case !a.changesKeys():
 		return nil
 	case !im.encrypted():
-		return invalid("Can't amend encryption options - encryption not present")
+		return invalid("can't amend encryption options - encryption not present")
 	case im.hdr.CryptMethod != ondisk.CryptLUKS:
-		return invalid("Only LUKS encryption options can be amended")
+		return invalid("only LUKS encryption options can be amended")
 	case a.State == nil:
-		return invalid("Parameter 'state' is missing")
+		return invalid("parameter 'state' is missing")
 	case *a.State != "active" && *a.State != "inactive":
-		return invalid("Parameter 'state' does not accept value '%s'", *a.State)
+		return invalid("parameter 'state' does not accept value '%s'", *a.State)
 	}
 	return nil
 }

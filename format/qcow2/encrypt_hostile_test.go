@@ -77,11 +77,11 @@ func TestHostileCryptoPointer(t *testing.T) {
 		want        string
 	}{
 		{"unaligned", uint64(header) + 512, 4096, "is not a multiple of cluster size '4096'"},
-		{"the image's own header", 0, 4096, "Volume is not in LUKS format"},
+		{"the image's own header", 0, 4096, "volume is not in LUKS format"},
 		{"at the end", (size + 4095) &^ 4095, 4096, "beyond the end of the file"},
 		{"far away", 1<<63 + 4096, 4096, "beyond the end of the file"},
 		{"largest offset", 1<<64 - 4096, 4096, "beyond the end of the file"},
-		{"empty", uint64(header), 0, "Volume is not in LUKS format"},
+		{"empty", uint64(header), 0, "volume is not in LUKS format"},
 		{"too short for the header", uint64(header), 100, ""},
 		{"too short for the key", uint64(header), 8192, ""},
 		{"longer than the file", uint64(header), size, "beyond the end of the file"},
@@ -100,7 +100,7 @@ func TestHostileCryptoPointer(t *testing.T) {
 	}
 	b := append([]byte{}, whole...)
 	binary.BigEndian.PutUint32(b[pointer-8:], 0x12345678) // an extension that nobody knows
-	if err := openHostile(t, b); err == nil || !strings.Contains(err.Error(), "Missing CRYPTO header for crypt method 2") {
+	if err := openHostile(t, b); err == nil || !strings.Contains(err.Error(), "missing CRYPTO header for crypt method 2") {
 		t.Errorf("no pointer: %v", err)
 	}
 	b = append([]byte{}, whole...)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -291,7 +292,7 @@ func TestEncryptedCompressed(t *testing.T) {
 		t.Error("an encrypted image says that it takes compressed clusters")
 	}
 	err := img.Node().(driver.Compressor).WriteEncoded(ctx, 0, []byte(marker))
-	if err == nil || !strings.Contains(err.Error(), "Compression and encryption not supported at the same time") {
+	if err == nil || !strings.Contains(words.Text(err), "Compression and encryption not supported at the same time") {
 		t.Errorf("WriteEncoded: %v", err)
 	}
 }
@@ -316,18 +317,18 @@ func TestEncryptedNoKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		const want = "Parameter 'encrypt.key-secret' is required for cipher"
-		if _, err := img.ReadAt(ctx, p, 0); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := img.ReadAt(ctx, p, 0); err == nil || !strings.Contains(words.Text(err), want) {
 			t.Errorf("%s: read without a key: %v", format, err)
 		}
 		closeImage(t, img)
 		for id, want := range map[string]string{"": want, "none": "No secret with id 'none'"} {
-			if _, err := openEncrypted(path, false, opts.Dict{"encrypt.key-secret": id}); err == nil || !strings.Contains(err.Error(), want) {
+			if _, err := openEncrypted(path, false, opts.Dict{"encrypt.key-secret": id}); err == nil || !strings.Contains(words.Text(err), want) {
 				t.Errorf("%s, key %q: %v", format, id, err)
 			}
 		}
 		img, err = openEncrypted(path, false, opts.Dict{"encrypt.key-secret": "t"})
 		if format == "luks" {
-			if err == nil || !strings.Contains(err.Error(), "Invalid password, cannot unlock any keyslot") {
+			if err == nil || !strings.Contains(words.Text(err), "Invalid password, cannot unlock any keyslot") {
 				t.Errorf("wrong key: %v", err)
 			}
 			continue

@@ -28,17 +28,17 @@ func (im *image) loadHeader(ctx context.Context) error {
 	}
 	fixed := make([]byte, ondisk.HeaderSizeFull)
 	if err := tableio.ReadPadded(ctx, im.file, fixed, 0); err != nil {
-		return fmt.Errorf("Could not read qcow2 header: %w", err)
+		return driver.Errorf(nil, "could not read qcow2 header: %w", err)
 	}
 	h, err := ondisk.DecodeHeader(fixed)
 	if err != nil {
-		return driver.Errorf(driver.ErrFormat, "Image is not in qcow2 format")
+		return driver.Errorf(driver.ErrFormat, "image is not in qcow2 format")
 	}
 	if h.Version < 2 || h.Version > 3 {
-		return unsupported("Unsupported qcow2 version %d", h.Version)
+		return unsupported("unsupported qcow2 version %d", h.Version)
 	}
 	if h.ClusterBits < ondisk.MinClusterBits || h.ClusterBits > ondisk.MaxClusterBits {
-		return unsupported("Unsupported cluster size: 2^%d", h.ClusterBits)
+		return unsupported("unsupported cluster size: 2^%d", h.ClusterBits)
 	}
 	if h.Version >= 3 && h.HeaderLength < ondisk.HeaderSizeV3 {
 		return corrupt("qcow2 header too short")
@@ -47,14 +47,14 @@ func (im *image) loadHeader(ctx context.Context) error {
 		return corrupt("qcow2 header exceeds cluster size")
 	}
 	if h.BackingFileOffset > uint64(h.ClusterSize()) {
-		return corrupt("Invalid backing file offset")
+		return corrupt("invalid backing file offset")
 	}
 	first := make([]byte, min(h.ClusterSize(), max(im.file.Size(), int64(h.HeaderLength))))
 	if err := tableio.ReadPadded(ctx, im.file, first, 0); err != nil {
-		return fmt.Errorf("Could not read qcow2 header: %w", err)
+		return driver.Errorf(nil, "could not read qcow2 header: %w", err)
 	}
 	if h, err = ondisk.DecodeHeader(first); err != nil {
-		return driver.Errorf(driver.ErrFormat, "Image is not in qcow2 format")
+		return driver.Errorf(driver.ErrFormat, "image is not in qcow2 format")
 	}
 	if h.HeaderLength <= ondisk.HeaderSizeV3 {
 		h.CompressionType = ondisk.CompressionZlib
@@ -78,29 +78,29 @@ func (im *image) loadHeader(ctx context.Context) error {
 	}
 	exts, extErr := ondisk.DecodeExtensions(extArea)
 	if unknown := h.Incompatible &^ ondisk.IncompatKnown; unknown != 0 {
-		return unsupported("Unsupported qcow2 feature(s): %s", featureNames(exts, unknown))
+		return unsupported("unsupported qcow2 feature(s): %s", featureNames(exts, unknown))
 	}
 	if h.Incompatible&ondisk.IncompatCorrupt != 0 && im.writable && !im.access.Check {
 		return corrupt("qcow2: Image is corrupt; cannot be opened read/write")
 	}
 	if h.ExtendedL2() && h.ClusterSize()/ondisk.SubclustersPerCluster < 512 {
-		return unsupported("Unsupported subcluster size: %d", h.ClusterSize()/ondisk.SubclustersPerCluster)
+		return unsupported("unsupported subcluster size: %d", h.ClusterSize()/ondisk.SubclustersPerCluster)
 	}
 	if h.RefcountOrder > 6 {
-		return unsupported("Reference count entry width too large; may not exceed 64 bits")
+		return unsupported("reference count entry width too large; may not exceed 64 bits")
 	}
 	if h.CryptMethod > ondisk.CryptLUKS {
-		return unsupported("Unsupported encryption method %d", h.CryptMethod)
+		return unsupported("unsupported encryption method %d", h.CryptMethod)
 	}
 	if h.Size > 1<<63-1-uint64(h.ClusterSize()) {
-		return corrupt("Image is too big")
+		return corrupt("image is too big")
 	}
 	im.geometry = newGeometry(h)
 	if err := im.checkTables(h); err != nil {
 		return err
 	}
 	if extErr != nil {
-		return corrupt("Header extension too large")
+		return corrupt("header extension too large")
 	}
 	if err := im.useExtensions(h, exts); err != nil {
 		return err
@@ -109,11 +109,11 @@ func (im *image) loadHeader(ctx context.Context) error {
 	if h.BackingFileOffset != 0 {
 		n := int64(h.BackingFileSize)
 		if n > min(ondisk.MaxBackingName, h.ClusterSize()-int64(h.BackingFileOffset)) {
-			return corrupt("Backing file name too long")
+			return corrupt("backing file name too long")
 		}
 		name := make([]byte, n)
 		if err := tableio.ReadPadded(ctx, im.file, name, int64(h.BackingFileOffset)); err != nil {
-			return fmt.Errorf("Could not read backing file name: %w", err)
+			return driver.Errorf(nil, "could not read backing file name: %w", err)
 		}
 		im.backing, _, _ = strings.Cut(string(name), "\x00")
 	}
@@ -126,23 +126,23 @@ func (im *image) loadHeader(ctx context.Context) error {
 func (im *image) checkTables(h *ondisk.Header) error {
 	corrupt := func(format string, args ...any) error { return driver.Errorf(driver.ErrCorrupt, format, args...) }
 	if h.RefcountTableClusters == 0 && !im.access.Check {
-		return corrupt("Image does not contain a reference count table")
+		return corrupt("image does not contain a reference count table")
 	}
-	if err := im.checkTable(h.RefcountTableOffset, int64(h.RefcountTableClusters), im.clusterSize, ondisk.MaxRefcountTableBytes, "Reference count table"); err != nil {
+	if err := im.checkTable(h.RefcountTableOffset, int64(h.RefcountTableClusters), im.clusterSize, ondisk.MaxRefcountTableBytes, "reference count table"); err != nil {
 		return err
 	}
 	if !im.access.Check {
-		err := im.checkTable(h.SnapshotsOffset, int64(h.NbSnapshots), ondisk.SnapshotFixedSize, ondisk.SnapshotFixedSize*ondisk.MaxSnapshots, "Snapshot table")
+		err := im.checkTable(h.SnapshotsOffset, int64(h.NbSnapshots), ondisk.SnapshotFixedSize, ondisk.SnapshotFixedSize*ondisk.MaxSnapshots, "snapshot table")
 		if err = im.tolerate("snapshot table", err, &im.snapshotDamage); err != nil {
 			return err
 		}
 	}
-	if err := im.checkTable(h.L1TableOffset, int64(h.L1Size), 8, ondisk.MaxL1Bytes, "Active L1 table"); err != nil {
+	if err := im.checkTable(h.L1TableOffset, int64(h.L1Size), 8, ondisk.MaxL1Bytes, "active L1 table"); err != nil {
 		return err
 	}
 	need := im.l1Entries(int64(h.Size))
 	if need > 1<<31-1 {
-		return corrupt("Image is too big")
+		return corrupt("image is too big")
 	}
 	if int64(h.L1Size) < need {
 		return corrupt("L1 table is too small")
@@ -159,7 +159,7 @@ func (im *image) tolerate(what string, err error, damage *error) error {
 	}
 	if *damage == nil {
 		*damage = err
-		im.env.Warn(fmt.Sprintf("the %s is damaged and left out, the disk can only be read: %v", what, err))
+		im.env.Warn(fmt.Sprintf("the %s is damaged and left out, the disk can only be read: %s", what, im.env.InWords(err)))
 	}
 	return nil
 }
@@ -303,16 +303,16 @@ func (im *image) setIncompatible(ctx context.Context, set, unset uint64) error {
 // ChangeBacking records another backing file, or none.
 func (im *image) ChangeBacking(ctx context.Context, ref driver.BackingRef) error {
 	if !im.writable {
-		return driver.Errorf(driver.ErrReadOnly, "Image is read-only")
+		return driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	}
 	if len(ref.Filename) > ondisk.MaxBackingName {
-		return driver.Errorf(driver.ErrInvalid, "Backing file name too long")
+		return driver.Errorf(driver.ErrInvalid, "backing file name too long")
 	}
 	if len(ref.Format) >= ondisk.MaxBackingFormat {
-		return driver.Errorf(driver.ErrInvalid, "Backing format name too long")
+		return driver.Errorf(driver.ErrInvalid, "backing format name too long")
 	}
 	if im.dataRaw && ref.Filename != "" {
-		return driver.Errorf(driver.ErrInvalid, "Cannot use a backing file with a raw external data file")
+		return driver.Errorf(driver.ErrInvalid, "cannot use a backing file with a raw external data file")
 	}
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
@@ -336,10 +336,10 @@ func (im *image) corruption(ctx context.Context, format string, args ...any) err
 		return err
 	}
 	if !im.writable {
-		im.env.Warn(fmt.Sprintf("qcow2: Image is corrupt: %v; further non-fatal corruption events will be suppressed", err))
+		im.env.Warn(fmt.Sprintf("qcow2: Image is corrupt: %s; further non-fatal corruption events will be suppressed", im.env.InWords(err)))
 		return err
 	}
-	im.env.Warn(fmt.Sprintf("qcow2: Marking image as corrupt: %v; further corruption events will be suppressed", err))
+	im.env.Warn(fmt.Sprintf("qcow2: Marking image as corrupt: %s; further corruption events will be suppressed", im.env.InWords(err)))
 	if werr := im.setIncompatible(context.WithoutCancel(ctx), ondisk.IncompatCorrupt, 0); werr != nil && im.env.Log != nil {
 		im.env.Log.Error("marking image as corrupt", "image", im.name, "error", werr)
 	}

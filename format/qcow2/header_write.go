@@ -48,7 +48,7 @@ func (im *image) encodeHeader(nameAt int64) (headerImage, error) {
 		b = append(b, im.backing...)
 	}
 	if int64(len(b)) > im.clusterSize {
-		return headerImage{}, driver.Errorf(driver.ErrRange, "No space left in the file header: %d bytes are needed and the cluster has %d", len(b), im.clusterSize)
+		return headerImage{}, driver.Errorf(driver.ErrRange, "no space left in the file header: %d bytes are needed and the cluster has %d", len(b), im.clusterSize)
 	}
 	copy(b, h.Append(nil))
 	return headerImage{data: append(b, make([]byte, im.clusterSize-int64(len(b)))...), hdr: h, used: used}, nil

@@ -45,21 +45,21 @@ func hostOffset(e ondisk.L2Entry) int64 { return int64(e.Desc & ondisk.OffsetMas
 func (im *image) badEntry(e ondisk.L2Entry) string {
 	k := im.kind(e)
 	if (k == kindNormal || k == kindZeroAlloc) && hostOffset(e)&(im.clusterSize-1) != 0 {
-		return "Cluster allocation offset unaligned"
+		return "cluster allocation offset unaligned"
 	}
 	if im.version < 3 && (k == kindZeroPlain || k == kindZeroAlloc) {
-		return "Zero cluster entry found in pre-v3 image"
+		return "zero cluster entry found in pre-v3 image"
 	}
 	if k == kindCompressed && im.external {
-		return "Compressed cluster entry found in image with external data file"
+		return "compressed cluster entry found in image with external data file"
 	}
 	if im.extended && k != kindCompressed {
 		alloc, zero := uint32(e.Bitmap), uint32(e.Bitmap>>32)
 		if alloc&zero != 0 {
-			return "Subcluster both allocated and zero"
+			return "subcluster both allocated and zero"
 		}
 		if alloc != 0 && k == kindUnallocated {
-			return "Allocated subclusters in an unallocated cluster"
+			return "allocated subclusters in an unallocated cluster"
 		}
 	}
 	return ""
@@ -82,7 +82,7 @@ func (im *image) misplaced(off int64, e ondisk.L2Entry) bool {
 }
 
 func (im *image) misplacedError(ctx context.Context, off, host int64) error {
-	return im.corruption(ctx, "External data file host cluster offset %#x does not match guest cluster offset: %#x, L2 index: %#x",
+	return im.corruption(ctx, "external data file host cluster offset %#x does not match guest cluster offset: %#x, L2 index: %#x",
 		host, off, off>>im.clusterBits&(1<<im.l2Bits-1))
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -37,7 +38,7 @@ func TestMeasureSize(t *testing.T) {
 					if err == nil {
 						t.Fatalf("accepted; the original says %s", r.stderr)
 					}
-					if want := strings.TrimPrefix(strings.TrimSpace(r.stderr), "qemu-img: "); err.Error() != want {
+					if want := strings.TrimPrefix(strings.TrimSpace(r.stderr), "qemu-img: "); words.Text(err) != want {
 						t.Fatalf("got %q, want %q", err, want)
 					}
 					return

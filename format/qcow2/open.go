@@ -43,7 +43,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 	im.lazy = im.hdr.Compatible&ondisk.CompatLazyRefcounts != 0
 	if im.opt.LazyRefcounts != nil {
 		if *im.opt.LazyRefcounts && im.version < 3 {
-			return nil, driver.Errorf(driver.ErrInvalid, "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level")
+			return nil, driver.Errorf(driver.ErrInvalid, "lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level")
 		}
 		im.lazy = *im.opt.LazyRefcounts
 	}
@@ -148,7 +148,7 @@ func (im *image) openForWriting(ctx context.Context) error {
 		err := im.writeHeader(ctx)
 		im.hdrMu.Unlock()
 		if err != nil {
-			return driver.Errorf(driver.ErrInvalid, "Could not update qcow2 header: %w", err)
+			return driver.Errorf(driver.ErrInvalid, "could not update qcow2 header: %w", err)
 		}
 	}
 	if im.hdr.Incompatible&ondisk.IncompatDirty == 0 || im.access.Check {
@@ -156,14 +156,14 @@ func (im *image) openForWriting(ctx context.Context) error {
 	}
 	checker, ok := any(im).(driver.Checker)
 	if !ok {
-		return driver.Errorf(driver.ErrNeedsRepair, "Could not repair dirty image")
+		return driver.Errorf(driver.ErrNeedsRepair, "could not repair dirty image")
 	}
 	res, err := checker.Check(ctx, driver.CheckFix{Leaks: true, Errors: true}, im.env.Report, nil)
 	if err != nil {
-		return driver.Errorf(driver.ErrNeedsRepair, "Could not repair dirty image: %w", err)
+		return driver.Errorf(driver.ErrNeedsRepair, "could not repair dirty image: %w", err)
 	}
 	if res.CheckErrors != 0 || res.Corruptions != 0 {
-		return driver.Errorf(driver.ErrNeedsRepair, "Could not repair dirty image")
+		return driver.Errorf(driver.ErrNeedsRepair, "could not repair dirty image")
 	}
 	return im.setIncompatible(ctx, 0, ondisk.IncompatDirty)
 }
@@ -177,7 +177,7 @@ func (im *image) loadTables(ctx context.Context) error {
 	}
 	l1, err := im.readTableInto(ctx, im.l1.Entries, int64(h.L1TableOffset), n)
 	if err != nil {
-		return driver.Errorf(driver.ErrCorrupt, "Could not read L1 table: %w", err)
+		return driver.Errorf(driver.ErrCorrupt, "could not read L1 table: %w", err)
 	}
 	im.l1 = clustertable.NewRoot(l1, int64(h.L1TableOffset), binary.BigEndian)
 	im.cache.Reset()

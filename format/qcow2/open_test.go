@@ -13,6 +13,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -80,7 +81,7 @@ func TestOpenErrors(t *testing.T) {
 				closeImage(t, openImage(t, path, false))
 			}
 			_, err := block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, openOpts(snapshots))
-			if err == nil || !strings.Contains(err.Error(), c.want) {
+			if err == nil || !strings.Contains(words.Text(err), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 			_, errOut, code := testkit.Try(t, "qemu-io", "-r", "-f", "qcow2", "-c", "quit", path)
@@ -117,7 +118,7 @@ func TestOpenOptions(t *testing.T) {
 			if err == nil {
 				closeImage(t, img)
 			}
-			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(words.Text(err), c.want)) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
 			if strings.Contains(c.options, "no-such") {
@@ -167,7 +168,7 @@ func TestCorruptionIsMarked(t *testing.T) {
 		t.Fatalf("the image is not marked: %s", out)
 	}
 	_, err = block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, openOpts(true))
-	if err == nil || !strings.Contains(err.Error(), "qcow2: Image is corrupt; cannot be opened read/write") {
+	if err == nil || !strings.Contains(words.Text(err), "qcow2: Image is corrupt; cannot be opened read/write") {
 		t.Fatal(err)
 	}
 	closeImage(t, openImage(t, path, false))
@@ -336,7 +337,7 @@ func TestFeatureNames(t *testing.T) {
 	patch(t, path, 72, u64(1<<50|1<<51))
 	const want = "Unsupported qcow2 feature(s): time travel, Unknown incompatible feature: 8000000000000"
 	_, err = block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, openOpts(false))
-	if err == nil || !strings.Contains(err.Error(), want) {
+	if err == nil || !strings.Contains(words.Text(err), want) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 	if _, errOut, _ := testkit.Try(t, "qemu-img", "info", "-f", "qcow2", path); !strings.Contains(errOut, want) {

@@ -62,7 +62,7 @@ const (
 
 func (o *openOptions) overlaps() (overlapSet, error) {
 	if o.Overlap != "" && o.OverlapTemplate != "" && o.Overlap != o.OverlapTemplate {
-		return 0, driver.Errorf(driver.ErrInvalid, "Conflicting values for qcow2 options 'overlap-check' ('%s') and 'overlap-check.template' ('%s')",
+		return 0, driver.Errorf(driver.ErrInvalid, "conflicting values for qcow2 options 'overlap-check' ('%s') and 'overlap-check.template' ('%s')",
 			o.Overlap, o.OverlapTemplate)
 	}
 	template := o.Overlap
@@ -79,7 +79,7 @@ func (o *openOptions) overlaps() (overlapSet, error) {
 	case "all":
 		set = overlapAll
 	default:
-		return 0, driver.Errorf(driver.ErrInvalid, "Unsupported value '%s' for qcow2 option 'overlap-check'. Allowed are any of the following: none, constant, cached, all", template)
+		return 0, driver.Errorf(driver.ErrInvalid, "unsupported value '%s' for qcow2 option 'overlap-check'. Allowed are any of the following: none, constant, cached, all", template)
 	}
 	for _, b := range []struct {
 		bit overlapSet
@@ -166,7 +166,7 @@ func (o *openOptions) caches(g *geometry, diskSize int64, sequential bool) (cach
 	c.refcount = max(c.refcount, minRefcountCacheSize*g.clusterSize)
 	if o.CacheCleanInterval != nil {
 		if *o.CacheCleanInterval > 1<<32-1 {
-			return invalid("Cache clean interval too big")
+			return invalid("cache clean interval too big")
 		}
 		c.cleanInterval = time.Duration(*o.CacheCleanInterval) * time.Second
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"fmt"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
@@ -23,21 +22,21 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 	switch mode {
 	case driver.PreallocOff, driver.PreallocMetadata, driver.PreallocFalloc, driver.PreallocFull:
 	default:
-		return driver.Errorf(driver.ErrUnsupported, "Unsupported preallocation mode '%s'", mode)
+		return driver.Errorf(driver.ErrUnsupported, "unsupported preallocation mode '%s'", mode)
 	}
 	if size < 0 || size%512 != 0 {
-		return driver.Errorf(driver.ErrInvalid, "The new size must be a multiple of 512")
+		return driver.Errorf(driver.ErrInvalid, "the new size must be a multiple of 512")
 	}
 	im.resizeMu.Lock()
 	defer im.resizeMu.Unlock()
 	old := im.size.Load()
 	switch {
 	case im.hdr.NbSnapshots > 0 && im.version < 3:
-		return driver.Errorf(driver.ErrUnsupported, "Can't resize a v2 image which has snapshots")
+		return driver.Errorf(driver.ErrUnsupported, "can't resize a v2 image which has snapshots")
 	case size < old && mode != driver.PreallocOff:
-		return driver.Errorf(driver.ErrInvalid, "Preallocation can't be used for shrinking an image")
+		return driver.Errorf(driver.ErrInvalid, "preallocation can't be used for shrinking an image")
 	case im.l1Entries(size)*8 > ondisk.MaxL1Bytes:
-		return driver.Errorf(driver.ErrRange, "Failed to grow the L1 table: File too large")
+		return driver.Errorf(driver.ErrRange, "failed to grow the L1 table: file too large")
 	}
 	if err := im.bm.CheckConsistent(); err != nil {
 		return err
@@ -62,13 +61,13 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 
 func (im *image) grow(ctx context.Context, old, size int64, mode driver.Prealloc, opt driver.ResizeOptions) error {
 	if err := im.growL1(ctx, im.l1Entries(size)); err != nil {
-		return fmt.Errorf("Failed to grow the L1 table: %w", err)
+		return driver.Errorf(nil, "failed to grow the L1 table: %w", err)
 	}
 	if err := im.zeroTail(ctx, old, size); err != nil {
-		return fmt.Errorf("Failed to zero out the new area: %w", err)
+		return driver.Errorf(nil, "failed to zero out the new area: %w", err)
 	}
 	if err := im.hideBacking(ctx, old, min(size, opt.HideBacking)); err != nil {
-		return fmt.Errorf("Failed to zero out the new area: %w", err)
+		return driver.Errorf(nil, "failed to zero out the new area: %w", err)
 	}
 	entries := mode
 	if im.dataRaw && mode == driver.PreallocOff {
@@ -96,7 +95,7 @@ func (im *image) grow(ctx context.Context, old, size int64, mode driver.Prealloc
 		im.recurse.Store(0)
 	}
 	if err := im.Flush(ctx); err != nil {
-		return fmt.Errorf("Failed to flush the preallocated area to disk: %w", err)
+		return driver.Errorf(nil, "failed to flush the preallocated area to disk: %w", err)
 	}
 	return im.writeSize(ctx, size)
 }
@@ -122,7 +121,7 @@ func (im *image) writeSize(ctx context.Context, size int64) error {
 	im.hdrMu.Lock()
 	defer im.hdrMu.Unlock()
 	if err := im.writeHeaderField(ctx, ondisk.SizeOffset, binary.BigEndian.AppendUint64(nil, uint64(size))); err != nil {
-		return fmt.Errorf("Failed to update the image size: %w", err)
+		return driver.Errorf(nil, "failed to update the image size: %w", err)
 	}
 	im.hdr.Size = uint64(size)
 	im.size.Store(size)

@@ -2,7 +2,6 @@ package qcow2
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -144,7 +143,7 @@ func (im *image) materialise(ctx context.Context, host, n int64, mode driver.Pre
 		}
 		err := r.Resize(ctx, end, driver.ResizeOptions{Prealloc: how})
 		if err != nil {
-			return false, fmt.Errorf("Failed to resize underlying file: %w", err)
+			return false, driver.Errorf(nil, "failed to resize underlying file: %w", err)
 		}
 		if mode == driver.PreallocMetadata && !zero && im.version < 3 {
 			return true, clustertable.WriteZeroes(ctx, im.file, host, n)

@@ -19,7 +19,7 @@ func (im *image) shrink(ctx context.Context, old, size int64, opt driver.ResizeO
 	err = im.cutClusters(ctx, c0, c1, discardAlways)
 	im.pend.Remove(p)
 	if err != nil {
-		return fmt.Errorf("Failed to discard cropped clusters: %w", err)
+		return driver.Errorf(nil, "failed to discard cropped clusters: %w", err)
 	}
 	if im.external {
 		if r, ok := im.data.(driver.Resizer); ok {
@@ -40,7 +40,7 @@ func (im *image) shrink(ctx context.Context, old, size int64, opt driver.ResizeO
 		return err
 	}
 	if err := im.shrinkRefcounts(ctx); err != nil {
-		return fmt.Errorf("Failed to discard unused refblocks: %w", err)
+		return driver.Errorf(nil, "failed to discard unused refblocks: %w", err)
 	}
 	return im.cutFile(ctx)
 }
@@ -176,7 +176,7 @@ func (im *image) cutFile(ctx context.Context) error {
 		return nil
 	}
 	if err := r.Resize(ctx, end, driver.ResizeOptions{}); err != nil {
-		im.env.Warn(fmt.Sprintf("Failed to truncate the tail of the image: %v", err))
+		im.env.Warn(fmt.Sprintf("Failed to truncate the tail of the image: %s", im.env.InWords(err)))
 		return nil
 	}
 	a.fresh = end

@@ -18,7 +18,7 @@ func (im *image) loadSnapshots(ctx context.Context) (err error) {
 	}
 	im.snap, err = snaptable.Read(ctx, snaptable.Request{File: im.file, Offset: int64(im.hdr.SnapshotsOffset), Count: im.hdr.NbSnapshots,
 		DiskSize: im.hdr.Size, Reserve: im.reserve, CheckL1: func(s *ondisk.Snapshot) error {
-			return im.checkTable(s.L1TableOffset, int64(s.L1Size), 8, ondisk.MaxL1Bytes, "Snapshot L1 table")
+			return im.checkTable(s.L1TableOffset, int64(s.L1Size), 8, ondisk.MaxL1Bytes, "snapshot L1 table")
 		}})
 	return err
 }
@@ -33,17 +33,17 @@ func (im *image) OpenSnapshot(ctx context.Context, idOrName string) error {
 	}
 	s := im.snap.Find(idOrName)
 	if s == nil {
-		return driver.Errorf(driver.ErrInvalid, "Can't find snapshot")
+		return driver.Errorf(driver.ErrInvalid, "can't find snapshot")
 	}
 	if im.l1Entries(int64(s.DiskSize)) > int64(s.L1Size) {
-		return driver.Errorf(driver.ErrCorrupt, "Snapshot L1 table is too small")
+		return driver.Errorf(driver.ErrCorrupt, "snapshot L1 table is too small")
 	}
 	if err := im.reserve("Snapshot L1 table", int64(s.L1Size)*8); err != nil {
 		return err
 	}
 	l1, err := im.readTable(ctx, int64(s.L1TableOffset), int64(s.L1Size))
 	if err != nil {
-		return driver.Errorf(driver.ErrCorrupt, "Failed to read snapshot L1 table: %w", err)
+		return driver.Errorf(driver.ErrCorrupt, "failed to read snapshot L1 table: %w", err)
 	}
 	im.meta.Lock()
 	defer im.meta.Unlock()

@@ -28,24 +28,24 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	im.resizeMu.Lock()
 	defer im.resizeMu.Unlock()
 	if im.bm.Any() {
-		return driver.Errorf(driver.ErrBitmaps, "Device has active dirty bitmaps")
+		return driver.Errorf(driver.ErrBitmaps, "device has active dirty bitmaps")
 	}
 	im.tableMu.Lock()
 	defer im.tableMu.Unlock()
 	s := im.snap.Find(idOrName)
 	if s == nil {
-		return driver.Errorf(driver.ErrNoSnapshot, "Can't find the snapshot")
+		return driver.Errorf(driver.ErrNoSnapshot, "can't find the snapshot")
 	}
 	size := int64(s.DiskSize)
 	if size != im.size.Load() && im.version < 3 {
-		return driver.Errorf(driver.ErrUnsupported, "Can't resize a v2 image which has snapshots")
+		return driver.Errorf(driver.ErrUnsupported, "can't resize a v2 image which has snapshots")
 	}
 	if size != im.size.Load() && size%512 != 0 {
-		return driver.Errorf(driver.ErrInvalid, "The new size must be a multiple of 512")
+		return driver.Errorf(driver.ErrInvalid, "the new size must be a multiple of 512")
 	}
 	n := max(int64(len(im.l1.Entries)), int64(s.L1Size), im.l1Entries(size))
 	if n*8 > ondisk.MaxL1Bytes {
-		return driver.Errorf(driver.ErrRange, "Failed to grow the L1 table: File too large")
+		return driver.Errorf(driver.ErrRange, "failed to grow the L1 table: file too large")
 	}
 	if err := im.env.Budget.Table("Snapshot L1 table", n*8); err != nil {
 		return err
@@ -53,7 +53,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	defer im.env.Budget.Release(n * 8)
 	l1, err := im.readTable(ctx, int64(s.L1TableOffset), int64(s.L1Size))
 	if err != nil {
-		return driver.Errorf(driver.ErrCorrupt, "Failed to read snapshot L1 table: %w", err)
+		return driver.Errorf(driver.ErrCorrupt, "failed to read snapshot L1 table: %w", err)
 	}
 	l1 = append(l1, make([]uint64, n-int64(len(l1)))...)
 	room, err := im.snapshotRoom(ctx, n*8)

@@ -22,7 +22,7 @@ func (im *image) DeleteSnapshot(ctx context.Context, id, name string) error {
 	defer im.tableMu.Unlock()
 	i := slices.IndexFunc(im.snap.Entries, func(s ondisk.Snapshot) bool { return s.ID == id && s.Name == name })
 	if i < 0 {
-		return driver.Errorf(driver.ErrNoSnapshot, "Can't find the snapshot")
+		return driver.Errorf(driver.ErrNoSnapshot, "can't find the snapshot")
 	}
 	s := im.snap.Entries[i]
 	l1Bytes := int64(s.L1Size) * 8
@@ -32,7 +32,7 @@ func (im *image) DeleteSnapshot(ctx context.Context, id, name string) error {
 	defer im.env.Budget.Release(l1Bytes)
 	l1, err := im.readTable(ctx, int64(s.L1TableOffset), int64(s.L1Size))
 	if err != nil {
-		return driver.Errorf(driver.ErrCorrupt, "Failed to read snapshot L1 table: %w", err)
+		return driver.Errorf(driver.ErrCorrupt, "failed to read snapshot L1 table: %w", err)
 	}
 	list := slices.Delete(slices.Clone(im.snap.Entries), i, i+1)
 	op, err := im.beginSnapshot(ctx, list)

@@ -35,7 +35,7 @@ func (im *image) canSnapshot() error {
 	case im.refused.Load():
 		return driver.Errorf(driver.ErrCorrupt, "image is corrupt: writing is no longer possible")
 	case !im.writable:
-		return driver.Errorf(driver.ErrReadOnly, "Image is read-only")
+		return driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	case im.external:
 		return driver.Errorf(driver.ErrUnsupported, "images with an external data file have no internal snapshots")
 	}
@@ -76,7 +76,7 @@ func (im *image) beginSnapshot(ctx context.Context, list []ondisk.Snapshot, room
 	op.table = snaptable.Encode(list)
 	var err error
 	if len(op.table) > ondisk.MaxSnapshotTableBytes {
-		err = driver.Errorf(driver.ErrRange, "File too large")
+		err = driver.Errorf(driver.ErrRange, "file too large")
 	} else if op.room, err = im.snapshotRoom(ctx, int64(len(op.table))); err == nil {
 		op.rooms = append(op.rooms, op.room)
 	}
@@ -195,7 +195,7 @@ func (op *snapshotOp) finish(ctx context.Context, failed error) error {
 		failed = im.setIncompatible(ctx, 0, ondisk.IncompatDirty)
 	}
 	if failed != nil {
-		return driver.Errorf(driver.ErrCorrupt, "Failed to free the cluster and L1 table: %w", failed)
+		return driver.Errorf(driver.ErrCorrupt, "failed to free the cluster and L1 table: %w", failed)
 	}
 	return nil
 }

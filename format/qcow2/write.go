@@ -31,7 +31,7 @@ func (im *image) beginWrite(ctx context.Context) error {
 		return nil
 	}
 	if !im.writable {
-		return driver.Errorf(driver.ErrReadOnly, "Image is read-only")
+		return driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	}
 	if err := im.bm.Begin(ctx); err != nil {
 		return err
@@ -227,7 +227,7 @@ func (im *image) inPlace(ctx context.Context, off, n int64, r writePlan) (driver
 	t := driver.WriteTarget{Length: min(n, r.clusters<<im.clusterBits-in), Child: im.child(off, r.host+in), HostOffset: r.host + in}
 	if !im.external {
 		if what := im.overlapping(t.HostOffset, t.Length); what != "" {
-			return driver.WriteTarget{}, im.corruption(ctx, "Preventing invalid write on metadata (overlaps with %s)", what)
+			return driver.WriteTarget{}, im.corruption(ctx, "preventing invalid write on metadata (overlaps with %s)", what)
 		}
 	}
 	im.events.Raise("write_aio")

@@ -15,7 +15,7 @@ func (rawDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
 		return err
 	}
 	if req.Size < 0 || req.Size > math.MaxInt64-sectorSize {
-		return driver.Errorf(driver.ErrInvalid, "Image size must be less than 8 EiB!")
+		return driver.Errorf(driver.ErrInvalid, "image size must be less than 8 EiB")
 	}
 	size := roundUp(req.Size)
 	r, ok := req.File.(driver.Resizer)

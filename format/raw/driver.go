@@ -58,18 +58,18 @@ func (rawDriver) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, 
 	fileSize := roundUp(req.File.Size())
 	if o.Offset > fileSize {
 		return nil, driver.Errorf(driver.ErrInvalid,
-			"Offset (%d) cannot be greater than size of the containing file (%d)", o.Offset, fileSize)
+			"offset (%d) cannot be greater than size of the containing file (%d)", o.Offset, fileSize)
 	}
 	n := &node{file: req.File, offset: o.Offset, limit: -1, write: req.Access.Write}
 	if o.Size != nil {
 		if *o.Size > fileSize-o.Offset {
 			return nil, driver.Errorf(driver.ErrInvalid,
-				"The sum of offset (%d) and size (%d) has to be smaller or equal to the  actual size of the containing file (%d)",
+				"the sum of offset (%d) and size (%d) has to be smaller or equal to the  actual size of the containing file (%d)",
 				o.Offset, *o.Size, fileSize)
 		}
 		// Rounding such a size up would reach beyond the selected part.
 		if *o.Size%sectorSize != 0 {
-			return nil, driver.Errorf(driver.ErrInvalid, "Specified size is not multiple of %d", sectorSize)
+			return nil, driver.Errorf(driver.ErrInvalid, "specified size is not multiple of %d", sectorSize)
 		}
 		n.limit = *o.Size
 	}

@@ -129,15 +129,15 @@ func (n *node) Discard(ctx context.Context, off, length int64) error {
 func (n *node) Resize(ctx context.Context, size int64, opt driver.ResizeOptions) error {
 	switch {
 	case n.limit >= 0:
-		return driver.Errorf(driver.ErrUnsupported, "Cannot resize fixed-size raw disks")
+		return driver.Errorf(driver.ErrUnsupported, "cannot resize fixed-size raw disks")
 	case !n.write:
 		return driver.Errorf(driver.ErrReadOnly, "the image is read-only")
 	case size < 0 || size > math.MaxInt64-n.offset:
-		return driver.Errorf(driver.ErrInvalid, "Disk size too large for the chosen offset")
+		return driver.Errorf(driver.ErrInvalid, "disk size too large for the chosen offset")
 	}
 	r, ok := n.file.(driver.Resizer)
 	if !ok {
-		return driver.Errorf(driver.ErrUnsupported, "Image format driver does not support resize")
+		return driver.Errorf(driver.ErrUnsupported, "image format driver does not support resize")
 	}
 	return r.Resize(ctx, n.offset+size, opt)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/raw"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/protocol/file"
@@ -82,7 +83,7 @@ func TestSizesBesideTheOriginal(t *testing.T) {
 		if code != 0 {
 			text := strings.TrimSpace(errOut)
 			text = text[strings.LastIndex(text, "': ")+3:]
-			if err == nil || !strings.HasSuffix(err.Error(), text) {
+			if err == nil || !strings.HasSuffix(words.Text(err), text) {
 				t.Errorf("%d bytes, %v: %v, want %s", c.length, c.o, err, text)
 			}
 			continue
@@ -214,7 +215,7 @@ func TestPartOfAFile(t *testing.T) {
 			t.Errorf("reached outside: %v", err)
 		}
 	}
-	if err := img.Resize(ctx, 2048, driver.ResizeOptions{}); err == nil || !strings.HasSuffix(err.Error(), "Cannot resize fixed-size raw disks") {
+	if err := img.Resize(ctx, 2048, driver.ResizeOptions{}); err == nil || !strings.HasSuffix(words.Text(err), "Cannot resize fixed-size raw disks") {
 		t.Error(err)
 	}
 	b, err := os.ReadFile(path)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"strings"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // Loopback returns the addresses that address, "host:port", stands for if the host is
@@ -48,20 +50,20 @@ func Addresses(ctx context.Context, network, address string) ([]string, error) {
 	return list, nil
 }
 
-// Reason words an error of finding an address as getaddrinfo(3) does, empty if err is none.
+// Reason words an error of finding an address as getaddrinfo(3) does; nil if err is none.
 // The name servers and ports that Go's errors name are of no use to who mistyped a host.
-func Reason(err error) string {
+func Reason(err error) error {
 	var addr *net.AddrError
 	var dns *net.DNSError
 	switch {
 	case errors.As(err, &addr) && addr.Err == "invalid port", errors.As(err, &dns) && dns.Err == "unknown port":
-		return "Servname not supported for ai_socktype"
+		return message.Errorf(nil, "servname not supported for ai_socktype")
 	case addr != nil && addr.Err == "no suitable address found":
-		return "Address family for hostname not supported"
+		return message.Errorf(nil, "address family for hostname not supported")
 	case dns != nil && dns.IsNotFound:
-		return "Name or service not known"
+		return message.Errorf(nil, "name or service not known")
 	case dns != nil:
-		return "Temporary failure in name resolution"
+		return message.Errorf(nil, "temporary failure in name resolution")
 	}
-	return ""
+	return nil
 }

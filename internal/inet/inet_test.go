@@ -58,17 +58,17 @@ func TestReason(t *testing.T) {
 		want string
 		err  error
 	}{
-		{"Servname not supported for ai_socktype", dial("tcp", "127.0.0.1:nosuchservice")},
-		{"Servname not supported for ai_socktype", dial("tcp", "127.0.0.1:70000")},
-		{"Address family for hostname not supported", dial("tcp4", "[::1]:1")},
-		{"Address family for hostname not supported", dial("tcp6", "127.0.0.1:1")},
-		{"Name or service not known", &net.OpError{Err: &net.DNSError{IsNotFound: true}}},
-		{"Temporary failure in name resolution", &net.OpError{Err: &net.DNSError{IsTimeout: true}}},
+		{"servname not supported for ai_socktype", dial("tcp", "127.0.0.1:nosuchservice")},
+		{"servname not supported for ai_socktype", dial("tcp", "127.0.0.1:70000")},
+		{"address family for hostname not supported", dial("tcp4", "[::1]:1")},
+		{"address family for hostname not supported", dial("tcp6", "127.0.0.1:1")},
+		{"name or service not known", &net.OpError{Err: &net.DNSError{IsNotFound: true}}},
+		{"temporary failure in name resolution", &net.OpError{Err: &net.DNSError{IsTimeout: true}}},
 		{"", &net.OpError{Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}},
 		{"", nil},
 	} {
-		if got := Reason(test.err); got != test.want {
-			t.Errorf("%v: %q, want %q", test.err, got, test.want)
+		if got := Reason(test.err); (got == nil) != (test.want == "") || got != nil && got.Error() != test.want {
+			t.Errorf("%v: %v, want %q", test.err, got, test.want)
 		}
 	}
 }

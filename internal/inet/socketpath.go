@@ -3,6 +3,8 @@ package inet
 import (
 	"fmt"
 	"runtime"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // SocketPathError says that the path of a Unix socket does not fit into the address
@@ -12,8 +14,11 @@ type SocketPathError struct {
 	Max  int // bytes that a path must have less than
 }
 
-func (e *SocketPathError) Error() string {
-	return fmt.Sprintf("UNIX socket path '%s' is too long", e.Path)
+func (e *SocketPathError) Error() string { return message.Text(e) }
+
+// Template implements message.Message.
+func (e *SocketPathError) Template() (string, []any) {
+	return "UNIX socket path '%s' is too long", []any{e.Path}
 }
 
 // Hint says what to do.

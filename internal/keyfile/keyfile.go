@@ -3,9 +3,10 @@
 package keyfile
 
 import (
-	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // File is the content of a key file. Values are kept as they are written.
@@ -25,7 +26,7 @@ func Parse(data string) (*File, error) {
 		case isGroup(text):
 			group = text[1:strings.IndexByte(text, ']')]
 			if group == "" || strings.ContainsFunc(group, func(r rune) bool { return r == '[' || r < 0x20 || r == 0x7F }) {
-				return nil, fmt.Errorf("Invalid group name: %s", group)
+				return nil, message.Errorf(nil, "invalid group name: %s", group)
 			}
 			begun = true
 			if f.groups[group] == nil {
@@ -33,16 +34,16 @@ func Parse(data string) (*File, error) {
 			}
 		case strings.IndexByte(text, '=') > 0:
 			if !begun {
-				return nil, fmt.Errorf("Key file does not start with a group")
+				return nil, message.Errorf(nil, "key file does not start with a group")
 			}
 			key, value, _ := strings.Cut(text, "=")
 			key = strings.TrimRight(key, " \t\v\f\r")
 			if !validKey(key) {
-				return nil, fmt.Errorf("Invalid key name: %s", key)
+				return nil, message.Errorf(nil, "invalid key name: %s", key)
 			}
 			f.groups[group][key] = strings.TrimLeft(value, " \t\v\f\r")
 		default:
-			return nil, fmt.Errorf("Key file contains line “%s” which is not a key-value pair, group, or comment", line)
+			return nil, message.Errorf(nil, "key file contains line “%s” which is not a key-value pair, group, or comment", line)
 		}
 	}
 	return f, nil
@@ -73,14 +74,14 @@ func (f *File) Value(group, key string) (string, bool) {
 }
 
 func uninterpretable(key string) error {
-	return fmt.Errorf("Key file contains key “%s” which has a value that cannot be interpreted.", key)
+	return message.Errorf(nil, "key file contains key “%s” which has a value that cannot be interpreted", key)
 }
 
 // String returns a value with its escape sequences resolved.
 func (f *File) String(group, key string) (string, error) {
 	v := f.groups[group][key]
 	if !utf8.ValidString(v) {
-		return "", fmt.Errorf("Key file contains key “%s” with value “%s” which is not UTF-8", key, strings.ToValidUTF8(v, "\uFFFD"))
+		return "", message.Errorf(nil, "key file contains key “%s” with value “%s” which is not UTF-8", key, strings.ToValidUTF8(v, "\uFFFD"))
 	}
 	var b strings.Builder
 	for i := 0; i < len(v); i++ {

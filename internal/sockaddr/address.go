@@ -38,7 +38,7 @@ func (a *Address) Old(host, port, path, defaultPort string) error {
 	switch {
 	case a.Given():
 		if path != "" || host != "" || port != "" {
-			return driver.Errorf(driver.ErrInvalid, "Cannot use 'server' and path/host/port at the same time")
+			return driver.Errorf(driver.ErrInvalid, "cannot use 'server' and path/host/port at the same time")
 		}
 	case path != "" && host != "":
 		return driver.Errorf(driver.ErrInvalid, "path and host may not be used at the same time")
@@ -80,21 +80,21 @@ func (a *Address) Endpoint() (*Endpoint, error) {
 		return nil, driver.Errorf(driver.ErrInvalid, format, args...)
 	}
 	if a.Type == "" {
-		return invalid("Parameter 'type' is missing")
+		return invalid("parameter 'type' is missing")
 	}
 	required, known := needs[a.Type]
 	if !known {
-		return invalid("Parameter 'type' does not accept value '%s'", a.Type)
+		return invalid("parameter 'type' does not accept value '%s'", a.Type)
 	}
 	given := a.given()
 	for _, name := range required {
 		if !slices.Contains(given, name) {
-			return invalid("Parameter '%s' is missing", name)
+			return invalid("parameter '%s' is missing", name)
 		}
 	}
 	for _, name := range given {
 		if !slices.Contains(required, name) && !slices.Contains(takes[a.Type], name) {
-			return invalid("Parameter '%s' is unexpected", name)
+			return invalid("parameter '%s' is unexpected", name)
 		}
 	}
 	e := &Endpoint{Network: a.Type}
@@ -131,7 +131,7 @@ func (a *Address) inet() (*Endpoint, error) {
 	}
 	switch four, six := asked(a.IPv4, a.IPv6), asked(a.IPv6, a.IPv4); {
 	case !four && !six:
-		return nil, driver.Errorf(driver.ErrInvalid, "Cannot disable IPv4 and IPv6 at same time")
+		return nil, driver.Errorf(driver.ErrInvalid, "cannot disable IPv4 and IPv6 at same time")
 	case !six:
 		e.Network = "tcp4"
 	case !four:
@@ -177,11 +177,11 @@ func (e *Endpoint) Error(err error) error {
 	if e.Network == "fd" {
 		return driver.Errorf(driver.ErrInvalid, "%w", err)
 	}
-	if reason := inet.Reason(err); reason != "" {
-		return driver.Errorf(driver.ErrInvalid, "address resolution failed for %s: %s", e.shown, reason)
+	if reason := inet.Reason(err); reason != nil {
+		return driver.Errorf(driver.ErrInvalid, "address resolution failed for %s: %w", e.shown, reason)
 	}
 	if no := errnoOf(err); no != nil {
 		err = no
 	}
-	return driver.Errorf(driver.ErrInvalid, "Failed to connect to '%s': %w", e.shown, err)
+	return driver.Errorf(driver.ErrInvalid, "failed to connect to '%s': %w", e.shown, err)
 }

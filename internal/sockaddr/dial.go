@@ -3,7 +3,6 @@ package sockaddr
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -46,9 +45,9 @@ func (e *Endpoint) inherited() (net.Conn, error) {
 	c, err := takeSocket(fd)
 	switch {
 	case errors.Is(err, errNoSocket):
-		return nil, driver.Errorf(driver.ErrInvalid, "File descriptor '%s' is not a socket", e.Address)
+		return nil, driver.Errorf(driver.ErrInvalid, "file descriptor '%s' is not a socket", e.Address)
 	case err != nil:
-		return nil, fmt.Errorf("File descriptor '%s': %w", e.Address, err)
+		return nil, driver.Errorf(nil, "file descriptor '%s': %w", e.Address, err)
 	}
 	return c, nil
 }
@@ -59,11 +58,11 @@ func descriptor(text string) (int, error) {
 	digits := strings.TrimLeft(text, " \t\n\v\f\r")
 	unsigned := strings.TrimPrefix(strings.TrimPrefix(digits, "+"), "-")
 	if unsigned == "" || strings.Trim(unsigned, "0123456789") != "" || len(digits)-len(unsigned) > 1 {
-		return 0, driver.Errorf(driver.ErrInvalid, "Unable to parse FD number %s", text)
+		return 0, driver.Errorf(driver.ErrInvalid, "unable to parse FD number %s", text)
 	}
 	fd, err := strconv.ParseInt(digits, 10, 32)
 	if err != nil {
-		return 0, driver.Errorf(driver.ErrInvalid, "Unable to parse FD number %s: Numerical result out of range", text)
+		return 0, driver.Errorf(driver.ErrInvalid, "unable to parse FD number %s: numerical result out of range", text)
 	}
 	return int(fd), nil
 }

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"syscall"
 
+	"github.com/cowl-disk/cowl/internal/message"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
@@ -24,6 +26,11 @@ func violation(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrProtocol, fmt.Sprintf(format, args...))
 }
 
+// badGreeting is a violation in what the server says first.
+func badGreeting(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrProtocol, message.Errorf(nil, format, args...))
+}
+
 // ServerError is an error that the server reports for a request. It wraps Errno.
 type ServerError struct {
 	Command wire.Command
@@ -32,11 +39,14 @@ type ServerError struct {
 	Message string // what the server adds, may be empty
 }
 
-func (e *ServerError) Error() string {
+func (e *ServerError) Error() string { return message.Text(e) }
+
+// Template implements message.Message.
+func (e *ServerError) Template() (string, []any) {
 	if e.Message != "" {
-		return fmt.Sprintf("%v (server reported: %s)", e.Errno, e.Message)
+		return "%v (server reported: %s)", []any{e.Errno, e.Message}
 	}
-	return e.Errno.Error()
+	return "%v", []any{e.Errno}
 }
 
 // Unwrap returns the number of the error.
@@ -49,33 +59,47 @@ type OptionError struct {
 	Message string // what the server adds, may be empty
 }
 
-func (e *OptionError) Error() string {
-	about := fmt.Sprintf("option %d (%v)", uint32(e.Option), e.Option)
-	switch e.Reply {
-	case wire.RepErrUnsup:
-		return "Unsupported " + about
-	case wire.RepErrPolicy:
-		return "Denied by server for " + about
-	case wire.RepErrInvalid:
-		return "Invalid parameters for " + about
-	case wire.RepErrPlatform:
-		return "Server lacks support for " + about
-	case wire.RepErrTLSReqd:
-		return "TLS negotiation required before " + about
-	case wire.RepErrUnknown:
-		return "Requested export not available"
-	case wire.RepErrShutdown:
-		return "Server shutting down before " + about
-	case wire.RepErrBlockSizeReqd:
-		return "Server requires INFO_BLOCK_SIZE for " + about
+func (e *OptionError) Error() string { return message.Text(e) }
+
+// Template implements message.Message.
+func (e *OptionError) Template() (string, []any) {
+	format, known := map[wire.OptionReply]string{
+		wire.RepErrUnsup:         "unsupported option %d (%v)",
+		wire.RepErrPolicy:        "denied by server for option %d (%v)",
+		wire.RepErrInvalid:       "invalid parameters for option %d (%v)",
+		wire.RepErrPlatform:      "server lacks support for option %d (%v)",
+		wire.RepErrTLSReqd:       "TLS negotiation required before option %d (%v)",
+		wire.RepErrShutdown:      "server shutting down before option %d (%v)",
+		wire.RepErrBlockSizeReqd: "server requires INFO_BLOCK_SIZE for option %d (%v)",
+	}[e.Reply]
+	switch {
+	case e.Reply == wire.RepErrUnknown:
+		return "requested export not available", nil
+	case !known:
+		format = "unknown error code when asking for option %d (%v)"
 	}
-	return "Unknown error code when asking for " + about
+	return format, []any{uint32(e.Option), e.Option}
+}
+
+// Hint is what the server adds, and what to do.
+func (e *OptionError) Hint() string {
+	var lines []string
+	if e.Reply == wire.RepErrTLSReqd {
+		lines = append(lines, "Did you forget a valid tls-creds?")
+	}
+	if e.Message != "" {
+		lines = append(lines, "server reported: "+e.Message)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // ConnectError is a connection that could not be made: nothing was said yet.
 type ConnectError struct{ Err error }
 
-func (e *ConnectError) Error() string { return e.Err.Error() }
+func (e *ConnectError) Error() string { return message.Text(e) }
+
+// Template implements message.Message.
+func (e *ConnectError) Template() (string, []any) { return "%v", []any{e.Err} }
 
 // Unwrap returns what the system said.
 func (e *ConnectError) Unwrap() error { return e.Err }
@@ -87,11 +111,14 @@ type GreetingError struct {
 	Err  error
 }
 
-func (e *GreetingError) Error() string {
+func (e *GreetingError) Error() string { return message.Text(e) }
+
+// Template implements message.Message.
+func (e *GreetingError) Template() (string, []any) {
 	if errors.Is(e.Err, io.ErrUnexpectedEOF) {
-		return "Failed to read " + e.Part + ": Unexpected end-of-file before all data were read"
+		return "failed to read %s: unexpected end-of-file before all data were read", []any{e.Part}
 	}
-	return "Failed to read " + e.Part + ": Unable to read from socket: " + systemError(e.Err).Error()
+	return "failed to read %s: unable to read from socket: %v", []any{e.Part, systemError(e.Err)}
 }
 
 // Unwrap returns what was wrong with the connection.
@@ -104,19 +131,6 @@ func systemError(err error) error {
 		return no
 	}
 	return err
-}
-
-// Report returns the error for people: with a hint and what the server adds, on lines
-// of their own.
-func (e *OptionError) Report() string {
-	text := e.Error()
-	if e.Reply == wire.RepErrTLSReqd {
-		text += "\nDid you forget a valid tls-creds?"
-	}
-	if e.Message != "" {
-		text += "\nserver reported: " + e.Message
-	}
-	return text
 }
 
 // refused says whether err is an option that the server does not have, or does not

@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 
+	"github.com/cowl-disk/cowl/internal/message"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
@@ -45,7 +46,7 @@ func (h *handshake) read(n int) ([]byte, error) {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
-		return nil, fmt.Errorf("Failed to read from the NBD server: %w", err)
+		return nil, message.Errorf(nil, "failed to read from the NBD server: %w", err)
 	}
 	return b, nil
 }
@@ -57,14 +58,14 @@ func (h *handshake) begin() error {
 		return &GreetingError{"initial magic", err}
 	}
 	if binary.BigEndian.Uint64(b) != wire.InitMagic {
-		return violation("Bad initial magic received: 0x%x", b[:8])
+		return badGreeting("bad initial magic received: 0x%x", b[:8])
 	}
 	switch binary.BigEndian.Uint64(b[8:]) {
 	case wire.OldMagic:
 		return h.oldstyle()
 	case wire.OptMagic:
 	default:
-		return violation("Bad server magic received: 0x%x", b[8:])
+		return badGreeting("bad server magic received: 0x%x", b[8:])
 	}
 	if b, err = h.read(2); err != nil {
 		return &GreetingError{"server flags", err}
@@ -84,7 +85,7 @@ func (h *handshake) begin() error {
 	if server&wire.FlagFixedNewstyle == 0 {
 		h.mode = ModeExportName
 		if h.cfg.TLS != nil {
-			return errors.New("Server does not support STARTTLS")
+			return message.Errorf(nil, "server does not support STARTTLS")
 		}
 		return nil
 	}
@@ -98,7 +99,7 @@ func (h *handshake) begin() error {
 
 func (h *handshake) oldstyle() error {
 	if h.cfg.TLS != nil {
-		return errors.New("Server does not support STARTTLS")
+		return message.Errorf(nil, "server does not support STARTTLS")
 	}
 	b, err := h.read(8 + 4 + 124)
 	if err != nil {
@@ -106,7 +107,7 @@ func (h *handshake) oldstyle() error {
 	}
 	flags := binary.BigEndian.Uint32(b[8:])
 	if flags > math.MaxUint16 {
-		return violation("Unexpected export flags 0x%x", flags)
+		return badGreeting("unexpected export flags 0x%x", flags)
 	}
 	h.mode, h.size, h.flags = ModeOldstyle, binary.BigEndian.Uint64(b), wire.TransFlags(flags)
 	return nil
@@ -356,7 +357,7 @@ func (h *handshake) list() ([]Info, error) {
 		size, err := checkSize(h.size)
 		return []Info{{Size: size, Flags: h.flags, Mode: h.mode}}, err
 	case ModeExportName:
-		return nil, errors.New("Server does not support export lists")
+		return nil, message.Errorf(nil, "server does not support export lists")
 	}
 	defer h.abort()
 	var list []Info

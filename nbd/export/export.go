@@ -79,9 +79,9 @@ func (d *Device) addBitmap(ctx context.Context, name string) error {
 		}
 		switch {
 		case list[k].Inconsistent:
-			return driver.Errorf(driver.ErrBitmaps, "Bitmap '%s' is inconsistent and cannot be used", name)
+			return driver.Errorf(driver.ErrBitmaps, "bitmap '%s' is inconsistent and cannot be used", name)
 		case list[k].Enabled && !d.img.Writable() && layer.Writable():
-			return driver.Errorf(driver.ErrBitmaps, "Enabled bitmap '%s' incompatible with readonly export", name)
+			return driver.Errorf(driver.ErrBitmaps, "enabled bitmap '%s' incompatible with readonly export", name)
 		}
 		context := wire.ContextDirtyBitmap + name
 		if err := wire.CheckString(context); err != nil {
@@ -93,7 +93,7 @@ func (d *Device) addBitmap(ctx context.Context, name string) error {
 		}
 		return nil
 	}
-	return driver.Errorf(driver.ErrInvalid, "Bitmap '%s' is not found", name)
+	return driver.Errorf(driver.ErrInvalid, "bitmap '%s' is not found", name)
 }
 
 // Size returns the size of the disk.

@@ -137,7 +137,7 @@ func TestContexts(t *testing.T) {
 	d := &toy{infos: []driver.BitmapInfo{{Name: "daily"}, {Name: "bad", Inconsistent: true}}}
 	img := open(t, d, false)
 	for name, want := range map[string]string{
-		"none": "Bitmap 'none' is not found", "bad": "Bitmap 'bad' is inconsistent and cannot be used",
+		"none": "bitmap 'none' is not found", "bad": "bitmap 'bad' is inconsistent and cannot be used",
 	} {
 		if _, err := New(t.Context(), img, Options{Bitmaps: []string{name}}); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // poll is how often the state of a device is looked at while it changes.
@@ -77,14 +79,14 @@ func open(device string, flags int) (*os.File, error) {
 		return f, nil
 	case errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENXIO):
 		if _, e := os.Stat("/sys/module/nbd"); e != nil {
-			return nil, fmt.Errorf("Failed to open %s: %w", device, ErrUnsupported)
+			return nil, message.Errorf(nil, "failed to open %s: %w", device, ErrUnsupported)
 		}
 	}
 	var pe *os.PathError
 	if errors.As(err, &pe) {
 		err = pe.Err
 	}
-	return nil, fmt.Errorf("Failed to open %s: %w", device, err)
+	return nil, message.Errorf(nil, "failed to open %s: %w", device, err)
 }
 
 // Attach attaches a connection to a device and returns when the device has its
@@ -210,13 +212,13 @@ func Detach(ctx context.Context, device string) error {
 			return fmt.Errorf("%s: %w", device, err)
 		}
 		if err := ioctl(f, nbdClearQueue, 0); err != nil && err != unix.EINVAL && err != unix.ENOTTY {
-			return fmt.Errorf("Failed to clear the queue of %s: %w", device, err)
+			return message.Errorf(nil, "failed to clear the queue of %s: %w", device, err)
 		}
 		if err := ioctl(f, nbdDisconnect, 0); err != nil && err != unix.EINVAL {
-			return fmt.Errorf("Failed to disconnect %s: %w", device, err)
+			return message.Errorf(nil, "failed to disconnect %s: %w", device, err)
 		}
 		if err := ioctl(f, nbdClearSock, 0); err != nil && err != unix.EINVAL {
-			return fmt.Errorf("Failed to disconnect %s: %w", device, err)
+			return message.Errorf(nil, "failed to disconnect %s: %w", device, err)
 		}
 	}
 	// The kernel lets go of the device when nobody has it open.

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // The ioctls of the nbd driver (linux/nbd.h).
@@ -50,7 +52,7 @@ func (a *Attachment) connectIoctl(c Config) error {
 		if err == unix.EBUSY {
 			err = ErrBusy
 		}
-		return fmt.Errorf("Failed to set NBD socket of %s: %w", c.Device, err)
+		return message.Errorf(nil, "failed to set NBD socket of %s: %w", c.Device, err)
 	}
 	for _, s := range steps {
 		if s.op == nbdSetTimeout && s.arg == 0 {
@@ -59,7 +61,7 @@ func (a *Attachment) connectIoctl(c Config) error {
 		if err := ioctl(f, s.op, s.arg); err != nil {
 			_ = ioctl(f, nbdClearSock, 0)
 			f.Close()
-			return fmt.Errorf("Failed to set the %s of %s: %w", s.what, c.Device, err)
+			return message.Errorf(nil, "failed to set the %s of %s: %w", s.what, c.Device, err)
 		}
 	}
 	a.file = f

@@ -247,7 +247,7 @@ func (c *conn) addError(r *replies, req *wire.Request, errno wire.Errno, off int
 		typ = wire.ChunkErrorOffset
 	}
 	var room [128]byte
-	data := wire.AppendError(room[:0], errno, req.Type.String()+" failed: "+errno.Error(), off)
+	data := wire.AppendError(room[:0], errno, req.Type.String()+" failed: "+errno.Text(), off)
 	c.addChunk(r, req, typ, done, len(data))
 	copy(r.grow(len(data)), data)
 }

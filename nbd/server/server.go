@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cowl-disk/cowl/internal/message"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
@@ -116,7 +117,7 @@ func (s *Server) RemoveExport(ctx context.Context, name string) error {
 	e, ok := s.exports[name]
 	if !ok {
 		s.mu.Unlock()
-		return fmt.Errorf("Export '%s' is not found", name)
+		return message.Errorf(nil, "export '%s' is not found", name)
 	}
 	delete(s.exports, name)
 	var using []*conn

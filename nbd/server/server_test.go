@@ -202,7 +202,7 @@ func TestList(t *testing.T) {
 	})
 	_, err := client.Dial(t.Context(), client.Config{Network: "unix", Address: sock, Export: "c"})
 	var oe *client.OptionError
-	if !errors.As(err, &oe) || oe.Error() != "Requested export not available" || oe.Message != "export 'c' not present" {
+	if !errors.As(err, &oe) || oe.Error() != "requested export not available" || oe.Message != "export 'c' not present" {
 		t.Errorf("%v", err)
 	}
 }

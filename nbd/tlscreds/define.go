@@ -7,7 +7,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -30,7 +29,7 @@ func Define(creds *driver.TLSCreds, objects driver.Objects, sanity bool) error {
 		return nil
 	case "psk", "x509":
 		if creds.Dir == "" {
-			return driver.Errorf(driver.ErrInvalid, "Missing 'dir' property value")
+			return driver.Errorf(driver.ErrInvalid, "missing 'dir' property value")
 		}
 		if creds.Type == "psk" {
 			return checkKeys(creds)
@@ -89,7 +88,7 @@ func checkKeys(creds *driver.TLSCreds) error {
 	}
 	data, err := readFile(path)
 	if err != nil {
-		return fmt.Errorf("Cannot read PSK file %s: %w", path, err)
+		return driver.Errorf(nil, "cannot read PSK file %s: %w", path, err)
 	}
 	user := cmp.Or(creds.Username, "qemu")
 	for line := range bytes.Lines(data) {
@@ -97,7 +96,7 @@ func checkKeys(creds *driver.TLSCreds) error {
 			return nil
 		}
 	}
-	return driver.Errorf(driver.ErrInvalid, "Username %s not found in PSK file %s", user, path)
+	return driver.Errorf(driver.ErrInvalid, "username %s not found in PSK file %s", user, path)
 }
 
 // checkParams checks the file of Diffie-Hellman parameters. They are not used: there
@@ -118,7 +117,7 @@ func checkParams(dir string) error {
 		}
 	}
 	if err != nil {
-		return driver.Errorf(driver.ErrInvalid, "Unable to load DH parameters from %s: %w", path, err)
+		return driver.Errorf(driver.ErrInvalid, "unable to load DH parameters from %s: %w", path, err)
 	}
 	return nil
 }
@@ -134,10 +133,10 @@ func judge(own, ca string, server bool) error {
 	if own != "" && readable(own) {
 		data, err := readFile(own)
 		if err != nil {
-			return fmt.Errorf("Cannot load CA cert list %s: %w", own, err)
+			return driver.Errorf(nil, "cannot load CA cert list %s: %w", own, err)
 		}
 		if chain, err = parseCerts(data); err != nil {
-			return driver.Errorf(driver.ErrInvalid, "Unable to import %s certificate %s: %w", role(server), own, err)
+			return driver.Errorf(driver.ErrInvalid, "unable to import %s certificate %s: %w", role(server), own, err)
 		}
 		cert = chain[0]
 	}
@@ -145,10 +144,10 @@ func judge(own, ca string, server bool) error {
 	if readable(ca) {
 		data, err := readFile(ca)
 		if err != nil {
-			return fmt.Errorf("Cannot load CA cert list %s: %w", ca, err)
+			return driver.Errorf(nil, "cannot load CA cert list %s: %w", ca, err)
 		}
 		if authorities, err = parseCerts(data); err != nil {
-			return driver.Errorf(driver.ErrInvalid, "Unable to import CA certificate list %s", ca)
+			return driver.Errorf(driver.ErrInvalid, "unable to import CA certificate list %s", ca)
 		}
 		authorities = authorities[:min(len(authorities), maxAuthorities)]
 	}
@@ -165,8 +164,8 @@ func judge(own, ca string, server bool) error {
 	if cert == nil || len(authorities) == 0 {
 		return nil
 	}
-	if reason := distrust(cert, chain[1:], authorities); reason != "" {
-		return driver.Errorf(driver.ErrInvalid, "Our own certificate %s failed validation against %s: %s", own, ca, reason)
+	if reason := distrust(cert, chain[1:], authorities); reason != nil {
+		return driver.Errorf(driver.ErrInvalid, "our own certificate %s failed validation against %s: %w", own, ca, reason)
 	}
 	return nil
 }
@@ -200,9 +199,9 @@ var (
 func judgeTimes(c *x509.Certificate, kind, path string) error {
 	switch now := time.Now(); {
 	case now.After(c.NotAfter):
-		return driver.Errorf(driver.ErrInvalid, "The %s certificate %s has expired", kind, path)
+		return driver.Errorf(driver.ErrInvalid, "the %s certificate %s has expired", kind, path)
 	case now.Before(c.NotBefore):
-		return driver.Errorf(driver.ErrInvalid, "The %s certificate %s is not yet active", kind, path)
+		return driver.Errorf(driver.ErrInvalid, "the %s certificate %s is not yet active", kind, path)
 	}
 	return nil
 }
@@ -214,11 +213,11 @@ func judgeAuthority(c *x509.Certificate, path string) error {
 	_, critical := extension(c, oidKeyUsage)
 	switch {
 	case !c.BasicConstraintsValid:
-		return driver.Errorf(driver.ErrInvalid, "The certificate %s is missing basic constraints for a CA", path)
+		return driver.Errorf(driver.ErrInvalid, "the certificate %s is missing basic constraints for a CA", path)
 	case !c.IsCA:
-		return driver.Errorf(driver.ErrInvalid, "The certificate %s basic constraints do not show a CA", path)
+		return driver.Errorf(driver.ErrInvalid, "the certificate %s basic constraints do not show a CA", path)
 	case critical && c.KeyUsage&x509.KeyUsageCertSign == 0:
-		return driver.Errorf(driver.ErrInvalid, "Certificate %s usage does not permit certificate signing", path)
+		return driver.Errorf(driver.ErrInvalid, "certificate %s usage does not permit certificate signing", path)
 	}
 	return nil
 }
@@ -237,20 +236,20 @@ func judgeOwn(c *x509.Certificate, path string, server bool) error {
 	}
 	switch {
 	case c.BasicConstraintsValid && c.IsCA:
-		return driver.Errorf(driver.ErrInvalid, "The certificate %s basic constraints show a CA, but we need one for a %s", path, role(server))
+		return driver.Errorf(driver.ErrInvalid, "the certificate %s basic constraints show a CA, but we need one for a %s", path, role(server))
 	case usageBinds && c.KeyUsage&x509.KeyUsageDigitalSignature == 0:
-		return driver.Errorf(driver.ErrInvalid, "Certificate %s usage does not permit digital signature", path)
+		return driver.Errorf(driver.ErrInvalid, "certificate %s usage does not permit digital signature", path)
 	case usageBinds && c.KeyUsage&x509.KeyUsageKeyEncipherment == 0:
-		return driver.Errorf(driver.ErrInvalid, "Certificate %s usage does not permit key encipherment", path)
+		return driver.Errorf(driver.ErrInvalid, "certificate %s usage does not permit key encipherment", path)
 	case purposeBinds && !slices.Contains(c.ExtKeyUsage, purpose) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny):
-		return driver.Errorf(driver.ErrInvalid, "Certificate %s purpose does not allow use with a TLS %s", path, role(server))
+		return driver.Errorf(driver.ErrInvalid, "certificate %s purpose does not allow use with a TLS %s", path, role(server))
 	}
 	return nil
 }
 
-// distrust says why the authorities do not vouch for a certificate, "" if they do.
+// distrust says why the authorities do not vouch for a certificate, nil if they do.
 // between are certificates that may lead to them.
-func distrust(cert *x509.Certificate, between, authorities []*x509.Certificate) string {
+func distrust(cert *x509.Certificate, between, authorities []*x509.Certificate) error {
 	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 	for _, c := range authorities {
 		o.Roots.AddCert(c)
@@ -263,14 +262,14 @@ func distrust(cert *x509.Certificate, between, authorities []*x509.Certificate) 
 	var weak x509.InsecureAlgorithmError
 	switch {
 	case err == nil:
-		return ""
+		return nil
 	case errors.As(err, &weak) || cert.SignatureAlgorithm == x509.SHA1WithRSA || cert.SignatureAlgorithm == x509.ECDSAWithSHA1 ||
 		cert.SignatureAlgorithm == x509.MD5WithRSA || cert.SignatureAlgorithm == x509.MD2WithRSA:
-		return "The certificate uses an insecure algorithm"
+		return driver.Errorf(nil, "the certificate uses an insecure algorithm")
 	case errors.As(err, &unknown) && !slices.ContainsFunc(authorities, func(c *x509.Certificate) bool { return mayHaveSigned(c, cert) }):
-		return "The certificate hasn't got a known issuer"
+		return driver.Errorf(nil, "the certificate hasn't got a known issuer")
 	}
-	return "The certificate is not trusted"
+	return driver.Errorf(nil, "the certificate is not trusted")
 }
 
 // mayHaveSigned says whether an authority is the one that a certificate names.

@@ -6,7 +6,6 @@ import (
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -39,13 +38,13 @@ const maxFile = 16 << 20
 
 // What GnuTLS says of files, which users of the original know.
 var (
-	errHeader   = errors.New("Base64 unexpected header error.")
-	errBase64   = errors.New("Base64 decoding error.")
-	errDER      = errors.New("ASN1 parser: Error in TAG.")
-	errReading  = errors.New("Error while reading file.")
-	errNoData   = errors.New("The requested data were not available.")
-	errMismatch = errors.New("The certificate and the given key do not match.")
-	errDecrypt  = errors.New("Decryption has failed.")
+	errHeader   = driver.Errorf(nil, "Base64 unexpected header error")
+	errBase64   = driver.Errorf(nil, "Base64 decoding error")
+	errDER      = driver.Errorf(nil, "ASN1 parser: Error in TAG")
+	errReading  = driver.Errorf(nil, "error while reading file")
+	errNoData   = driver.Errorf(nil, "the requested data were not available")
+	errMismatch = driver.Errorf(nil, "the certificate and the given key do not match")
+	errDecrypt  = driver.Errorf(nil, "decryption has failed")
 )
 
 // find returns the path of a file in dir, "" if it is missing and need not be there.
@@ -56,7 +55,7 @@ func find(dir, name string, required bool) (string, error) {
 	} else if errors.Is(err, fs.ErrNotExist) && !required {
 		return "", nil
 	} else {
-		return "", fmt.Errorf("Unable to access credentials %s: %w", path, bare(err))
+		return "", driver.Errorf(nil, "unable to access credentials %s: %w", path, bare(err))
 	}
 }
 
@@ -72,13 +71,13 @@ func bare(err error) error {
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("Failed to open file “%s”: %w", path, bare(err))
+		return nil, driver.Errorf(nil, "failed to open file “%s”: %w", path, bare(err))
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("Error reading file “%s”: %w", path, bare(err))
+		return nil, driver.Errorf(nil, "error reading file “%s”: %w", path, bare(err))
 	case len(data) > maxFile:
 		return nil, driver.Errorf(driver.ErrBudget, "“%s” is larger than %d bytes", path, maxFile)
 	}

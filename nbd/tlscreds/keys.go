@@ -32,12 +32,12 @@ func loadPair(creds *driver.TLSCreds, objects driver.Objects) (*tls.Certificate,
 			return nil, err
 		}
 		if !utf8.Valid(password) {
-			return nil, driver.Errorf(driver.ErrInvalid, "Data from secret %s is not valid UTF-8", creds.PasswordID)
+			return nil, driver.Errorf(driver.ErrInvalid, "data from secret %s is not valid UTF-8", creds.PasswordID)
 		}
 	}
 	cert, err := readPair(certPath, keyPath, password)
 	if err != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "Cannot load certificate '%s' & key '%s': %w", certPath, keyPath, err)
+		return nil, driver.Errorf(driver.ErrInvalid, "cannot load certificate '%s' & key '%s': %w", certPath, keyPath, err)
 	}
 	return cert, nil
 }

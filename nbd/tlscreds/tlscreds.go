@@ -91,10 +91,10 @@ func check(creds *driver.TLSCreds, server bool) error {
 		return driver.Errorf(driver.ErrInvalid, "TLS credentials of unknown type '%s'", creds.Type)
 	}
 	if creds.Server != server {
-		return driver.Errorf(driver.ErrInvalid, "Expected TLS credentials for a %s endpoint", role(server))
+		return driver.Errorf(driver.ErrInvalid, "expected TLS credentials for a %s endpoint", role(server))
 	}
 	if creds.Dir == "" {
-		return driver.Errorf(driver.ErrInvalid, "Missing 'dir' property value")
+		return driver.Errorf(driver.ErrInvalid, "missing 'dir' property value")
 	}
 	if creds.Priority != "" && creds.Priority != "NORMAL" {
 		return driver.Errorf(driver.ErrUnsupported, "TLS priority '%s' is not supported: only NORMAL is", creds.Priority)

@@ -3,7 +3,6 @@ package tlscreds
 import (
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -13,11 +12,14 @@ import (
 
 // VerifyError is a certificate that is not accepted.
 type VerifyError struct {
-	msg   string
+	msg   error // why, of driver.Errorf
 	cause error // may be nil
 }
 
-func (e *VerifyError) Error() string { return e.msg }
+func (e *VerifyError) Error() string { return driver.Text(e) }
+
+// Template implements driver.Message.
+func (e *VerifyError) Template() (string, []any) { return "%v", []any{e.msg} }
 
 // Unwrap returns what the library says of the certificate.
 func (e *VerifyError) Unwrap() error { return e.cause }
@@ -65,7 +67,7 @@ func loadAuthorities(path string) ([]*x509.Certificate, error) {
 		err = nil
 	}
 	if err != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "Cannot load CA certificate '%s': %w", path, err)
+		return nil, driver.Errorf(driver.ErrInvalid, "cannot load CA certificate '%s': %w", path, err)
 	}
 	return certs, nil
 }
@@ -78,7 +80,7 @@ func loadRevocations(path string) (lists []*x509.RevocationList, err error) {
 		err = errBase64
 	}
 	if err != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "Cannot load CRL '%s': %w", path, err)
+		return nil, driver.Errorf(driver.ErrInvalid, "cannot load CRL '%s': %w", path, err)
 	}
 	return lists, nil
 }
@@ -86,7 +88,7 @@ func loadRevocations(path string) (lists []*x509.RevocationList, err error) {
 // verify checks the certificates of a peer, the first of which is its own.
 func (t *trust) verify(certs []*x509.Certificate, usage x509.ExtKeyUsage) error {
 	if len(certs) == 0 {
-		return &VerifyError{"No certificate peers", nil}
+		return &VerifyError{driver.Errorf(nil, "no certificate peers"), nil}
 	}
 	between := x509.NewCertPool()
 	for _, c := range certs[1:] {
@@ -96,13 +98,13 @@ func (t *trust) verify(certs []*x509.Certificate, usage x509.ExtKeyUsage) error 
 	if err != nil {
 		var unknown x509.UnknownAuthorityError
 		if errors.As(err, &unknown) {
-			return &VerifyError{"The certificate hasn't got a known issuer", err}
+			return &VerifyError{driver.Errorf(nil, "the certificate hasn't got a known issuer"), err}
 		}
-		return &VerifyError{fmt.Sprintf("The certificate is not trusted: %v", err), err}
+		return &VerifyError{driver.Errorf(nil, "the certificate is not trusted: %w", err), err}
 	}
 	// One chain without a revoked certificate is enough.
 	if !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool { return !slices.ContainsFunc(chain, t.isRevoked) }) {
-		return &VerifyError{"The certificate has been revoked", nil}
+		return &VerifyError{driver.Errorf(nil, "the certificate has been revoked"), nil}
 	}
 	return nil
 }
@@ -130,7 +132,7 @@ func checkHost(c *x509.Certificate, host string) error {
 		err = nil
 	}
 	if err != nil {
-		return &VerifyError{"Certificate does not match the hostname " + host, err}
+		return &VerifyError{driver.Errorf(nil, "certificate does not match the hostname %s", host), err}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 )
 
@@ -29,10 +30,34 @@ var errnoTexts = map[Errno]string{
 }
 
 func (e Errno) Error() string {
+	s := e.Text()
+	if _, ok := errnoTexts[e]; ok {
+		s = strings.ToLower(s[:1]) + s[1:]
+	}
+	return s
+}
+
+// Text is what strerror(3) says of the number: for messages that are sent to the other side.
+func (e Errno) Text() string {
 	if s, ok := errnoTexts[e]; ok {
 		return s
 	}
 	return fmt.Sprintf("NBD error %d", uint32(e))
+}
+
+// Template implements message.Message.
+func (e Errno) Template() (string, []any) { return "%s", []any{e.Text()} }
+
+// Is compares with the number that the system has for the same, and with what that is:
+// a full disk is syscall.ENOSPC wherever it is.
+func (e Errno) Is(target error) bool {
+	sys, ok := systemErrnos[e]
+	return ok && errors.Is(sys, target)
+}
+
+var systemErrnos = map[Errno]syscall.Errno{
+	EPERM: syscall.EPERM, EIO: syscall.EIO, ENOMEM: syscall.ENOMEM, EINVAL: syscall.EINVAL, ENOSPC: syscall.ENOSPC,
+	EOVERFLOW: syscall.EOVERFLOW, ENOTSUP: syscall.ENOTSUP, ESHUTDOWN: syscall.ESHUTDOWN,
 }
 
 // Known returns e, or EINVAL if the specification does not have it: so a client

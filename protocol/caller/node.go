@@ -135,7 +135,7 @@ func (g *growing) Resize(ctx context.Context, size int64, opt driver.ResizeOptio
 		return err
 	}
 	if opt.Prealloc != "" && opt.Prealloc != driver.PreallocOff {
-		return driver.Errorf(driver.ErrUnsupported, "Unsupported preallocation mode '%s'", opt.Prealloc)
+		return driver.Errorf(driver.ErrUnsupported, "unsupported preallocation mode '%s'", opt.Prealloc)
 	}
 	g.sizeMu.Lock()
 	defer g.sizeMu.Unlock()

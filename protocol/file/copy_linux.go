@@ -46,7 +46,7 @@ func (n *node) reflink(from *node, srcOff, dstOff, length int64) (int64, error) 
 	case cannotCopy(err):
 		return 0, driver.ErrUnsupported
 	}
-	return 0, sysErrorf(err, "Could not share blocks of '%s' with '%s'", from.name, n.name)
+	return 0, sysErrorf(err, "could not share blocks of '%s' with '%s'", from.name, n.name)
 }
 
 // offload lets the kernel (or the server) copy.
@@ -68,7 +68,7 @@ func (n *node) offload(ctx context.Context, from *node, srcOff, dstOff, length i
 			}
 			return done, nil
 		case err != nil:
-			return done, sysErrorf(err, "Could not copy '%s' to '%s' at offset %d", from.name, n.name, dstOff+done)
+			return done, sysErrorf(err, "could not copy '%s' to '%s' at offset %d", from.name, n.name, dstOff+done)
 		}
 		done += int64(m)
 		n.grown(dstOff + done)

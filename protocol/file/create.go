@@ -30,15 +30,15 @@ func (d *regular) Create(ctx context.Context, req *driver.CreateRequest) (err er
 		return err
 	}
 	if o.ExtentSizeHint != nil && *o.ExtentSizeHint > math.MaxUint32 {
-		return driver.Errorf(driver.ErrInvalid, "Extent size hint is too large")
+		return driver.Errorf(driver.ErrInvalid, "extent size hint is too large")
 	}
 	if req.Size < 0 || req.Size > math.MaxInt64-sectorSize {
-		return driver.Errorf(syscall.EFBIG, "Image size %d is too large", req.Size)
+		return driver.Errorf(syscall.EFBIG, "image size %d is too large", req.Size)
 	}
 	name := d.path(req.Filename)
 	if st, err := os.Stat(name); err == nil && st.Mode()&fs.ModeDevice != 0 {
 		if req.Size > 0 {
-			return driver.Errorf(driver.ErrUnsupported, "Cannot grow device files")
+			return driver.Errorf(driver.ErrUnsupported, "cannot grow device files")
 		}
 		return nil
 	}
@@ -48,11 +48,11 @@ func (d *regular) Create(ctx context.Context, req *driver.CreateRequest) (err er
 		f, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	}
 	if err != nil {
-		return sysErrorf(err, "Could not create '%s'", name)
+		return sysErrorf(err, "could not create '%s'", name)
 	}
 	defer func() {
 		if e := f.Close(); e != nil && err == nil {
-			err = sysErrorf(e, "Could not close the new file")
+			err = sysErrorf(e, "could not close the new file")
 		}
 		if err != nil && made {
 			_ = os.Remove(name)
@@ -86,7 +86,7 @@ func (d *regular) hintExtentSize(f *os.File, hint *int64, env *driver.Env) {
 	}
 	err := setExtentSizeHint(f, size)
 	if err != nil && hint != nil && size != 0 && env != nil && env.Warn != nil {
-		env.Warn("Failed to set extent size hint: " + Strerror(err))
+		env.Warn("Failed to set extent size hint: " + env.InWords(err))
 	}
 }
 
@@ -97,7 +97,7 @@ func (d *regular) Delete(_ context.Context, filename string) error {
 	if err != nil || !st.Mode().IsRegular() {
 		return sysErrorf(syscall.ENOENT, "%s is not a regular file", name)
 	}
-	return sysErrorf(os.Remove(name), "Error when deleting file %s", name)
+	return sysErrorf(os.Remove(name), "error when deleting file %s", name)
 }
 
 // Create implements driver.Creator for devices, which exist already: the image
@@ -113,7 +113,7 @@ func (d *device) Create(ctx context.Context, req *driver.CreateRequest) (err err
 		return err
 	}
 	if mode != driver.PreallocOff {
-		return driver.Errorf(driver.ErrUnsupported, "Unsupported preallocation mode '%s'", mode)
+		return driver.Errorf(driver.ErrUnsupported, "unsupported preallocation mode '%s'", mode)
 	}
 	node, err := d.Open(ctx, &driver.OpenRequest{
 		Name:    req.Filename,

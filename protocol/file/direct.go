@@ -42,7 +42,7 @@ func (n *node) readDirect(p []byte, off int64) (int, error) {
 			m, err := preadOnce(n.f, rest[:whole], pos)
 			done += m
 			if err != nil {
-				return done, sysErrorf(err, "Could not read '%s' at offset %d", n.name, pos)
+				return done, sysErrorf(err, "could not read '%s' at offset %d", n.name, pos)
 			}
 			if m == 0 || int64(m)%n.align != 0 {
 				return done, io.EOF
@@ -56,7 +56,7 @@ func (n *node) readDirect(p []byte, off int64) (int, error) {
 		want = min(want, n.down(int64(cap(buf))))
 		m, err := preadOnce(n.f, buf[:want], pos-head)
 		if err != nil {
-			return done, sysErrorf(err, "Could not read '%s' at offset %d", n.name, pos)
+			return done, sysErrorf(err, "could not read '%s' at offset %d", n.name, pos)
 		}
 		if int64(m) <= head {
 			return done, io.EOF
@@ -114,7 +114,7 @@ func (n *node) cutTo(size int64) error {
 	n.sizeMu.Lock()
 	defer n.sizeMu.Unlock()
 	if err := n.f.Truncate(size); err != nil {
-		return sysErrorf(err, "Could not resize file")
+		return sysErrorf(err, "could not resize file")
 	}
 	n.size.Store(size)
 	return nil
@@ -147,7 +147,7 @@ func (n *node) writeBlocks(p []byte, off int64) (done int, err error) {
 		}
 		done += m
 		if err != nil {
-			return done, sysErrorf(err, "Could not write '%s' at offset %d", n.name, pos)
+			return done, sysErrorf(err, "could not write '%s' at offset %d", n.name, pos)
 		}
 	}
 	return done, nil

@@ -76,7 +76,7 @@ func (d *fileDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.
 		return nil, err
 	}
 	if o.Filename == "" {
-		return nil, driver.Errorf(driver.ErrInvalid, "The '%s' block driver requires a file name", d.desc.Name)
+		return nil, driver.Errorf(driver.ErrInvalid, "the '%s' block driver requires a file name", d.desc.Name)
 	}
 	if err := o.check(req.Cache); err != nil {
 		return nil, err
@@ -110,14 +110,14 @@ func (d *fileDriver) openFile(name string, write, direct bool) (*os.File, error)
 	f, err := openPath(name, flags, direct)
 	if err != nil {
 		if direct && errors.Is(err, syscall.EINVAL) {
-			return nil, driver.Errorf(syscall.EINVAL, "Could not open '%s': filesystem does not support O_DIRECT", name)
+			return nil, driver.Errorf(syscall.EINVAL, "could not open '%s': filesystem does not support O_DIRECT", name)
 		}
-		return nil, sysErrorf(err, "Could not open '%s'", name)
+		return nil, sysErrorf(err, "could not open '%s'", name)
 	}
 	st, err := f.Stat()
 	if err != nil {
 		f.Close()
-		return nil, sysErrorf(err, "Could not stat file")
+		return nil, sysErrorf(err, "could not stat file")
 	}
 	isDevice := d.desc == &deviceDesc
 	if st.Mode()&fs.ModeDevice != 0 != isDevice || !isDevice && !st.Mode().IsRegular() {
@@ -127,7 +127,7 @@ func (d *fileDriver) openFile(name string, write, direct bool) (*os.File, error)
 	if isDevice && write {
 		if err := deviceWritable(f); err != nil {
 			f.Close()
-			return nil, sysErrorf(err, "The device is not writable")
+			return nil, sysErrorf(err, "the device is not writable")
 		}
 	}
 	return f, nil

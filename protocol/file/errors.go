@@ -4,46 +4,38 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
 
-// sysError is an error of the operating system with what was being done. Its
-// text ends with what strerror says; errors.Is finds the errno, and through it
-// fs.ErrNotExist and its like.
-type sysError struct {
-	doing string
-	err   error // a syscall.Errno wherever there is one
-}
-
-func (e *sysError) Error() string { return e.doing + ": " + Strerror(e.err) }
-func (e *sysError) Unwrap() error { return e.err }
-
-// sysErrorf wraps err, reduced to its errno. It returns nil for nil.
+// sysErrorf makes an error of the operating system with what was being done: the
+// format is followed by what the system says. errors.Is finds the errno, and through it
+// fs.ErrNotExist and its like; a full disk is driver.ErrNoSpace on every system. It
+// returns nil for nil.
 func sysErrorf(err error, format string, args ...any) error {
 	if err == nil {
 		return nil
 	}
 	var no syscall.Errno
-	if errors.As(err, &no) {
-		err = no
+	if !errors.As(err, &no) {
+		return driver.Errorf(nil, format+": %w", append(args, err)...)
 	}
-	return &sysError{doing: fmt.Sprintf(format, args...), err: err}
+	wrapped := driver.Errorf(nil, format+": %w", append(args, no)...)
+	if isFull(no) && no != driver.ErrNoSpace {
+		return &fullError{wrapped}
+	}
+	return wrapped
 }
 
-// Strerror is the text of an error as C programs know it: errno texts begin
-// with a capital letter.
-func Strerror(err error) string {
-	var no syscall.Errno
-	if !errors.As(err, &no) {
-		return err.Error()
-	}
-	s := no.Error()
-	r, n := utf8.DecodeRuneInString(s)
-	return string(unicode.ToUpper(r)) + s[n:]
-}
+// fullError is an error of a system that has a number of its own for a full disk. The
+// number stays the first that errors.As finds.
+type fullError struct{ error }
+
+func (e *fullError) Is(target error) bool { return target == driver.ErrNoSpace }
+func (e *fullError) Unwrap() error        { return e.error }
+
+// Template implements driver.Message.
+func (e *fullError) Template() (string, []any) { return "%v", []any{e.error} }
 
 // LockError says that somebody else uses an image in a way that excludes us.
 // It is a driver.ErrLocked.
@@ -56,20 +48,21 @@ type LockError struct {
 	Err  error // of the system, nil for a conflict
 }
 
-func (e *LockError) Error() string {
-	var s string
+func (e *LockError) Error() string { return driver.Text(e) }
+
+// Template implements driver.Message.
+func (e *LockError) Template() (string, []any) {
+	format, args := "failed to get \"%s\" lock", []any{e.Perm}
 	switch {
 	case e.Lock != 0:
-		s = fmt.Sprintf("Failed to lock byte %d", e.Lock)
+		format, args = "failed to lock byte %d", []any{e.Lock}
 	case e.Shared:
-		s = fmt.Sprintf("Failed to get shared \"%s\" lock", e.Perm)
-	default:
-		s = fmt.Sprintf("Failed to get \"%s\" lock", e.Perm)
+		format = "failed to get shared \"%s\" lock"
 	}
 	if e.Err != nil {
-		s += ": " + Strerror(e.Err)
+		format, args = format+": %v", append(args, e.Err)
 	}
-	return s
+	return format, args
 }
 
 // Hint is a further line for the user.

@@ -262,15 +262,15 @@ func TestErrorsOfOpening(t *testing.T) {
 		is   error
 		text string
 	}{
-		{"missing", file.New(), opts.Dict{"filename": dir + "/no"}, fs.ErrNotExist, "Could not open '" + dir + "/no': No such file or directory"},
-		{"not a directory", file.New(), opts.Dict{"filename": plain + "/x"}, nil, "Could not open '" + plain + "/x': Not a directory"},
+		{"missing", file.New(), opts.Dict{"filename": dir + "/no"}, fs.ErrNotExist, "could not open '" + dir + "/no': no such file or directory"},
+		{"not a directory", file.New(), opts.Dict{"filename": plain + "/x"}, nil, "could not open '" + plain + "/x': not a directory"},
 		{"directory", file.New(), opts.Dict{"filename": dir}, nil, "'file' driver requires '" + dir + "' to be a regular file"},
 		{"no device", file.NewHostDevice(), opts.Dict{"filename": plain}, nil, "'host_device' driver requires '" + plain + "' to be either a character or block device"},
-		{"no name", file.New(), nil, driver.ErrInvalid, "The 'file' block driver requires a file name"},
+		{"no name", file.New(), nil, driver.ErrInvalid, "the 'file' block driver requires a file name"},
 		{"aio", file.New(), opts.Dict{"filename": plain, "aio": "foo"}, nil, "invalid parameter value: foo"},
-		{"aio=native", file.New(), opts.Dict{"filename": plain, "aio": "native"}, nil, "aio=native was specified, but it requires cache.direct=on, which was not specified."},
+		{"aio=native", file.New(), opts.Dict{"filename": plain, "aio": "native"}, nil, "aio=native was specified, but it requires cache.direct=on, which was not specified"},
 		{"locking", file.New(), opts.Dict{"filename": plain, "locking": "maybe"}, nil, "invalid parameter value: maybe"},
-		{"pr-manager", file.New(), opts.Dict{"filename": plain, "pr-manager": "foo"}, nil, "No persistent reservation manager with id 'foo'"},
+		{"pr-manager", file.New(), opts.Dict{"filename": plain, "pr-manager": "foo"}, nil, "no persistent reservation manager with id 'foo'"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := tryOpen(c.drv, driver.Access{}, driver.Cache{}, c.o)
@@ -332,15 +332,15 @@ func TestCreateReplacesAndDeletes(t *testing.T) {
 
 func TestCreateRefuses(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
-	for mode, text := range map[string]string{"foo": "invalid parameter value: foo", "metadata": "Unsupported preallocation mode: metadata"} {
+	for mode, text := range map[string]string{"foo": "invalid parameter value: foo", "metadata": "unsupported preallocation mode: metadata"} {
 		if err := create(t, path, 1000, opts.Dict{"preallocation": mode}); err == nil || err.Error() != text {
 			t.Errorf("%s: %v", mode, err)
 		}
 	}
-	if err := create(t, path, 1000, opts.Dict{"extent_size_hint": "8G"}); err == nil || err.Error() != "Extent size hint is too large" {
+	if err := create(t, path, 1000, opts.Dict{"extent_size_hint": "8G"}); err == nil || err.Error() != "extent size hint is too large" {
 		t.Error(err)
 	}
-	if err := create(t, filepath.Dir(path), 1000, nil); err == nil || err.Error() != "Could not create '"+filepath.Dir(path)+"': Is a directory" {
+	if err := create(t, filepath.Dir(path), 1000, nil); err == nil || err.Error() != "could not create '"+filepath.Dir(path)+"': is a directory" {
 		t.Error(err)
 	}
 	if err := create(t, path, -1, nil); err == nil {
@@ -355,8 +355,8 @@ func TestResizeErrors(t *testing.T) {
 		mode driver.Prealloc
 		text string
 	}{
-		{1000, driver.PreallocFull, "Cannot use preallocation for shrinking files"},
-		{8192, driver.PreallocMetadata, "Unsupported preallocation mode: metadata"},
+		{1000, driver.PreallocFull, "cannot use preallocation for shrinking files"},
+		{8192, driver.PreallocMetadata, "unsupported preallocation mode: metadata"},
 		{-1, "", "negative size"},
 	} {
 		if err := s.Resize(ctx, c.size, driver.ResizeOptions{Prealloc: c.mode}); err == nil || err.Error() != c.text {

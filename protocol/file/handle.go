@@ -22,7 +22,7 @@ type handleOptions struct{}
 func Handle(f *os.File) (driver.Driver, error) {
 	st, err := f.Stat()
 	if err != nil {
-		return nil, sysErrorf(err, "Could not stat file")
+		return nil, sysErrorf(err, "could not stat file")
 	}
 	h := &handle{f: f, desc: driver.Desc{Name: fileDesc.Name, Kind: driver.KindProtocol, Summary: fileDesc.Summary,
 		OpenOptions: opts.SchemaOf(handleOptions{})}}

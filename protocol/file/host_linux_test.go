@@ -148,8 +148,8 @@ func TestFull(t *testing.T) {
 	s := open(t, path, true, driver.Cache{})
 	for _, mode := range []driver.Prealloc{driver.PreallocFalloc, driver.PreallocFull} {
 		text := map[driver.Prealloc]string{
-			driver.PreallocFalloc: "Could not preallocate new data: No space left on device",
-			driver.PreallocFull:   "Could not write zeros for preallocation: No space left on device",
+			driver.PreallocFalloc: "could not preallocate new data: no space left on device",
+			driver.PreallocFull:   "could not write zeros for preallocation: no space left on device",
 		}[mode]
 		err := s.Resize(ctx, 16<<20, driver.ResizeOptions{Prealloc: mode})
 		if !errors.Is(err, syscall.ENOSPC) || err.Error() != text {
@@ -188,8 +188,8 @@ func TestBlockDevice(t *testing.T) {
 		o    opts.Dict
 		text string
 	}{
-		{2 << 20, nil, "Cannot grow device files"},
-		{1 << 20, opts.Dict{"preallocation": "full"}, "Unsupported preallocation mode 'full'"},
+		{2 << 20, nil, "cannot grow device files"},
+		{1 << 20, opts.Dict{"preallocation": "full"}, "unsupported preallocation mode 'full'"},
 		{1 << 19, nil, ""},
 	} {
 		err := creator.Create(ctx, &driver.CreateRequest{Filename: "host_device:" + dev, Size: c.size, Options: c.o})
@@ -228,9 +228,9 @@ func TestBlockDevice(t *testing.T) {
 			}{
 				{1 << 20, driver.ResizeOptions{Exact: true}, ""},
 				{1 << 19, driver.ResizeOptions{}, ""},
-				{1 << 19, driver.ResizeOptions{Exact: true}, "Cannot resize device files"},
-				{2 << 20, driver.ResizeOptions{}, "Cannot grow device files"},
-				{1 << 20, driver.ResizeOptions{Prealloc: "full"}, "Preallocation mode 'full' unsupported for this non-regular file"},
+				{1 << 19, driver.ResizeOptions{Exact: true}, "cannot resize device files"},
+				{2 << 20, driver.ResizeOptions{}, "cannot grow device files"},
+				{1 << 20, driver.ResizeOptions{Prealloc: "full"}, "preallocation mode 'full' unsupported for this non-regular file"},
 			} {
 				if err := s.Resize(ctx, c.size, c.opt); (err == nil) != (c.text == "") || err != nil && err.Error() != c.text {
 					t.Errorf("resize to %d: %v, want %s", c.size, err, c.text)

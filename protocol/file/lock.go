@@ -10,5 +10,5 @@ func lockUnavailable(required bool) error {
 	if !required {
 		return nil
 	}
-	return driver.Errorf(driver.ErrUnsupported, "File lock requested but OFD locking syscall is unavailable")
+	return driver.Errorf(driver.ErrUnsupported, "file lock requested but OFD locking syscall is unavailable")
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/protocol/file"
@@ -63,7 +64,7 @@ func (u user) ours(t *testing.T, path string) string {
 	if !errors.As(err, &l) || !errors.Is(err, driver.ErrLocked) || l.Hint() != "Is another process using the image ["+path+"]?" {
 		t.Fatalf("not a lock error: %v", err)
 	}
-	return l.Error()
+	return lockError.FindString(words.Text(l))
 }
 
 // hold starts the original on path and returns when it holds its locks.
@@ -144,7 +145,7 @@ func TestCreateRespectsLocks(t *testing.T) {
 	release := holder.hold(t, path)
 	_, errOut, _ := testkit.Try(t, "qemu-img", "create", "-f", "raw", path, "2M")
 	err = create(t, path, 2<<20, nil)
-	if err == nil || err.Error() != lockError.FindString(errOut) {
+	if err == nil || lockError.FindString(words.Text(err)) != lockError.FindString(errOut) {
 		t.Errorf("%v, want %q", err, errOut)
 	}
 	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {

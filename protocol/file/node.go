@@ -101,7 +101,7 @@ func (n *node) checkLength() error {
 func (n *node) updateSize() error {
 	size, err := fileSize(n.f, n.device)
 	if err != nil {
-		return sysErrorf(err, "Could not get the size of '%s'", n.name)
+		return sysErrorf(err, "could not get the size of '%s'", n.name)
 	}
 	n.size.Store(size)
 	return nil
@@ -159,7 +159,7 @@ func (n *node) Filename() string { return n.name }
 func (n *node) DiskUsage(context.Context) (int64, error) {
 	st, err := n.f.Stat()
 	if err != nil {
-		return -1, sysErrorf(err, "Could not stat file")
+		return -1, sysErrorf(err, "could not stat file")
 	}
 	return allocated(st), nil
 }
@@ -190,7 +190,7 @@ func (n *node) Flush(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err = sysErrorf(syncData(n.f), "Could not flush '%s'", n.name); err == nil {
+	if err = sysErrorf(syncData(n.f), "could not flush '%s'", n.name); err == nil {
 		return nil
 	}
 	n.flushMu.Lock()
@@ -214,7 +214,7 @@ func (n *node) Close(context.Context) error {
 		n.borrowed.open.Store(false)
 		return nil
 	}
-	return sysErrorf(n.f.Close(), "Could not close '%s'", n.name)
+	return sysErrorf(n.f.Close(), "could not close '%s'", n.name)
 }
 
 // ReadAt implements driver.Storage.
@@ -228,7 +228,7 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 	m, err := n.f.ReadAt(p, off)
 	if err != nil && err != io.EOF {
-		err = sysErrorf(err, "Could not read '%s' at offset %d", n.name, off)
+		err = sysErrorf(err, "could not read '%s' at offset %d", n.name, off)
 	}
 	return m, err
 }
@@ -254,7 +254,7 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	n.grown(off + int64(m))
 	if err != nil {
 		n.regrown()
-		err = sysErrorf(err, "Could not write '%s' at offset %d", n.name, off)
+		err = sysErrorf(err, "could not write '%s' at offset %d", n.name, off)
 	}
 	return m, err
 }

@@ -37,7 +37,7 @@ func (o *openOptions) check(cache driver.Cache) error {
 	case "threads", "io_uring":
 	case "native":
 		if !cache.Direct {
-			return driver.Errorf(driver.ErrInvalid, "aio=native was specified, but it requires cache.direct=on, which was not specified.")
+			return driver.Errorf(driver.ErrInvalid, "aio=native was specified, but it requires cache.direct=on, which was not specified")
 		}
 	default:
 		return badValue(o.AIO)
@@ -48,7 +48,7 @@ func (o *openOptions) check(cache driver.Cache) error {
 		return badValue(o.Locking)
 	}
 	if o.PRManager != "" {
-		return driver.Errorf(driver.ErrInvalid, "No persistent reservation manager with id '%s'", o.PRManager)
+		return driver.Errorf(driver.ErrInvalid, "no persistent reservation manager with id '%s'", o.PRManager)
 	}
 	return nil
 }

@@ -52,11 +52,11 @@ func (n *node) Resize(ctx context.Context, size int64, opt driver.ResizeOptions)
 func (n *node) resizeDevice(size int64, opt driver.ResizeOptions) error {
 	switch {
 	case opt.Prealloc != "" && opt.Prealloc != driver.PreallocOff:
-		return driver.Errorf(driver.ErrUnsupported, "Preallocation mode '%s' unsupported for this non-regular file", opt.Prealloc)
+		return driver.Errorf(driver.ErrUnsupported, "preallocation mode '%s' unsupported for this non-regular file", opt.Prealloc)
 	case opt.Exact && size != n.Size():
-		return driver.Errorf(driver.ErrUnsupported, "Cannot resize device files")
+		return driver.Errorf(driver.ErrUnsupported, "cannot resize device files")
 	case size > n.Size():
-		return driver.Errorf(driver.ErrInvalid, "Cannot grow device files")
+		return driver.Errorf(driver.ErrInvalid, "cannot grow device files")
 	}
 	return nil
 }
@@ -66,37 +66,37 @@ func (n *node) resizeDevice(size int64, opt driver.ResizeOptions) error {
 func setLength(ctx context.Context, f *os.File, size int64, mode driver.Prealloc) error {
 	st, err := f.Stat()
 	if err != nil {
-		return sysErrorf(err, "Could not stat file")
+		return sysErrorf(err, "could not stat file")
 	}
 	old := st.Size()
 	if mode == "" {
 		mode = driver.PreallocOff
 	}
 	if size < old && mode != driver.PreallocOff {
-		return driver.Errorf(driver.ErrUnsupported, "Cannot use preallocation for shrinking files")
+		return driver.Errorf(driver.ErrUnsupported, "cannot use preallocation for shrinking files")
 	}
 	switch mode {
 	case driver.PreallocOff:
 		if err := f.Truncate(size); err != nil {
-			return sysErrorf(err, "Could not resize file")
+			return sysErrorf(err, "could not resize file")
 		}
 		if old == 0 {
 			writeFirstBlock(f, size)
 		}
 		return nil
 	case driver.PreallocFalloc:
-		err = sysErrorf(reserve(ctx, f, old, size), "Could not preallocate new data")
+		err = sysErrorf(reserve(ctx, f, old, size), "could not preallocate new data")
 		if err == nil && old == 0 {
 			writeFirstBlock(f, size)
 		}
 	case driver.PreallocFull:
 		err = fill(ctx, f, old, size)
 	default:
-		return driver.Errorf(driver.ErrUnsupported, "Unsupported preallocation mode: %s", mode)
+		return driver.Errorf(driver.ErrUnsupported, "unsupported preallocation mode: %s", mode)
 	}
 	if err != nil {
 		if e := f.Truncate(old); e != nil {
-			err = errors.Join(err, sysErrorf(e, "Failed to restore old file length"))
+			err = errors.Join(err, sysErrorf(e, "failed to restore old file length"))
 		}
 	}
 	return err
@@ -133,12 +133,12 @@ func reserve(ctx context.Context, f *os.File, from, to int64) error {
 // lets file systems place the file in one piece.
 func fill(ctx context.Context, f *os.File, from, to int64) error {
 	if err := f.Truncate(to); err != nil {
-		return sysErrorf(err, "Could not resize file")
+		return sysErrorf(err, "could not resize file")
 	}
 	if err := writeZeroes(ctx, f, from, to); err != nil {
-		return sysErrorf(err, "Could not write zeros for preallocation")
+		return sysErrorf(err, "could not write zeros for preallocation")
 	}
-	return sysErrorf(f.Sync(), "Could not flush file to disk")
+	return sysErrorf(f.Sync(), "could not flush file to disk")
 }
 
 func writeZeroes(ctx context.Context, f *os.File, from, to int64) error {

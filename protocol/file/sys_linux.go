@@ -27,6 +27,9 @@ const (
 	defaultAlignment = 4096
 )
 
+// isFull tells whether an error number says that there is no room.
+func isFull(no syscall.Errno) bool { return no == syscall.ENOSPC || no == syscall.EDQUOT }
+
 // fsxattr is struct fsxattr of linux/fs.h.
 type fsxattr struct {
 	xflags, extsize, nextents, projid, cowextsize uint32
@@ -175,5 +178,5 @@ func (n *node) rangeIoctl(req uintptr, off, length int64, never *atomic.Bool) er
 		never.Store(true)
 		return driver.ErrUnsupported
 	}
-	return sysErrorf(err, "Could not change the allocation of '%s' at offset %d", n.name, off)
+	return sysErrorf(err, "could not change the allocation of '%s' at offset %d", n.name, off)
 }

@@ -15,6 +15,9 @@ func allocated(st fs.FileInfo) int64 {
 	return -1
 }
 
+// isFull tells whether an error number says that there is no room.
+func isFull(no syscall.Errno) bool { return no == syscall.ENOSPC || no == syscall.EDQUOT }
+
 func preadOnce(f *os.File, p []byte, off int64) (int, error) {
 	for {
 		n, err := syscall.Pread(int(f.Fd()), p, off)

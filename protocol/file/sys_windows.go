@@ -4,7 +4,15 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
+
+	"golang.org/x/sys/windows"
 )
+
+// isFull tells whether an error number says that there is no room.
+func isFull(no syscall.Errno) bool {
+	return no == windows.ERROR_DISK_FULL || no == windows.ERROR_HANDLE_DISK_FULL || no == windows.ERROR_DISK_QUOTA_EXCEEDED || no == syscall.ENOSPC
+}
 
 // allocated is not known without further questions.
 func allocated(fs.FileInfo) int64 { return -1 }

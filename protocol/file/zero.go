@@ -57,7 +57,7 @@ func (n *node) extend(end int64) error {
 	// Nothing that this node does can make the file longer now, so that the
 	// length cannot be set to less than it is.
 	if err := n.f.Truncate(end); err != nil {
-		return sysErrorf(err, "Could not resize file")
+		return sysErrorf(err, "could not resize file")
 	}
 	n.grown(end)
 	return nil

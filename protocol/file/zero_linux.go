@@ -36,7 +36,7 @@ func (n *node) fallocate(mode uint32, off, length int64, never *atomic.Bool) err
 		// Some file systems refuse unaligned ranges, swap files are busy.
 		return driver.ErrUnsupported
 	}
-	return sysErrorf(err, "Could not change the allocation of '%s' at offset %d", n.name, off)
+	return sysErrorf(err, "could not change the allocation of '%s' at offset %d", n.name, off)
 }
 
 // retry repeats f while signals interrupt it.

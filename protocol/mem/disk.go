@@ -342,7 +342,7 @@ func (d *Disk) Resize(ctx context.Context, size int64, opt driver.ResizeOptions)
 		return driver.Errorf(driver.ErrInvalid, "negative size")
 	}
 	if opt.Prealloc != "" && opt.Prealloc != driver.PreallocOff {
-		return driver.Errorf(driver.ErrUnsupported, "Unsupported preallocation mode '%s'", opt.Prealloc)
+		return driver.Errorf(driver.ErrUnsupported, "unsupported preallocation mode '%s'", opt.Prealloc)
 	}
 	if err := d.ask(ctx, OpResize, size, 0); err != nil {
 		return err

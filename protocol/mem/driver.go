@@ -67,7 +67,7 @@ func (d *Driver) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, 
 	disk := NewDisk(o.Size)
 	if o.Filename != "" {
 		if disk = d.Disk(o.Filename); disk == nil {
-			return nil, driver.Errorf(fs.ErrNotExist, "Could not open '%s': No such file or directory", o.Filename)
+			return nil, driver.Errorf(fs.ErrNotExist, "could not open '%s': no such file or directory", o.Filename)
 		}
 	}
 	n := &node{Disk: disk}

@@ -49,7 +49,7 @@ func (nbdDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 		var unknown *opts.UnknownError
 		if errors.As(err, &unknown) {
 			if name, ok := strings.CutPrefix(unknown.Name, "server."); ok {
-				return nil, driver.Errorf(driver.ErrInvalid, "Parameter '%s' is unexpected", name)
+				return nil, driver.Errorf(driver.ErrInvalid, "parameter '%s' is unexpected", name)
 			}
 		}
 		return nil, err
@@ -106,7 +106,7 @@ func (o *openOptions) tls(at *sockaddr.Endpoint, env *driver.Env) (*tls.Config, 
 		return nil, err
 	}
 	if creds.Server {
-		return nil, driver.Errorf(driver.ErrInvalid, "Expected TLS credentials for a client endpoint")
+		return nil, driver.Errorf(driver.ErrInvalid, "expected TLS credentials for a client endpoint")
 	}
 	return tlscreds.Client(creds, env.Objects, host)
 }
@@ -126,7 +126,7 @@ func (d nbdDriver) Create(ctx context.Context, req *driver.CreateRequest) error 
 		return err
 	}
 	if req.Size > size {
-		return driver.Errorf(driver.ErrUnsupported, "Cannot grow NBD nodes")
+		return driver.Errorf(driver.ErrUnsupported, "cannot grow NBD nodes")
 	}
 	return nil
 }
@@ -143,13 +143,13 @@ func (n *node) connectError(err error) error {
 	case errors.As(err, &ge):
 		return driver.Errorf(driver.ErrInvalid, "%w", ge)
 	case errors.As(err, &oe):
-		return driver.Errorf(driver.ErrInvalid, "%s", oe.Report())
+		return driver.Errorf(driver.ErrInvalid, "%w", oe)
 	case errors.As(err, &ve):
 		return driver.Errorf(driver.ErrInvalid, "%w", ve)
 	case errors.As(err, &ce):
 		return n.at.Error(ce.Err)
 	}
-	return driver.Errorf(driver.ErrInvalid, "Negotiation with '%s' failed: %w", n.at, err)
+	return driver.Errorf(driver.ErrInvalid, "negotiation with '%s' failed: %w", n.at, err)
 }
 
 // between is how long to wait between attempts to connect: longer each time.

@@ -101,21 +101,21 @@ func TestInheritedRefused(t *testing.T) {
 		more   opts.Dict
 		want   string
 	}{
-		{"", nil, "Unable to parse FD number "},
-		{"x", nil, "Unable to parse FD number x"},
-		{"-", nil, "Unable to parse FD number -"},
-		{"+-3", nil, "Unable to parse FD number +-3"},
-		{"3 ", nil, "Unable to parse FD number 3 "},
-		{"0x3", nil, "Unable to parse FD number 0x3"},
+		{"", nil, "unable to parse FD number "},
+		{"x", nil, "unable to parse FD number x"},
+		{"-", nil, "unable to parse FD number -"},
+		{"+-3", nil, "unable to parse FD number +-3"},
+		{"3 ", nil, "unable to parse FD number 3 "},
+		{"0x3", nil, "unable to parse FD number 0x3"},
 		{"99999999999", nil, "out of range"},
-		{"-1", nil, "File descriptor '-1' is not a socket"},
-		{"1000000", nil, "File descriptor '1000000' is not a socket"},
+		{"-1", nil, "file descriptor '-1' is not a socket"},
+		{"1000000", nil, "file descriptor '1000000' is not a socket"},
 		{strconv.Itoa(int(w.Fd())), nil, "is not a socket"},
 		{strconv.Itoa(datagrams[0]), nil, "not a stream socket"},
 		{strconv.Itoa(fd), opts.Dict{"connections": "2"}, "is one connection, not 2"},
-		{strconv.Itoa(fd), opts.Dict{"server.host": "h"}, "Parameter 'host' is unexpected"},
-		{strconv.Itoa(fd), opts.Dict{"server.bogus": "h"}, "Parameter 'bogus' is unexpected"},
-		{strconv.Itoa(fd), opts.Dict{"open-timeout": "600"}, "Failed to read initial magic"},
+		{strconv.Itoa(fd), opts.Dict{"server.host": "h"}, "parameter 'host' is unexpected"},
+		{strconv.Itoa(fd), opts.Dict{"server.bogus": "h"}, "parameter 'bogus' is unexpected"},
+		{strconv.Itoa(fd), opts.Dict{"open-timeout": "600"}, "failed to read initial magic"},
 	} {
 		img, err := openInherited(t.Context(), c.number, c.more)
 		if err == nil {

@@ -57,10 +57,10 @@ func (n *node) open(ctx context.Context) error {
 		return err
 	}
 	if n.write && c.ReadOnly() {
-		return fail(driver.Errorf(syscall.EACCES, "Could not open image: %w", syscall.EACCES))
+		return fail(driver.Errorf(syscall.EACCES, "could not open image: %w", syscall.EACCES))
 	}
 	if n.opt.DirtyBitmap != "" && !n.reports() {
-		return fail(driver.Errorf(driver.ErrInvalid, "Could not open image: %w", syscall.EINVAL))
+		return fail(driver.Errorf(driver.ErrInvalid, "could not open image: %w", syscall.EINVAL))
 	}
 	n.unit = max(1, int64(n.info.BlockSize.Min))
 	n.most = 1
@@ -214,9 +214,9 @@ func (n *node) Discard(ctx context.Context, off, length int64) error {
 func (n *node) Resize(_ context.Context, size int64, opt driver.ResizeOptions) error {
 	switch {
 	case opt.Exact && size != n.info.Size:
-		return driver.Errorf(driver.ErrUnsupported, "Cannot resize NBD nodes")
+		return driver.Errorf(driver.ErrUnsupported, "cannot resize NBD nodes")
 	case size > n.info.Size:
-		return driver.Errorf(driver.ErrUnsupported, "Cannot grow NBD nodes")
+		return driver.Errorf(driver.ErrUnsupported, "cannot grow NBD nodes")
 	}
 	return nil
 }

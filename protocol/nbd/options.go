@@ -48,7 +48,7 @@ func (o *openOptions) endpoint() (*sockaddr.Endpoint, error) {
 	}
 	e, err := o.Server.Endpoint()
 	if err == nil && e.Network == "fd" && o.Connections > 1 {
-		return nil, driver.Errorf(driver.ErrInvalid, "An inherited socket (server.type=fd) is one connection, not %d", o.Connections)
+		return nil, driver.Errorf(driver.ErrInvalid, "an inherited socket (server.type=fd) is one connection, not %d", o.Connections)
 	}
 	return e, err
 }
@@ -57,11 +57,11 @@ func (o *openOptions) endpoint() (*sockaddr.Endpoint, error) {
 func (o *openOptions) check() error {
 	for name, n := range map[string]int64{"reconnect-delay": o.ReconnectDelay, "open-timeout": o.OpenTimeout} {
 		if n < 0 || n > 1<<31 {
-			return driver.Errorf(driver.ErrInvalid, "Parameter '%s' expects a number of seconds", name)
+			return driver.Errorf(driver.ErrInvalid, "parameter '%s' expects a number of seconds", name)
 		}
 	}
 	if o.Connections < 0 || o.Connections > 64 {
-		return driver.Errorf(driver.ErrInvalid, "Parameter 'connections' expects a number from 1 to 64")
+		return driver.Errorf(driver.ErrInvalid, "parameter 'connections' expects a number from 1 to 64")
 	}
 	if o.DirtyBitmap != "" && len(o.DirtyBitmap) > wire.MaxString {
 		return driver.Errorf(driver.ErrInvalid, "x-dirty-bitmap value too long")
@@ -115,7 +115,7 @@ func parseName(name string) (opts.Dict, error) {
 		return nil, driver.Errorf(driver.ErrInvalid, format, args...)
 	}
 	if scheme != "nbd" {
-		return bad("No valid URL specified")
+		return bad("no valid URL specified")
 	}
 	if rest == "" {
 		return opts.Dict{}, nil // the driver says that the address is missing
@@ -145,7 +145,7 @@ func parseName(name string) (opts.Dict, error) {
 func parseURI(name string) (opts.Dict, error) {
 	t, err := client.ParseURI(name)
 	if err != nil || t.Network == "tcp" && t.Host == "" {
-		return nil, driver.Errorf(driver.ErrInvalid, "No valid URL specified")
+		return nil, driver.Errorf(driver.ErrInvalid, "no valid URL specified")
 	}
 	d := opts.Dict{}
 	if t.Export != "" {
@@ -160,7 +160,7 @@ func parseURI(name string) (opts.Dict, error) {
 	default:
 		_, port, err := net.SplitHostPort(t.Address)
 		if err != nil {
-			return nil, driver.Errorf(driver.ErrInvalid, "No valid URL specified")
+			return nil, driver.Errorf(driver.ErrInvalid, "no valid URL specified")
 		}
 		d["server.type"], d["server.host"], d["server.port"] = "inet", t.Host, port
 	}

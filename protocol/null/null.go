@@ -45,7 +45,7 @@ func (d *null) Desc() *driver.Desc { return d.desc }
 // ParseFilename implements driver.FilenameParser: the bare prefix is all there is.
 func (d *null) ParseFilename(name string) (opts.Dict, error) {
 	if name != d.desc.Name+"://" {
-		return nil, driver.Errorf(driver.ErrInvalid, "The only allowed filename for this driver is '%s://'", d.desc.Name)
+		return nil, driver.Errorf(driver.ErrInvalid, "the only allowed filename for this driver is '%s://'", d.desc.Name)
 	}
 	return opts.Dict{}, nil
 }

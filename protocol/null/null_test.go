@@ -58,7 +58,7 @@ func TestNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := p.ParseFilename("null-aio:")
-	if err == nil || err.Error() != "The only allowed filename for this driver is 'null-aio://'" {
+	if err == nil || err.Error() != "the only allowed filename for this driver is 'null-aio://'" {
 		t.Fatal(err)
 	}
 	if _, err := null.NewCo().Open(context.Background(), &driver.OpenRequest{Options: opts.Dict{"latency-ns": "-1"}}); err == nil || err.Error() != "latency-ns is invalid" {

@@ -150,7 +150,7 @@ func TestNBDTLSRefusals(t *testing.T) {
 	if err := dial(driver.TLSCreds{Dir: dir, VerifyPeer: true}, "127.0.0.1", conf); err != nil {
 		t.Errorf("good address: %v", err)
 	}
-	if err := dial(driver.TLSCreds{Dir: dir, VerifyPeer: true}, "elsewhere", conf); err == nil || !strings.Contains(err.Error(), "Certificate does not match the hostname elsewhere") {
+	if err := dial(driver.TLSCreds{Dir: dir, VerifyPeer: true}, "elsewhere", conf); err == nil || !strings.Contains(err.Error(), "certificate does not match the hostname elsewhere") {
 		t.Errorf("wrong host: %v", err)
 	}
 	if err := dial(driver.TLSCreds{Dir: dir}, "elsewhere", conf); err != nil {
@@ -196,15 +196,15 @@ func TestNBDTLSRefusals(t *testing.T) {
 	}{
 		{driver.TLSCreds{Type: "psk", Dir: dir}, "TLS with pre-shared keys (tls-creds-psk) is not supported: use certificates (tls-creds-x509)"},
 		{driver.TLSCreds{Type: "anon"}, "TLS with anonymous credentials (tls-creds-anon) is not supported: use certificates (tls-creds-x509)"},
-		{driver.TLSCreds{Type: "x509", Server: true, Dir: dir}, "Expected TLS credentials for a client endpoint"},
-		{driver.TLSCreds{Type: "x509", Dir: "/nowhere"}, "Unable to access credentials /nowhere/ca-cert.pem: no such file or directory"},
+		{driver.TLSCreds{Type: "x509", Server: true, Dir: dir}, "expected TLS credentials for a client endpoint"},
+		{driver.TLSCreds{Type: "x509", Dir: "/nowhere"}, "unable to access credentials /nowhere/ca-cert.pem: no such file or directory"},
 		{driver.TLSCreds{Type: "x509", Dir: dir, Priority: "NONE"}, "TLS priority 'NONE' is not supported: only NORMAL is"},
 	} {
 		if _, err := tlscreds.Client(&c.creds, secret, ""); err == nil || err.Error() != c.want {
 			t.Errorf("%v, want %s", err, c.want)
 		}
 	}
-	if _, err := tlscreds.Client(&driver.TLSCreds{Type: "x509", Dir: dir, PasswordID: "pw"}, secrets{"pw", "wrong"}, ""); err == nil || !strings.Contains(err.Error(), "Decryption has failed.") {
+	if _, err := tlscreds.Client(&driver.TLSCreds{Type: "x509", Dir: dir, PasswordID: "pw"}, secrets{"pw", "wrong"}, ""); err == nil || !strings.Contains(err.Error(), "decryption has failed") {
 		t.Errorf("%v", err)
 	}
 }

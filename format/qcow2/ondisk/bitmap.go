@@ -2,7 +2,8 @@ package ondisk
 
 import (
 	"encoding/binary"
-	"errors"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // Flags of a bitmap directory entry (section "Bitmap directory").
@@ -72,9 +73,9 @@ func (b *Bitmap) Append(dst []byte) []byte {
 
 // Errors of DecodeBitmapDirectory.
 var (
-	ErrBitmapDirectory = errors.New("Broken bitmap directory")
-	ErrMoreBitmaps     = errors.New("More bitmaps found than specified in header extension")
-	ErrLessBitmaps     = errors.New("Less bitmaps found than specified in header extension")
+	ErrBitmapDirectory = message.Errorf(nil, "broken bitmap directory")
+	ErrMoreBitmaps     = message.Errorf(nil, "more bitmaps found than specified in header extension")
+	ErrLessBitmaps     = message.Errorf(nil, "less bitmaps found than specified in header extension")
 )
 
 // DecodeBitmapDirectory reads a directory, which fills b and has count entries.

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/cowl-disk/cowl/internal/message"
 )
 
 // Fixed values of the section "Header".
@@ -79,7 +81,7 @@ type Header struct {
 }
 
 // ErrMagic says that the input is not a qcow2 header.
-var ErrMagic = errors.New("Image is not in qcow2 format")
+var ErrMagic = message.Errorf(nil, "image is not in qcow2 format")
 
 // ErrShort says that the input ends inside a record.
 var ErrShort = errors.New("record is truncated")

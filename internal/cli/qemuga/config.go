@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/guestagent"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/keyfile"
 )
 
@@ -51,7 +52,7 @@ func (c *config) allowList(s string) {
 // asked for.
 func (c *config) load(name string, required bool) error {
 	wrap := func(err error) error {
-		return fmt.Errorf("error loading configuration from path: %s, %w", name, err)
+		return fmt.Errorf("error loading configuration from path: %s, %s", name, words.Text(err))
 	}
 	data, err := os.ReadFile(name)
 	if errors.Is(err, syscall.EISDIR) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cowl-disk/cowl/guestagent"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/keyfile"
 )
 
@@ -49,7 +50,7 @@ func openState(dir string) (s *stateFiles, frozen bool, err error) {
 	}
 	f, err := keyfile.Parse(string(data))
 	if err != nil {
-		return nil, false, fmt.Errorf("error loading persistent state from path: %s, %w", s.path, err)
+		return nil, false, fmt.Errorf("error loading persistent state from path: %s, %s", s.path, words.Text(err))
 	}
 	if v, ok := f.Value("global", "fd_counter"); ok {
 		n, err := strconv.ParseInt(v, 10, 64)

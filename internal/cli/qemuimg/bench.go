@@ -8,7 +8,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/resources"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
@@ -105,7 +105,7 @@ func (c *call) bench(job ops.BenchJob) int {
 	if err != nil {
 		var io *block.IOError
 		if errors.As(err, &io) {
-			return c.errorf("Failed request: %s", render.System(io.Err))
+			return c.errorf("Failed request: %s", words.System(io.Err))
 		}
 		return c.fail(err)
 	}

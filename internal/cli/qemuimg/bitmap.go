@@ -8,7 +8,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -167,5 +167,5 @@ func bitmapReason(err error) string {
 	if errors.As(err, &io) {
 		err = io.Err
 	}
-	return render.Error(err)
+	return words.Text(err)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/qapi"
 )
@@ -87,7 +88,7 @@ func (c *call) check(img *block.Image, fix driver.CheckFix) int {
 		result.LeaksFixed, result.CorruptionsFixed = was.LeaksFixed, was.CorruptionsFixed
 	}
 	if err != nil {
-		return c.errorf("Check failed: %s", render.System(err))
+		return c.errorf("Check failed: %s", words.System(err))
 	}
 	result.Filename = c.operands[0]
 	return c.checkResult(result)

@@ -11,6 +11,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/cli/object"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 )
 
 // call is one run of a command.
@@ -138,7 +139,7 @@ func (c *call) fail(err error) int {
 	case errors.As(err, &usage):
 		return c.usage(err.Error())
 	}
-	c.errorf("%s", render.Error(err))
+	c.errorf("%s", words.Text(err))
 	return c.failure
 }
 
@@ -181,7 +182,7 @@ func (c *call) out() io.Writer {
 // print reports an error of printing, if there is one.
 func (c *call) print(err error) int {
 	if err != nil {
-		return c.errorf("Could not write the output: %s", render.System(err))
+		return c.errorf("Could not write the output: %s", words.System(err))
 	}
 	return 0
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -121,5 +121,5 @@ func commitError(err error) string {
 	if errors.As(err, &io) {
 		err = io.Err
 	}
-	return render.System(err)
+	return words.System(err)
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -108,15 +108,15 @@ func (c *call) compareError(err error, first *block.Image, common int64) int {
 	}
 	var io *block.IOError
 	if !errors.As(err, &io) {
-		c.errorf("%s", render.Error(err))
+		c.errorf("%s", words.Text(err))
 		return exitCompareRead
 	}
 	code := exitCompareRead
 	if io.Op == "map" {
 		code = exitCompareStatus
-		c.errorf("Sector allocation test failed for %s: %s", name, render.System(io.Err))
+		c.errorf("Sector allocation test failed for %s: %s", name, words.System(io.Err))
 	} else {
-		c.errorf("Error while reading offset %d of %s: %s", offset, name, render.System(io.Err))
+		c.errorf("Error while reading offset %d of %s: %s", offset, name, words.System(io.Err))
 	}
 	if offset >= common {
 		// After the error, where both streams go to one pipe: so QEMU's buffer has it.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -86,7 +87,7 @@ func (cv *conversion) job() ops.CopyJob {
 		if errors.As(err, &io) && io.Op == "map" {
 			doing = "reading block status at"
 		}
-		cv.warnf("error while %s offset %d: %s", doing, off, render.System(err))
+		cv.warnf("error while %s offset %d: %s", doing, off, words.System(err))
 	}
 	// To know how much there is to copy costs time: only who watches pays for it.
 	job.ProgressByPosition = cv.call.progress == render.ProgressOff || cv.quiet
@@ -124,7 +125,7 @@ func (cv *conversion) toTarget(job ops.CopyJob) (err error) {
 	}
 	_, err = ops.Copy(cv.ctx, job)
 	if e := cv.close(job.Target); err == nil && e != nil {
-		err = &ops.CopyError{Stage: ops.CopyData, Err: e, Remains: "the target '" + cv.target + "' is incomplete"}
+		err = &ops.CopyError{Stage: ops.CopyData, Err: e, Remains: &ops.IncompleteError{Target: cv.target}}
 	}
 	return cv.copyError(err)
 }

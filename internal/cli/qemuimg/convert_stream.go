@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cowl-disk/cowl/block"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -88,7 +88,7 @@ func (cv *conversion) toStream(job ops.CopyJob) error {
 	}
 	var io *block.IOError
 	if errors.As(err, &io) {
-		return cv.copyError(&ops.CopyError{Stage: ops.CopyData, Err: err, Remains: "the target '-' is incomplete"})
+		return cv.copyError(&ops.CopyError{Stage: ops.CopyData, Err: err, Remains: &ops.IncompleteError{Target: "-"}})
 	}
-	return fmt.Errorf("error while writing to the standard output: %s", render.System(err))
+	return fmt.Errorf("error while writing to the standard output: %s", words.System(err))
 }

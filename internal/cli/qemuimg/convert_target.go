@@ -8,7 +8,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -16,7 +16,7 @@ import (
 func (cv *conversion) newTarget() (*ops.CreateJob, error) {
 	d, err := cv.list.dict()
 	return &ops.CreateJob{Registry: cv.reg, Filename: cv.target, Format: cv.outFormat(), Options: d, Backing: cv.backing,
-		BackingFormat: cv.backFm, Gate: driver.AllowAll, Objects: &cv.objects, Warn: func(m string) { cv.warnf("%s", m) },
+		BackingFormat: cv.backFm, Gate: driver.AllowAll, Objects: &cv.objects, Warn: func(m string) { cv.warnf("%s", m) }, Words: words.Text,
 		ReplaceDataFile: cv.force || !cv.cowl()}, err
 }
 
@@ -40,10 +40,10 @@ func (cv *conversion) copyError(err error) error {
 	case ops.CopyData:
 		err = copyingError(err)
 	}
-	if fail.Remains != "" {
+	if fail.Remains != nil {
 		// Hints have lines of their own.
-		text, hint, more := strings.Cut(render.Error(err), "\n")
-		text += "; " + fail.Remains
+		text, hint, more := strings.Cut(words.Text(err), "\n")
+		text += "; " + words.Text(fail.Remains)
 		if more {
 			text += "\n" + hint
 		}
@@ -67,11 +67,11 @@ func copyingError(err error) error {
 	}
 	switch {
 	case io.Op == "map":
-		return fmt.Errorf("error while reading block status at offset %d: %s", io.Offset, render.System(io.Err))
+		return fmt.Errorf("error while reading block status at offset %d: %s", io.Offset, words.System(io.Err))
 	case io.Offset >= 0 && io.Op == "read":
-		return fmt.Errorf("error while reading at byte %d: %s", io.Offset, render.System(io.Err))
+		return fmt.Errorf("error while reading at byte %d: %s", io.Offset, words.System(io.Err))
 	case io.Offset >= 0:
-		return fmt.Errorf("error while writing at byte %d: %s", io.Offset, render.System(io.Err))
+		return fmt.Errorf("error while writing at byte %d: %s", io.Offset, words.System(io.Err))
 	}
 	return err
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -22,7 +22,7 @@ type creating struct {
 
 func createCommand(c *call) *program.Command {
 	c.format = "raw"
-	cr := &creating{call: c, job: ops.CreateJob{Registry: c.reg, Size: -1, Gate: driver.AllowAll, Objects: &c.objects, Warn: func(m string) { c.warnf("%s", m) }}}
+	cr := &creating{call: c, job: ops.CreateJob{Registry: c.reg, Size: -1, Gate: driver.AllowAll, Objects: &c.objects, Warn: func(m string) { c.warnf("%s", m) }, Words: words.Text}}
 	return &program.Command{
 		Name: "create", Summary: "Create and format new image file",
 		Usage: []string{"[-f FMT] [-o FMT_OPTS] [-b BACKING_FILENAME [-F BACKING_FMT]]",
@@ -100,7 +100,7 @@ func (c *call) failCreate(name string, err error) int {
 	if !errors.As(err, &remains) {
 		return c.fail(fmt.Errorf("%s: %w", name, createError(err)))
 	}
-	return c.errorf("%s; %s", render.Error(fmt.Errorf("%s: %w", name, createError(remains.Err))), remains.Remains)
+	return c.errorf("%s; %s", words.Text(fmt.Errorf("%s: %w", name, createError(remains.Err))), words.Text(remains.Remains))
 }
 
 // createError drops the wrappers that repeat the name of the new image.

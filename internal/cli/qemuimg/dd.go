@@ -10,7 +10,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -115,7 +115,7 @@ func (c *call) dd(format string) int {
 	}
 	text := c.ddError(err)
 	if e := made.Undo(c.ctx); e != nil {
-		text += "; " + e.Error()
+		text += "; " + words.Text(e)
 	}
 	return c.errorf("%s", text)
 }
@@ -137,11 +137,11 @@ func (o *ddOperands) window(size int64) (start, n int64, beyond bool) {
 func (c *call) ddError(err error) string {
 	var io *block.IOError
 	if !errors.As(err, &io) || errors.Is(err, context.Canceled) {
-		return render.Error(err)
+		return words.Text(err)
 	}
 	doing := "reading from input image file"
 	if io.Op == "write" {
 		doing = "writing to output image file"
 	}
-	return fmt.Sprintf("error while %s: %s", doing, render.System(io.Err))
+	return fmt.Sprintf("error while %s: %s", doing, words.System(io.Err))
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -46,7 +47,7 @@ func (c *call) mapImage(start, length int64) int {
 		if errors.Is(err, render.ErrUnmappable) {
 			return c.fail(err)
 		}
-		return c.fail(fmt.Errorf("Could not read file metadata: %s", render.System(err)))
+		return c.fail(fmt.Errorf("Could not read file metadata: %s", words.System(err)))
 	}
 	return c.print(p.End())
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/imageopt"
 	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -67,6 +68,7 @@ func (c *call) openSource(ctx context.Context, src block.Source, name string, o 
 	o.Gate = driver.AllowAll
 	o.Objects = &c.objects
 	o.Warn = func(msg string) { c.warnf("%s", msg) }
+	o.Words = words.Text
 	o.ProbedRaw = c.probedRaw
 	if o.Write && o.ForceShare {
 		return nil, openError(name, errors.New("force-share=on can only be used with read-only images"))

@@ -12,7 +12,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/version"
 )
 
@@ -101,7 +101,7 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 		fmt.Fprintln(p.Stderr, err)
 		return p.tryHelp()
 	case err != nil:
-		fmt.Fprintf(p.Stderr, "%s: %s\n", p.Name, render.Error(err))
+		fmt.Fprintf(p.Stderr, "%s: %s\n", p.Name, words.Text(err))
 		return 1
 	}
 	if len(rest) == 0 {

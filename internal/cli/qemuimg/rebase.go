@@ -9,7 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 )
 
@@ -154,20 +154,20 @@ func (r *rebasing) reworded(err error) error {
 		if errors.Is(err, driver.ErrInvalid) {
 			err = syscall.EINVAL
 		}
-		return fmt.Errorf("Could not change the backing file to '%s': %s", change.Backing.Filename, render.System(err))
+		return fmt.Errorf("Could not change the backing file to '%s': %s", change.Backing.Filename, words.System(err))
 	}
 	if io == nil {
 		return err
 	}
 	switch {
 	case io.Op == "map" && io.Image == r.job.Image.Filename():
-		return fmt.Errorf("error while reading image metadata: %s", render.System(io.Err))
+		return fmt.Errorf("error while reading image metadata: %s", words.System(io.Err))
 	case io.Op == "map":
-		return fmt.Errorf("error while reading base image metadata: %s", render.System(io.Err))
+		return fmt.Errorf("error while reading base image metadata: %s", words.System(io.Err))
 	case io.Op == "read" && r.job.New != nil && io.Image == r.job.New.Filename():
 		return errors.New("error while reading from new backing file")
 	case io.Op == "read":
 		return errors.New("error while reading from old backing file")
 	}
-	return fmt.Errorf("Error while writing to COW image: %s", render.System(io.Err))
+	return fmt.Errorf("Error while writing to COW image: %s", words.System(io.Err))
 }

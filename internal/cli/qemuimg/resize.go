@@ -9,7 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -100,5 +100,5 @@ func (c *call) resizeError(err error) int {
 	if errors.As(err, &io) {
 		err = io.Err
 	}
-	return c.errorf("%s", render.Error(err))
+	return c.errorf("%s", words.Text(err))
 }

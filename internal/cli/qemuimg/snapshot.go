@@ -9,6 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 )
 
 // snapshotAction is what to do with a snapshot.
@@ -150,5 +151,5 @@ func snapshotReason(err error) string {
 	if errors.As(err, &io) {
 		err = io.Err
 	}
-	return render.Error(err)
+	return words.Text(err)
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+
+	"github.com/cowl-disk/cowl/internal/cli/words"
 )
 
 // complaints is a slog.Handler that prints why clients were refused, in the words of
@@ -23,10 +25,10 @@ func (c complaints) Handle(_ context.Context, r slog.Record) error {
 	}
 	r.Attrs(func(a slog.Attr) bool {
 		if a.Key == "err" {
-			if err, ok := a.Value.Any().(error); ok && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			if err, _ := a.Value.Any().(error); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				msg += ": Unexpected end-of-file before all data were read"
 			} else {
-				msg += ": " + a.Value.String()
+				msg += ": " + words.Text(err)
 			}
 		}
 		return true

@@ -39,7 +39,7 @@ func (p *Program) list(ctx context.Context, s *settings) error {
 		case errors.As(err, &ce):
 			err = fmt.Errorf("Failed to connect to '%s': %w", name, cause(err))
 		case errors.As(err, &oe):
-			err = errors.New(oe.Report())
+			err = oe
 		case errors.As(err, &ve):
 			err = ve
 		}

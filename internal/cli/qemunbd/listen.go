@@ -111,8 +111,8 @@ func (p *Program) listen(s *settings) ([]net.Listener, error) {
 		return nil, fmt.Errorf("address resolution failed for %s:%s: Servname not supported for ai_socktype", bind, s.port)
 	}
 	list, err := server.Listen("tcp", net.JoinHostPort(bind, s.port))
-	if reason := inet.Reason(err); reason != "" {
-		return nil, fmt.Errorf("address resolution failed for %s:%s: %s", bind, s.port, reason)
+	if reason := inet.Reason(err); reason != nil {
+		return nil, fmt.Errorf("address resolution failed for %s:%s: %w", bind, s.port, reason)
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):

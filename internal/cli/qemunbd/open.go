@@ -11,6 +11,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/imageopt"
 	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -29,7 +30,7 @@ func (s *settings) source(name string) (block.Source, error) {
 func (p *Program) openOptions(s *settings) block.OpenOptions {
 	// Clients count on the size that they are told.
 	return block.OpenOptions{Write: !s.readOnly, FixedSize: true, Unmap: s.discard == "unmap", Cache: s.cache, Gate: driver.AllowAll, Objects: &s.objects,
-		Warn: func(m string) { p.warnf("%s", m) }, ProbedRaw: func(name string) { fmt.Fprint(p.Stderr, imageopt.ProbedRaw(name)) }}
+		Warn: func(m string) { p.warnf("%s", m) }, Words: words.Text, ProbedRaw: func(name string) { fmt.Fprint(p.Stderr, imageopt.ProbedRaw(name)) }}
 }
 
 // open opens the image that is to be served.

@@ -12,7 +12,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
 	"github.com/cowl-disk/cowl/internal/cli/imageopt"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/cli/render"
+	"github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/version"
 )
 
@@ -74,7 +74,7 @@ func (p *Program) fail(err error) int {
 		p.fail(two.First)
 		p.fail(two.Second)
 	default:
-		fmt.Fprintf(p.Stderr, "%s: %s\n", p.Name, render.Error(err))
+		fmt.Fprintf(p.Stderr, "%s: %s\n", p.Name, words.Text(err))
 	}
 	return 1
 }

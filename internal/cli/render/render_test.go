@@ -1,16 +1,11 @@
 package render
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cowl-disk/cowl/ops"
-	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/qapi"
 )
 
@@ -45,30 +40,6 @@ func TestFilename(t *testing.T) {
 	}
 	if got := Filename("json:{broken"); got != "json:{broken" {
 		t.Errorf("got %s", got)
-	}
-}
-
-type hinted struct{ error }
-
-func (hinted) Hint() string { return "Is it on?" }
-
-func TestError(t *testing.T) {
-	open := &fs.PathError{Op: "open", Path: "x", Err: syscall.ENOENT}
-	tests := []struct {
-		err  error
-		want string
-	}{
-		{open, "Could not open 'x': No such file or directory"},
-		{fmt.Errorf("y: %w", open), "y: Could not open 'x': No such file or directory"},
-		{fmt.Errorf("write: %w", syscall.EIO), "write: Input/output error"},
-		{fmt.Errorf("a: %w", hinted{errors.New("b")}), "a: b\nIs it on?"},
-		{&opts.ValueError{Name: "size", Want: "a non-negative number below 2^64"},
-			"Parameter 'size' expects a non-negative number below 2^64\n" + sizeHelp},
-	}
-	for _, tt := range tests {
-		if got := Error(tt.err); got != tt.want {
-			t.Errorf("got %q, want %q", got, tt.want)
-		}
 	}
 }
 

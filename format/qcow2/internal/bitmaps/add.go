@@ -23,9 +23,9 @@ func (s *Set) Add(ctx context.Context, spec driver.BitmapSpec) error {
 	}
 	switch {
 	case spec.Name == "":
-		return driver.Errorf(driver.ErrInvalid, "Bitmap name cannot be empty")
+		return driver.Errorf(driver.ErrInvalid, "bitmap name cannot be empty")
 	case g < 1<<ondisk.MinGranularityBits || g > 1<<ondisk.MaxGranularityBits || g&(g-1) != 0:
-		return driver.Errorf(driver.ErrInvalid, "Granularity must be power of 2 and at least 512")
+		return driver.Errorf(driver.ErrInvalid, "granularity must be power of 2 and at least 512")
 	}
 	shift := uint(bits.TrailingZeros64(uint64(g)))
 	s.mu.RLock()
@@ -57,13 +57,13 @@ func (s *Set) Add(ctx context.Context, spec driver.BitmapSpec) error {
 // canAdd says whether there may be a further bitmap. bm.mu is held.
 func (s *Set) canAdd(name string, shift uint) error {
 	if _, err := s.find(name); err == nil {
-		return driver.Errorf(driver.ErrInvalid, "Bitmap already exists: %s", name)
+		return driver.Errorf(driver.ErrInvalid, "bitmap already exists: %s", name)
 	}
 	refuse := func(kind error, format string, args ...any) error {
-		return driver.Errorf(kind, "Can't make bitmap '%s' persistent in '%s': %w", name, s.name, fmt.Errorf(format, args...))
+		return driver.Errorf(kind, "can't make bitmap '%s' persistent in '%s': %w", name, s.name, fmt.Errorf(format, args...))
 	}
 	if s.host.Version() < 3 {
-		return refuse(driver.ErrUnsupported, "Cannot store dirty bitmaps in qcow2 v2 files")
+		return refuse(driver.ErrUnsupported, "cannot store dirty bitmaps in qcow2 v2 files")
 	}
 	if err := s.fits(s.host.DiskSize(), shift); err != nil {
 		return refuse(driver.ErrRange, "%w", err)
@@ -72,7 +72,7 @@ func (s *Set) canAdd(name string, shift uint) error {
 		return refuse(driver.ErrRange, "%w", err)
 	}
 	if len(name) > ondisk.MaxBitmapName {
-		return refuse(driver.ErrInvalid, "Name length exceeds maximum (%d characters)", ondisk.MaxBitmapName)
+		return refuse(driver.ErrInvalid, "name length exceeds maximum (%d characters)", ondisk.MaxBitmapName)
 	}
 	for i := range len(name) {
 		if name[i] == 0 {
@@ -85,9 +85,9 @@ func (s *Set) canAdd(name string, shift uint) error {
 	}
 	switch {
 	case len(s.list) >= ondisk.MaxBitmaps:
-		return refuse(driver.ErrRange, "Maximum number of persistent bitmaps is already reached")
+		return refuse(driver.ErrRange, "maximum number of persistent bitmaps is already reached")
 	case size > ondisk.MaxBitmapDirectory:
-		return refuse(driver.ErrRange, "Not enough space in the bitmap directory")
+		return refuse(driver.ErrRange, "not enough space in the bitmap directory")
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ func (s *Set) fits(size int64, shift uint) error {
 	case n == 0:
 		return driver.Errorf(driver.ErrRange, "a disk of size zero cannot have bitmaps")
 	case n > ondisk.MaxBitmapTable || n<<s.host.ClusterBits() > ondisk.MaxBitmapBytes:
-		return driver.Errorf(driver.ErrRange, "Too much space will be occupied by the bitmap. Use larger granularity")
+		return driver.Errorf(driver.ErrRange, "too much space will be occupied by the bitmap. Use larger granularity")
 	}
 	return nil
 }
@@ -126,7 +126,7 @@ func (s *Set) PrepareResize(ctx context.Context, size int64) (finish func(size i
 	}
 	for _, b := range s.list {
 		if err := s.fits(size, b.shift); err != nil {
-			return nil, driver.Errorf(driver.ErrRange, "Bitmap '%s' doesn't satisfy the constraints: %w", b.name, err)
+			return nil, driver.Errorf(driver.ErrRange, "bitmap '%s' doesn't satisfy the constraints: %w", b.name, err)
 		}
 	}
 	if err := s.useBitmaps(ctx, func(*bitmap) bool { return true }); err != nil {

@@ -30,7 +30,7 @@ func (s *Set) Load(ctx context.Context) error {
 			at: at + ondisk.BitmapFlagsOffset, tableOff: int64(e.TableOffset), tableLen: int64(e.TableSize)}
 		at += int64(e.Size())
 		if names[b.name] {
-			return driver.Errorf(driver.ErrCorrupt, "Bitmap already exists: %s", b.name)
+			return driver.Errorf(driver.ErrCorrupt, "bitmap already exists: %s", b.name)
 		}
 		names[b.name] = true
 		if !b.inconsistent {
@@ -49,9 +49,9 @@ func (s *Set) readBitmapDirectory(ctx context.Context) ([]ondisk.Bitmap, error) 
 	off, size := int64(s.host.Extension().DirectoryOffset), int64(s.host.Extension().DirectorySize)
 	switch {
 	case size == 0:
-		return nil, corrupt("Requested bitmap directory size is zero")
+		return nil, corrupt("requested bitmap directory size is zero")
 	case off < s.clusterSize() || size > tableio.AlignUp(s.host.File().Size(), s.clusterSize())-off:
-		return nil, corrupt("Failed to read bitmap directory: %d bytes at %d are not within the file", size, off)
+		return nil, corrupt("failed to read bitmap directory: %d bytes at %d are not within the file", size, off)
 	}
 	if err := s.env.Budget.Table("bitmap directory", size); err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func (s *Set) readBitmapDirectory(ctx context.Context) ([]ondisk.Bitmap, error) 
 	defer s.env.Budget.Release(size)
 	buf := make([]byte, size)
 	if err := tableio.ReadPadded(ctx, s.host.File(), buf, off); err != nil {
-		return nil, corrupt("Failed to read bitmap directory: %w", err)
+		return nil, corrupt("failed to read bitmap directory: %w", err)
 	}
 	dir, err := ondisk.DecodeBitmapDirectory(buf, int(s.host.Extension().Count))
 	if err != nil {
@@ -68,11 +68,11 @@ func (s *Set) readBitmapDirectory(ctx context.Context) ([]ondisk.Bitmap, error) 
 	for i := range dir {
 		b := &dir[i]
 		if len(b.Extra) > 0 && b.Flags&ondisk.BitmapExtraCompatible == 0 {
-			return nil, corrupt("Bitmap extra data is not supported")
+			return nil, corrupt("bitmap extra data is not supported")
 		}
 		short := int64(b.TableSize) < ondisk.BitmapTableSize(s.host.DiskSize(), b.GranularityBits, s.host.ClusterBits())
 		if !b.Valid(s.host.ClusterBits()) || short && b.Flags&ondisk.BitmapInUse == 0 || slices.Contains([]byte(b.Name), 0) {
-			return nil, corrupt("Bitmap '%s' doesn't satisfy the constraints", b.Name)
+			return nil, corrupt("bitmap '%s' doesn't satisfy the constraints", b.Name)
 		}
 	}
 	return dir, nil
@@ -81,10 +81,10 @@ func (s *Set) readBitmapDirectory(ctx context.Context) ([]ondisk.Bitmap, error) 
 // loadBitmapTable reads the table of a bitmap.
 func (s *Set) loadBitmapTable(ctx context.Context, b *bitmap) error {
 	if !b.inconsistent && b.tableLen != ondisk.BitmapTableSize(b.size, uint8(b.shift), s.host.ClusterBits()) {
-		return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap '%s' from image: Invalid argument", b.name)
+		return driver.Errorf(driver.ErrCorrupt, "could not read bitmap '%s' from image: invalid argument", b.name)
 	}
 	if b.tableLen*8 > tableio.AlignUp(s.host.File().Size(), s.clusterSize()) {
-		return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap_table table from image for bitmap '%s': it is larger than the file", b.name)
+		return driver.Errorf(driver.ErrCorrupt, "could not read bitmap_table table from image for bitmap '%s': it is larger than the file", b.name)
 	}
 	if err := s.env.Budget.Table("bitmap table", b.tableLen*8); err != nil {
 		return err
@@ -92,11 +92,11 @@ func (s *Set) loadBitmapTable(ctx context.Context, b *bitmap) error {
 	s.reserved.Add(b.tableLen * 8)
 	table, err := s.host.ReadTable(ctx, b.tableOff, b.tableLen)
 	if err != nil {
-		return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap_table table from image for bitmap '%s': %w", b.name, err)
+		return driver.Errorf(driver.ErrCorrupt, "could not read bitmap_table table from image for bitmap '%s': %w", b.name, err)
 	}
 	for _, e := range table {
 		if !ondisk.ValidBitmapTableEntry(e, s.host.ClusterBits()) {
-			return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap_table table from image for bitmap '%s': Invalid argument", b.name)
+			return driver.Errorf(driver.ErrCorrupt, "could not read bitmap_table table from image for bitmap '%s': invalid argument", b.name)
 		}
 	}
 	b.table = table
@@ -114,7 +114,7 @@ func (s *Set) loadBits(ctx context.Context, b *bitmap) error {
 	}
 	if err := s.readBits(ctx, bits, b.table); err != nil {
 		bits.release()
-		return driver.Errorf(driver.ErrCorrupt, "Could not read bitmap '%s' from image: %w", b.name, err)
+		return driver.Errorf(driver.ErrCorrupt, "could not read bitmap '%s' from image: %w", b.name, err)
 	}
 	bits.untouch()
 	b.bits.Store(bits)

@@ -72,8 +72,11 @@ func (b *bitmap) errInconsistent() error {
 
 type inconsistentError struct{ name string }
 
-func (e *inconsistentError) Error() string {
-	return "Bitmap '" + e.name + "' is inconsistent and cannot be used"
+func (e *inconsistentError) Error() string { return driver.Text(e) }
+
+// Template implements driver.Message.
+func (e *inconsistentError) Template() (string, []any) {
+	return "bitmap '%s' is inconsistent and cannot be used", []any{e.name}
 }
 
 // Hint tells what to do.
@@ -111,7 +114,7 @@ func (s *Set) find(name string) (*bitmap, error) {
 	if s.damage != nil {
 		return nil, s.damage
 	}
-	return nil, driver.Errorf(driver.ErrNoBitmap, "Dirty bitmap '%s' not found", name)
+	return nil, driver.Errorf(driver.ErrNoBitmap, "dirty bitmap '%s' not found", name)
 }
 
 // usable is find for a bitmap that is true. mu is held.
@@ -171,11 +174,11 @@ func (s *Set) writeFlags(ctx context.Context, list []*bitmap, flags func(*bitmap
 	}
 	for _, b := range list {
 		if _, err := s.host.File().WriteAt(ctx, binary.BigEndian.AppendUint32(nil, flags(b)), int64(s.host.Extension().DirectoryOffset)+b.at); err != nil {
-			return driver.Errorf(driver.ErrInvalid, "Can't update bitmap directory: %w", err)
+			return driver.Errorf(driver.ErrInvalid, "can't update bitmap directory: %w", err)
 		}
 	}
 	if err := s.host.File().Flush(ctx); err != nil {
-		return driver.Errorf(driver.ErrInvalid, "Can't update bitmap directory: %w", err)
+		return driver.Errorf(driver.ErrInvalid, "can't update bitmap directory: %w", err)
 	}
 	for _, b := range list {
 		b.flags = flags(b)

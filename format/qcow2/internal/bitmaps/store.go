@@ -2,7 +2,6 @@ package bitmaps
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
@@ -31,7 +30,7 @@ func (s *Set) Store(ctx context.Context) error {
 			continue
 		}
 		if b.size != s.host.DiskSize() {
-			return driver.Errorf(driver.ErrInvalid, "Bitmap '%s' is not of the size of the disk", b.name)
+			return driver.Errorf(driver.ErrInvalid, "bitmap '%s' is not of the size of the disk", b.name)
 		}
 		if s.mustStore(b) {
 			whole = true
@@ -112,7 +111,7 @@ func (st *bitmapStore) prepare(ctx context.Context) error {
 	for _, b := range s.list {
 		if !b.inconsistent && s.mustStore(b) {
 			if err := st.storeBitmap(ctx, b); err != nil {
-				return fmt.Errorf("Failed to write bitmap '%s' to file: %w", b.name, err)
+				return driver.Errorf(nil, "failed to write bitmap '%s' to file: %w", b.name, err)
 			}
 		}
 	}

@@ -20,6 +20,7 @@ type checker struct {
 	hdr      ondisk.Header
 	fix      driver.CheckFix
 	report   func(line string)
+	words    func(error) string
 	progress func(done, total int64)
 
 	size       int64 // guest bytes
@@ -69,6 +70,7 @@ type Request struct {
 	L1       []uint64
 	Fix      driver.CheckFix
 	Report   func(line string)       // nil: nobody is told
+	Words    func(error) string      // how lines of Report tell of an error
 	Progress func(done, total int64) // nil: nobody is told
 }
 
@@ -82,7 +84,7 @@ func Run(ctx context.Context, req Request) (res *driver.CheckResult, changed boo
 		dataFile: h.Incompatible&ondisk.IncompatDataFile != 0,
 		cs:       h.ClusterSize(), entrySize: int64(ondisk.L2EntrySize(h.ExtendedL2())),
 		blockBits: h.ClusterBits + 3 - h.RefcountOrder, fileSize: req.File.Size(),
-		fix: req.Fix, report: req.Report, progress: req.Progress}
+		fix: req.Fix, report: req.Report, words: req.Words, progress: req.Progress}
 	if c.report == nil {
 		c.report = func(string) {}
 	}

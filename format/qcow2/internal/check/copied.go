@@ -32,7 +32,7 @@ func (c *checker) checkCopied() error {
 			err = c.refresh(offsets[i], b)
 		}
 		if err != nil {
-			c.say("ERROR: Could not read L2 table: %v", err)
+			c.say("ERROR: Could not read L2 table: %s", c.words(err))
 			c.res.CheckErrors++
 			return errCheck(textIO)
 		}
@@ -105,7 +105,7 @@ func (c *checker) checkCopiedL2(off int64, b []byte, refs *refcountReader, repai
 		return errCheck(textIO)
 	}
 	if err := c.writeTable(off, b); err != nil {
-		c.say("ERROR: Could not write L2 table: %v", err)
+		c.say("ERROR: Could not write L2 table: %s", c.words(err))
 		c.res.CheckErrors++
 		return err
 	}

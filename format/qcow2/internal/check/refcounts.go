@@ -57,7 +57,7 @@ func (c *checker) blockOutside(i int, off int64, fix driver.CheckFix) error {
 	} else if (off+c.cs-c.fileSize)>>c.hdr.ClusterBits > maxGrowClusters {
 		text = textTooLarge
 	} else if err := tableio.Extend(c.ctx, c.file, off+c.cs, driver.PreallocOff); err != nil {
-		text = err.Error()
+		text = c.words(err)
 	}
 	if text != "" {
 		c.rebuild = true

@@ -141,7 +141,7 @@ func (t *l2Check) zeroEntry(i int, e ondisk.L2Entry) (fixed bool, err error) {
 	b := make([]byte, c.entrySize)
 	ondisk.StoreL2(b, 0, c.hdr.ExtendedL2(), n)
 	if err := c.writeTable(at, b); err != nil {
-		c.say("ERROR: Failed to overwrite L2 table entry: %v", err)
+		c.say("ERROR: Failed to overwrite L2 table entry: %s", c.words(err))
 		c.res.CheckErrors++
 		return false, nil
 	}

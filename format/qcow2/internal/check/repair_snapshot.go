@@ -31,30 +31,30 @@ func (c *checker) fixSnapshotTable(res *snapshotResult) error {
 			return fail("No space left on device")
 		}
 		if err := c.setRefcounts(start, n, 1); err != nil {
-			return fail(err.Error())
+			return fail(c.words(err))
 		}
 		table = append(table, make([]byte, n<<c.hdr.ClusterBits-int64(len(table)))...)
 		if err := c.write(start<<c.hdr.ClusterBits, table); err != nil {
-			return fail(err.Error())
+			return fail(c.words(err))
 		}
 		if err := c.file.Flush(c.ctx); err != nil {
-			return fail(err.Error())
+			return fail(c.words(err))
 		}
 	}
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(c.snapshots.entries)))
 	b = binary.BigEndian.AppendUint64(b, uint64(start)<<c.hdr.ClusterBits)
 	if err := c.writeHeader(ondisk.SnapshotsOffset, b); err != nil {
-		return fail(err.Error())
+		return fail(c.words(err))
 	}
 	if err := c.file.Flush(c.ctx); err != nil {
-		return fail(err.Error())
+		return fail(c.words(err))
 	}
 	old := clusterSpan{int64(c.hdr.SnapshotsOffset), c.snapshots.bytes}
 	c.hdr.NbSnapshots, c.hdr.SnapshotsOffset = uint32(len(c.snapshots.entries)), uint64(start)<<c.hdr.ClusterBits
 	// A table that reaches beyond the end of the file was not counted.
 	if old.n > 0 && old.off+old.n-c.fileSize < c.cs {
 		if err := c.setRefcounts(old.off>>c.hdr.ClusterBits, c.clusters(old.n), 0); err != nil {
-			return fail(err.Error())
+			return fail(c.words(err))
 		}
 	}
 	res.fixed += res.corruptions

@@ -51,7 +51,7 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 		s, length, extra, err := w.snapshot(pos)
 		if err != nil {
 			res.errors++
-			c.say("ERROR failed to read the snapshot table: %v", err)
+			c.say("ERROR failed to read the snapshot table: %s", c.words(err))
 			return errCheck(textIO)
 		}
 		if extra > ondisk.MaxSnapshotExtra {
@@ -115,7 +115,7 @@ func (c *checker) dropSnapshots(dropped int64, res *snapshotResult) error {
 		err = c.file.Flush(c.ctx)
 	}
 	if err != nil {
-		c.say("ERROR failed to update the number of snapshots: %v", err)
+		c.say("ERROR failed to update the number of snapshots: %s", c.words(err))
 		res.corruptions += dropped
 		res.errors++
 		return errCheck(textIO)

@@ -31,7 +31,7 @@ func Error(err error) error {
 
 // ErrRequired is what every use of an encrypted disk without a key ends with.
 func ErrRequired() error {
-	return driver.Errorf(driver.ErrInvalid, "Parameter 'encrypt.key-secret' is required for cipher")
+	return driver.Errorf(driver.ErrInvalid, "parameter 'encrypt.key-secret' is required for cipher")
 }
 
 // Passphrase returns a secret, which must be a text.
@@ -42,7 +42,7 @@ func Passphrase(objects driver.Objects, id string) ([]byte, error) {
 		return nil, err
 	}
 	if !utf8.Valid(secret) || bytes.IndexByte(secret, 0) >= 0 {
-		return nil, driver.Errorf(driver.ErrInvalid, "Data from secret %s is not valid UTF-8", id)
+		return nil, driver.Errorf(driver.ErrInvalid, "data from secret %s is not valid UTF-8", id)
 	}
 	return secret, nil
 }
@@ -72,7 +72,7 @@ func (a *Area) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 // WriteAt writes within the area, and fails beyond its end.
 func (a *Area) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if off < 0 || off > a.n || int64(len(p)) > a.n-off {
-		return 0, driver.Errorf(driver.ErrRange, "Request for data outside of extension header")
+		return 0, driver.Errorf(driver.ErrRange, "request for data outside of extension header")
 	}
 	return a.file.WriteAt(ctx, p, a.off+off)
 }

@@ -50,9 +50,9 @@ func newHeader(h *ondisk.Header, backing, backingFormat, dataFile string, more .
 	if int64(fixed+len(ext)+len(backing)) > h.ClusterSize() {
 		if backing != "" {
 			return nil, driver.Errorf(driver.ErrInvalid,
-				"Could not assign backing file '%s' with format '%s': No space left on device", backing, backingFormat)
+				"could not assign backing file '%s' with format '%s': no space left on device", backing, backingFormat)
 		}
-		return nil, driver.Errorf(driver.ErrInvalid, "Could not update qcow2 header: No space left on device")
+		return nil, driver.Errorf(driver.ErrInvalid, "could not update qcow2 header: no space left on device")
 	}
 	h.BackingFileOffset, h.BackingFileSize = 0, 0
 	if backing != "" {

@@ -26,7 +26,7 @@ func (p *createParams) setEncryption(o *createOptions) error {
 			given = given || x.s != nil
 		}
 		if given {
-			return invalid("Parameter 'encrypt.format' is missing")
+			return invalid("parameter 'encrypt.format' is missing")
 		}
 		return nil
 	}
@@ -36,11 +36,11 @@ func (p *createParams) setEncryption(o *createOptions) error {
 		p.crypt = ondisk.CryptAES
 		for _, x := range ofLUKS {
 			if x.s != nil {
-				return invalid("Parameter 'encrypt.%s' is unexpected", x.name)
+				return invalid("parameter 'encrypt.%s' is unexpected", x.name)
 			}
 		}
 		if o.IterTime != nil {
-			return invalid("Parameter 'encrypt.iter-time' is unexpected")
+			return invalid("parameter 'encrypt.iter-time' is unexpected")
 		}
 	case *o.EncryptFormat == "luks":
 		p.crypt = ondisk.CryptLUKS
@@ -53,7 +53,7 @@ func (p *createParams) setEncryption(o *createOptions) error {
 			return keys.Error(err)
 		}
 	default:
-		return invalid("Parameter 'format' does not accept value '%s'", *o.EncryptFormat)
+		return invalid("parameter 'format' does not accept value '%s'", *o.EncryptFormat)
 	}
 	return nil
 }

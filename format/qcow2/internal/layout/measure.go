@@ -20,7 +20,7 @@ import (
 func Measure(ctx context.Context, req *driver.MeasureRequest) (*driver.Measured, error) {
 	p, err := decodeCreate(req.Options, req.Size)
 	if errors.Is(err, errL1TooLarge) {
-		return nil, driver.Errorf(driver.ErrInvalid, "The image size is too large (try using a larger cluster size)")
+		return nil, driver.Errorf(driver.ErrInvalid, "the image size is too large (try using a larger cluster size)")
 	}
 	if err != nil {
 		return nil, err

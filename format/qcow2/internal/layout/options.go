@@ -106,50 +106,50 @@ func decodeCreate(d opts.Dict, size int64) (*createParams, error) {
 	case "0.10", "v2":
 		p.version = 2
 	default:
-		return nil, invalid("Parameter 'version' does not accept value '%s'", o.Compat)
+		return nil, invalid("parameter 'version' does not accept value '%s'", o.Compat)
 	}
 	switch p.prealloc {
 	case "":
 		p.prealloc = driver.PreallocOff
 	case driver.PreallocOff, driver.PreallocMetadata, driver.PreallocFalloc, driver.PreallocFull:
 	default:
-		return nil, invalid("Parameter 'preallocation' does not accept value '%s'", p.prealloc)
+		return nil, invalid("parameter 'preallocation' does not accept value '%s'", p.prealloc)
 	}
 	switch o.CompressionType {
 	case "zlib":
 	case "zstd":
 		p.compressionType = ondisk.CompressionZstd
 	default:
-		return nil, invalid("Parameter 'compression-type' does not accept value '%s'", o.CompressionType)
+		return nil, invalid("parameter 'compression-type' does not accept value '%s'", o.CompressionType)
 	}
 	const upgrade = "compatibility level 1.1 and above (use version=v3 or greater)"
 	if o.ExtendedL2 && p.version < 3 {
-		return nil, invalid("Extended L2 entries are only supported with " + upgrade)
+		return nil, invalid("extended L2 entries are only supported with " + upgrade)
 	}
 	if err := p.setClusterSize(o.ClusterSize); err != nil {
 		return nil, err
 	}
 	if p.backing != "" && p.prealloc != driver.PreallocOff && !p.extendedL2 {
-		return nil, invalid("Backing file and preallocation can only be used at the same time if extended_l2 is on")
+		return nil, invalid("backing file and preallocation can only be used at the same time if extended_l2 is on")
 	}
 	if p.backingFormat != "" && p.backing == "" {
-		return nil, invalid("Backing format cannot be used without backing file")
+		return nil, invalid("backing format cannot be used without backing file")
 	}
 	if p.lazyRefcounts && p.version < 3 {
-		return nil, invalid("Lazy refcounts only supported with " + upgrade)
+		return nil, invalid("lazy refcounts only supported with " + upgrade)
 	}
 	if o.RefcountBits < 1 || o.RefcountBits > ondisk.MaxRefcountBits || o.RefcountBits&(o.RefcountBits-1) != 0 {
-		return nil, invalid("Refcount width must be a power of two and may not exceed 64 bits")
+		return nil, invalid("refcount width must be a power of two and may not exceed 64 bits")
 	}
 	if o.RefcountBits != 16 && p.version < 3 {
-		return nil, invalid("Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)")
+		return nil, invalid("different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)")
 	}
 	p.refcountOrder = uint32(bits.TrailingZeros64(uint64(o.RefcountBits)))
 	if p.dataFileRaw && p.dataFile == "" {
 		return nil, invalid("data-file-raw requires data-file")
 	}
 	if p.dataFileRaw && p.backing != "" {
-		return nil, invalid("Backing file and data-file-raw cannot be used at the same time")
+		return nil, invalid("backing file and data-file-raw cannot be used at the same time")
 	}
 	if p.dataFileRaw && p.prealloc == driver.PreallocOff {
 		// The file is to read the same with and without the metadata, so the
@@ -157,24 +157,24 @@ func decodeCreate(d opts.Dict, size int64) (*createParams, error) {
 		p.prealloc = driver.PreallocMetadata
 	}
 	if p.dataFile != "" && p.version < 3 {
-		return nil, invalid("External data files are only supported with " + upgrade)
+		return nil, invalid("external data files are only supported with " + upgrade)
 	}
 	if p.compressionType != ondisk.CompressionZlib && p.version < 3 {
-		return nil, invalid("Non-zlib compression type is only supported with " + upgrade)
+		return nil, invalid("non-zlib compression type is only supported with " + upgrade)
 	}
 	if len(p.backing) > ondisk.MaxBackingName {
-		return nil, invalid("Could not assign backing file '%s' with format '%s': Invalid argument", p.backing, p.backingFormat)
+		return nil, invalid("could not assign backing file '%s' with format '%s': invalid argument", p.backing, p.backingFormat)
 	}
 	return p, p.setSize(size)
 }
 
 func (p *createParams) setClusterSize(n int64) error {
 	if n < 1<<ondisk.MinClusterBits || n > 1<<ondisk.MaxClusterBits || n&(n-1) != 0 {
-		return invalid("Cluster size must be a power of two between %d and %dk",
+		return invalid("cluster size must be a power of two between %d and %dk",
 			1<<ondisk.MinClusterBits, 1<<(ondisk.MaxClusterBits-10))
 	}
 	if p.extendedL2 && n < minExtendedL2Cluster {
-		return invalid("Extended L2 entries are only supported with cluster sizes of at least %d bytes", minExtendedL2Cluster)
+		return invalid("extended L2 entries are only supported with cluster sizes of at least %d bytes", minExtendedL2Cluster)
 	}
 	p.clusterBits = uint32(bits.TrailingZeros64(uint64(n)))
 	return nil
@@ -182,11 +182,11 @@ func (p *createParams) setClusterSize(n int64) error {
 
 func (p *createParams) setSize(size int64) error {
 	if size < 0 || size > 1<<63-ondisk.SectorSize {
-		return invalid("Could not resize image: Image size cannot be negative")
+		return invalid("could not resize image: Image size cannot be negative")
 	}
 	p.size = (size + ondisk.SectorSize - 1) &^ (ondisk.SectorSize - 1)
 	if p.size > maxDiskSize {
-		return invalid("Could not resize image: offset(%d) exceeds maximum(%d)", p.size, int64(maxDiskSize))
+		return invalid("could not resize image: offset(%d) exceeds maximum(%d)", p.size, int64(maxDiskSize))
 	}
 	if p.l1Size() > ondisk.MaxL1Bytes/8 {
 		return errTooLarge()

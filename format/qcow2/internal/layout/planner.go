@@ -264,5 +264,5 @@ var errL1TooLarge = errors.New("L1 table too large")
 
 func errTooLarge() error {
 	return driver.Errorf(errors.Join(driver.ErrInvalid, errL1TooLarge),
-		"The image size is too large for file format 'qcow2' (try using a larger cluster size)")
+		"the image size is too large for file format 'qcow2' (try using a larger cluster size)")
 }

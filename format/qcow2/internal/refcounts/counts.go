@@ -87,10 +87,10 @@ func (r *Counts) block(ctx context.Context, region int64) (*clustertable.Slice, 
 		return b, nil
 	}
 	if off < 0 || off&(r.clusterSize()-1) != 0 {
-		return nil, r.c.Host.Corruption(ctx, "Refblock offset %#x unaligned (reftable index: %#x)", uint64(off), region)
+		return nil, r.c.Host.Corruption(ctx, "refblock offset %#x unaligned (reftable index: %#x)", uint64(off), region)
 	}
 	if off >= r.c.Host.File().Size() {
-		return nil, r.c.Host.Corruption(ctx, "Refblock offset %#x is beyond the end of the file (reftable index: %#x)", uint64(off), region)
+		return nil, r.c.Host.Corruption(ctx, "refblock offset %#x is beyond the end of the file (reftable index: %#x)", uint64(off), region)
 	}
 	return r.blocks.Fetch(ctx, r.c.Host.File(), off)
 }

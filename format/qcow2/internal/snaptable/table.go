@@ -50,25 +50,25 @@ func Read(ctx context.Context, req Request) (Table, error) {
 			}
 			if len(buf) >= ondisk.SnapshotFixedSize {
 				if extra := int64(binary.BigEndian.Uint32(buf[36:])); extra > ondisk.MaxSnapshotExtra {
-					return t, driver.Errorf(driver.ErrCorrupt, "Too much extra metadata in snapshot table entry %d", i)
+					return t, driver.Errorf(driver.ErrCorrupt, "too much extra metadata in snapshot table entry %d", i)
 				}
 			}
 			// The longest entry has names of 64 KiB each.
 			next := min(int64(len(buf))+chunk, req.File.Size()-off)
 			if next <= int64(len(buf)) {
-				return t, driver.Errorf(driver.ErrCorrupt, "Could not read snapshots: snapshot table entry %d is truncated", i)
+				return t, driver.Errorf(driver.ErrCorrupt, "could not read snapshots: snapshot table entry %d is truncated", i)
 			}
 			if buf, err = safeio.ReadAt(ctx, req.File, off, next); err != nil {
-				return t, driver.Errorf(driver.ErrCorrupt, "Could not read snapshots: %w", err)
+				return t, driver.Errorf(driver.ErrCorrupt, "could not read snapshots: %w", err)
 			}
 		}
 		if len(s.ExtraUnknown) > ondisk.MaxSnapshotExtra {
-			return t, driver.Errorf(driver.ErrCorrupt, "Too much extra metadata in snapshot table entry %d", i)
+			return t, driver.Errorf(driver.ErrCorrupt, "too much extra metadata in snapshot table entry %d", i)
 		}
 		off += int64(n)
 		buf = buf[n:]
 		if off-start > ondisk.MaxSnapshotTableBytes {
-			return t, driver.Errorf(driver.ErrCorrupt, "Snapshot table is too big")
+			return t, driver.Errorf(driver.ErrCorrupt, "snapshot table is too big")
 		}
 		if !s.HasDiskSize {
 			// Only version 2 may have such entries: the size of the disk cannot change
@@ -77,7 +77,7 @@ func Read(ctx context.Context, req Request) (Table, error) {
 			t.Short = true
 		}
 		if s.DiskSize > ondisk.MaxSnapshotDisk {
-			return t, driver.Errorf(driver.ErrCorrupt, "Snapshot %q has an invalid disk size", s.ID)
+			return t, driver.Errorf(driver.ErrCorrupt, "snapshot %q has an invalid disk size", s.ID)
 		}
 		if err := req.CheckL1(&s); err != nil {
 			return t, err

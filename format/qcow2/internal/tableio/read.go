@@ -13,7 +13,7 @@ import (
 // is zero.
 func ReadPadded(ctx context.Context, file driver.Storage, p []byte, off int64) error {
 	if off < 0 {
-		return errors.New("Invalid argument")
+		return driver.Errorf(nil, "invalid argument")
 	}
 	n, err := file.ReadAt(ctx, p, off)
 	if n == len(p) {
