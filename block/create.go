@@ -190,7 +190,7 @@ func checkRoom(ctx context.Context, reg *Registry, req CreateRequest, drv driver
 		return nil // creating the image finds what is wrong
 	}
 	if need.Required > file.Size() {
-		return driver.Errorf(syscall.ENOSPC, "the image needs %d bytes, '%s' has %d: %w", need.Required, req.Filename, file.Size(), syscall.ENOSPC)
+		return driver.Errorf(driver.ErrNoSpace, "the image needs %d bytes, '%s' has %d: %w", need.Required, req.Filename, file.Size(), driver.ErrNoSpace)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package block
 
 import (
 	"context"
-	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
@@ -50,7 +49,7 @@ func (c *Creation) emptyStorage(ctx context.Context, reg *Registry, req CreateRe
 	}()
 	fixed := file.Traits().FixedSize
 	if fixed && file.Size() < size {
-		return driver.Errorf(syscall.ENOSPC, "the storage has %d bytes, the image needs %d: %w", file.Size(), size, syscall.ENOSPC)
+		return driver.Errorf(driver.ErrNoSpace, "the storage has %d bytes, the image needs %d: %w", file.Size(), size, driver.ErrNoSpace)
 	}
 	c.name, c.existed = file.Filename(), true
 	if fixed {

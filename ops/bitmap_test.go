@@ -76,7 +76,7 @@ func TestBitmaps(t *testing.T) {
 		kind error
 		text string
 	}{
-		"copy again":        {CopyBitmaps(ctx, src, dst, nil), driver.ErrInvalid, "failed to create bitmap fine: "},
+		"copy again":        {CopyBitmaps(ctx, src, dst, nil), driver.ErrExists, "failed to create bitmap fine: "},
 		"check raw":         {CheckBitmaps(ctx, plain, false), driver.ErrUnsupported, "source lacks bitmap support"},
 		"check version 2":   {CheckBitmaps(ctx, old, true), driver.ErrUnsupported, "source lacks bitmap support"},
 		"check":             {CheckBitmaps(ctx, src, false), nil, ""},

@@ -333,5 +333,8 @@ func (e *DataFileError) Template() (string, []any) {
 	return "the data file '%s' exists and is not empty: creating the image would erase it", []any{e.Filename}
 }
 
+// Is recognises the kind.
+func (e *DataFileError) Is(target error) bool { return target == driver.ErrExists }
+
 // Hint is a further line for the user.
 func (e *DataFileError) Hint() string { return "--force erases it." }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"syscall"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -120,8 +119,8 @@ func create(ctx context.Context, job CreateJob) (*block.Creation, error) {
 	}
 	made, err := block.Make(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Storage: job.Storage, Size: size,
 		Options: d, Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words})
-	if errors.Is(err, syscall.EFBIG) {
-		return nil, driver.Errorf(driver.ErrInvalid, "the image size is too large for file format '%s'", job.Format)
+	if errors.Is(err, driver.ErrTooLarge) {
+		return nil, driver.Errorf(driver.ErrTooLarge, "the image size is too large for file format '%s'", job.Format)
 	}
 	return made, err
 }

@@ -26,8 +26,6 @@ var (
 	ErrNoBitmap    = errors.New("no such bitmap")
 	// ErrTruncated: bytes that an object was said to have are not there.
 	ErrTruncated = errors.New("object is shorter than it was said to be")
-	// ErrTimeout: a server did not answer in time.
-	ErrTimeout = errors.New("timed out")
 )
 
 // Kinds that the system has, too. An error of the system is of the kind as it is, and
@@ -37,6 +35,8 @@ var (
 	ErrNoSpace error = syscall.ENOSPC
 	// ErrTooLarge: a size is beyond what the format, the file system or the server can have.
 	ErrTooLarge error = syscall.EFBIG
+	// ErrTimeout: a server does not answer in time.
+	ErrTimeout error = syscall.ETIMEDOUT
 	// ErrExists: what should be made is there already.
 	ErrExists = fs.ErrExist
 	// ErrNotExist: a file, an export or another object of a server is not there.

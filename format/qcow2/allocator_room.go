@@ -3,7 +3,6 @@ package qcow2
 import (
 	"context"
 	"errors"
-	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
@@ -19,7 +18,7 @@ import (
 
 // errNoSpace is for files that cannot grow: devices.
 func errNoSpace() error {
-	return driver.Errorf(errors.Join(driver.ErrRange, syscall.ENOSPC), "no space left on device")
+	return driver.Errorf(errors.Join(driver.ErrRange, driver.ErrNoSpace), "no space left on device")
 }
 
 // coverTables gives the L1 table and the refcount table room on disk. hdrMu is

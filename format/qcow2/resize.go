@@ -36,7 +36,7 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 	case size < old && mode != driver.PreallocOff:
 		return driver.Errorf(driver.ErrInvalid, "preallocation can't be used for shrinking an image")
 	case im.l1Entries(size)*8 > ondisk.MaxL1Bytes:
-		return driver.Errorf(driver.ErrRange, "failed to grow the L1 table: file too large")
+		return driver.Errorf(driver.ErrTooLarge, "failed to grow the L1 table: file too large")
 	}
 	if err := im.bm.CheckConsistent(); err != nil {
 		return err

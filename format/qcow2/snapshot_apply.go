@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
-	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
@@ -45,7 +44,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	}
 	n := max(int64(len(im.l1.Entries)), int64(s.L1Size), im.l1Entries(size))
 	if n*8 > ondisk.MaxL1Bytes {
-		return driver.Errorf(driver.ErrRange, "failed to grow the L1 table: file too large")
+		return driver.Errorf(driver.ErrTooLarge, "failed to grow the L1 table: file too large")
 	}
 	if err := im.env.Budget.Table("Snapshot L1 table", n*8); err != nil {
 		return err
@@ -57,7 +56,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	}
 	l1 = append(l1, make([]uint64, n-int64(len(l1)))...)
 	room, err := im.snapshotRoom(ctx, n*8)
-	inPlace := errors.Is(err, syscall.ENOSPC) && n == int64(len(im.l1.Entries))
+	inPlace := errors.Is(err, driver.ErrNoSpace) && n == int64(len(im.l1.Entries))
 	if err != nil && !inPlace {
 		return err
 	}
@@ -77,7 +76,7 @@ func (im *image) ApplySnapshot(ctx context.Context, idOrName string) error {
 	if err != nil {
 		return op.cancel(ctx, err)
 	}
-	if err := op.holdRooms(ctx); errors.Is(err, syscall.ENOSPC) && n == int64(len(im.l1.Entries)) {
+	if err := op.holdRooms(ctx); errors.Is(err, driver.ErrNoSpace) && n == int64(len(im.l1.Entries)) {
 		im.freeNow(ctx, room.off, room.end-room.off)
 		op.rooms, inPlace = nil, true
 	} else if err != nil {

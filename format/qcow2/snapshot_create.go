@@ -28,7 +28,7 @@ func (im *image) CreateSnapshot(ctx context.Context, req driver.SnapshotRequest)
 	im.tableMu.Lock()
 	defer im.tableMu.Unlock()
 	if len(im.snap.Entries) >= ondisk.MaxSnapshots {
-		return "", driver.Errorf(driver.ErrRange, "file too large")
+		return "", driver.Errorf(driver.ErrTooLarge, "file too large")
 	}
 	s := ondisk.Snapshot{
 		ID: snaptable.NextID(im.snap.Entries), Name: req.Name, L1Size: uint32(len(im.l1.Entries)),

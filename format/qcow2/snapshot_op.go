@@ -76,7 +76,7 @@ func (im *image) beginSnapshot(ctx context.Context, list []ondisk.Snapshot, room
 	op.table = snaptable.Encode(list)
 	var err error
 	if len(op.table) > ondisk.MaxSnapshotTableBytes {
-		err = driver.Errorf(driver.ErrRange, "file too large")
+		err = driver.Errorf(driver.ErrTooLarge, "file too large")
 	} else if op.room, err = im.snapshotRoom(ctx, int64(len(op.table))); err == nil {
 		op.rooms = append(op.rooms, op.room)
 	}

@@ -127,6 +127,8 @@ func errno(err error) error {
 		kind = wire.EPERM
 	case errors.Is(err, driver.ErrUnsupported):
 		kind = wire.ENOTSUP
+	case errors.Is(err, driver.ErrNoSpace), errors.Is(err, driver.ErrTooLarge):
+		kind = wire.ENOSPC // also where it is a range beyond the end of a device
 	case errors.Is(err, driver.ErrRange), errors.Is(err, driver.ErrInvalid):
 		kind = wire.EINVAL
 	default:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"math"
-	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
@@ -95,7 +94,7 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	if off+int64(len(p)) > n.Size() {
-		return 0, driver.Errorf(syscall.ENOSPC, "the storage has %d bytes and cannot grow", n.Size())
+		return 0, driver.Errorf(driver.ErrNoSpace, "the storage has %d bytes and cannot grow", n.Size())
 	}
 	return n.w.WriteAt(p, off)
 }

@@ -33,7 +33,7 @@ func (d *regular) Create(ctx context.Context, req *driver.CreateRequest) (err er
 		return driver.Errorf(driver.ErrInvalid, "extent size hint is too large")
 	}
 	if req.Size < 0 || req.Size > math.MaxInt64-sectorSize {
-		return driver.Errorf(syscall.EFBIG, "image size %d is too large", req.Size)
+		return driver.Errorf(driver.ErrTooLarge, "image size %d is too large", req.Size)
 	}
 	name := d.path(req.Filename)
 	if st, err := os.Stat(name); err == nil && st.Mode()&fs.ModeDevice != 0 {
@@ -44,7 +44,7 @@ func (d *regular) Create(ctx context.Context, req *driver.CreateRequest) (err er
 	}
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	made := err == nil
-	if errors.Is(err, fs.ErrExist) {
+	if errors.Is(err, driver.ErrExists) {
 		f, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -275,7 +276,7 @@ func (n *node) checkWrite(ctx context.Context, off, length int64) error {
 		return driver.Errorf(driver.ErrReadOnly, "'%s' is open for reading", n.name)
 	}
 	if n.device && off+length > n.Size() {
-		return driver.Errorf(driver.ErrRange, "%d bytes at %d are beyond the end of '%s'", length, off, n.name)
+		return driver.Errorf(errors.Join(driver.ErrRange, driver.ErrNoSpace), "%d bytes at %d are beyond the end of '%s'", length, off, n.name)
 	}
 	return nil
 }

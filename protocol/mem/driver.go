@@ -2,7 +2,6 @@ package mem
 
 import (
 	"context"
-	"io/fs"
 	"sync"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -67,7 +66,7 @@ func (d *Driver) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, 
 	disk := NewDisk(o.Size)
 	if o.Filename != "" {
 		if disk = d.Disk(o.Filename); disk == nil {
-			return nil, driver.Errorf(fs.ErrNotExist, "could not open '%s': no such file or directory", o.Filename)
+			return nil, driver.Errorf(driver.ErrNotExist, "could not open '%s': no such file or directory", o.Filename)
 		}
 	}
 	n := &node{Disk: disk}
@@ -99,7 +98,7 @@ func (d *Driver) Delete(_ context.Context, filename string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.disks[trim(filename)] == nil {
-		return driver.Errorf(fs.ErrNotExist, "%s does not exist", filename)
+		return driver.Errorf(driver.ErrNotExist, "%s does not exist", filename)
 	}
 	delete(d.disks, trim(filename))
 	return nil

@@ -150,7 +150,7 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 // WriteAt implements driver.Storage.
 func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if off < 0 || off > n.info.Size-int64(len(p)) {
-		return 0, driver.Errorf(driver.ErrRange, "the export has %d bytes and cannot grow: %w", n.info.Size, syscall.ENOSPC)
+		return 0, driver.Errorf(driver.ErrRange, "the export has %d bytes and cannot grow: %w", n.info.Size, driver.ErrNoSpace)
 	}
 	if len(p) == 0 {
 		return 0, nil
@@ -190,7 +190,7 @@ func (n *node) Flush(ctx context.Context) error {
 // WriteZeroes implements driver.ZeroWriter.
 func (n *node) WriteZeroes(ctx context.Context, off, length int64, flags driver.ZeroFlags) error {
 	if off < 0 || off > n.info.Size-length {
-		return driver.Errorf(driver.ErrRange, "the export has %d bytes and cannot grow: %w", n.info.Size, syscall.ENOSPC)
+		return driver.Errorf(driver.ErrRange, "the export has %d bytes and cannot grow: %w", n.info.Size, driver.ErrNoSpace)
 	}
 	o := client.ZeroOptions{NoHole: flags&driver.ZeroMayUnmap == 0, Fast: flags&driver.ZeroNoFallback != 0}
 	defer n.changes.Add(1)

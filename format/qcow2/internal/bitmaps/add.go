@@ -57,7 +57,7 @@ func (s *Set) Add(ctx context.Context, spec driver.BitmapSpec) error {
 // canAdd says whether there may be a further bitmap. bm.mu is held.
 func (s *Set) canAdd(name string, shift uint) error {
 	if _, err := s.find(name); err == nil {
-		return driver.Errorf(driver.ErrInvalid, "bitmap already exists: %s", name)
+		return driver.Errorf(driver.ErrExists, "bitmap already exists: %s", name)
 	}
 	refuse := func(kind error, format string, args ...any) error {
 		return driver.Errorf(kind, "can't make bitmap '%s' persistent in '%s': %w", name, s.name, fmt.Errorf(format, args...))
