@@ -6,7 +6,7 @@ var small = set(
 	"a disk of size zero cannot have bitmaps",
 	"a part of a compressed cluster cannot be zeroed without writing",
 	"a snapshot can be shown in an image that is open for reading only",
-	"address resolution failed for %s: %s",
+	"address resolution failed for %s: %v",
 	"an external data file cannot be created here",
 	"an image with a raw data file cannot be emptied",
 	"an object that every header has is missing",
