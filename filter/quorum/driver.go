@@ -42,7 +42,9 @@ func (quorum) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, err
 	for _, c := range req.Members("children") {
 		n.children = append(n.children, c.Storage)
 	}
-	refuse := func(text string) (driver.Node, error) { return nil, driver.Errorf(driver.ErrInvalid, "%s", text) }
+	refuse := func(format string, args ...any) (driver.Node, error) {
+		return nil, driver.Errorf(driver.ErrInvalid, format, args...)
+	}
 	switch {
 	case len(n.children) < 1:
 		return refuse("number of provided children must be 1 or more")

@@ -2,7 +2,6 @@ package bitmaps
 
 import (
 	"context"
-	"fmt"
 	"math/bits"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -60,7 +59,7 @@ func (s *Set) canAdd(name string, shift uint) error {
 		return driver.Errorf(driver.ErrExists, "bitmap already exists: %s", name)
 	}
 	refuse := func(kind error, format string, args ...any) error {
-		return driver.Errorf(kind, "can't make bitmap '%s' persistent in '%s': %w", name, s.name, fmt.Errorf(format, args...))
+		return driver.Errorf(kind, "can't make bitmap '%s' persistent in '%s': %w", name, s.name, driver.Errorf(nil, format, args...))
 	}
 	if s.host.Version() < 3 {
 		return refuse(driver.ErrUnsupported, "cannot store dirty bitmaps in qcow2 v2 files")
