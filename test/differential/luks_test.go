@@ -13,6 +13,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/drivers"
+	cliwords "github.com/cowl-disk/cowl/internal/cli/words"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -160,7 +161,7 @@ func luksRefused(t *testing.T, path string, s opts.Dict, err error) {
 	args := append([]string{"create", "-q"}, luksKeys.args()...)
 	args = append(args, "-f", "luks", "-o", "key-secret=s,iter-time=10,"+luksSpecText(s), path, "1M")
 	_, msg, code := testkit.Try(t, "qemu-img", args...)
-	if want := fmt.Sprintf("qemu-img: %s: %s", path, err); code == 0 || strings.TrimSpace(msg) != want {
+	if want := fmt.Sprintf("qemu-img: %s: %s", path, cliwords.Text(err)); code == 0 || strings.TrimSpace(msg) != want {
 		t.Errorf("we say %q, the original (%d) %q", want, code, msg)
 	}
 }
