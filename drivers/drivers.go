@@ -17,6 +17,7 @@ import (
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/format/recognised"
+	"github.com/cowl-disk/cowl/format/vdi"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/mem"
 	"github.com/cowl-disk/cowl/protocol/nbd"
@@ -29,6 +30,7 @@ func All() []driver.Driver {
 		raw.New(),
 		qcow2.New(),
 		luks.New(),
+		vdi.New(),
 		file.New(),
 		file.NewHostDevice(),
 		nbd.New(),

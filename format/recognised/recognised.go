@@ -23,7 +23,6 @@ func Drivers() []driver.Driver {
 		probe         func(head []byte, name string) bool
 	}{
 		{"vmdk", "VMware disks", vmdk},
-		{"vdi", "VirtualBox disks", at(0x40, "\x7f\x10\xda\xbe")},
 		{"vhdx", "Hyper-V disks, second generation", at(0, "vhdxfile")},
 		{"vpc", "Virtual PC and Hyper-V disks (VHD)", at(0, "conectix")},
 		{"qcow", "QEMU copy-on-write disks, version 1", at(0, "QFI\xfb\x00\x00\x00\x01")},

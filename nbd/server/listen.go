@@ -9,7 +9,8 @@ import (
 	"strconv"
 
 	"github.com/cowl-disk/cowl/internal/inet"
-	"github.com/cowl-disk/cowl/internal/vsock"
+	"github.com/cowl-disk/cowl/nbd/vsock"
+	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
 // firstInherited is the descriptor of the first inherited socket.
@@ -55,8 +56,7 @@ func inherit(fd int) (net.Listener, error) {
 		}
 		return l, nil
 	}
-	if v, verr := vsock.FileListener(f); verr == nil {
-		f.Close()
+	if v, verr := vsock.FileListener(fd); verr == nil {
 		return v, nil
 	}
 	return nil, err
@@ -147,7 +147,7 @@ type unixListener struct {
 }
 
 func listenUnix(path string) (net.Listener, error) {
-	if err := inet.CheckSocketPath(path); err != nil {
+	if err := wire.CheckSocketPath(path); err != nil {
 		return nil, err
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

@@ -10,7 +10,7 @@ import (
 	"sync"
 
 	"github.com/cowl-disk/cowl/guestagent"
-	"github.com/cowl-disk/cowl/internal/vsock"
+	"github.com/cowl-disk/cowl/nbd/vsock"
 )
 
 // channel is where requests come from.
@@ -78,9 +78,7 @@ func listenVsock(path string, inherited bool) (channel, error) {
 	var l net.Listener
 	var err error
 	if inherited {
-		f := os.NewFile(firstInherited, "inherited socket")
-		l, err = vsock.FileListener(f)
-		f.Close()
+		l, err = vsock.FileListener(firstInherited)
 	} else {
 		l, err = vsock.Listen(path)
 	}

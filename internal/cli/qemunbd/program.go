@@ -32,10 +32,9 @@ type Program struct {
 // closes the image.
 func (p *Program) Run(ctx context.Context, args []string) int {
 	s := newSettings()
-	c := p.command(s)
-	operands, err := c.Parse(p.Name, args)
+	operands, err := p.command(s).Parse(p.Name, args)
 	if err == nil {
-		err = c.Check(operands)
+		err = s.check(operands)
 	}
 	if err != nil {
 		return p.fail(err)
@@ -45,8 +44,6 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 		err = p.list(ctx, s)
 	case s.disconnect:
 		err = p.disconnect(ctx, operands[0])
-	case s.aio == "native" && !s.cache.Direct:
-		err = fmt.Errorf("Failed to blk_new_open '%s': aio=native was specified, but it requires cache.direct=on, which was not specified.", operands[0])
 	default:
 		return p.runServer(ctx, s, operands[0], args)
 	}

@@ -1,6 +1,6 @@
 //go:build unix
 
-package sockaddr
+package nbd
 
 import (
 	"errors"
