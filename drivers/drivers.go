@@ -15,6 +15,7 @@ import (
 	"github.com/cowl-disk/cowl/filter/throttle"
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/qcow2"
+	"github.com/cowl-disk/cowl/format/qed"
 	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/format/recognised"
 	"github.com/cowl-disk/cowl/format/vdi"
@@ -30,6 +31,7 @@ func All() []driver.Driver {
 		raw.New(),
 		qcow2.New(),
 		luks.New(),
+		qed.New(),
 		vdi.New(),
 		file.New(),
 		file.NewHostDevice(),

@@ -34,7 +34,7 @@ func (p *places) release() { p.budget.Release(int64(len(p.bits)) * 8) }
 // take adds the places of [off, off+n). It returns how many of them are new, and
 // whether one is not.
 func (p *places) take(off, n int64) (fresh int64, twice bool) {
-	if n <= 0 {
+	if n <= 0 || p.n == 0 {
 		return 0, false
 	}
 	for i, end := max(0, (off-p.first)/p.grain), min(p.n, roundUp(off+n-p.first, p.grain)/p.grain); i < end; i++ {
