@@ -14,6 +14,7 @@ import (
 	"github.com/cowl-disk/cowl/filter/snapshotaccess"
 	"github.com/cowl-disk/cowl/filter/throttle"
 	"github.com/cowl-disk/cowl/format/luks"
+	"github.com/cowl-disk/cowl/format/parallels"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/qed"
 	"github.com/cowl-disk/cowl/format/raw"
@@ -31,6 +32,7 @@ func All() []driver.Driver {
 		raw.New(),
 		qcow2.New(),
 		luks.New(),
+		parallels.New(),
 		qed.New(),
 		vdi.New(),
 		file.New(),

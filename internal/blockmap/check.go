@@ -89,7 +89,7 @@ func (m *Disk) Check(ctx context.Context, report func(Finding)) (*Usage, error) 
 				f.Problem = Invalid
 			case e.State != Data:
 				return nil
-			case e.Host >= size:
+			case e.Host >= size, l.WholeUnits && e.Host > size-l.Unit:
 				f.Problem = Beyond
 			case take(e.Host, l.Unit):
 				f.Problem = Twice

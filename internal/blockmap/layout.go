@@ -58,6 +58,7 @@ type Layout struct {
 	Limit int64
 
 	Reuse      bool // places between units that nothing names are used for new ones
+	WholeUnits bool // a unit of which a part lies behind the end of the file is damaged
 	Backing    bool // what is Absent is in a backing file
 	ZeroState  bool // what has no room becomes Zero when zeroes are written
 	FreeUnits  bool // Discard takes units out of the table, and their room is used again

@@ -130,6 +130,28 @@ func (m *Disk) Close(ctx context.Context) error {
 	return m.hooks.Closing(ctx)
 }
 
+// Prepare makes the image ready for changes that the format itself makes: FirstWrite is
+// called, and all is durable that was committed before.
+func (m *Disk) Prepare(ctx context.Context) error {
+	if err := m.begin(ctx); err != nil {
+		return err
+	}
+	return m.Flush(ctx)
+}
+
+// Trim cuts off what lies behind all that is in use. No request is under way.
+func (m *Disk) Trim(ctx context.Context) error {
+	if err := m.begin(ctx); err != nil {
+		return err
+	}
+	if err := m.needRoom(ctx); err != nil {
+		return err
+	}
+	m.flushMu.Lock()
+	defer m.flushMu.Unlock()
+	return m.trim(ctx)
+}
+
 // trim cuts off what lies behind all that is in use: room that was handed out and
 // given back.
 func (m *Disk) trim(ctx context.Context) error {

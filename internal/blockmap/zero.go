@@ -18,6 +18,8 @@ func (m *Disk) WriteZeroes(ctx context.Context, off, n int64, flags driver.ZeroF
 	}
 	return m.eachRun(ctx, off, n, func(p piece, off int64) error {
 		switch {
+		case p.state == Data && m.l.FreeUnits && flags&driver.ZeroMayUnmap != 0:
+			return m.zeroAndFree(ctx, z, p, off)
 		case p.state == Data:
 			return z.WriteZeroes(ctx, p.host, p.n, flags)
 		case p.state == Zero, p.state == Absent && !m.l.Backing && !m.l.ZeroState:
@@ -57,7 +59,7 @@ func (m *Disk) Discard(ctx context.Context, off, n int64) error {
 			return nil
 		}
 		u0, u1 := m.whole(off, p.n)
-		if m.l.FreeUnits && u0 < u1 {
+		if m.l.FreeUnits && !m.l.Backing && u0 < u1 {
 			return m.setState(ctx, u0*m.l.Unit, min(u1*m.l.Unit, m.size.Load())-u0*m.l.Unit, Absent)
 		}
 		if !ok {
@@ -65,6 +67,26 @@ func (m *Disk) Discard(ctx context.Context, off, n int64) error {
 		}
 		return d.Discard(ctx, p.host, p.n)
 	})
+}
+
+// zeroAndFree takes the whole units of a run out of the table and zeroes the rest.
+func (m *Disk) zeroAndFree(ctx context.Context, z driver.ZeroWriter, p piece, off int64) error {
+	unit, end := m.l.Unit, off+p.n
+	u0, u1 := m.whole(off, p.n)
+	if m.l.Backing || u0 >= u1 {
+		return z.WriteZeroes(ctx, p.host, p.n, 0)
+	}
+	if head := u0*unit - off; head > 0 {
+		if err := z.WriteZeroes(ctx, p.host, head, 0); err != nil {
+			return err
+		}
+	}
+	if tail := end - u1*unit; tail > 0 {
+		if err := z.WriteZeroes(ctx, p.host+p.n-tail, tail, 0); err != nil {
+			return err
+		}
+	}
+	return m.setState(ctx, u0*unit, min(u1*unit, m.size.Load())-u0*unit, Absent)
 }
 
 // whole returns the units that lie in a range as a whole; the last one of the disk
