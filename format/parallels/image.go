@@ -57,7 +57,7 @@ func (im *image) layout(h *header) blockmap.Layout {
 	unit, start := h.unit(), h.dataStart
 	l := blockmap.Layout{
 		Noun: "cluster", Unit: h.cluster(), Table: headerSize, Entries: int64(h.entries), Width: 4, Order: binary.LittleEndian,
-		First: start, Align: h.cluster(), Limit: math.MaxUint32 * unit, FreeUnits: true, Reuse: true, WholeUnits: true,
+		First: start, Lowest: roundUp(h.tableEnd(), sectorSize), Align: h.cluster(), Limit: math.MaxUint32 * unit, FreeUnits: true, Reuse: true, WholeUnits: true,
 		Decode: func(raw uint64) blockmap.Entry {
 			if raw == 0 {
 				return blockmap.Entry{}

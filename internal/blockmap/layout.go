@@ -46,6 +46,8 @@ type Layout struct {
 	// Units are allocated so that Host-First is a multiple of Align, with room for
 	// Prefix bytes of the format in front of each. No unit lies before First.
 	First, Align, Prefix int64
+	// Lowest is where units of other programs may begin, 0 for First.
+	Lowest int64
 	// Reserved are parts of the file behind First that are in use, besides units and the
 	// tables that Dir names.
 	Reserved []driver.Range
@@ -99,6 +101,13 @@ type Hooks struct {
 	// Closing is called by Close once all else is on the disk, if the image was
 	// changed.
 	Closing func(ctx context.Context) error
+}
+
+func (l *Layout) lowest() int64 {
+	if l.Lowest > 0 {
+		return l.Lowest
+	}
+	return l.First
 }
 
 func (l *Layout) grain() int64 {
@@ -160,7 +169,7 @@ func putWord(order binary.ByteOrder, width int, b []byte, v uint64) {
 // decode is Decode with the checks that all formats share.
 func (m *Disk) decode(b []byte) Entry {
 	e := m.l.Decode(word(m.l.Order, m.l.Width, b))
-	if (e.State == Data || e.State == Encoded) && (e.Host-m.l.Prefix < m.l.First || e.Host > maxOffset) {
+	if (e.State == Data || e.State == Encoded) && (e.Host-m.l.Prefix < m.l.lowest() || e.Host > maxOffset) {
 		e.State = Bad
 	}
 	return e

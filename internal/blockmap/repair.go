@@ -116,6 +116,10 @@ func (m *Disk) Compact(ctx context.Context) error {
 	if err := m.Flush(ctx); err != nil {
 		return err
 	}
+	m.quiesce()
+	m.room.mu.Lock()
+	m.room.known, m.room.free, m.room.ready = false, nil, nil // what is free is found out below
+	m.room.mu.Unlock()
 	used, err := m.newPlaces()
 	if err != nil {
 		return err
@@ -220,10 +224,11 @@ func (m *Disk) Resized(l Layout, size int64) error {
 	if err := l.checkEntries(size); err != nil {
 		return err
 	}
+	m.quiesce()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	o := &m.l
-	o.Table, o.Entries, o.First, o.Reserved, o.Limit, o.Decode, o.Encode = l.Table, l.Entries, l.First, l.Reserved, l.Limit, l.Decode, l.Encode
+	o.Lowest, o.Table, o.Entries, o.First, o.Reserved, o.Limit, o.Decode, o.Encode = l.Lowest, l.Table, l.Entries, l.First, l.Reserved, l.Limit, l.Decode, l.Encode
 	if o.Dir == nil {
 		m.tab.SetEnd(o.tableEnd())
 	}

@@ -3,6 +3,7 @@ package blockmap
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"syscall"
@@ -14,13 +15,14 @@ import (
 // given up.
 type room struct {
 	mu         sync.Mutex
-	known      bool    // next and fresh are
-	next       int64   // all that is used lies before it
-	fresh      int64   // nothing was ever written from here on
-	free       []int64 // hosts of units that can be used again, ascending
-	ready      []int64 // the same, once the file was told of it
-	taken      bool    // room was handed out that the format has not counted yet
-	fixed      bool    // the file cannot grow
+	known      bool               // next and fresh are
+	next       int64              // all that is used lies before it
+	fresh      int64              // nothing was ever written from here on
+	free       []int64            // hosts of units that can be used again, ascending
+	ready      []int64            // the same, once the file was told of it
+	waiting    map[int64]struct{} // no entry names them, but readers may be left
+	taken      bool               // room was handed out that the format has not counted yet
+	fixed      bool               // the file cannot grow
 	zeroOnGrow bool
 }
 
@@ -54,7 +56,14 @@ func (m *Disk) needRoom(ctx context.Context) error {
 	r := &m.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.free = holes
+	given := maps.Clone(r.waiting)
+	if given == nil {
+		given = map[int64]struct{}{}
+	}
+	for _, host := range r.ready {
+		given[host] = struct{}{}
+	}
+	r.free = slices.DeleteFunc(holes, func(host int64) bool { _, ok := given[host]; return ok })
 	r.next, r.fresh, r.known = end, max(end, m.file.Size()), true
 	return nil
 }
@@ -183,10 +192,22 @@ func (m *Disk) whenUnused(hosts []int64) {
 	if len(hosts) == 0 {
 		return
 	}
+	r := &m.room
+	r.mu.Lock()
+	if r.waiting == nil {
+		r.waiting = map[int64]struct{}{}
+	}
+	for _, host := range hosts {
+		r.waiting[host] = struct{}{}
+	}
+	r.mu.Unlock()
 	m.env.Guard.Defer(func() {
-		m.room.mu.Lock()
-		m.room.ready = append(m.room.ready, hosts...)
-		m.room.mu.Unlock()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, host := range hosts {
+			delete(r.waiting, host)
+		}
+		r.ready = append(r.ready, hosts...)
 	})
 }
 
