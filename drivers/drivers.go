@@ -20,6 +20,7 @@ import (
 	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/format/recognised"
 	"github.com/cowl-disk/cowl/format/vdi"
+	"github.com/cowl-disk/cowl/format/vpc"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/mem"
 	"github.com/cowl-disk/cowl/protocol/nbd"
@@ -35,6 +36,7 @@ func All() []driver.Driver {
 		parallels.New(),
 		qed.New(),
 		vdi.New(),
+		vpc.New(),
 		file.New(),
 		file.NewHostDevice(),
 		nbd.New(),

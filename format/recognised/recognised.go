@@ -24,7 +24,6 @@ func Drivers() []driver.Driver {
 	}{
 		{"vmdk", "VMware disks", vmdk},
 		{"vhdx", "Hyper-V disks, second generation", at(0, "vhdxfile")},
-		{"vpc", "Virtual PC and Hyper-V disks (VHD)", at(0, "conectix")},
 		{"qcow", "QEMU copy-on-write disks, version 1", at(0, "QFI\xfb\x00\x00\x00\x01")},
 		{"dmg", "Apple disk images", dmg},
 		{"asif", "Apple sparse image format", at(0, "shdw")},

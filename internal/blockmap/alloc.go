@@ -39,6 +39,7 @@ type plan struct {
 	need  need
 	units int64
 	host  int64 // of the first unit, if in place
+	ask   int64 // planSectors: of the unit
 }
 
 type planState uint8
@@ -46,6 +47,7 @@ type planState uint8
 const (
 	planMissing planState = iota // a table must be made or loaded
 	planWait                     // another change is pending
+	planSectors                  // which sectors are there must be found out
 	planInPlace
 	planNew
 )
@@ -70,11 +72,11 @@ func (m *Disk) look(off, n int64) (plan, error) {
 			}
 			break
 		} else if e.State == Data {
-			state = planInPlace
+			state, p.ask = m.sectorPlan(e.Host), e.Host
 		}
 		if u == first {
 			p.state, p.units, p.host = state, 1, e.Host
-			if state == planMissing || state == planWait {
+			if state == planMissing || state == planWait || state == planSectors {
 				return p, nil
 			}
 			continue
@@ -114,9 +116,21 @@ func (m *Disk) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget, 
 		switch p.state {
 		case planInPlace:
 			in := off % unit
+			if m.hooks.Rewrite != nil {
+				for i := range p.units {
+					if err := m.hooks.Rewrite(ctx, p.host+i*unit); err != nil {
+						return driver.WriteTarget{}, err
+					}
+				}
+			}
 			return driver.WriteTarget{Length: min(n, p.units*unit-in), Child: m.file, HostOffset: p.host + in}, nil
 		case planWait:
 			if err := m.pend.Wait(ctx, first); err != nil {
+				return driver.WriteTarget{}, err
+			}
+			continue
+		case planSectors:
+			if _, err := m.sectors(ctx, p.ask); err != nil {
 				return driver.WriteTarget{}, err
 			}
 			continue
@@ -183,7 +197,11 @@ func (c *pending) Commit(ctx context.Context) error {
 		err = m.hooks.NewUnit(ctx, c.host)
 	}
 	if err == nil {
-		done, err = m.edit(ctx, c.First, c.End, func(u int64, _ Entry) Entry {
+		m.written(c.host)
+		done, err = m.edit(ctx, c.First, c.End, func(u int64, old Entry) Entry {
+			if old.State == Data { // a part of it was missing
+				m.drops = append(m.drops, old.Host)
+			}
 			return Entry{State: Data, Host: c.host + (u-c.First)*m.l.Unit}
 		})
 	}

@@ -14,7 +14,7 @@ type State uint8
 const (
 	Absent  State = iota // the backing file answers, if there is one; else zeroes
 	Zero                 // zeroes, whatever the backing file has
-	Data                 // the bytes lie at Host
+	Data                 // the bytes lie at Host, those that Hooks.Sectors does not leave out
 	Encoded              // Length bytes at Host, which the format decodes
 	Bad                  // the entry cannot be right
 )
@@ -95,6 +95,13 @@ type Hooks struct {
 	// where the last unit that was handed out ends; nothing is handed out meanwhile.
 	// What it writes is durable before the entries are.
 	Linking func(ctx context.Context, end int64) error
+	// Sectors returns which sectors of 512 bytes of the unit whose data lies at host are
+	// there, in a bitmap that begins with the most significant bit; the backing file
+	// answers for the others. nil: all are. A unit of which a part is missing gets room of
+	// its own when it is written to.
+	Sectors func(ctx context.Context, host int64) ([]byte, error)
+	// Rewrite is called before data is written to a unit that has room, at host.
+	Rewrite func(ctx context.Context, host int64) error
 	// NewUnit is called for each unit that gets room at host, before it is linked,
 	// to write the prefix.
 	NewUnit func(ctx context.Context, host int64) error

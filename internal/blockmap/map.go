@@ -36,6 +36,9 @@ type Disk struct {
 	tab, dir *clustertable.Cache
 	pend     *clustertable.Changes
 	drops    []int64 // hosts of units that entries no longer name
+
+	bitsMu   sync.Mutex
+	bits     map[int64][]byte // what Hooks.Sectors returned, by host
 	reserved int64
 }
 
@@ -158,6 +161,9 @@ func (m *Disk) Map(ctx context.Context, off, n int64) (driver.Extent, error) {
 // if it is where the run begins.
 func (m *Disk) run(ctx context.Context, off, n int64) (piece, error) {
 	var acc piece
+	if m.hooks.Sectors != nil {
+		n = min(n, m.l.Unit-off%m.l.Unit)
+	}
 	for acc.n < n {
 		m.mu.RLock()
 		need, done, err := m.runSome(&acc, off, n)
@@ -177,6 +183,9 @@ func (m *Disk) run(ctx context.Context, off, n int64) (piece, error) {
 		if done {
 			break
 		}
+	}
+	if acc.state == Data && m.hooks.Sectors != nil {
+		return m.sectorRun(ctx, acc, off, min(acc.n, n))
 	}
 	return acc, nil
 }

@@ -164,7 +164,10 @@ func (m *Disk) Compact(ctx context.Context) error {
 	if n := len(units); n > 0 {
 		end = max(end, units[n-1].host+l.Unit)
 	}
-	holes := used.holes(end)
+	var holes []int64
+	if l.Grain == 0 { // else the places are not those of units
+		holes = used.holes(end)
+	}
 	last := len(units)
 	for ; last > 0 && len(holes) > 0 && holes[0] < units[last-1].host && units[last-1].host >= fixed; last-- {
 		if err := m.move(ctx, units[last-1].unit, units[last-1].host, &holes[0]); err != nil {

@@ -103,10 +103,13 @@ func (m *Disk) usedEnd(ctx context.Context) (end int64, holes []int64, err error
 	return end, holes, err
 }
 
-// End returns where what is in use ends, once anything was allocated.
+// End returns where what is in use ends, 0 if that is not known: nothing was allocated.
 func (m *Disk) End() int64 {
 	m.room.mu.Lock()
 	defer m.room.mu.Unlock()
+	if !m.room.known {
+		return 0
+	}
 	return m.room.next
 }
 

@@ -159,7 +159,7 @@ func (m *Disk) trim(ctx context.Context) error {
 	known, end := m.room.known, m.room.next
 	m.room.mu.Unlock()
 	r, ok := m.file.(driver.Resizer)
-	if !known || m.room.fixed || !ok || end >= m.file.Size() {
+	if end += m.l.Trailer; !known || m.room.fixed || !ok || end >= m.file.Size() {
 		return nil
 	}
 	return r.Resize(ctx, end, driver.ResizeOptions{})

@@ -44,6 +44,7 @@ func choose(options ...string) func(r *rand.Rand) []string {
 var unitFormats = []unitFormat{
 	{name: "vdi", options: choose("", "", "static=on"), statistics: true},
 	{name: "qed", options: choose("", "cluster_size=4k,table_size=2", "cluster_size=32k,table_size=16"), backing: true},
+	{name: "vpc", options: choose("", "force_size=on", "subformat=fixed,force_size=on", "subformat=fixed"), noCheck: true},
 	{name: "parallels", options: choose("", "cluster_size=64k", "cluster_size=512"), leaky: true},
 }
 
