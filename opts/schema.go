@@ -31,13 +31,14 @@ type Option struct {
 	Deprecated string   // what to use in its place
 	Hidden     bool     // not listed by itself; see Merge
 	Runtime    bool     // changes how a node is used, not what its contents are
-	index      int
+	index      []int    // of the field, from the outermost structure on
 }
 
 // Schema is what a driver accepts for one verb, in declaration order.
 type Schema struct {
 	Options []Option
 	typ     reflect.Type
+	lists   []list
 }
 
 // SchemaOf reads a declaration: a struct (or pointer to one) whose fields have
@@ -47,23 +48,46 @@ type Schema struct {
 //
 // type may be left out where the field tells: string, bool, and pointers to
 // them; integers are numbers unless the tag says size. A pointer field stays
-// nil if the option was not given and has no default. SchemaOf panics if the
-// declaration is wrong: it is meant for package variables and tests.
+// nil if the option was not given and has no default.
+//
+// A field that is a structure is a group of options: those of the structure, called
+// "name.option". A slice of structures is a list of groups: "name.0.option",
+// "name.1.option" and so on.
+//
+// SchemaOf panics if the declaration is wrong: it is meant for package variables and
+// tests.
 func SchemaOf(decl any) *Schema {
 	t := reflect.TypeOf(decl)
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
 	s := &Schema{typ: t}
+	s.declare(t, "", nil)
+	return s
+}
+
+// declare adds the fields of a structure, whose options have names that begin with
+// prefix and which is at index within the one that is decoded into.
+func (s *Schema) declare(t reflect.Type, prefix string, index []int) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name := f.Tag.Get("opt")
 		if name == "" {
 			continue
 		}
+		name = prefix + name
+		at := append(slices.Clone(index), i)
+		switch f.Type.Kind() {
+		case reflect.Struct:
+			s.declare(f.Type, name+".", at)
+			continue
+		case reflect.Slice:
+			s.lists = append(s.lists, list{name: name, elem: SchemaOf(reflect.Zero(f.Type.Elem()).Interface()), index: at})
+			continue
+		}
 		o := Option{Name: name, Type: Type(f.Tag.Get("type")), Default: f.Tag.Get("default"),
 			Help: f.Tag.Get("help"), Deprecated: f.Tag.Get("deprecated"), Hidden: f.Tag.Get("hidden") == "on",
-			Runtime: f.Tag.Get("runtime") == "on", index: i}
+			Runtime: f.Tag.Get("runtime") == "on", index: at}
 		if e := f.Tag.Get("enum"); e != "" {
 			o.Enum = strings.Split(e, ",")
 		}
@@ -85,7 +109,6 @@ func SchemaOf(decl any) *Schema {
 		}
 		s.Options = append(s.Options, o)
 	}
-	return s
 }
 
 // Lookup returns the option called name, nil if there is none.
@@ -96,6 +119,11 @@ func (s *Schema) Lookup(name string) *Option {
 	for i := range s.Options {
 		if s.Options[i].Name == name {
 			return &s.Options[i]
+		}
+	}
+	for i := range s.lists {
+		if _, rest, ok := s.lists[i].member(name); ok {
+			return s.lists[i].elem.Lookup(rest)
 		}
 	}
 	return nil
@@ -158,7 +186,12 @@ func (s *Schema) Decode(d Dict, into any) error {
 			}
 			val = o.Default
 		}
-		if err := o.set(v.Field(o.index), val); err != nil {
+		if err := o.set(v.FieldByIndex(o.index), val); err != nil {
+			return err
+		}
+	}
+	for i := range s.lists {
+		if err := s.lists[i].decode(d, v); err != nil {
 			return err
 		}
 	}

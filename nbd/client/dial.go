@@ -9,12 +9,8 @@ import (
 
 	"github.com/cowl-disk/cowl/internal/inet"
 	"github.com/cowl-disk/cowl/internal/trace"
-	"github.com/cowl-disk/cowl/nbd/vsock"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
-
-// socketBuffer is what the system is asked for, for requests on a Unix socket.
-const socketBuffer = 512 << 10
 
 // Mode is a kind of replies; later ones can do more.
 type Mode uint8
@@ -114,9 +110,9 @@ func (cfg *Config) negotiate(ctx context.Context, then func(*handshake) error) (
 	}
 	dial := cfg.Dial
 	if dial == nil {
-		dial = dialNet
+		dial = inet.Dial
 		if cfg.Network == "unix" {
-			if err := wire.CheckSocketPath(cfg.Address); err != nil {
+			if err := inet.CheckSocketPath(cfg.Address); err != nil {
 				return err
 			}
 		}
@@ -140,27 +136,4 @@ func (cfg *Config) negotiate(ctx context.Context, then func(*handshake) error) (
 		}
 	}
 	return err
-}
-
-func dialNet(ctx context.Context, network, address string) (net.Conn, error) {
-	if network == "vsock" {
-		return vsock.Dial(ctx, address)
-	}
-	addresses := []string{address}
-	if network != "unix" {
-		addresses = inet.Loopback(network, address)
-	}
-	var d net.Dialer
-	var nc net.Conn
-	var err error
-	for _, a := range addresses {
-		if nc, err = d.DialContext(ctx, network, a); err == nil || ctx.Err() != nil {
-			break
-		}
-	}
-	if u, ok := nc.(*net.UnixConn); ok {
-		// The system's own size holds less than one large write.
-		_ = u.SetWriteBuffer(socketBuffer)
-	}
-	return nc, err
 }

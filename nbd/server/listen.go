@@ -9,8 +9,7 @@ import (
 	"strconv"
 
 	"github.com/cowl-disk/cowl/internal/inet"
-	"github.com/cowl-disk/cowl/nbd/vsock"
-	"github.com/cowl-disk/cowl/nbd/wire"
+	"github.com/cowl-disk/cowl/internal/vsock"
 )
 
 // firstInherited is the descriptor of the first inherited socket.
@@ -56,7 +55,8 @@ func inherit(fd int) (net.Listener, error) {
 		}
 		return l, nil
 	}
-	if v, verr := vsock.FileListener(fd); verr == nil {
+	if v, verr := vsock.FileListener(f); verr == nil {
+		f.Close()
 		return v, nil
 	}
 	return nil, err
@@ -147,7 +147,7 @@ type unixListener struct {
 }
 
 func listenUnix(path string) (net.Listener, error) {
-	if err := wire.CheckSocketPath(path); err != nil {
+	if err := inet.CheckSocketPath(path); err != nil {
 		return nil, err
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

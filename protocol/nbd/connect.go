@@ -13,15 +13,6 @@ import (
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
-// errnoOf returns the error number of the system in an error, nil if there is none.
-func errnoOf(err error) error {
-	var no syscall.Errno
-	if errors.As(err, &no) {
-		return no
-	}
-	return nil
-}
-
 // connect makes a connection. It tries again until the deadline, at least once; a
 // server that answers, and refuses, is not asked again, nor is an inherited socket.
 func (n *node) connect(ctx context.Context, deadline time.Time) (*client.Conn, error) {
@@ -31,7 +22,7 @@ func (n *node) connect(ctx context.Context, deadline time.Time) (*client.Conn, e
 			return c, nil
 		}
 		var oe *client.OptionError
-		if ctx.Err() != nil || n.at.network == "fd" || errors.As(err, &oe) || errors.Is(err, client.ErrProtocol) || !time.Now().Before(deadline) {
+		if ctx.Err() != nil || n.at.Network == "fd" || errors.As(err, &oe) || errors.Is(err, client.ErrProtocol) || !time.Now().Before(deadline) {
 			return nil, n.connectError(err)
 		}
 		select {

@@ -4,11 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"strings"
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
-	"github.com/cowl-disk/cowl/internal/inet"
+	"github.com/cowl-disk/cowl/internal/sockaddr"
 	"github.com/cowl-disk/cowl/nbd/client"
 	"github.com/cowl-disk/cowl/nbd/tlscreds"
 	"github.com/cowl-disk/cowl/nbd/wire"
@@ -53,7 +54,7 @@ func (nbdDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 		}
 		return nil, err
 	}
-	at, err := o.server()
+	at, err := o.endpoint()
 	if err == nil {
 		err = o.check()
 	}
@@ -61,10 +62,8 @@ func (nbdDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 		return nil, err
 	}
 	n := &node{at: at, opt: o, write: req.Access.Write, status: wire.ContextAllocation}
-	n.cfg = client.Config{Network: at.network, Address: at.address, Export: o.Export}
-	if at.network == "fd" {
-		n.cfg.Dial = dialInherited(at.address)
-	}
+	n.cfg = client.Config{Network: at.Network, Address: at.Address, Export: o.Export,
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return at.Dial(ctx) }}
 	if n.cfg.TLS, err = o.tls(at, req.Env); err != nil {
 		return nil, err
 	}
@@ -79,10 +78,10 @@ func (nbdDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 }
 
 // tls returns the TLS configuration that the options ask for, nil for none.
-func (o *openOptions) tls(at server, env *driver.Env) (*tls.Config, error) {
+func (o *openOptions) tls(at *sockaddr.Endpoint, env *driver.Env) (*tls.Config, error) {
 	host := o.TLSHostname
 	if host == "" {
-		host = at.host
+		host = at.Host
 	}
 	if o.TLSCreds == "" {
 		switch {
@@ -139,26 +138,18 @@ func (n *node) connectError(err error) error {
 	var ve *tlscreds.VerifyError
 	var ge *client.GreetingError
 	switch {
-	case errors.Is(err, errUsedUp):
-		return driver.Errorf(driver.ErrInvalid, "%w", errUsedUp)
+	case errors.Is(err, sockaddr.ErrUsedUp):
+		return driver.Errorf(driver.ErrInvalid, "%w", sockaddr.ErrUsedUp)
 	case errors.As(err, &ge):
 		return driver.Errorf(driver.ErrInvalid, "%w", ge)
-	case n.at.network == "fd" && errors.As(err, &ce):
-		return driver.Errorf(driver.ErrInvalid, "%w", ce.Err)
 	case errors.As(err, &oe):
 		return driver.Errorf(driver.ErrInvalid, "%s", oe.Report())
 	case errors.As(err, &ve):
 		return driver.Errorf(driver.ErrInvalid, "%w", ve)
 	case errors.As(err, &ce):
-		if reason := inet.Reason(err); reason != "" {
-			return driver.Errorf(driver.ErrInvalid, "address resolution failed for %s: %s", n.at.shown, reason)
-		}
-		if no := errnoOf(err); no != nil {
-			err = no
-		}
-		return driver.Errorf(driver.ErrInvalid, "Failed to connect to '%s': %w", n.at.shown, err)
+		return n.at.Error(ce.Err)
 	}
-	return driver.Errorf(driver.ErrInvalid, "Negotiation with '%s' failed: %w", n.at.shown, err)
+	return driver.Errorf(driver.ErrInvalid, "Negotiation with '%s' failed: %w", n.at, err)
 }
 
 // between is how long to wait between attempts to connect: longer each time.

@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/sockaddr"
 	"github.com/cowl-disk/cowl/nbd/client"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
 // node is an open export.
 type node struct {
-	at     server
+	at     *sockaddr.Endpoint
 	opt    openOptions
 	cfg    client.Config
 	write  bool
@@ -63,7 +64,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	n.unit = max(1, int64(n.info.BlockSize.Min))
 	n.most = 1
-	if n.info.Flags&wire.FlagCanMultiConn != 0 && n.at.network != "fd" {
+	if n.info.Flags&wire.FlagCanMultiConn != 0 && n.at.Network != "fd" {
 		n.most = int(n.opt.Connections)
 		if n.most == 0 {
 			n.most = 4
@@ -99,7 +100,7 @@ func (n *node) Limits() driver.Limits {
 func (*node) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
 
 // Filename implements driver.Named.
-func (n *node) Filename() string { return n.at.name(&n.opt) }
+func (n *node) Filename() string { return n.opt.name(n.at) }
 
 // Close implements driver.Node.
 func (n *node) Close(context.Context) error {

@@ -1,15 +1,14 @@
 package nbd
 
 import (
-	"cmp"
 	"encoding/json"
 	"net"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/sockaddr"
 	"github.com/cowl-disk/cowl/nbd/client"
 	"github.com/cowl-disk/cowl/nbd/wire"
 	"github.com/cowl-disk/cowl/opts"
@@ -17,24 +16,17 @@ import (
 
 // openOptions are the options of the driver.
 type openOptions struct {
-	ServerType     string  `opt:"server.type" help:"Kind of address: inet, unix, vsock or fd"`
-	ServerPath     string  `opt:"server.path" help:"Unix socket (server.type=unix)"`
-	ServerHost     string  `opt:"server.host" help:"Host name or address (server.type=inet)"`
-	ServerPort     string  `opt:"server.port" help:"TCP port, or port of a vsock"`
-	ServerCID      string  `opt:"server.cid" help:"Context id (server.type=vsock)"`
-	ServerStr      *string `opt:"server.str" help:"Number of a connected socket that the program was started with (server.type=fd)"`
-	ServerIPv4     *bool   `opt:"server.ipv4" help:"Whether to use IPv4 addresses"`
-	ServerIPv6     *bool   `opt:"server.ipv6" help:"Whether to use IPv6 addresses"`
-	Host           string  `opt:"host" help:"TCP host to connect to"`
-	Port           string  `opt:"port" help:"TCP port to connect to"`
-	Path           string  `opt:"path" help:"Unix socket path to connect to"`
-	Export         string  `opt:"export" help:"Name of the NBD export to open"`
-	TLSCreds       string  `opt:"tls-creds" help:"ID of the TLS credentials to use"`
-	TLSHostname    string  `opt:"tls-hostname" help:"Override hostname for validating TLS x509 certificate"`
-	DirtyBitmap    string  `opt:"x-dirty-bitmap" help:"experimental: expose named dirty bitmap in place of block status"`
-	ReconnectDelay int64   `opt:"reconnect-delay" help:"On an unexpected disconnect, seconds for which requests wait for a new connection (default 0: they fail)"`
-	OpenTimeout    int64   `opt:"open-timeout" help:"Seconds for which connecting is tried at open (default 0: once)"`
-	Connections    int64   `opt:"connections" help:"Connections to use at most, where the server lets several act as one (default: 4 for reading, one for writing)"`
+	Server         sockaddr.Address `opt:"server"`
+	Host           string           `opt:"host" help:"TCP host to connect to"`
+	Port           string           `opt:"port" help:"TCP port to connect to"`
+	Path           string           `opt:"path" help:"Unix socket path to connect to"`
+	Export         string           `opt:"export" help:"Name of the NBD export to open"`
+	TLSCreds       string           `opt:"tls-creds" help:"ID of the TLS credentials to use"`
+	TLSHostname    string           `opt:"tls-hostname" help:"Override hostname for validating TLS x509 certificate"`
+	DirtyBitmap    string           `opt:"x-dirty-bitmap" help:"experimental: expose named dirty bitmap in place of block status"`
+	ReconnectDelay int64            `opt:"reconnect-delay" help:"On an unexpected disconnect, seconds for which requests wait for a new connection (default 0: they fail)"`
+	OpenTimeout    int64            `opt:"open-timeout" help:"Seconds for which connecting is tried at open (default 0: once)"`
+	Connections    int64            `opt:"connections" help:"Connections to use at most, where the server lets several act as one (default: 4 for reading, one for writing)"`
 
 	// From nbds URIs.
 	TLS             bool   `opt:"tls" help:"Use TLS without credentials of our own, checked by the system's certificates"`
@@ -43,101 +35,22 @@ type openOptions struct {
 
 var openSchema = opts.SchemaOf(openOptions{})
 
-// server is where to connect.
-type server struct {
-	network, address string
-	host             string // for the certificate
-	shown            string // in messages
-	uri              string // without the export
-}
+// defaultPort is that of the old spelling of an address.
+const defaultPort = "10809"
 
-func (o *openOptions) server() (server, error) {
-	invalid := func(format string, args ...any) (server, error) {
-		return server{}, driver.Errorf(driver.ErrInvalid, format, args...)
+// endpoint returns where to connect.
+func (o *openOptions) endpoint() (*sockaddr.Endpoint, error) {
+	if err := o.Server.Old(o.Host, o.Port, o.Path, defaultPort); err != nil {
+		return nil, err
 	}
-	kind := o.ServerType
-	if kind == "" {
-		switch {
-		case o.ServerPath != "" || o.ServerHost != "" || o.ServerPort != "" || o.ServerStr != nil:
-			return invalid("Parameter 'type' is missing")
-		case o.Path != "" && o.Host != "":
-			return invalid("path and host may not be used at the same time")
-		case o.Path != "" && o.Port != "":
-			return invalid("port may not be used without host")
-		case o.Path != "":
-			kind, o.ServerPath = "unix", o.Path
-		case o.Host != "":
-			kind, o.ServerHost, o.ServerPort = "inet", o.Host, cmp.Or(o.Port, "10809")
-		case o.Port != "":
-			return invalid("port may not be used without host")
-		default:
-			return invalid("NBD server address missing")
-		}
-	} else if o.Path != "" || o.Host != "" || o.Port != "" {
-		return invalid("Cannot use 'server' and path/host/port at the same time")
+	if !o.Server.Given() {
+		return nil, driver.Errorf(driver.ErrInvalid, "NBD server address missing")
 	}
-	needs, known := addressNeeds[kind]
-	if !known {
-		return invalid("Parameter 'type' does not accept value '%s'", kind)
+	e, err := o.Server.Endpoint()
+	if err == nil && e.Network == "fd" && o.Connections > 1 {
+		return nil, driver.Errorf(driver.ErrInvalid, "An inherited socket (server.type=fd) is one connection, not %d", o.Connections)
 	}
-	for _, name := range needs {
-		if !o.has(name) {
-			return invalid("Parameter '%s' is missing", name)
-		}
-	}
-	for _, name := range []string{"str", "port", "cid", "ipv4", "ipv6", "host", "path"} {
-		if o.has(name) && !slices.Contains(needs, name) && (kind != "inet" || name != "ipv4" && name != "ipv6") {
-			return invalid("Parameter '%s' is unexpected", name)
-		}
-	}
-	switch kind {
-	case "unix":
-		return server{network: "unix", address: o.ServerPath, shown: o.ServerPath, uri: "nbd+unix://"}, nil
-	case "inet":
-		s := server{network: "tcp", address: net.JoinHostPort(o.ServerHost, o.ServerPort), host: o.ServerHost, shown: o.ServerHost + ":" + o.ServerPort}
-		four, six := o.ServerIPv4 == nil || *o.ServerIPv4, o.ServerIPv6 == nil || *o.ServerIPv6
-		if o.ServerIPv4 != nil && *o.ServerIPv4 && o.ServerIPv6 == nil {
-			six = false
-		}
-		if o.ServerIPv6 != nil && *o.ServerIPv6 && o.ServerIPv4 == nil {
-			four = false
-		}
-		switch {
-		case !four && !six:
-			return invalid("Cannot disable IPv4 and IPv6 at same time")
-		case !six:
-			s.network = "tcp4"
-		case !four:
-			s.network = "tcp6"
-		}
-		s.uri = "nbd://" + s.address
-		return s, nil
-	case "vsock":
-		at := o.ServerCID + ":" + o.ServerPort
-		return server{network: "vsock", address: at, shown: at, uri: "nbd+vsock://" + at}, nil
-	case "fd":
-		if o.Connections > 1 {
-			return invalid("An inherited socket (server.type=fd) is one connection, not %d", o.Connections)
-		}
-		return server{network: "fd", address: *o.ServerStr, shown: "descriptor " + *o.ServerStr}, nil
-	}
-	return server{}, nil
-}
-
-// addressNeeds are the parameters that each kind of address must have.
-var addressNeeds = map[string][]string{"unix": {"path"}, "inet": {"host", "port"}, "vsock": {"cid", "port"}, "fd": {"str"}}
-
-// has says whether a parameter of the address is given.
-func (o *openOptions) has(name string) bool {
-	switch name {
-	case "str":
-		return o.ServerStr != nil
-	case "ipv4":
-		return o.ServerIPv4 != nil
-	case "ipv6":
-		return o.ServerIPv6 != nil
-	}
-	return map[string]string{"path": o.ServerPath, "host": o.ServerHost, "port": o.ServerPort, "cid": o.ServerCID}[name] != ""
+	return e, err
 }
 
 // check refuses values that make no sense.
@@ -162,33 +75,34 @@ func (o *openOptions) check() error {
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
 // name is the file name under which the export can be opened again.
-func (s server) name(o *openOptions) string {
-	export := o.Export
-	if s.network == "fd" {
-		// There is no URI for it: the options are the name.
-		d := map[string]string{"driver": "nbd", "server.type": "fd", "server.str": s.address}
-		for k, v := range map[string]string{"export": export, "tls-creds": o.TLSCreds, "tls-hostname": o.TLSHostname} {
-			if v != "" {
-				d[k] = v
-			}
-		}
-		b, err := json.Marshal(d)
-		if err != nil {
-			return ""
-		}
-		return "json:" + string(b)
+func (o *openOptions) name(at *sockaddr.Endpoint) string {
+	path := ""
+	if o.Export != "" {
+		path = "/" + (&url.URL{Path: o.Export}).EscapedPath()
 	}
-	if s.network == "unix" {
-		path := ""
-		if export != "" {
-			path = "/" + (&url.URL{Path: export}).EscapedPath()
+	switch at.Network {
+	case "unix":
+		if o.Server.Abstract == nil {
+			return "nbd+unix://" + path + "?socket=" + at.Address
 		}
-		return s.uri + path + "?socket=" + s.address
+	case "vsock":
+		return "nbd+vsock://" + at.Address + path
+	case "tcp", "tcp4", "tcp6":
+		return "nbd://" + at.Address + path
 	}
-	if export == "" {
-		return s.uri
+	// There is no URI for it: the options are the name.
+	d := o.Server.Options("server")
+	d["driver"] = "nbd"
+	for k, v := range map[string]string{"export": o.Export, "tls-creds": o.TLSCreds, "tls-hostname": o.TLSHostname} {
+		if v != "" {
+			d[k] = v
+		}
 	}
-	return s.uri + "/" + (&url.URL{Path: export}).EscapedPath()
+	b, err := json.Marshal(d)
+	if err != nil {
+		return ""
+	}
+	return "json:" + string(b)
 }
 
 // parseName reads a file name: a URI, or the older spelling.

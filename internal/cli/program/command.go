@@ -23,6 +23,8 @@ type Command struct {
 	Options  []Option
 	Operands []Operand
 	Examples []string
+	// Rules are what Check looks at, in this order.
+	Rules []Rule
 	// More tells whether a word with a dash is an operand: see getopt.ParseNext.
 	More func(operands []string, word string) bool
 	// Run does the work, once the options are set, and returns the exit code.

@@ -1,6 +1,7 @@
 package program
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -145,3 +146,28 @@ func TestSpellings(t *testing.T) {
 }
 
 func (o Option) spellingsForTest() []string { return o.spellings() }
+
+// TestRules: the first rule that is broken is told.
+func TestRules(t *testing.T) {
+	var a, b bool
+	c := &Command{Rules: []Rule{
+		Never(func() bool { return a && b }, "a does not go with b"),
+		{Broken: func(operands []string) bool { return len(operands) == 0 }, Says: "what?", Usage: true},
+		Never(func() bool { return b }, "never b"),
+	}}
+	var usage *UsageError
+	if err := c.Check(nil); !errors.As(err, &usage) || err.Error() != "what?" {
+		t.Error(err)
+	}
+	if err := c.Check([]string{"x"}); err != nil {
+		t.Error(err)
+	}
+	b = true
+	if err := c.Check([]string{"x"}); err == nil || errors.As(err, &usage) || err.Error() != "never b" {
+		t.Error(err)
+	}
+	a = true
+	if err := c.Check(nil); err == nil || err.Error() != "a does not go with b" {
+		t.Error(err)
+	}
+}

@@ -10,7 +10,7 @@ import (
 	"sync"
 
 	"github.com/cowl-disk/cowl/guestagent"
-	"github.com/cowl-disk/cowl/nbd/vsock"
+	"github.com/cowl-disk/cowl/internal/vsock"
 )
 
 // channel is where requests come from.
@@ -78,7 +78,9 @@ func listenVsock(path string, inherited bool) (channel, error) {
 	var l net.Listener
 	var err error
 	if inherited {
-		l, err = vsock.FileListener(firstInherited)
+		f := os.NewFile(firstInherited, "inherited socket")
+		l, err = vsock.FileListener(f)
+		f.Close()
 	} else {
 		l, err = vsock.Listen(path)
 	}

@@ -47,7 +47,13 @@ func benchCommand(c *call) *program.Command {
 		},
 		Operands: []program.Operand{{Name: "FILENAME", Help: "the image"}},
 		Examples: []string{"-c 100000 -d 32 disk.qcow2", "-w -t none -f raw --flush-interval 256 scratch.raw"},
-		Run:      b.run,
+		Rules: []program.Rule{
+			{Broken: func(operands []string) bool { return len(operands) != 1 }, Says: "Expecting one image file name", Usage: true},
+			program.Never(func() bool { _, ok := cacheMode(c.cache); return !ok }, "Invalid cache mode"),
+			program.Never(func() bool { return !b.job.Write && b.job.FlushInterval > 0 }, "--flush-interval is only available in write tests"),
+			program.Never(func() bool { return b.job.FlushInterval > 0 && b.job.FlushInterval < b.job.Depth }, "Flush interval can't be smaller than depth"),
+		},
+		Run: b.run,
 	}
 }
 
@@ -61,18 +67,7 @@ func (b *benching) setAIO(arg string) error {
 
 func (b *benching) run(_ context.Context, operands []string) int {
 	c, job := b.call, b.job
-	if len(operands) != 1 {
-		return c.usage("Expecting one image file name")
-	}
-	cache, ok := cacheMode(c.cache)
-	switch {
-	case !ok:
-		return c.errorf("Invalid cache mode")
-	case !job.Write && job.FlushInterval > 0:
-		return c.errorf("--flush-interval is only available in write tests")
-	case job.FlushInterval > 0 && job.FlushInterval < job.Depth:
-		return c.errorf("Flush interval can't be smaller than depth")
-	}
+	cache, _ := cacheMode(c.cache)
 	// The product cannot overflow: both are numbers of 31 bits.
 	if err := resources.Claim(int64(job.Depth) * job.Size); err != nil {
 		return c.fail(err)

@@ -53,6 +53,7 @@ func bitmapCommand(c *call) *program.Command {
 		},
 		Operands: []program.Operand{{Name: "FILENAME", Help: "the image"}, {Name: "BITMAP", Help: "the name of the bitmap"}},
 		Examples: []string{"--add disk.qcow2 since-monday", "--merge since-monday --clear disk.qcow2 all", "--remove-all disk.qcow2"},
+		Rules:    w.rules(),
 		Run:      w.run,
 	}
 }
@@ -84,34 +85,24 @@ func (w *bitmapWork) has(verbs ...string) bool {
 	return slices.ContainsFunc(w.actions, func(a bitmapAction) bool { return slices.Contains(verbs, a.verb) })
 }
 
-// check finds what does not go together.
-func (w *bitmapWork) check() error {
-	names := 2
-	if !w.has(bitmapAdd, bitmapRemove, bitmapClear, bitmapEnable, bitmapDisable, bitmapMerge) {
-		names = 1
+// rules say what does not go together.
+func (w *bitmapWork) rules() []program.Rule {
+	// All bitmaps need no name.
+	named := func() bool {
+		return w.has(bitmapAdd, bitmapRemove, bitmapClear, bitmapEnable, bitmapDisable, bitmapMerge)
 	}
-	switch {
-	case len(w.actions) == 0:
-		return errors.New("Need at least one of --add, --remove, --clear, --enable, --disable, or --merge")
-	case w.given && !w.has(bitmapAdd):
-		return errors.New("granularity only supported with --add")
-	case w.sourceFormat != nil && w.source == nil:
-		return errors.New("-F only supported with -b")
-	case w.source != nil && !w.has(bitmapMerge):
-		return errors.New("Merge bitmap source file only supported with --merge")
-	case names == 2 && len(w.operands) != 2:
-		return errors.New("Expecting filename and bitmap name")
-	case names == 1 && len(w.operands) != 1:
-		return errors.New("Expecting filename")
+	return []program.Rule{
+		program.Never(func() bool { return len(w.actions) == 0 }, "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge"),
+		program.Never(func() bool { return w.given && !w.has(bitmapAdd) }, "granularity only supported with --add"),
+		program.Never(func() bool { return w.sourceFormat != nil && w.source == nil }, "-F only supported with -b"),
+		program.Never(func() bool { return w.source != nil && !w.has(bitmapMerge) }, "Merge bitmap source file only supported with --merge"),
+		{Broken: func(operands []string) bool { return named() && len(operands) != 2 }, Says: "Expecting filename and bitmap name"},
+		{Broken: func(operands []string) bool { return !named() && len(operands) != 1 }, Says: "Expecting filename"},
 	}
-	return nil
 }
 
 func (w *bitmapWork) run(_ context.Context, operands []string) (code int) {
 	c := w.call
-	if err := w.check(); err != nil {
-		return c.fail(err)
-	}
 	// What the disk holds does not matter, nor where.
 	img, err := c.open(c.image(operands[0]), block.OpenOptions{Write: true, NoBacking: true})
 	if err != nil {

@@ -115,6 +115,9 @@ func (c *call) run(args []string) (code int) {
 	if c.operands, err = c.cmd.Parse(c.Name+" "+c.cmd.Name, args); err != nil {
 		return c.fail(err)
 	}
+	if err = c.cmd.Check(c.operands); err != nil {
+		return c.fail(err)
+	}
 	return c.cmd.Run(c.ctx, c.operands)
 }
 

@@ -12,9 +12,6 @@ import (
 // runCommand runs convert, once the command line is read.
 func (cv *conversion) runCommand() int {
 	c := cv.call
-	if err := cv.check(); err != nil {
-		return c.fail(err)
-	}
 	if n := len(c.operands); n > 1 {
 		cv.sources, cv.target = c.operands[:n-1], c.operands[n-1]
 	}
@@ -32,29 +29,6 @@ func (cv *conversion) runCommand() int {
 		return c.fail(err)
 	}
 	return 0
-}
-
-// check finds options that do not go together.
-func (cv *conversion) check() error {
-	switch {
-	case cv.compress && cv.copyRange:
-		return fmt.Errorf("Cannot enable copy offloading when -c is used")
-	case cv.sparseGiven && cv.copyRange:
-		return fmt.Errorf("Cannot enable copy offloading when -S is used")
-	case cv.salvage && cv.copyRange:
-		return fmt.Errorf("Cannot use copy offloading in salvaging mode")
-	case cv.reflink == ops.ReflinkAlways && cv.compress:
-		return fmt.Errorf("Cannot use --reflink=always when -c is used")
-	case cv.targetImageOpts && !cv.noCreate:
-		return fmt.Errorf("--target-image-opts requires use of -n flag")
-	case cv.noCreate && cv.list.given() && !cv.list.wantsHelp():
-		return fmt.Errorf("-o has no effect when skipping image creation")
-	case cv.targetIsZero && !cv.noCreate:
-		return fmt.Errorf("--target-is-zero requires use of -n flag")
-	case cv.skipBroken && !cv.bitmaps:
-		return fmt.Errorf("Use of --skip-broken-bitmaps requires --bitmaps")
-	}
-	return nil
 }
 
 // run does the work, once the command line is read.

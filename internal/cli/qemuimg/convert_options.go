@@ -25,7 +25,22 @@ func convertCommand(c *call) *program.Command {
 		Operands: []program.Operand{{Name: "SRC_FILENAME", Help: "the image to read"}, {Name: "TGT_FILENAME", Help: "the image to write"}},
 		Examples: []string{"-O qcow2 disk.raw disk.qcow2", "-p -c -O qcow2 -o compression_type=zstd disk.qcow2 small.qcow2",
 			"--checksum sha256 disk.qcow2 disk.raw"},
-		Run: func(context.Context, []string) int { return cv.runCommand() },
+		Rules: cv.rules(),
+		Run:   func(context.Context, []string) int { return cv.runCommand() },
+	}
+}
+
+// rules are the options that do not go together.
+func (cv *conversion) rules() []program.Rule {
+	return []program.Rule{
+		program.Never(func() bool { return cv.compress && cv.copyRange }, "Cannot enable copy offloading when -c is used"),
+		program.Never(func() bool { return cv.sparseGiven && cv.copyRange }, "Cannot enable copy offloading when -S is used"),
+		program.Never(func() bool { return cv.salvage && cv.copyRange }, "Cannot use copy offloading in salvaging mode"),
+		program.Never(func() bool { return cv.reflink == ops.ReflinkAlways && cv.compress }, "Cannot use --reflink=always when -c is used"),
+		program.Never(func() bool { return cv.targetImageOpts && !cv.noCreate }, "--target-image-opts requires use of -n flag"),
+		program.Never(func() bool { return cv.noCreate && cv.list.given() && !cv.list.wantsHelp() }, "-o has no effect when skipping image creation"),
+		program.Never(func() bool { return cv.targetIsZero && !cv.noCreate }, "--target-is-zero requires use of -n flag"),
+		program.Never(func() bool { return cv.skipBroken && !cv.bitmaps }, "Use of --skip-broken-bitmaps requires --bitmaps"),
 	}
 }
 

@@ -36,7 +36,23 @@ func measureCommand(c *call) *program.Command {
 		},
 		Operands: []program.Operand{{Name: "FILENAME", Help: "the image that would be converted"}},
 		Examples: []string{"-O qcow2 --size 100G", "-O qcow2 -o cluster_size=2M disk.raw"},
+		Rules:    m.rules(),
 		Run:      m.run,
+	}
+}
+
+// rules say what does not go together; asking for help excuses from them.
+func (m *measuring) rules() []program.Rule {
+	rule := func(says string, broken func(n int) bool) program.Rule {
+		return program.Rule{Says: says, Broken: func(operands []string) bool {
+			return !(m.list.given() && m.list.wantsHelp()) && broken(len(operands))
+		}}
+	}
+	return []program.Rule{
+		rule("At most one filename argument is allowed.", func(n int) bool { return n > 1 }),
+		rule("--image-opts, -f, and -l require a filename argument.", func(n int) bool { return n == 0 && (m.imageOpts || m.hasFormat || m.snapshot.Given()) }),
+		rule("Either --size N or one filename must be specified.", func(n int) bool { return n == 0 && m.size < 0 }),
+		rule("--size N cannot be used together with a filename.", func(n int) bool { return n == 1 && m.size >= 0 }),
 	}
 }
 
@@ -44,16 +60,6 @@ func (m *measuring) run(_ context.Context, operands []string) int {
 	c := m.call
 	if m.list.given() && m.list.wantsHelp() {
 		return c.createHelp(m.target, "")
-	}
-	switch {
-	case len(operands) > 1:
-		return c.errorf("At most one filename argument is allowed.")
-	case len(operands) == 0 && (c.imageOpts || c.hasFormat || m.snapshot.Given()):
-		return c.errorf("--image-opts, -f, and -l require a filename argument.")
-	case len(operands) == 0 && m.size < 0:
-		return c.errorf("Either --size N or one filename must be specified.")
-	case len(operands) == 1 && m.size >= 0:
-		return c.errorf("--size N cannot be used together with a filename.")
 	}
 	req := ops.MeasureRequest{Size: m.size, Objects: &c.objects}
 	if len(operands) == 1 {

@@ -22,7 +22,8 @@ func (p *Program) Command() *program.Command { return p.command(newSettings()) }
 // command declares the options, which set s.
 func (p *Program) command(s *settings) *program.Command {
 	c := &program.Command{
-		Name: "nbd", Summary: "Serve a disk image over the Network Block Device protocol",
+		Rules: s.rules(),
+		Name:  "nbd", Summary: "Serve a disk image over the Network Block Device protocol",
 		Usage: []string{"[OPTIONS] FILE", "-L [OPTIONS]", "-d DEV"},
 		Examples: []string{
 			"PROGRAM -t -e 4 -k /run/disk.sock -f qcow2 disk.qcow2",

@@ -13,7 +13,6 @@ import (
 
 	"github.com/cowl-disk/cowl/internal/inet"
 	"github.com/cowl-disk/cowl/nbd/server"
-	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
 // Environment variables by which a parent tells its child what it has opened for
@@ -87,7 +86,7 @@ func (p *Program) listen(s *settings) ([]net.Listener, error) {
 		s.socket = "/var/lock/qemu-nbd-" + filepath.Base(s.connect)
 	}
 	if s.socket != "" {
-		if err := wire.CheckSocketPath(s.socket); err != nil {
+		if err := inet.CheckSocketPath(s.socket); err != nil {
 			return nil, err
 		}
 		if err := removeSocket(s.socket); err != nil {

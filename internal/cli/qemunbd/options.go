@@ -2,7 +2,6 @@ package qemunbd
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -64,39 +63,25 @@ var errDone = errors.New("done")
 // whole reads a number as strtol does, with hexadecimal and octal ones.
 func whole(text string) (int64, error) { return strconv.ParseInt(strings.TrimLeft(text, " \t"), 0, 64) }
 
-// check says what does not fit together.
-func (s *settings) check(operands []string) error {
-	switch {
-	case s.list && len(operands) > 0:
-		return errors.New("List mode is incompatible with a file name")
-	case s.list && s.perDevice():
-		return errors.New("List mode is incompatible with per-device settings")
-	case s.list && s.fork:
-		return errors.New("List mode is incompatible with forking")
-	case !s.list && len(operands) != 1:
-		return program.Usagef("Invalid number of arguments")
-	case s.disconnect && (s.connect != "" || s.list):
-		return program.Usagef("Invalid number of arguments")
-	case s.tlsCreds == "" && s.tlsHostname != "":
-		return errors.New("--tls-hostname is not permitted without --tls-creds")
-	case s.tlsCreds == "" && s.tlsAuthz != "":
-		return errors.New("--tls-authz is not permitted without --tls-creds")
-	case s.tlsCreds != "" && s.connect != "":
-		return errors.New("TLS is not supported when connected to device")
-	case s.tlsCreds != "" && s.list && s.tlsAuthz != "":
-		return errors.New("TLS authorization is incompatible with export list")
-	case s.selinux != "" && s.socket == "":
-		return errors.New("--selinux-label is not permitted without --socket")
-	case s.imageOpts && s.format != "":
-		return errors.New("--image-opts and -f are mutually exclusive")
-	case s.detect == "unmap" && s.discard != "unmap":
-		return errors.New("setting detect-zeroes to unmap is not allowed without setting discard operation to unmap")
-	case s.aio == "native" && !s.cache.Direct && !s.list && !s.disconnect:
-		return fmt.Errorf("Failed to blk_new_open '%s': aio=native was specified, but it requires cache.direct=on, which was not specified.", operands[0])
-	case s.partition > 0 && s.hasOffset:
-		return errors.New("--partition and --offset are mutually exclusive")
+// rules say what does not go together.
+func (s *settings) rules() []program.Rule {
+	rule := program.Never
+	needsTLS := func(given *string) func() bool { return func() bool { return s.tlsCreds == "" && *given != "" } }
+	return []program.Rule{
+		{Broken: func(operands []string) bool { return s.list && len(operands) > 0 }, Says: "List mode is incompatible with a file name"},
+		rule(func() bool { return s.list && s.perDevice() }, "List mode is incompatible with per-device settings"),
+		rule(func() bool { return s.list && s.fork }, "List mode is incompatible with forking"),
+		{Broken: func(operands []string) bool { return !s.list && len(operands) != 1 }, Says: "Invalid number of arguments", Usage: true},
+		{Broken: func([]string) bool { return s.disconnect && (s.connect != "" || s.list) }, Says: "Invalid number of arguments", Usage: true},
+		rule(needsTLS(&s.tlsHostname), "--tls-hostname is not permitted without --tls-creds"),
+		rule(needsTLS(&s.tlsAuthz), "--tls-authz is not permitted without --tls-creds"),
+		rule(func() bool { return s.tlsCreds != "" && s.connect != "" }, "TLS is not supported when connected to device"),
+		rule(func() bool { return s.tlsCreds != "" && s.list && s.tlsAuthz != "" }, "TLS authorization is incompatible with export list"),
+		rule(func() bool { return s.selinux != "" && s.socket == "" }, "--selinux-label is not permitted without --socket"),
+		rule(func() bool { return s.imageOpts && s.format != "" }, "--image-opts and -f are mutually exclusive"),
+		rule(func() bool { return s.detect == "unmap" && s.discard != "unmap" }, "setting detect-zeroes to unmap is not allowed without setting discard operation to unmap"),
+		rule(func() bool { return s.partition > 0 && s.hasOffset }, "--partition and --offset are mutually exclusive"),
 	}
-	return nil
 }
 
 // perDevice says whether something was set that only makes sense for an image.

@@ -32,9 +32,10 @@ type Program struct {
 // closes the image.
 func (p *Program) Run(ctx context.Context, args []string) int {
 	s := newSettings()
-	operands, err := p.command(s).Parse(p.Name, args)
+	c := p.command(s)
+	operands, err := c.Parse(p.Name, args)
 	if err == nil {
-		err = s.check(operands)
+		err = c.Check(operands)
 	}
 	if err != nil {
 		return p.fail(err)
@@ -44,6 +45,8 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 		err = p.list(ctx, s)
 	case s.disconnect:
 		err = p.disconnect(ctx, operands[0])
+	case s.aio == "native" && !s.cache.Direct:
+		err = fmt.Errorf("Failed to blk_new_open '%s': aio=native was specified, but it requires cache.direct=on, which was not specified.", operands[0])
 	default:
 		return p.runServer(ctx, s, operands[0], args)
 	}

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/cowl-disk/cowl/nbd/vsock"
+	"github.com/cowl-disk/cowl/internal/vsock"
 )
 
 func main() {

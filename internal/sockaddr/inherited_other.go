@@ -1,6 +1,6 @@
 //go:build !unix
 
-package nbd
+package sockaddr
 
 import (
 	"net"
