@@ -2,6 +2,7 @@ package block
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -71,6 +72,11 @@ func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o 
 	b, err := op.open(ctx, nodeSpec{src: src, role: "backing", chain: chain, access: access, unmap: true, backing: true, cache: cache})
 	if err != nil {
 		return &OpenError{Path: src.Filename, Role: "backing", Err: err}
+	}
+	if c, ok := img.node.(driver.ParentChecker); ok {
+		if err := c.CheckParent(ctx, b.skipFilters().node); err != nil {
+			return &OpenError{Path: src.Filename, Role: "backing", Err: errors.Join(err, b.Close(ctx))}
+		}
 	}
 	img.backing = b
 	return nil

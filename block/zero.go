@@ -194,8 +194,11 @@ func (img *Image) Resize(ctx context.Context, size int64, opt driver.ResizeOptio
 	if img.access.Perm&driver.PermResize == 0 {
 		return img.fail("resize", -1, driver.Errorf(driver.ErrInvalid, "the image was not opened for resizing"))
 	}
-	img.changing.RLock()
-	defer img.changing.RUnlock()
+	if img.storage == nil {
+		// Formats may have to move data.
+		img.changing.Lock()
+		defer img.changing.Unlock()
+	}
 	r, ok := img.node.(driver.Resizer)
 	if !ok {
 		return img.fail("resize", -1, driver.Errorf(driver.ErrUnsupported, "image format driver does not support resize"))

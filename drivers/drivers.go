@@ -14,9 +14,13 @@ import (
 	"github.com/cowl-disk/cowl/filter/snapshotaccess"
 	"github.com/cowl-disk/cowl/filter/throttle"
 	"github.com/cowl-disk/cowl/format/luks"
+	"github.com/cowl-disk/cowl/format/parallels"
 	"github.com/cowl-disk/cowl/format/qcow2"
+	"github.com/cowl-disk/cowl/format/qed"
 	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/format/recognised"
+	"github.com/cowl-disk/cowl/format/vdi"
+	"github.com/cowl-disk/cowl/format/vpc"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/mem"
 	"github.com/cowl-disk/cowl/protocol/nbd"
@@ -29,6 +33,10 @@ func All() []driver.Driver {
 		raw.New(),
 		qcow2.New(),
 		luks.New(),
+		parallels.New(),
+		qed.New(),
+		vdi.New(),
+		vpc.New(),
 		file.New(),
 		file.NewHostDevice(),
 		nbd.New(),

@@ -306,6 +306,13 @@ type BackingChanger interface {
 	ChangeBacking(ctx context.Context, ref BackingRef) error
 }
 
+// ParentChecker is implemented by formats whose images say which image their backing
+// file is, whatever its name.
+type ParentChecker interface {
+	// CheckParent refuses a parent that is another one.
+	CheckParent(ctx context.Context, parent Node) error
+}
+
 // Emptier is implemented by formats with backing files that can give up all
 // their contents at once, so that the whole disk is unallocated.
 type Emptier interface {

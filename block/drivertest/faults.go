@@ -201,7 +201,7 @@ func testCancelDuring(t *testing.T, s *suite) {
 // flushed, and can be written again.
 func (s *suite) checkDurable(t *testing.T, name string, l *ledger) {
 	t.Helper()
-	if !s.dirty(t, name) {
+	if !s.InUse && !s.dirty(t, name) {
 		s.check(t, name, true)
 	}
 	img := s.open(t, name, true)

@@ -43,6 +43,9 @@ type Harness struct {
 	// that grew, reads as anything (as encrypted zeroes, say). The suite writes zeroes
 	// there before it looks.
 	Garbage bool
+	// InUse: an image that was not closed in order counts as corrupt until it is opened for
+	// writing, although nothing but the check says so.
+	InUse bool
 	// Light does less of what takes long: for further variants of a format.
 	Light bool
 	// Skip gives reasons not to run a subtest, by its name.

@@ -23,12 +23,8 @@ func Drivers() []driver.Driver {
 		probe         func(head []byte, name string) bool
 	}{
 		{"vmdk", "VMware disks", vmdk},
-		{"vdi", "VirtualBox disks", at(0x40, "\x7f\x10\xda\xbe")},
 		{"vhdx", "Hyper-V disks, second generation", at(0, "vhdxfile")},
-		{"vpc", "Virtual PC and Hyper-V disks (VHD)", at(0, "conectix")},
 		{"qcow", "QEMU copy-on-write disks, version 1", at(0, "QFI\xfb\x00\x00\x00\x01")},
-		{"qed", "QEMU enhanced disks", at(0, "QED\x00")},
-		{"parallels", "Parallels disks", either(at(0, "WithoutFreeSpace"), at(0, "WithouFreSpacExt"))},
 		{"dmg", "Apple disk images", dmg},
 		{"asif", "Apple sparse image format", at(0, "shdw")},
 		{"sparseimage", "Apple sparse disk images", at(0, "sprs")},
@@ -46,10 +42,6 @@ func at(off int, magic string) func([]byte, string) bool {
 	return func(head []byte, _ string) bool {
 		return len(head) >= off+len(magic) && string(head[off:off+len(magic)]) == magic
 	}
-}
-
-func either(a, b func([]byte, string) bool) func([]byte, string) bool {
-	return func(head []byte, name string) bool { return a(head, name) || b(head, name) }
 }
 
 // vmdk takes sparse extents and descriptors: text in which only comments and empty

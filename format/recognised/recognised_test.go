@@ -28,7 +28,7 @@ func open(path string) error {
 
 // TestRecognised: images that qemu-img makes are refused by name, not taken for raw.
 func TestRecognised(t *testing.T) {
-	for _, format := range []string{"vmdk", "vdi", "vhdx", "vpc", "qcow", "qed", "parallels"} {
+	for _, format := range []string{"vmdk", "vhdx", "qcow"} {
 		t.Run(format, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "image")
 			testkit.Run(t, "qemu-img", "create", "-q", "-f", format, path, "4M")
@@ -53,7 +53,6 @@ func TestMagics(t *testing.T) {
 		{"disk", "# Disk DescriptorFile\nversion=4\n", "opened as raw"},
 		{"disk", "# a script\necho version=1\n", "opened as raw"},
 		{"disk", "QFI\xfb\x00\x00\x00\x09", "opened as raw"},
-		{"disk", "conecti", "opened as raw"},
 	} {
 		path := filepath.Join(t.TempDir(), c.name)
 		if err := os.WriteFile(path, []byte(c.start+strings.Repeat("\x00", 4096)), 0o600); err != nil {

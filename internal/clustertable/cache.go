@@ -16,6 +16,9 @@ const (
 // Config describes a Cache. All fields but SliceSize may be left zero.
 type Config struct {
 	SliceSize int64 // bytes, a power of two
+	// End is where the tables end in the file, 0 if all slices are whole: the one
+	// that reaches beyond it is cut off there, and what lies behind is not touched.
+	End int64
 	// Budget is how many bytes of slices are kept; at least one slice is, and dirty
 	// slices are until they are written. A driver writes back when Dirty nears Slices.
 	Budget int64
@@ -79,11 +82,26 @@ func NewCache(c Config) *Cache {
 // SliceSize returns the length of a slice in bytes.
 func (k *Cache) SliceSize() int64 { return k.c.SliceSize }
 
+// sliceEnd returns where the slice at off ends.
+func (k *Cache) sliceEnd(off int64) int64 {
+	end := off + k.c.SliceSize
+	if k.c.End > 0 {
+		end = min(end, k.c.End)
+	}
+	return end
+}
+
 // Slices returns how many slices the budget has room for.
 func (k *Cache) Slices() int { return k.max }
 
 // Dirty returns the number of dirty slices. It may be called without the lock.
 func (k *Cache) Dirty() int { return int(k.dirty.Load()) }
+
+// SetEnd changes Config.End and forgets all slices, as Reset does.
+func (k *Cache) SetEnd(end int64) {
+	k.c.End = end
+	k.Reset()
+}
 
 // Reset forgets all slices, written or not. The lock is held exclusively, and no
 // write-back is under way.

@@ -40,10 +40,11 @@ func (k *Cache) Load(ctx context.Context, f driver.Storage, off int64) error {
 func (k *Cache) loadFirst(ctx context.Context, f driver.Storage, off int64) error {
 	l := &load{done: make(chan struct{})}
 	k.loading[off] = l
+	n := k.sliceEnd(off) - off
 	k.c.Lock.Unlock()
 
 	var s *Slice
-	s, l.err = k.read(ctx, f, off)
+	s, l.err = k.read(ctx, f, off, n)
 	l.abandoned = l.err != nil && ctx.Err() != nil
 
 	k.c.Lock.Lock()
@@ -59,8 +60,9 @@ func (k *Cache) loadFirst(ctx context.Context, f driver.Storage, off int64) erro
 	return l.err
 }
 
-func (k *Cache) read(ctx context.Context, f driver.Storage, off int64) (*Slice, error) {
-	s := &Slice{Off: off, Data: make([]byte, k.c.SliceSize)}
+// read reads the slice of n bytes at off.
+func (k *Cache) read(ctx context.Context, f driver.Storage, off, n int64) (*Slice, error) {
+	s := &Slice{Off: off, Data: make([]byte, n)}
 	var err error
 	if k.c.Load != nil {
 		err = k.c.Load(ctx, s.Data, off)
@@ -91,7 +93,7 @@ func (k *Cache) Fetch(ctx context.Context, f driver.Storage, off int64) (*Slice,
 	if s := k.Get(off); s != nil {
 		return s, nil
 	}
-	s, err := k.read(ctx, f, off)
+	s, err := k.read(ctx, f, off, k.sliceEnd(off)-off)
 	if err == nil {
 		k.put(s)
 	}

@@ -80,7 +80,7 @@ func WriteZeroes(ctx context.Context, f driver.Storage, off, n int64) error {
 // cover gives a slice that may lie in a hole room on disk. It takes the lock of the
 // cache and WriteLock.
 func (k *Cache) cover(ctx context.Context, f driver.Storage, s *Slice) error {
-	hole, err := hasHole(ctx, f, s.Off, s.Off+k.c.SliceSize)
+	hole, err := hasHole(ctx, f, s.Off, s.Off+int64(len(s.Data)))
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (k *Cache) cover(ctx context.Context, f driver.Storage, s *Slice) error {
 		if !needed {
 			return nil
 		}
-		if err := FillHoles(ctx, f, s.Off, s.Off+k.c.SliceSize); err != nil {
+		if err := FillHoles(ctx, f, s.Off, s.Off+int64(len(s.Data))); err != nil {
 			return err
 		}
 	}
@@ -110,7 +110,7 @@ func (k *Cache) CoverFetched(ctx context.Context, f driver.Storage, s *Slice) er
 	if !s.unsure {
 		return nil
 	}
-	if err := FillHoles(ctx, f, s.Off, s.Off+k.c.SliceSize); err != nil {
+	if err := FillHoles(ctx, f, s.Off, s.Off+int64(len(s.Data))); err != nil {
 		return err
 	}
 	s.unsure = false

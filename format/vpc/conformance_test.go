@@ -1,0 +1,39 @@
+package vpc_test
+
+import (
+	"testing"
+
+	"github.com/cowl-disk/cowl/block/drivertest"
+	"github.com/cowl-disk/cowl/format/vpc"
+	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+func TestConformance(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		o    opts.Dict
+	}{{"exact", opts.Dict{"force_size": "on"}}, {"geometry", opts.Dict{}}, {"fixed", opts.Dict{"force_size": "on", "subformat": "fixed"}}} {
+		t.Run(c.name, func(t *testing.T) {
+			h := drivertest.Harness{Driver: vpc.New(), Options: c.o, Original: "vpc", Light: c.name != "exact" || !testkit.Long()}
+			h.Skip = map[string]string{"Backing": "the parent of a new image cannot be named"}
+			if c.name != "exact" && !testkit.Long() {
+				const why = "another variant has run it"
+				h.Skip["FailOnce"], h.Skip["FailForGood"], h.Skip["CancelDuring"] = why, why, why
+			}
+			if c.name == "fixed" {
+				h.Skip["Probe"] = "fixed disks are not recognised"
+				h.Skip["Strict"] = "the footer does not end at a unit of such a device"
+			}
+			drivertest.Run(t, h)
+		})
+	}
+}
+
+func BenchmarkConformance(b *testing.B) {
+	drivertest.Benchmark(b, drivertest.Harness{Driver: vpc.New()})
+}
+
+func FuzzImage(f *testing.F) {
+	drivertest.Fuzz(f, drivertest.Harness{Driver: vpc.New(), Options: opts.Dict{"force_size": "on"}})
+}
