@@ -13,6 +13,7 @@ import (
 	"github.com/cowl-disk/cowl/filter/quorum"
 	"github.com/cowl-disk/cowl/filter/snapshotaccess"
 	"github.com/cowl-disk/cowl/filter/throttle"
+	"github.com/cowl-disk/cowl/format/cloop"
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/parallels"
 	"github.com/cowl-disk/cowl/format/qcow2"
@@ -35,6 +36,7 @@ func All() []driver.Driver {
 		parallels.New(),
 		qed.New(),
 		vdi.New(),
+		cloop.New(),
 		file.New(),
 		file.NewHostDevice(),
 		nbd.New(),

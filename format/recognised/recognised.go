@@ -30,7 +30,6 @@ func Drivers() []driver.Driver {
 		{"asif", "Apple sparse image format", at(0, "shdw")},
 		{"sparseimage", "Apple sparse disk images", at(0, "sprs")},
 		{"bochs", "Bochs disks", at(0, "Bochs Virtual HD Image\x00")},
-		{"cloop", "Compressed loop images", at(0, "#!/bin/sh\n#V2.0 Format\n")},
 	} {
 		list = append(list, &format{probe: f.probe, desc: driver.Desc{Name: f.name, Kind: driver.KindFormat, NotBuiltIn: true,
 			Summary: f.summary, Children: []driver.ChildDesc{{Role: "file", Use: driver.UseMetadata}}}})

@@ -45,7 +45,6 @@ func TestMagics(t *testing.T) {
 	for _, c := range []struct{ name, start, want string }{
 		{"disk.dmg", "x", "dmg"},
 		{"disk", "Bochs Virtual HD Image\x00", "bochs"},
-		{"disk", "#!/bin/sh\n#V2.0 Format\nmodprobe cloop", "cloop"},
 		{"disk", "shdw", "asif"},
 		{"disk", "sprs", "sparseimage"},
 		{"disk", "# Disk DescriptorFile\n\n  \nversion=1\n", "vmdk"},
