@@ -13,6 +13,7 @@ import (
 	"github.com/cowl-disk/cowl/filter/quorum"
 	"github.com/cowl-disk/cowl/filter/snapshotaccess"
 	"github.com/cowl-disk/cowl/filter/throttle"
+	"github.com/cowl-disk/cowl/format/bochs"
 	"github.com/cowl-disk/cowl/format/cloop"
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/parallels"
@@ -36,6 +37,7 @@ func All() []driver.Driver {
 		parallels.New(),
 		qed.New(),
 		vdi.New(),
+		bochs.New(),
 		cloop.New(),
 		file.New(),
 		file.NewHostDevice(),

@@ -29,7 +29,6 @@ func Drivers() []driver.Driver {
 		{"dmg", "Apple disk images", dmg},
 		{"asif", "Apple sparse image format", at(0, "shdw")},
 		{"sparseimage", "Apple sparse disk images", at(0, "sprs")},
-		{"bochs", "Bochs disks", at(0, "Bochs Virtual HD Image\x00")},
 	} {
 		list = append(list, &format{probe: f.probe, desc: driver.Desc{Name: f.name, Kind: driver.KindFormat, NotBuiltIn: true,
 			Summary: f.summary, Children: []driver.ChildDesc{{Role: "file", Use: driver.UseMetadata}}}})

@@ -44,7 +44,6 @@ func TestRecognised(t *testing.T) {
 func TestMagics(t *testing.T) {
 	for _, c := range []struct{ name, start, want string }{
 		{"disk.dmg", "x", "dmg"},
-		{"disk", "Bochs Virtual HD Image\x00", "bochs"},
 		{"disk", "shdw", "asif"},
 		{"disk", "sprs", "sparseimage"},
 		{"disk", "# Disk DescriptorFile\n\n  \nversion=1\n", "vmdk"},
