@@ -15,6 +15,7 @@ import (
 	"github.com/cowl-disk/cowl/filter/throttle"
 	"github.com/cowl-disk/cowl/format/bochs"
 	"github.com/cowl-disk/cowl/format/cloop"
+	"github.com/cowl-disk/cowl/format/dmg"
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/parallels"
 	"github.com/cowl-disk/cowl/format/qcow2"
@@ -39,6 +40,7 @@ func All() []driver.Driver {
 		vdi.New(),
 		bochs.New(),
 		cloop.New(),
+		dmg.New(),
 		file.New(),
 		file.NewHostDevice(),
 		nbd.New(),

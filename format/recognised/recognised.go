@@ -3,7 +3,6 @@ package recognised
 import (
 	"bytes"
 	"context"
-	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
@@ -26,7 +25,6 @@ func Drivers() []driver.Driver {
 		{"vhdx", "Hyper-V disks, second generation", at(0, "vhdxfile")},
 		{"vpc", "Virtual PC and Hyper-V disks (VHD)", at(0, "conectix")},
 		{"qcow", "QEMU copy-on-write disks, version 1", at(0, "QFI\xfb\x00\x00\x00\x01")},
-		{"dmg", "Apple disk images", dmg},
 		{"asif", "Apple sparse image format", at(0, "shdw")},
 		{"sparseimage", "Apple sparse disk images", at(0, "sprs")},
 	} {
@@ -67,21 +65,15 @@ func vmdk(head []byte, _ string) bool {
 	return false
 }
 
-// dmg has its magic at the end of the file: the name must do.
-func dmg(_ []byte, name string) bool { return strings.HasSuffix(name, ".dmg") }
-
 // Desc implements driver.Driver.
 func (f *format) Desc() *driver.Desc { return &f.desc }
 
 // Probe implements driver.Prober.
 func (f *format) Probe(head []byte, _ int64, name string) int {
-	switch {
-	case !f.probe(head, name):
-		return 0
-	case f.desc.Name == "dmg":
-		return 2 // a name is a weak sign: any magic is better
+	if f.probe(head, name) {
+		return 100
 	}
-	return 100
+	return 0
 }
 
 // Open implements driver.Driver: it refuses.

@@ -43,7 +43,6 @@ func TestRecognised(t *testing.T) {
 // TestMagics: what qemu-img does not create, and what looks alike but is raw.
 func TestMagics(t *testing.T) {
 	for _, c := range []struct{ name, start, want string }{
-		{"disk.dmg", "x", "dmg"},
 		{"disk", "shdw", "asif"},
 		{"disk", "sprs", "sparseimage"},
 		{"disk", "# Disk DescriptorFile\n\n  \nversion=1\n", "vmdk"},
