@@ -13,6 +13,9 @@ import (
 	"github.com/cowl-disk/cowl/filter/quorum"
 	"github.com/cowl-disk/cowl/filter/snapshotaccess"
 	"github.com/cowl-disk/cowl/filter/throttle"
+	"github.com/cowl-disk/cowl/format/bochs"
+	"github.com/cowl-disk/cowl/format/cloop"
+	"github.com/cowl-disk/cowl/format/dmg"
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/parallels"
 	"github.com/cowl-disk/cowl/format/qcow2"
@@ -37,6 +40,9 @@ func All() []driver.Driver {
 		qed.New(),
 		vdi.New(),
 		vpc.New(),
+		bochs.New(),
+		cloop.New(),
+		dmg.New(),
 		file.New(),
 		file.NewHostDevice(),
 		nbd.New(),

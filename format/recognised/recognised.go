@@ -3,7 +3,6 @@ package recognised
 import (
 	"bytes"
 	"context"
-	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
@@ -25,11 +24,8 @@ func Drivers() []driver.Driver {
 		{"vmdk", "VMware disks", vmdk},
 		{"vhdx", "Hyper-V disks, second generation", at(0, "vhdxfile")},
 		{"qcow", "QEMU copy-on-write disks, version 1", at(0, "QFI\xfb\x00\x00\x00\x01")},
-		{"dmg", "Apple disk images", dmg},
 		{"asif", "Apple sparse image format", at(0, "shdw")},
 		{"sparseimage", "Apple sparse disk images", at(0, "sprs")},
-		{"bochs", "Bochs disks", at(0, "Bochs Virtual HD Image\x00")},
-		{"cloop", "Compressed loop images", at(0, "#!/bin/sh\n#V2.0 Format\n")},
 	} {
 		list = append(list, &format{probe: f.probe, desc: driver.Desc{Name: f.name, Kind: driver.KindFormat, NotBuiltIn: true,
 			Summary: f.summary, Children: []driver.ChildDesc{{Role: "file", Use: driver.UseMetadata}}}})
@@ -68,21 +64,15 @@ func vmdk(head []byte, _ string) bool {
 	return false
 }
 
-// dmg has its magic at the end of the file: the name must do.
-func dmg(_ []byte, name string) bool { return strings.HasSuffix(name, ".dmg") }
-
 // Desc implements driver.Driver.
 func (f *format) Desc() *driver.Desc { return &f.desc }
 
 // Probe implements driver.Prober.
 func (f *format) Probe(head []byte, _ int64, name string) int {
-	switch {
-	case !f.probe(head, name):
-		return 0
-	case f.desc.Name == "dmg":
-		return 2 // a name is a weak sign: any magic is better
+	if f.probe(head, name) {
+		return 100
 	}
-	return 100
+	return 0
 }
 
 // Open implements driver.Driver: it refuses.

@@ -1,0 +1,55 @@
+package dmg
+
+import (
+	"compress/bzip2"
+	"io"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/chunks"
+)
+
+// codecs holds what decoders use again.
+type codecs struct{ zlib chunks.Zlib }
+
+// decode implements chunks.Decoder. A chunk has exactly the sectors of its run.
+func (n *node) decode(dst []byte, in *chunks.Input, c chunks.Chunk) error {
+	var got int
+	var err error
+	switch c.Codec {
+	case typeZlib:
+		got, err = n.codecs.zlib.Decode(dst, in)
+	case typeBzip2:
+		got, err = readExactly(bzip2.NewReader(in), dst)
+	case typeLZMA:
+		got, err = decodeXZ(dst, in)
+	case typeADC, typeLZFSE:
+		var src []byte
+		if src, err = in.All(); err == nil && c.Codec == typeADC {
+			got, err = decodeADC(dst, src)
+		} else if err == nil {
+			got, err = decodeLZFSE(dst, src)
+		}
+	default:
+		err = driver.Errorf(driver.ErrUnsupported, "chunks of type %#x are not supported", c.Codec)
+	}
+	if err == nil && got < len(dst) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// readExactly fills dst from r, which must have no more than that.
+func readExactly(r io.Reader, dst []byte) (int, error) {
+	n, err := io.ReadFull(r, dst)
+	if err != nil {
+		return n, err
+	}
+	var more [1]byte
+	switch _, err = io.ReadFull(r, more[:]); err {
+	case io.EOF:
+		return n, nil
+	case nil:
+		return n, chunks.ErrLong
+	}
+	return n, err
+}
