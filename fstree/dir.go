@@ -22,7 +22,7 @@ func FromDir(path string, o Options) (*Tree, error) {
 		return nil, fmt.Errorf("%s is not a directory", path)
 	}
 	t := New()
-	d := dirSource{tree: t, use: newMeter(o.Limits), links: map[fileID]*Node{}}
+	d := dirSource{tree: t, use: NewMeter(o.Limits), links: map[fileID]*Node{}}
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
@@ -38,14 +38,14 @@ type fileID struct{ dev, ino uint64 }
 
 type dirSource struct {
 	tree  *Tree
-	use   *meter
+	use   *Meter
 	links map[fileID]*Node // files with several names
 }
 
 // read makes a node of the file at path.
 func (d *dirSource) read(path, name string, depth int) (*Node, error) {
-	if depth > d.use.limits.Depth {
-		return nil, fmt.Errorf("%s: directories are nested more than %d deep: %w", path, d.use.limits.Depth, ErrLimit)
+	if err := d.use.Depth(depth); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	info, err := os.Lstat(path)
 	if err != nil {
@@ -68,7 +68,7 @@ func (d *dirSource) read(path, name string, depth int) (*Node, error) {
 	case 0:
 		n.Kind, n.Size = File, info.Size()
 		n.Content = &hostFile{path, n.Size, info}
-		if err := d.use.file(n.Size); err != nil {
+		if err := d.use.File(n.Size); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	case fs.ModeDir:
@@ -92,7 +92,7 @@ func (d *dirSource) read(path, name string, depth int) (*Node, error) {
 	if err := d.xattrs(n, path); err != nil {
 		return nil, err
 	}
-	if err := d.use.node(name, n); err != nil {
+	if err := d.use.Node(name, n); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if n.Kind != Dir {

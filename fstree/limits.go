@@ -28,13 +28,14 @@ type Limits struct {
 // nodeCost is about what a node and its entry take.
 const nodeCost = 200
 
-// meter counts what a source has used of its limits.
-type meter struct {
+// Meter counts what a source has used of its limits.
+type Meter struct {
 	limits               Limits
 	memory, bytes, spool int64
 }
 
-func newMeter(l Limits) *meter {
+// NewMeter returns a meter for one source.
+func NewMeter(l Limits) *Meter {
 	def := func(v *int64, n int64) {
 		if *v == 0 {
 			*v = n
@@ -46,11 +47,11 @@ func newMeter(l Limits) *meter {
 	if l.Depth == 0 {
 		l.Depth = 1024
 	}
-	return &meter{limits: l}
+	return &Meter{limits: l}
 }
 
-// node counts a node and its name.
-func (m *meter) node(name string, n *Node) error {
+// Node counts a node and its name.
+func (m *Meter) Node(name string, n *Node) error {
 	cost := int64(nodeCost + len(name) + len(n.Target))
 	for _, x := range n.Xattrs {
 		cost += int64(40 + len(x.Name) + len(x.Value))
@@ -58,15 +59,15 @@ func (m *meter) node(name string, n *Node) error {
 	return m.more(cost)
 }
 
-func (m *meter) more(cost int64) error {
+func (m *Meter) more(cost int64) error {
 	if m.memory += cost; m.memory > m.limits.Memory {
 		return fmt.Errorf("the tree takes more than %d bytes of memory: %w", m.limits.Memory, ErrLimit)
 	}
 	return nil
 }
 
-// file counts the size of a file.
-func (m *meter) file(size int64) error {
+// File counts the size of a file.
+func (m *Meter) File(size int64) error {
 	if size < 0 || size > m.limits.Bytes-m.bytes {
 		return fmt.Errorf("the files hold more than %d bytes: %w", m.limits.Bytes, ErrLimit)
 	}
@@ -75,9 +76,17 @@ func (m *meter) file(size int64) error {
 }
 
 // spooled counts bytes of the temporary file.
-func (m *meter) spooled(n int64) error {
+func (m *Meter) spooled(n int64) error {
 	if m.spool += n; m.spool > m.limits.Spool {
 		return fmt.Errorf("unpacked, the archive takes more than %d bytes: %w", m.limits.Spool, ErrLimit)
+	}
+	return nil
+}
+
+// Depth fails for directories that are nested deeper than the limit; the root has depth 0.
+func (m *Meter) Depth(depth int) error {
+	if depth > m.limits.Depth {
+		return fmt.Errorf("directories are nested more than %d deep: %w", m.limits.Depth, ErrLimit)
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ type Layer struct {
 // directories (OCI image specification, "Image Layer Filesystem Changeset"). Contents are
 // copied to a temporary file.
 func FromLayers(layers []Layer, o Options) (*Tree, error) {
-	b := &builder{tree: New(), use: newMeter(o.Limits)}
+	b := &builder{tree: New(), use: NewMeter(o.Limits)}
 	s := &tarSource{b: b, options: o, layer: true}
 	for _, l := range layers {
 		b.touched = map[entry]bool{}

@@ -24,7 +24,7 @@ import (
 // makes the next character an ordinary one. Empty lines and lines that begin with # are
 // skipped. Definitions that would run a program (f) are refused.
 func (t *Tree) ApplyPseudo(r io.Reader) error {
-	b := &builder{tree: t, use: newMeter(Limits{})}
+	b := &builder{tree: t, use: NewMeter(Limits{})}
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for i := 1; lines.Scan(); i++ {

@@ -46,7 +46,7 @@ const hole = 4096
 
 // add copies n bytes from r and returns them as a content. Where sparse is set, blocks of
 // zeros become holes.
-func (s *spool) add(r io.Reader, n int64, sparse bool, use *meter) (Content, error) {
+func (s *spool) add(r io.Reader, n int64, sparse bool, use *Meter) (Content, error) {
 	if !sparse {
 		at := s.size
 		if err := use.spooled(n); err != nil {

@@ -19,7 +19,7 @@ import (
 // Entries may come in any order. A later entry replaces one of the same name.
 // Directories that are missing are made with mode 0755 for root. Errors tell the entry.
 func FromTar(r io.Reader, o Options) (*Tree, error) {
-	b := &builder{tree: New(), use: newMeter(o.Limits)}
+	b := &builder{tree: New(), use: NewMeter(o.Limits)}
 	s := &tarSource{b: b, options: o}
 	if err := s.read(r); err != nil {
 		return nil, errors.Join(err, b.tree.Close())
@@ -216,7 +216,7 @@ func (s *tarSource) xattrs(n *Node, h *tar.Header) error {
 }
 
 func (s *tarSource) content(n *Node, t *tar.Reader, h *tar.Header, file seekable) error {
-	if err := s.b.use.file(n.Size); err != nil {
+	if err := s.b.use.File(n.Size); err != nil {
 		return err
 	}
 	if n.Size == 0 {

@@ -84,7 +84,7 @@ func (t *Tree) finish(o Options) *Tree {
 // builder puts the entries of archives into a tree.
 type builder struct {
 	tree *Tree
-	use  *meter
+	use  *Meter
 	// touched has the entries that the layer being applied made or changed, by parent and
 	// name. nil for a plain archive.
 	touched map[entry]bool
@@ -128,14 +128,14 @@ func (b *builder) dir(names []string) (*Node, error) {
 			stack = stack[:max(1, len(stack)-1)]
 			continue
 		}
-		if len(stack) > b.use.limits.Depth {
-			return nil, fmt.Errorf("directories are nested more than %d deep: %w", b.use.limits.Depth, ErrLimit)
+		if err := b.use.Depth(len(stack)); err != nil {
+			return nil, err
 		}
 		next := at.Child(name)
 		switch {
 		case next == nil:
 			next = NewDir(0o755)
-			if err := b.use.node(name, next); err != nil {
+			if err := b.use.Node(name, next); err != nil {
 				return nil, err
 			}
 			if err := at.Set(name, next); err != nil {
@@ -171,7 +171,7 @@ func (b *builder) add(path string, n *Node) error {
 	if err != nil {
 		return err
 	}
-	if err := b.use.node(path, n); err != nil {
+	if err := b.use.Node(path, n); err != nil {
 		return err
 	}
 	if len(names) == 0 {
@@ -186,8 +186,8 @@ func (b *builder) add(path string, n *Node) error {
 		return err
 	}
 	name := names[len(names)-1]
-	if len(names) > b.use.limits.Depth {
-		return fmt.Errorf("directories are nested more than %d deep: %w", b.use.limits.Depth, ErrLimit)
+	if err := b.use.Depth(len(names)); err != nil {
+		return err
 	}
 	b.touch(dir, name)
 	if old := dir.Child(name); old != nil && old.Kind == Dir {

@@ -29,7 +29,7 @@ type Shape struct {
 
 // Any is a shape of everything that Linux's file systems hold.
 func Any() Shape {
-	return Shape{Entries: 60, MaxSize: 300 << 10, Hole: 64 << 10, Namespaces: []string{"user.", "trusted.", "security."}, Devices: true,
+	return Shape{Entries: 60, MaxSize: 150 << 10, Hole: 32 << 10, Namespaces: []string{"user.", "trusted.", "security."}, Devices: true,
 		Times: Times, Names: Names, MaxUID: 1<<32 - 2}
 }
 

@@ -67,7 +67,7 @@ var allowed = map[string][]string{
 	"ops":                   {"block", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
 	"partition":             {},
 	"fstree":                {"fstree", "internal/xz"},
-	"squashfs":              {"fstree", "internal/xz"},
+	"squashfs":              {"fstree", "internal/xz", "internal/zero"},
 	"fat":                   {"fstree"},
 	"ext4":                  {"fstree"},
 	"paxtar":                {"fstree"},
