@@ -187,11 +187,14 @@ const (
 	paxACL          = "SCHILY.acl."
 )
 
+// keyword undoes what GNU tar does to the names of attributes.
+var keyword = strings.NewReplacer("%3D", "=", "%25", "%")
+
 func (s *tarSource) xattrs(n *Node, h *tar.Header) error {
 	var list []Xattr
 	for key, value := range h.PAXRecords {
 		if name, ok := strings.CutPrefix(key, paxXattr); ok {
-			list = append(list, Xattr{name, []byte(value)})
+			list = append(list, Xattr{keyword.Replace(name), []byte(value)})
 		} else if name, ok := strings.CutPrefix(key, paxXattrArchive); ok {
 			if _, twice := h.PAXRecords[paxXattr+name]; twice {
 				continue
