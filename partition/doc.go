@@ -1,7 +1,8 @@
 // Package partition reads the partition tables of disks: master boot records with
 // their extended partitions, and GUID partition tables (UEFI specification 2.10,
 // chapter 5). It takes an io.ReaderAt and a size, and so works on files, on
-// block devices and on what block.Image.ReaderAt returns.
+// block devices and on what block.Image.ReaderAt returns. It writes GUID partition
+// tables, and moves their backup when a disk grows.
 //
 // A table may come from a stranger. Reading one takes at most 4 MiB of memory and
 // some 130 reads, whatever it says. What does not lie on the disk is kept apart
