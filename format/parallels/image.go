@@ -118,7 +118,7 @@ func (im *image) closing(ctx context.Context) error {
 
 // ReadEncoded implements driver.Format: nothing is.
 func (im *image) ReadEncoded(context.Context, []byte, int64) error {
-	return driver.Errorf(driver.ErrUnsupported, "Parallels images have no encoded clusters")
+	return driver.Errorf(driver.ErrUnsupported, "parallels images have no encoded clusters")
 }
 
 // Traits implements driver.Node.
