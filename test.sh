@@ -21,7 +21,7 @@ setup() {
 		return 0
 	}
 	export DEBIAN_FRONTEND=noninteractive
-	wanted="file fdisk qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3 7zip dmg2img cloop-utils bximage squashfs-tools dosfstools mtools attr acl lz4 zstd"
+	wanted="file fdisk qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3 7zip dmg2img cloop-utils bximage squashfs-tools dosfstools mtools attr acl lz4 zstd nginx-light qemu-block-extra"
 	missing=
 	for p in $wanted; do
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"
@@ -50,7 +50,7 @@ setup() {
 	# shellcheck disable=SC2086
 	apt-get install -q -y --no-install-recommends $wanted "linux-image-cloud-$(dpkg --print-architecture)" >/dev/null
 	if [ -n "$suite" ]; then
-		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-system-x86 qemu-guest-agent >/dev/null
+		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-block-extra qemu-system-x86 qemu-guest-agent >/dev/null
 	fi
 	qemu-img --version | head -1
 	qemu_source

@@ -23,7 +23,7 @@ func (e *OpenError) Unwrap() error { return e.Err }
 func (e *OpenError) Template() (string, []any) {
 	switch e.Role {
 	case "":
-		return "could not open '%s': %v", []any{e.Path, e.Err}
+		return "could not open '%s': %v", []any{driver.HidePassword(e.Path), e.Err}
 	case "backing":
 		return "could not open backing file: %v", []any{e.Err}
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/cowl-disk/cowl/format/vdi"
 	"github.com/cowl-disk/cowl/format/vpc"
 	"github.com/cowl-disk/cowl/protocol/file"
+	"github.com/cowl-disk/cowl/protocol/http"
 	"github.com/cowl-disk/cowl/protocol/mem"
 	"github.com/cowl-disk/cowl/protocol/nbd"
 	"github.com/cowl-disk/cowl/protocol/null"
@@ -46,6 +47,8 @@ func All() []driver.Driver {
 		file.New(),
 		file.NewHostDevice(),
 		nbd.New(),
+		http.New(),
+		http.NewTLS(),
 		mem.New(),
 		blkdebug.New(),
 		blklogwrites.New(),

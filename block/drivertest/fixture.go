@@ -3,6 +3,7 @@ package drivertest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"testing"
@@ -13,11 +14,13 @@ import (
 	"github.com/cowl-disk/cowl/protocol/mem"
 )
 
-// Fixture is an image that exists already, for formats that are only read.
+// Fixture is an image that exists already, for formats and protocols that only read.
 type Fixture struct {
 	Driver  driver.Driver
-	Image   []byte // the file
+	Image   []byte // the file of a format
 	Content []byte // the disk
+	// Serve makes an object of a protocol with the content and returns its name.
+	Serve func(t *testing.T, content []byte) string
 }
 
 // RunFixture runs what applies to reading.
@@ -32,17 +35,21 @@ func RunFixture(t *testing.T, f Fixture) {
 		s.mem.Add("fixture", disk.Clone())
 		return s
 	}
+	name := "mem:fixture"
+	if f.Serve != nil {
+		name = f.Serve(t, f.Content)
+	}
 	t.Run("Content", func(t *testing.T) {
 		s := newSuite()
 		m := testkit.NewModel(s.size)
 		m.Write(f.Content, 0)
-		s.verify(t, "mem:fixture", m)
+		s.verify(t, name, m)
 	})
 	t.Run("Probe", func(t *testing.T) {
 		if _, ok := f.Driver.(driver.Prober); !ok {
 			t.Skip("the driver does not probe")
 		}
-		img, err := block.Open(ctx, newSuite().reg, block.Source{Filename: "mem:fixture"}, block.OpenOptions{Gate: driver.DenyAll})
+		img, err := block.Open(ctx, newSuite().reg, block.Source{Filename: name}, block.OpenOptions{Gate: driver.DenyAll})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,7 +59,7 @@ func RunFixture(t *testing.T, f Fixture) {
 		}
 	})
 	t.Run("Concurrent", func(t *testing.T) {
-		img := newSuite().open(t, "mem:fixture", false)
+		img := newSuite().open(t, name, false)
 		defer closeImage(t, img)
 		var wg sync.WaitGroup
 		for w := range uint64(4) {
@@ -70,5 +77,16 @@ func RunFixture(t *testing.T, f Fixture) {
 		}
 		wg.Wait()
 	})
-	t.Run("Damaged", func(t *testing.T) { newSuite().damaged(t, disk) })
+	t.Run("Cancel", func(t *testing.T) {
+		img := newSuite().open(t, name, false)
+		defer closeImage(t, img)
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		if _, err := img.ReadAt(ended, make([]byte, len(f.Content)), 0); !errors.Is(err, context.Canceled) {
+			t.Errorf("reading with a context that has ended: %v", err)
+		}
+	})
+	if f.Serve == nil {
+		t.Run("Damaged", func(t *testing.T) { newSuite().damaged(t, disk) })
+	}
 }

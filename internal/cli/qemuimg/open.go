@@ -61,7 +61,7 @@ func openError(name string, err error) error {
 	if errors.As(err, &top) && top == err {
 		err = top.Err
 	}
-	return fmt.Errorf("Could not open '%s': %w", name, err)
+	return fmt.Errorf("Could not open '%s': %w", driver.HidePassword(name), err)
 }
 
 func (c *call) openSource(ctx context.Context, src block.Source, name string, o block.OpenOptions) (*block.Image, error) {

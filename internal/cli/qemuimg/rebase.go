@@ -130,7 +130,7 @@ func (r *rebasing) openNew(cache driver.Cache) (*block.Image, error) {
 	src := block.Source{Filename: full, Format: r.job.Backing.Format}
 	opened, err := r.openSource(r.ctx, src, full, block.OpenOptions{ForceShare: r.forceShare, Cache: cache})
 	if err != nil {
-		return nil, fmt.Errorf("Could not open new backing file '%s': %w", name, errors.Unwrap(err))
+		return nil, fmt.Errorf("Could not open new backing file '%s': %w", driver.HidePassword(name), errors.Unwrap(err))
 	}
 	r.job.New = opened
 	return opened, nil

@@ -69,7 +69,7 @@ func openError(name string, err error) error {
 	if errors.As(err, &top) && error(top) == err {
 		err = top.Err
 	}
-	return fmt.Errorf("Failed to blk_new_open '%s': %w", name, err)
+	return fmt.Errorf("Failed to blk_new_open '%s': %w", driver.HidePassword(name), err)
 }
 
 // openOverlay opens a temporary qcow2 image that is backed by the one given. It has

@@ -120,6 +120,11 @@ var small = set(
 	"version 2 has no zero clusters",
 	"version 2 images have no bitmaps",
 	"write of %d bytes at %d: beyond the end of the disk",
+	"curl block driver requires an 'url' option",
+	"curl driver cannot handle both cookie and cookie secret",
+	"curl driver does not support writes",
+	"timeout parameter is too large or negative",
+	"server certificate verification failed: %v",
 	"x-dirty-bitmap value too long",
 )
 
