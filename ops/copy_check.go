@@ -176,7 +176,7 @@ func checkCanBeZero(ctx context.Context, t *block.Image) error {
 		if t := img.Traits(); t.Encrypted && !t.ZeroInit {
 			return driver.Errorf(driver.ErrInvalid, "cannot use --target-is-zero when the destination image is encrypted as a whole: it never reads as zeroes by itself")
 		}
-		img = img.Passed()
+		img = img.PassedThrough()
 	}
 	return nil
 }

@@ -158,7 +158,7 @@ func createOptions(job CreateJob, schema *opts.Schema) (opts.Dict, int64, error)
 		return nil, 0, err
 	}
 	size := job.Size
-	text, given := d.Take("size")
+	text, given := d.TakeText("size")
 	if given {
 		if size > 0 {
 			return nil, 0, driver.Errorf(driver.ErrInvalid, "the image size must be specified only once")

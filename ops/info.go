@@ -55,7 +55,7 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 	}
 	if out.ClusterSize == 0 {
 		// A node that passes a child through has its clusters.
-		for c := img.Passed(); c != nil && out.ClusterSize == 0; c = c.Passed() {
+		for c := img.PassedThrough(); c != nil && out.ClusterSize == 0; c = c.PassedThrough() {
 			below, err := c.Info(ctx)
 			if err != nil {
 				return nil, err
@@ -123,8 +123,8 @@ func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
 		return diskUsage(ctx, img.File())
 	case len(desc.Schemes) > 0:
 		return -1, nil
-	case img.Passed() != nil:
-		return diskUsage(ctx, img.Passed())
+	case img.PassedThrough() != nil:
+		return diskUsage(ctx, img.PassedThrough())
 	}
 	sum := int64(0)
 	for _, c := range img.Children() {

@@ -32,8 +32,9 @@ func (d Dict) Sub(prefix string) Dict {
 	return sub
 }
 
-// Take removes key from d and returns its value as text.
-func (d Dict) Take(key string) (string, bool) {
+// TakeText removes key from d and returns its value as text. A null, which json: names can
+// have, is no text: it is not removed, so that decoding the rest of d refuses it.
+func (d Dict) TakeText(key string) (string, bool) {
 	v, ok := d[key]
 	if !ok || v == nil {
 		return "", false

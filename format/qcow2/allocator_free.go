@@ -101,8 +101,8 @@ func (im *image) whenUnused(drops []drop) {
 	})
 }
 
-// passed says whether the file is told of clusters freed for this reason.
-func (im *image) passed(how discardKind) bool {
+// discardPassedThrough says whether clusters freed for this reason are discarded in the file.
+func (im *image) discardPassedThrough(how discardKind) bool {
 	switch how {
 	case discardRequest:
 		return im.opt.PassDiscardRequest
@@ -137,7 +137,7 @@ func (im *image) applyReady(ctx context.Context) error {
 			if v, err = a.counts.Get(ctx, c); err != nil {
 				break
 			}
-			if v == 1 && im.passed(d.how) {
+			if v == 1 && im.discardPassedThrough(d.how) {
 				holes = append(holes, c)
 				if a.freeByte>>im.clusterBits == c {
 					a.freeByte = 0

@@ -21,7 +21,7 @@ func (im *image) setRefcountOrder(ctx context.Context, order uint32, progress fu
 	defer im.tableMu.Unlock()
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
-	if err := im.settle(ctx); err != nil {
+	if err := im.writebackAll(ctx); err != nil {
 		return err
 	}
 	w := &widthChange{im: im, order: order, bits: im.clusterBits + 3 - order, progress: progress}
@@ -48,7 +48,7 @@ func (im *image) setRefcountOrder(ctx context.Context, order uint32, progress fu
 		im.refused.Store(true) // which table the header names is not known
 		return err
 	}
-	if im.passed(discardOther) {
+	if im.discardPassedThrough(discardOther) {
 		slices.Sort(w.gone)
 		im.discardHoles(ctx, w.gone)
 	}

@@ -106,7 +106,7 @@ func (h bitmapHost) ExtensionFits() error {
 func (h bitmapHost) Commit(ctx context.Context, x ondisk.BitmapsExtension) error {
 	im := h.im
 	im.flushMu.Lock()
-	err := im.settle(ctx)
+	err := im.writebackAll(ctx)
 	im.flushMu.Unlock()
 	if err != nil {
 		return err

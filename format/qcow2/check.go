@@ -21,7 +21,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 	defer im.flushMu.Unlock()
 	if im.writable && im.begun.Load() {
 		// Refcounts that were postponed and clusters that wait to be freed too.
-		if err := im.settle(ctx); err != nil {
+		if err := im.writebackAll(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -54,7 +54,7 @@
 // Snapshot operations first bring everything to the file and then work on the
 // tables there, in passes over all of them; the order is told with each. What they
 // do takes effect with one write to the header. Refcounts and copied flags disagree
-// while they work, harmlessly (a refcount too high, a flag missing), and version 3
+// while they work, without damage (a refcount too high, a flag missing), and version 3
 // images have the dirty bit set meanwhile.
 //
 // Dirty bitmaps are marked in memory before the change that they record. On disk

@@ -126,7 +126,7 @@ func (im *image) writeHeader(ctx context.Context) error {
 		return err
 	}
 	if next.disturbs(cur) {
-		if next, cur, err = im.apart(ctx, cur, next); err != nil {
+		if next, cur, err = im.separateLayout(ctx, cur, next); err != nil {
 			return err
 		}
 	}
@@ -147,7 +147,7 @@ func (im *image) writeHeader(ctx context.Context) error {
 		return err
 	}
 	im.hdr = next.hdr
-	// Remains of the old header are of no use to anybody, and do no harm.
+	// What is left of the old header is not referred to: an error is ignored.
 	_, _ = im.writeSectors(ctx, b, next.data)
 	return nil
 }
@@ -167,10 +167,10 @@ func (im *image) writeSectors(ctx context.Context, have, want []byte) (wrote boo
 	return wrote, nil
 }
 
-// apart finds a layout of the new header that does not overwrite the current
+// separateLayout finds a layout of the new header that does not overwrite the current
 // one behind the first sector. It may write a shorter form of the current header
 // first, and returns what is on disk then.
-func (im *image) apart(ctx context.Context, cur, next headerImage) (headerImage, headerImage, error) {
+func (im *image) separateLayout(ctx context.Context, cur, next headerImage) (headerImage, headerImage, error) {
 	moved, err := im.moveName(cur, next)
 	if err != nil {
 		return next, cur, err

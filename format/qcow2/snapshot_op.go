@@ -82,7 +82,7 @@ func (im *image) beginSnapshot(ctx context.Context, list []ondisk.Snapshot, room
 	}
 	im.flushMu.Lock()
 	if err == nil {
-		err = im.settle(ctx)
+		err = im.writebackAll(ctx)
 	}
 	if err == nil && !im.dirty() && im.version >= 3 {
 		op.dirtied = true

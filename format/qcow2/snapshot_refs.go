@@ -128,10 +128,10 @@ func (r *refPass) apply(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	r.applied++
-	if r.down && im.passed(discardSnapshot) && r.limit < 0 {
+	if r.down && im.discardPassedThrough(discardSnapshot) && r.limit < 0 {
 		im.discardFreed(ctx, freed)
 	}
-	if a.pressed() {
+	if a.needsWriteback() {
 		if _, err := im.writeRefcounts(ctx); err != nil {
 			return err
 		}

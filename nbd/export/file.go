@@ -22,7 +22,7 @@ func findFile(ctx context.Context, img *block.Image) (p plainFile) {
 	storage := img.Unwrap()
 	if storage == nil {
 		format, ok := img.Node().(driver.Format)
-		if !ok || img.File() == nil || img.Passed() != img.File() {
+		if !ok || img.File() == nil || img.PassedThrough() != img.File() {
 			return p
 		}
 		if storage = img.File().Unwrap(); storage == nil {

@@ -98,7 +98,7 @@ func authzList(_ *Set, def definition) (driver.Object, error) {
 
 // authzListFile goes by a list of rules in a file.
 func authzListFile(_ *Set, def definition) (driver.Object, error) {
-	file, ok := def.params.Take("filename")
+	file, ok := def.params.TakeText("filename")
 	if !ok {
 		return nil, errors.New("Parameter 'filename' is missing")
 	}

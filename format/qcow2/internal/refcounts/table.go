@@ -81,6 +81,6 @@ func (r *Counts) WriteTable(ctx context.Context) (changed bool, err error) {
 	return true, err
 }
 
-// Pressed says whether so many blocks wait to be written that they should be. It
+// NeedsWriteback says whether so many blocks wait to be written that they should be. It
 // may be called without the lock.
-func (r *Counts) Pressed() bool { return r.blocks.Dirty() > r.blocks.Slices() }
+func (r *Counts) NeedsWriteback() bool { return r.blocks.Dirty() > r.blocks.Slices() }
