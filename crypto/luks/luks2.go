@@ -81,7 +81,7 @@ type headerCopy struct {
 }
 
 // readSecondary2 looks for the second copy: it follows the first, or, if that is
-// damaged, lies at one of the places where it may be.
+// damaged, is at one of the offsets that the specification allows.
 func readSecondary2(ctx context.Context, area Area, areaSize int64, first *headerCopy) *headerCopy {
 	if first != nil {
 		c, _ := read2(ctx, area, areaSize, first.size)
