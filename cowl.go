@@ -38,9 +38,9 @@ type (
 	CreateJob = ops.CreateJob
 	// CopyJob says what disk to copy where. Nil registries mean every driver.
 	CopyJob = ops.CopyJob
-	// Progress tells how far an operation is.
+	// Progress says how far an operation is.
 	Progress = ops.Progress
-	// OverlayJob says which image to lay over which. A nil Registry means every driver.
+	// OverlayJob describes an overlay to be made. A nil Registry means every driver.
 	OverlayJob = ops.OverlayJob
 )
 
