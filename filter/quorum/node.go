@@ -20,7 +20,7 @@ type node struct {
 	verify    bool
 	rewrite   bool
 	fifo      bool
-	// ranges keeps votes and changes of a range apart: children that are being
+	// ranges serializes votes and changes of a range: children that are being
 	// written differ.
 	ranges rangelock.Locker
 }

@@ -37,7 +37,7 @@ type amendment struct {
 	order   uint32
 }
 
-// Amend changes features in the order of the original: what version 3 is needed
+// Amend changes features in the order of QEMU: what version 3 is needed
 // for comes after the upgrade and before a downgrade. Each step is durable before
 // the next.
 func (im *image) Amend(ctx context.Context, req *driver.AmendRequest) error {

@@ -69,7 +69,7 @@ type widthChange struct {
 	tableClusters int64
 }
 
-// tableOff is where the new table lies: first, the blocks follow it.
+// tableOff is where the new table is: first, the blocks follow it.
 func (w *widthChange) tableOff() int64 { return w.start << w.im.clusterBits }
 
 func (w *widthChange) blockOff(i int) int64 {

@@ -8,7 +8,7 @@ import (
 )
 
 // Check verifies the metadata of the image and repairs what fix allows. Where
-// the check cannot go on there is an error, whose text is what the original
+// the check cannot go on there is an error, whose text is what QEMU
 // appends to "Check failed: ", and the result counts what was found before.
 //
 // No request may be under way. What the image had not written yet is written

@@ -83,8 +83,8 @@
 //
 // # Encryption
 //
-// What lies on the disk may be encrypted, sector by sector, with AES-CBC or as in
-// a LUKS volume of version 1 whose header lies in clusters of its own (sections
+// What is on the disk may be encrypted, sector by sector, with AES-CBC or as in
+// a LUKS volume of version 1 whose header is in clusters of its own (sections
 // "Full disk encryption header pointer" and "Data encryption"). Metadata is not.
 // Map and Allocate then name a child that decrypts and encrypts; whatever writes
 // to the disk goes through it. Compressed clusters would not be encrypted: those of

@@ -111,7 +111,7 @@ func sectorOf(b []byte, i int64) []byte { return b[i*hdrSector : (i+1)*hdrSector
 // writeHeader writes header, extensions and backing file name anew and makes
 // them durable. hdrMu is held.
 //
-// The first sector is written last, and by itself: until then what lies behind
+// The first sector is written last, and by itself: until then what is behind
 // it is not what the header on disk refers to. A name that would overwrite the
 // old one is put elsewhere; extensions that would overwrite others wait until the
 // table of feature names, which says nothing that matters, has made room. Only

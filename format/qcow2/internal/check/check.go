@@ -60,7 +60,7 @@ type clusterSpan struct{ off, n int64 }
 // image is opened: cluster size, refcount order, and that L1 table and refcount table
 // have a legal size and alignment.
 type Request struct {
-	File       driver.Storage // nobody else changes it meanwhile
+	File       driver.Storage // no other writer changes it meanwhile
 	Budget     *driver.Budget
 	Header     *ondisk.Header
 	Extensions []ondisk.Extension
@@ -69,9 +69,9 @@ type Request struct {
 	// that the header gives. A repair corrects flags in it too. Nil: it is read.
 	L1       []uint64
 	Fix      driver.CheckFix
-	Report   func(line string)       // nil: nobody is told
+	Report   func(line string)       // nil: not reported
 	Words    func(error) string      // how lines of Report tell of an error
-	Progress func(done, total int64) // nil: nobody is told
+	Progress func(done, total int64) // nil: not reported
 }
 
 // Run checks a file, and repairs what Fix allows. The result counts what was found
@@ -130,7 +130,7 @@ func verb(may bool) string {
 	return "ERROR"
 }
 
-// errCheck ends a check; the text is what the original prints for the error
+// errCheck ends a check; the text is what QEMU prints for the error
 // number in that place.
 func errCheck(text string) error { return driver.Errorf(driver.ErrCorrupt, "%s", text) }
 
@@ -140,7 +140,7 @@ const (
 	textInvalid  = "Invalid argument"
 )
 
-// maxFileClusters is the largest number of clusters in a file that the original
+// maxFileClusters is the largest number of clusters in a file that QEMU
 // checks.
 const maxFileClusters = 1<<31 - 1
 
@@ -313,7 +313,7 @@ func (c *checker) countTimes(off, n int64, times uint64) error {
 // from many snapshots.
 const maxRepeats = 16
 
-// wordsInFile returns how many of the n words of a table at off lie within the
+// wordsInFile returns how many of the n words of a table at off are within the
 // file. The others are zero, and take no memory.
 func (c *checker) wordsInFile(off, n int64) int64 {
 	if off < 0 {

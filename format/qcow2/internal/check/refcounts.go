@@ -41,10 +41,10 @@ func (c *checker) checkRefcountBlocks(fix driver.CheckFix) error {
 }
 
 // maxGrowClusters bounds how far a file is grown so that it holds a refcount
-// block that lies outside.
+// block that is outside.
 const maxGrowClusters = 1 << 24
 
-// blockOutside handles a refcount block that lies beyond the end of the file:
+// blockOutside handles a refcount block that is beyond the end of the file:
 // the file is made longer, so that the block is there, empty.
 func (c *checker) blockOutside(i int, off int64, fix driver.CheckFix) error {
 	c.corrupt("%s refcount block %d is outside image", verb(fix.Errors), i)
@@ -72,7 +72,7 @@ func (c *checker) blockOutside(i int, off int64, fix driver.CheckFix) error {
 	return c.count(off, c.cs)
 }
 
-// blockOffset returns where refcount block i lies, zero if there is none; bad
+// blockOffset returns where refcount block i is, zero if there is none; bad
 // says that the table's entry cannot be used.
 func (c *checker) blockOffset(i int64) (off int64, bad bool) {
 	if i >= int64(len(c.reftable)) {
@@ -185,7 +185,7 @@ type blockCompare struct {
 	first int64 // cluster
 	b     []byte
 	fix   driver.CheckFix
-	none  countChunk // stands for chunks without references
+	none  countChunk // represents chunks without references
 	dirty bool
 	freed []clusterSpan
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // fixSnapshotTable writes the snapshot table anew if entries were found
-// incomplete or had to be dropped. The new table lies elsewhere; the header
+// incomplete or had to be dropped. The new table is elsewhere; the header
 // then refers to it in one write.
 func (c *checker) fixSnapshotTable(res *snapshotResult) error {
 	if res.corruptions == 0 || !c.fix.Errors {

@@ -45,7 +45,7 @@ func (c *checker) countSnapshots(fix driver.CheckFix) error {
 		if err := c.countTimes(t.off, t.n*8, times); err != nil {
 			return err
 		}
-		// What lies beyond the end of the file is zero.
+		// What is beyond the end of the file is zero.
 		n := c.wordsInFile(t.off, t.n)
 		if l1Bytes += n * 8; l1Bytes > 2*c.fileSize+c.cs {
 			c.say("ERROR: the L1 tables of the snapshots overlap")

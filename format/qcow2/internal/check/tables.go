@@ -14,7 +14,7 @@ func (c *checker) countTables(t l1Table, l1 []uint64, fix driver.CheckFix) error
 	if err := c.count(t.off, t.n*8); err != nil {
 		return err
 	}
-	// Tables that lie beyond the end of the file hold nothing and are not read.
+	// Tables that are beyond the end of the file hold nothing and are not read.
 	var offsets []int64
 	var index []int
 	for i, e := range l1 {
@@ -251,7 +251,7 @@ func (t *l2Check) standard(i int, e ondisk.L2Entry, host int64, zero bool) error
 		if !holdsData {
 			n := t.times
 			if t.fix.Errors {
-				n = 1 // those who come here by another way find it repaired
+				n = 1 // other references find it repaired
 			}
 			c.repeat(n, "%s offset=%x: Preallocated cluster is not properly aligned; L2 entry corrupted.", verb(t.fix.Errors), host)
 			if t.fix.Errors {

@@ -42,12 +42,12 @@ func (r *Counts) Grow(n int64) (undo func()) {
 	}
 }
 
-// MoveTable notes that the table lies at off now, written as it is.
+// MoveTable notes that the table is at off now, written as it is.
 func (r *Counts) MoveTable(off int64) {
 	r.table = clustertable.NewRoot(r.table.Entries, off, binary.BigEndian)
 }
 
-// CoverTable gives the table room on disk where it lies in holes of the file.
+// CoverTable gives the table room on disk where it is in holes of the file.
 func (r *Counts) CoverTable(ctx context.Context) error {
 	return clustertable.FillHoles(ctx, r.c.Host.File(), r.table.Off, r.table.Off+r.table.Bytes())
 }
