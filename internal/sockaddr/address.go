@@ -32,7 +32,7 @@ type Address struct {
 func (a *Address) Given() bool { return *a != Address{} }
 
 // Old fills a with the older spelling of an address, which the options host, port and
-// path of a driver are: a is not Given else. defaultPort stands for a port that is not
+// path of a driver are: a is not Given else. defaultPort is used for a port that is not
 // given.
 func (a *Address) Old(host, port, path, defaultPort string) error {
 	switch {

@@ -43,7 +43,7 @@ func Parse(prog string, spec []Option, args []string, set func(id int, arg strin
 
 // ParseNext is Parse for commands in which a word after an operand may be an
 // operand although it begins with a dash, such as a negative number: more is
-// asked about each such word, with the operands so far. Nil stands for no.
+// asked about each such word, with the operands so far. Nil means no.
 func ParseNext(prog string, spec []Option, args []string, set func(id int, arg string) error,
 	more func(operands []string, word string) bool) (operands []string, err error) {
 	p := parser{prog: prog, spec: spec, set: set, rest: args}
