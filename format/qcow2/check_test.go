@@ -87,7 +87,7 @@ func ourCheck(t testing.TB, path string, fix driver.CheckFix) checkRun {
 	return run
 }
 
-// theirCheck runs the original.
+// theirCheck runs QEMU.
 func theirCheck(t testing.TB, path string, args ...string) checkRun {
 	t.Helper()
 	p := openPatient(t, path)
@@ -177,7 +177,7 @@ func TestCheckBesideOriginal(t *testing.T) {
 				if ours.String() != theirs.String() && !d.better {
 					t.Errorf("check -r %s%s", mode, runDiff(ours, theirs))
 				}
-				// However it went, the original finds the same in both files.
+				// However it went, QEMU finds the same in both files.
 				if x, y := theirCheck(t, a), theirCheck(t, b); x.String() != y.String() && !d.better {
 					t.Errorf("after -r %s%s", mode, runDiff(x, y))
 				}
