@@ -4,6 +4,7 @@ package sockaddr
 
 import (
 	"cmp"
+	"errors"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -180,8 +181,12 @@ func (e *Endpoint) Error(err error) error {
 	if reason := inet.Reason(err); reason != nil {
 		return driver.Errorf(driver.ErrInvalid, "address resolution failed for %s: %w", e.shown, reason)
 	}
+	kind := driver.ErrInvalid
+	if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
+		kind = errors.Join(driver.ErrInvalid, driver.ErrTimeout)
+	}
 	if no := errnoOf(err); no != nil {
 		err = no
 	}
-	return driver.Errorf(driver.ErrInvalid, "failed to connect to '%s': %w", e.shown, err)
+	return driver.Errorf(kind, "failed to connect to '%s': %w", e.shown, err)
 }
