@@ -31,6 +31,7 @@ func copyTestFile(t testing.TB, from, to string) {
 func openForCheck(t testing.TB, file driver.Storage, write bool) (*image, error) {
 	env := testEnv()
 	env.Objects = testSecrets{"s": "abc"}
+	env.Words = words.Text
 	env.OpenChild = func(_ context.Context, ref driver.ChildRef) (driver.Storage, error) {
 		return openDiskFile(t, ref.Filename), nil
 	}

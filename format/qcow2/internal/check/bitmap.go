@@ -3,6 +3,7 @@ package check
 import (
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -25,7 +26,7 @@ func (c *checker) countBitmaps() error {
 	tables, err := c.bitmapTables(off, size)
 	if err != nil {
 		c.res.CheckErrors++
-		return errCheck(textInvalid)
+		return errCheck(syscall.EINVAL)
 	}
 	c.checkBitmapDirectory(off, size)
 	for _, t := range tables {
@@ -37,7 +38,7 @@ func (c *checker) countBitmaps() error {
 		words, err := tableio.ReadWords(c.ctx, c.file, t.off, n)
 		if err != nil {
 			c.res.CheckErrors++
-			return errCheck(textIO)
+			return errCheck(syscall.EIO)
 		}
 		for _, e := range words {
 			host := int64(e & ondisk.OffsetMask)

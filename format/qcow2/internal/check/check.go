@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
@@ -70,7 +71,7 @@ type Request struct {
 	L1       []uint64
 	Fix      driver.CheckFix
 	Report   func(line string)       // nil: not reported
-	Words    func(error) string      // how lines of Report tell of an error
+	Words    func(error) string      // how lines of Report tell of an error; nil: its text
 	Progress func(done, total int64) // nil: not reported
 }
 
@@ -87,6 +88,9 @@ func Run(ctx context.Context, req Request) (res *driver.CheckResult, changed boo
 		fix: req.Fix, report: req.Report, words: req.Words, progress: req.Progress}
 	if c.report == nil {
 		c.report = func(string) {}
+	}
+	if c.words == nil {
+		c.words = error.Error
 	}
 	if c.progress == nil {
 		c.progress = func(int64, int64) {}
@@ -130,15 +134,9 @@ func verb(may bool) string {
 	return "ERROR"
 }
 
-// errCheck ends a check; the text is what QEMU prints for the error
-// number in that place.
-func errCheck(text string) error { return driver.Errorf(driver.ErrCorrupt, "%s", text) }
-
-const (
-	textIO       = "Input/output error"
-	textTooLarge = "File too large"
-	textInvalid  = "Invalid argument"
-)
+// errCheck ends a check; no is the error number that QEMU has in that place, or an error
+// of the file.
+func errCheck(no error) error { return driver.Errorf(driver.ErrCorrupt, "%w", no) }
 
 // maxFileClusters is the largest number of clusters in a file that QEMU
 // checks.
@@ -187,7 +185,7 @@ func (c *checker) checkRefcounts() error {
 	n := c.clusters(c.fileSize)
 	if n > maxFileClusters {
 		c.res.CheckErrors++
-		return errCheck(textTooLarge)
+		return errCheck(driver.ErrTooLarge)
 	}
 	c.res.TotalClusters = c.clusters(tableio.AlignUp(c.size, ondisk.SectorSize))
 	var err error
@@ -200,7 +198,7 @@ func (c *checker) checkRefcounts() error {
 	at := int64(c.hdr.RefcountTableOffset)
 	if c.reftable, err = tableio.ReadWords(c.ctx, c.file, at, c.wordsInFile(at, c.reftableBytes()/8)); err != nil {
 		c.res.CheckErrors++
-		return errCheck(textIO)
+		return errCheck(syscall.EIO)
 	}
 	c.counts = newRefCounts(n, c.budget)
 	if err := c.countReferences(c.fix); err != nil {
@@ -222,7 +220,7 @@ func (c *checker) checkRefcounts() error {
 		if c.rebuild {
 			c.say("ERROR need to rebuild refcount structures")
 			c.res.CheckErrors++
-			return errCheck(textIO)
+			return errCheck(syscall.EIO)
 		}
 		if c.res.Leaks != 0 || c.res.Corruptions != 0 {
 			c.res = before
@@ -331,7 +329,7 @@ func (c *checker) readL1(off, n int64) ([]uint64, error) {
 	if err != nil {
 		c.say("ERROR: I/O error in check_refcounts_l1")
 		c.res.CheckErrors++
-		return nil, errCheck(textIO)
+		return nil, errCheck(syscall.EIO)
 	}
 	return l1, nil
 }

@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/binary"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
@@ -51,17 +52,17 @@ func (c *checker) blockOutside(i int, off int64, fix driver.CheckFix) error {
 	if !fix.Errors {
 		return nil
 	}
-	text := ""
+	var err error
 	if off < 0 || off > 1<<63-1-c.cs {
-		text = textInvalid
+		err = syscall.EINVAL
 	} else if (off+c.cs-c.fileSize)>>c.hdr.ClusterBits > maxGrowClusters {
-		text = textTooLarge
-	} else if err := tableio.Extend(c.ctx, c.file, off+c.cs, driver.PreallocOff); err != nil {
-		text = c.words(err)
+		err = driver.ErrTooLarge
+	} else {
+		err = tableio.Extend(c.ctx, c.file, off+c.cs, driver.PreallocOff)
 	}
-	if text != "" {
+	if err != nil {
 		c.rebuild = true
-		c.say("ERROR could not resize image: %s", text)
+		c.say("ERROR could not resize image: %s", c.words(err))
 		return nil
 	}
 	c.changed = true
@@ -159,7 +160,7 @@ func (c *checker) misplacedBlock(block, off int64) error {
 func (c *checker) unreadableBlock(block int64) {
 	first := block << c.blockBits
 	for i := first; i < min(first+1<<c.blockBits, c.counts.clusters); i++ {
-		c.say("Can't get refcount for cluster %d: %s", i, textIO)
+		c.say("Can't get refcount for cluster %d: %s", i, c.words(syscall.EIO))
 		c.res.CheckErrors++
 	}
 }
