@@ -98,7 +98,7 @@ func (img *Image) shorter(end, wanted int64) error {
 	if end >= min(size, wanted) {
 		return nil
 	}
-	return driver.Errorf(driver.ErrTruncated, "'%s' ends at %d, but is said to have %d bytes: %w", img.name, end, size, syscall.EIO)
+	return driver.Errorf(driver.ErrTruncated, "'%s' ends at %d, but should have %d bytes: %w", img.name, end, size, syscall.EIO)
 }
 
 // readData reads guest bytes from off on that a format has in a child at host. The

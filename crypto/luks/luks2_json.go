@@ -146,7 +146,7 @@ func parse2(text []byte) (*luks2, error) {
 		return nil, corruptJSON("%w", err)
 	}
 	if t.Config == nil || t.Keyslots == nil || t.Segments == nil || t.Digests == nil {
-		return nil, corruptJSON("an object that every header has is missing")
+		return nil, corruptJSON("an object that every header must have is missing")
 	}
 	if r := t.Config.Requirements.Mandatory; len(r) > 0 {
 		if strings.Contains(r[0], "reencrypt") {

@@ -18,7 +18,7 @@ func Negotiate(ctx context.Context, cfg Config) (net.Conn, Info, error) {
 			return err
 		}
 		if h.br.Buffered() > 0 {
-			return errors.New("the NBD server talks before it is asked")
+			return errors.New("the NBD server sends data before it is asked for any")
 		}
 		nc = h.nc
 		return nil
