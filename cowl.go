@@ -7,7 +7,7 @@
 //
 // An Image reads through backing files and compressed clusters (ReadAt, Reader),
 // writes with the format's metadata kept consistent (WriteAt, WriteZeroes,
-// Discard, Flush), and tells what lies where (Status). The work behind each
+// Discard, Flush), and tells what is stored where (Status). The work behind each
 // command, such as converting and comparing, is in package ops.
 package cowl
 
@@ -38,9 +38,9 @@ type (
 	CreateJob = ops.CreateJob
 	// CopyJob says what disk to copy where. Nil registries mean every driver.
 	CopyJob = ops.CopyJob
-	// Progress tells how far an operation is.
+	// Progress says how far an operation is.
 	Progress = ops.Progress
-	// OverlayJob says which image to lay over which. A nil Registry means every driver.
+	// OverlayJob describes an overlay to be made. A nil Registry means every driver.
 	OverlayJob = ops.OverlayJob
 )
 
@@ -83,7 +83,7 @@ func Overlay(ctx context.Context, job OverlayJob) (*Image, error) {
 
 // Copy copies a disk to another image as "qemu-img convert" does. Sources that are
 // opened by name, and a new target, meet DenyAll where the job has no gate. Progress is
-// told at most 20 times a second, and at the begin and the end, with the rate and the
+// reported at most 20 times a second, and at the start and the end, with the rate and the
 // time left.
 func Copy(ctx context.Context, job CopyJob) (ops.ConvertResult, error) {
 	if job.Registry == nil {

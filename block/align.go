@@ -69,7 +69,7 @@ func (img *Image) readStorage(ctx context.Context, p []byte, off int64) (int, er
 	return int(done) + m, err
 }
 
-// readBounced reads p at off by way of a buffer for the units from start to end.
+// readBounced reads p at off through a buffer for the units from start to end.
 func (img *Image) readBounced(ctx context.Context, p []byte, off, start, end int64) (int, error) {
 	buf := bufpool.Get(int(end - start))
 	defer bufpool.Put(buf)
@@ -170,7 +170,7 @@ func (img *Image) writeBounced(ctx context.Context, p []byte, off, start, end in
 	return len(p), nil
 }
 
-// readUnit reads a unit, with zeroes for what lies beyond the end of the object.
+// readUnit reads a unit, with zeroes for what is beyond the end of the object.
 func (img *Image) readUnit(ctx context.Context, p []byte, off int64) error {
 	m, err := img.readPieces(ctx, p, off)
 	if err == io.EOF {

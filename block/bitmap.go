@@ -49,8 +49,8 @@ func (img *Image) SetBitmap(ctx context.Context, name string, off, n int64) erro
 	return img.changeBitmaps("set bitmap", func(b driver.Bitmapper) error { return b.SetBitmap(ctx, name, off, n) })
 }
 
-// changeBitmaps runs f while no write is under way: it belongs wholly to the time
-// before or after.
+// changeBitmaps runs f while no write is under way: a write happens wholly
+// before or after it.
 func (img *Image) changeBitmaps(op string, f func(driver.Bitmapper) error) error {
 	b, img, ok := ability[driver.Bitmapper](img)
 	if !ok {

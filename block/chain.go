@@ -66,9 +66,9 @@ func (img *Image) ChangeBacking(ctx context.Context, ref driver.BackingRef) erro
 	return at.fail("change the backing file", -1, c.ChangeBacking(ctx, ref))
 }
 
-// KeepReadersOut makes sure that nobody else reads the layers between the image
-// and base, which will not be consistent any more, and that nobody starts to. It
-// fails if somebody does, where images are locked.
+// KeepReadersOut makes sure that no other process reads the layers between the image
+// and base, which will not be consistent any more, and that none starts to. It
+// fails if one does, where images are locked.
 func (img *Image) KeepReadersOut(ctx context.Context, base *Image) error {
 	for layer := img.Backing(); layer != nil && layer != base; layer = layer.Backing() {
 		file := layer.skipFilters().File()

@@ -44,7 +44,7 @@ func Create(ctx context.Context, reg *Registry, req CreateRequest) error {
 
 // Make is Create for callers that go on to fill the image, and remove it again if they
 // fail. If Make itself fails it has undone what it did; a file that existed before and
-// is no longer what it was is told by a RemainsError.
+// was overwritten is reported by a RemainsError.
 func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, error) {
 	drv := reg.Lookup(req.Format)
 	if drv == nil {
@@ -92,7 +92,7 @@ func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, err
 		return nil, err
 	}
 	if err := c.object(ctx, proto, rest, size, forProto); err != nil || filtered {
-		// A format that passes its file through has nothing to add.
+		// A pass-through format adds nothing to its file.
 		return c, err
 	}
 	if err := c.format(ctx, reg, req, creator, own); err != nil {
@@ -106,7 +106,7 @@ func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, err
 	return c, nil
 }
 
-// RemainsError says that a file remains that is not what it should be, or was.
+// RemainsError says that an incomplete file remains.
 type RemainsError struct {
 	Err     error
 	Remains error // which, and why
@@ -131,7 +131,7 @@ type madeObject struct {
 	name string
 }
 
-// Undo removes what was made; nobody has it open. An error says what remains, and
+// Undo removes what was made; it must not be open. An error says what remains, and
 // why: what existed before is not removed.
 func (c *Creation) Undo(ctx context.Context) error {
 	var failed error
@@ -147,7 +147,7 @@ func (c *Creation) Undo(ctx context.Context) error {
 	return failed
 }
 
-// object makes one object by way of its protocol.
+// object makes one object through its protocol.
 func (c *Creation) object(ctx context.Context, drv driver.Driver, name string, size int64, options opts.Dict) error {
 	creator, ok := drv.(driver.Creator)
 	if !ok {
@@ -165,8 +165,8 @@ func (c *Creation) object(ctx context.Context, drv driver.Driver, name string, s
 	return nil
 }
 
-// checkRoom refuses an image that is to get all its room on a device that has not
-// as much, before anything is written there.
+// checkRoom refuses an image whose clusters are to be preallocated on a device that is
+// too small, before anything is written there.
 func checkRoom(ctx context.Context, reg *Registry, req CreateRequest, drv driver.Driver, own opts.Dict) error {
 	m, ok := drv.(driver.Measurer)
 	if mode := own.String("preallocation"); !ok || mode == "" || mode == string(driver.PreallocOff) {
@@ -196,7 +196,7 @@ func checkRoom(ctx context.Context, reg *Registry, req CreateRequest, drv driver
 }
 
 // creating returns the protocol driver of a file name, and the name as its Create
-// and Delete take it: whole where the driver reads names itself.
+// and Delete take it: with the scheme where the driver parses names itself.
 func (r *Registry) creating(filename string) (driver.Driver, string, error) {
 	p, rest, err := r.protocolFor(filename)
 	if _, ok := p.(driver.FilenameParser); ok {
@@ -254,7 +254,7 @@ func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, src
 }
 
 // splitOptions gives each option to the driver that declares it, the format
-// first; a format that only passes its file through leaves all to the protocol.
+// first; a pass-through format leaves all to the protocol.
 func splitOptions(d opts.Dict, format, proto *driver.Desc) (own, forProto opts.Dict, err error) {
 	own, forProto = opts.Dict{}, opts.Dict{}
 	filtered := format.PassesThrough() == "file"
@@ -263,7 +263,7 @@ func splitOptions(d opts.Dict, format, proto *driver.Desc) (own, forProto opts.D
 		inProto := proto.CreateOptions.Lookup(k) != nil
 		switch {
 		case k == "size":
-			// Given apart.
+			// CreateRequest has a field for it.
 		case inProto && (filtered || !inFormat):
 			forProto[k] = v
 		case inFormat:

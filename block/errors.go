@@ -31,20 +31,6 @@ func (e *OpenError) Template() (string, []any) {
 	return "%v", []any{e.Err}
 }
 
-// CreateError says which image could not be created.
-type CreateError struct {
-	Path string
-	Err  error
-}
-
-func (e *CreateError) Error() string { return driver.Text(e) }
-func (e *CreateError) Unwrap() error { return e.Err }
-
-// Template implements driver.Message.
-func (e *CreateError) Template() (string, []any) {
-	return "could not create '%s': %v", []any{e.Path, e.Err}
-}
-
 // IOError says where on an image an operation failed.
 type IOError struct {
 	Op     string // "read", "write", "flush" …

@@ -28,8 +28,8 @@ type Image struct {
 	unmap    bool // discard requests reach the driver
 	detect   detectZeroes
 	cache    driver.Cache
-	// probedRaw: nobody said that this is raw; what a guest writes to its start
-	// must not turn it into something else.
+	// probedRaw: the format raw was guessed; what a guest writes to its start
+	// must not turn it into another format.
 	probedRaw bool
 
 	// Exactly one of storage and format is set. The others are what the node
@@ -76,7 +76,7 @@ const (
 )
 
 // Filename returns the name that opens this image again: a file name where one
-// says it all, else json:{…}.
+// is enough, else json:{…}.
 func (img *Image) Filename() string { return img.name }
 
 // Driver returns the driver.
@@ -96,12 +96,12 @@ func (img *Image) Writable() bool { return img.writable }
 // filter has that of its child.
 func (img *Image) Backing() *Image { return img.skipFilters().backing }
 
-// Passed returns the child that the image passes through, nil if there is none:
+// PassedThrough returns the child that the image passes through, nil if there is none:
 // filters and raw images have one.
-func (img *Image) Passed() *Image { return img.Child(img.desc.PassesThrough()) }
+func (img *Image) PassedThrough() *Image { return img.Child(img.desc.PassesThrough()) }
 
 // skipFilters returns the first image below that is not a filter: the one that
-// answers what the contents are and where they lie.
+// answers what the contents are and where they are stored.
 func (img *Image) skipFilters() *Image {
 	for img.filtered != nil {
 		img = img.filtered
@@ -131,7 +131,7 @@ func (img *Image) EventSink() driver.EventSink {
 		if s, ok := img.node.(driver.EventSink); ok {
 			return s
 		}
-		img = img.Passed()
+		img = img.PassedThrough()
 	}
 	return nil
 }

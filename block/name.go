@@ -53,7 +53,7 @@ func formatName(img, file *Image, own, backing opts.Dict, noBacking bool) string
 }
 
 // jsonName writes the options of a node and its children as a json: name. Options of
-// the node stand in it by their dotted names; those of a child are an object.
+// the node have their dotted names; those of a child are an object.
 func jsonName(img *Image, d opts.Dict) string {
 	tree := map[string]any{"driver": img.desc.Name}
 	for k, v := range d {
@@ -77,7 +77,7 @@ func jsonName(img *Image, d opts.Dict) string {
 	return "json:" + b.String()
 }
 
-// childName is what stands for a child in the json: name of its parent.
+// childName is the value of a child in the json: name of its parent.
 func childName(child *Image) any {
 	name := child.name
 	if child.format != nil && !strings.HasPrefix(name, "json:") {

@@ -29,14 +29,14 @@ type OpenOptions struct {
 	Write      bool
 	Resize     bool // the size will change: ask others not to count on it
 	Cache      driver.Cache
-	Exclusive  bool // nobody else may write or resize the image meanwhile
-	FixedSize  bool // nobody else may resize it
+	Exclusive  bool // no other process may write or resize the image meanwhile
+	FixedSize  bool // no other process may resize it
 	ForceShare bool // -U: do not take image locks
 	Unmap      bool // let discard requests through
 	NoBacking  bool
 	NoIO       bool // only metadata will be read
 	Check      bool // for check and repair: open leniently
-	Sequential bool // the disk will be passed through once, in order: small caches do
+	Sequential bool // the disk will be read or written once, in order: small caches suffice
 	Snapshot   string
 	// WriteBacking opens one layer of the backing chain for writing and resizing:
 	// the one that WriteBase names (as FindBacking finds it), or the first.
@@ -68,7 +68,7 @@ type opener struct {
 	reg    *Registry
 	o      OpenOptions
 	budget *driver.Budget
-	// wroteBacking: the layer that WriteBacking asks for was met.
+	// wroteBacking: the layer that WriteBacking asks for was opened.
 	wroteBacking bool
 }
 

@@ -25,7 +25,7 @@ func takeBacking(d opts.Dict) (back opts.Dict, none bool) {
 // chainLoop returns an error if the image id, called name, is in chain.
 func chainLoop(chain []string, id, name string) error {
 	if slices.Contains(chain, id) {
-		return driver.Errorf(driver.ErrCorrupt, "the backing file chain is a loop: '%s' stands in it twice", name)
+		return driver.Errorf(driver.ErrCorrupt, "the backing file chain is a loop: '%s' is in it twice", name)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ type common struct {
 func takeCommon(d opts.Dict, spec *nodeSpec) (common, error) {
 	var c common
 	flag := func(key string, set func(bool)) error {
-		text, ok := d.Take(key)
+		text, ok := d.TakeText(key)
 		if !ok {
 			return nil
 		}
@@ -26,7 +26,7 @@ func takeCommon(d opts.Dict, spec *nodeSpec) (common, error) {
 		set(b)
 		return nil
 	}
-	d.Take("node-name")
+	d.TakeText("node-name")
 	err := errors.Join(
 		flag("read-only", func(b bool) {
 			if b {
@@ -43,7 +43,7 @@ func takeCommon(d opts.Dict, spec *nodeSpec) (common, error) {
 	if err != nil {
 		return c, err
 	}
-	switch v, _ := d.Take("discard"); v {
+	switch v, _ := d.TakeText("discard"); v {
 	case "":
 	case "unmap", "on":
 		spec.unmap = true
@@ -52,7 +52,7 @@ func takeCommon(d opts.Dict, spec *nodeSpec) (common, error) {
 	default:
 		return c, driver.Errorf(driver.ErrInvalid, "invalid discard option")
 	}
-	switch v, _ := d.Take("detect-zeroes"); v {
+	switch v, _ := d.TakeText("detect-zeroes"); v {
 	case "", "off":
 	case "on":
 		c.detect = detectOn

@@ -33,7 +33,7 @@ func (op *opener) resolve(spec *nodeSpec) (drv driver.Driver, filename string, d
 		}
 		filename = ""
 	}
-	name, ok := d.Take("driver")
+	name, ok := d.TakeText("driver")
 	if ok && spec.src.Format != "" && spec.src.Format != name {
 		return nil, "", nil, driver.Errorf(driver.ErrInvalid, "cannot specify both 'driver' and 'format'")
 	}
@@ -71,7 +71,7 @@ func (op *opener) open(ctx context.Context, spec nodeSpec) (*Image, error) {
 	return img, err
 }
 
-// openNode opens the node that spec asks for. drv is nil if nobody named a driver.
+// openNode opens the node that spec asks for. drv is nil if no driver was named.
 func (op *opener) openNode(ctx context.Context, spec nodeSpec, drv driver.Driver, filename string, d opts.Dict) (*Image, error) {
 	common, err := takeCommon(d, &spec)
 	if err != nil {
@@ -222,7 +222,7 @@ func (op *opener) openChildren(ctx context.Context, spec nodeSpec, desc *driver.
 			name, storage = filename, spec.src.Storage
 		}
 		if c.NameOption != "" {
-			if v, ok := d.Take(c.NameOption); ok {
+			if v, ok := d.TakeText(c.NameOption); ok {
 				name = v
 			}
 		}

@@ -63,7 +63,7 @@ func (img *Image) Resolve(name string) (string, error) {
 	at := img
 	for next := at; next != nil && !at.desc.NoDirectory; {
 		at = next
-		if next = at.Passed(); next == nil && at.desc.Kind != driver.KindProtocol {
+		if next = at.PassedThrough(); next == nil && at.desc.Kind != driver.KindProtocol {
 			next = at.File()
 		}
 	}

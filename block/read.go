@@ -98,7 +98,7 @@ func (img *Image) shorter(end, wanted int64) error {
 	if end >= min(size, wanted) {
 		return nil
 	}
-	return driver.Errorf(driver.ErrTruncated, "'%s' ends at %d, but is said to have %d bytes: %w", img.name, end, size, syscall.EIO)
+	return driver.Errorf(driver.ErrTruncated, "'%s' ends at %d, but should have %d bytes: %w", img.name, end, size, syscall.EIO)
 }
 
 // readData reads guest bytes from off on that a format has in a child at host. The
@@ -112,7 +112,7 @@ func (img *Image) readData(ctx context.Context, child driver.Storage, p []byte, 
 	clear(p[n:])
 	unit := max(img.limits.ClusterSize, sectorSize)
 	lost := max(host, (child.Size()+unit-1)/unit*unit)
-	if img.Passed() != nil || lost >= host+int64(len(p)) {
+	if img.PassedThrough() != nil || lost >= host+int64(len(p)) {
 		return nil
 	}
 	return &IOError{Op: "read", Image: img.name, Offset: off + lost - host, Err: driver.Errorf(driver.ErrTruncated,
@@ -130,7 +130,7 @@ func nameOf(child driver.Storage) string {
 // sectorSize is the unit in bytes in which the size of a disk counts.
 const sectorSize = 512
 
-// readChild reads from a child; what lies beyond its end reads as zeroes.
+// readChild reads from a child; what is beyond its end reads as zeroes.
 func readChild(ctx context.Context, child driver.Storage, p []byte, off int64) error {
 	n, err := child.ReadAt(ctx, p, off)
 	if err == io.EOF {

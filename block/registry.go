@@ -68,7 +68,7 @@ func (r *Registry) plainName(name string) (driver.Driver, error) {
 	return plain, nil
 }
 
-// schemeOf returns what stands before the colon of a file name that starts with
+// schemeOf returns what is before the colon of a file name that starts with
 // a protocol. A slash before the colon makes it a path.
 func schemeOf(name string) (scheme, rest string, ok bool) {
 	i := strings.IndexAny(name, ":/\\")

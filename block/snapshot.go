@@ -25,7 +25,7 @@ func (img *Image) Snapshots(ctx context.Context) (list []qapi.SnapshotInfo, ok b
 // images have those of their child.
 func (img *Image) withSnapshots() *Image {
 	for {
-		child := img.Passed()
+		child := img.PassedThrough()
 		if child == nil {
 			return img
 		}

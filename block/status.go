@@ -41,13 +41,13 @@ type Status struct {
 	// Both can be true (preallocated room that is a hole), and none is if the
 	// search ended (see Status) before a layer had an answer.
 	Data, Zero bool
-	// Hole: there is no room for Data, although it is not known to be zeroes.
+	// Hole: Data has no disk space, although it is not known to be zeroes.
 	Hole bool
 	// Allocated: the layer that answers holds the range itself; false where the
 	// range reads as zeroes only because no layer has it.
 	Allocated  bool
 	Compressed bool
-	// HasOffset: the bytes lie in File at Offset.
+	// HasOffset: the bytes are in File at Offset.
 	HasOffset bool
 	Offset    int64
 	File      *Image
@@ -197,7 +197,7 @@ func (img *Image) ownStatus(ctx context.Context, off, n int64) (_ Status, recurs
 	}
 	st := Status{Length: min(ext.Length, n), Layer: img, Compressed: ext.Compressed}
 	if file, ok := ext.Child.(*Image); ok && ext.HasOffset {
-		// A child of another kind changes the bytes on the way: they do not lie anywhere.
+		// A child of another kind changes the bytes on the way: they have no offset.
 		st.HasOffset, st.Offset, st.File = true, ext.HostOffset, file
 	}
 	switch ext.Kind {
@@ -217,7 +217,7 @@ func (img *Image) ownStatus(ctx context.Context, off, n int64) (_ Status, recurs
 	return st, ext.Recurse && st.Data && st.HasOffset && st.File != nil, nil
 }
 
-// recurse refines a Data extent by the holes of the child it lies in.
+// recurse refines a Data extent by the holes of the child that holds it.
 func (img *Image) recurse(ctx context.Context, st Status) (Status, error) {
 	sub, err := st.File.StatusLayer(ctx, st.Offset, st.Length)
 	if err != nil {

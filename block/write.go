@@ -86,7 +86,7 @@ func (img *Image) writeFormat(ctx context.Context, p []byte, off int64, allocate
 		}
 		q := p[done:]
 		q = q[:min(t.Length, int64(len(q)))]
-		if img.Passed() != nil {
+		if img.PassedThrough() != nil {
 			img.events.Raise("write_aio") // formats with clusters raise theirs
 		}
 		if t.Pending == nil {

@@ -232,7 +232,7 @@ func (img *Image) Resize(ctx context.Context, size int64, opt driver.ResizeOptio
 }
 
 // ownLastCluster makes sure that a last cluster which reaches beyond the end of
-// the disk does not lie in the backing file, which may go on there: writing its
+// the disk is not in the backing file, which may go on there: writing its
 // last byte once more copies it, with zeroes behind the end. changing is held.
 func (img *Image) ownLastCluster(ctx context.Context, size int64) error {
 	unit := max(img.limits.ClusterSize, img.limits.ZeroAlignment)

@@ -40,7 +40,7 @@ func (e *CreationOnlyError) Hint() string {
 }
 
 // Amend changes features of an image in place. Its contents stay as they are,
-// but for what a smaller size cuts off.
+// except what a smaller size cuts off.
 func Amend(ctx context.Context, job AmendJob) error {
 	img := job.Image
 	schema, err := AmendSchema(img.Driver())

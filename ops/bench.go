@@ -14,7 +14,7 @@ import (
 )
 
 // BenchJob sends Count requests of Size bytes, Depth at a time, the first at
-// Offset and each further one Step bytes behind the one before, wrapping around
+// Offset and each next one Step bytes after the previous one, wrapping around
 // at the end of the disk. A request beyond the end fails.
 type BenchJob struct {
 	Image   *block.Image
@@ -31,7 +31,7 @@ type BenchJob struct {
 	Drain         bool
 }
 
-// Bench runs a BenchJob and tells how long it took.
+// Bench runs a BenchJob and returns how long it took.
 func Bench(ctx context.Context, job BenchJob) (time.Duration, error) {
 	if job.Size <= 0 || job.Count < 0 || job.Depth <= 0 || job.Offset < 0 {
 		return 0, driver.Errorf(driver.ErrInvalid, "a benchmark needs requests of some size, a number and a depth")

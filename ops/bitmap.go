@@ -10,7 +10,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 )
 
-// findBitmap returns what is known of a bitmap.
+// findBitmap returns the description of a bitmap.
 func findBitmap(ctx context.Context, img *block.Image, name string) (driver.BitmapInfo, error) {
 	list, _, err := img.Bitmaps(ctx)
 	if err != nil {
@@ -27,7 +27,7 @@ func findBitmap(ctx context.Context, img *block.Image, name string) (driver.Bitm
 // MergeBitmap marks in bitmap name of dst what is dirty in bitmap from of src, which
 // may be the same image. The disks must be of the same size; granularities may
 // differ: then whole granules of dst are marked. ErrNoBitmap, ErrBitmaps and
-// ErrInvalid come before anything is changed.
+// ErrInvalid are returned before anything is changed.
 func MergeBitmap(ctx context.Context, dst *block.Image, name string, src *block.Image, from string) error {
 	to, err := findBitmap(ctx, dst, name)
 	if err != nil {
@@ -69,8 +69,8 @@ func MergeBitmap(ctx context.Context, dst *block.Image, name string, src *block.
 	return nil
 }
 
-// RemoveBitmaps removes all bitmaps of an image, whatever their state. There need
-// not be any.
+// RemoveBitmaps removes all bitmaps of an image, whatever their state. An image may
+// have none.
 func RemoveBitmaps(ctx context.Context, img *block.Image) error {
 	list, _, err := img.Bitmaps(ctx)
 	if err != nil {
@@ -99,8 +99,8 @@ func (e *BitmapError) Template() (string, []any) {
 	return "failed to %s bitmap %s: %v", []any{e.Op, e.Name, e.Err}
 }
 
-// InconsistentBitmapError says that a bitmap cannot be copied because it is no
-// longer true. It is driver.ErrBitmaps.
+// InconsistentBitmapError says that a bitmap cannot be copied because it is
+// inconsistent. It is driver.ErrBitmaps.
 type InconsistentBitmapError struct{ Name string }
 
 func (e *InconsistentBitmapError) Error() string { return driver.Text(e) }
@@ -119,7 +119,7 @@ func (e *InconsistentBitmapError) Hint() string {
 }
 
 // CheckBitmaps says whether CopyBitmaps can copy from src: ErrUnsupported if it
-// cannot have bitmaps; ErrBitmaps if it has any that are not true, unless those are
+// cannot have bitmaps; ErrBitmaps if it has inconsistent ones, unless those are
 // to be left out.
 func CheckBitmaps(ctx context.Context, src *block.Image, skipInconsistent bool) error {
 	list, ok, err := src.Bitmaps(ctx)
@@ -129,7 +129,7 @@ func CheckBitmaps(ctx context.Context, src *block.Image, skipInconsistent bool) 
 	if !ok {
 		return driver.Errorf(driver.ErrUnsupported, "source lacks bitmap support")
 	}
-	// The last first, as QEMU has them in its list.
+	// QEMU lists the last one first.
 	for _, b := range slices.Backward(list) {
 		if b.Inconsistent && !skipInconsistent {
 			return &InconsistentBitmapError{b.Name}
@@ -138,8 +138,8 @@ func CheckBitmaps(ctx context.Context, src *block.Image, skipInconsistent bool) 
 	return nil
 }
 
-// CopyBitmaps adds the bitmaps of src, with their state, to dst. Those that are not
-// true are left out and told to warn. A bitmap that could not be copied whole is
+// CopyBitmaps adds the bitmaps of src, with their state, to dst. Inconsistent ones are
+// left out and reported to warn. A bitmap that could not be copied completely is
 // removed from dst again; those before it stay.
 func CopyBitmaps(ctx context.Context, src, dst *block.Image, warn func(string)) error {
 	list, _, err := src.Bitmaps(ctx)

@@ -18,7 +18,7 @@ type CheckJob struct {
 
 // Check verifies the metadata of an image once, and repairs what Fix allows. It
 // fails with driver.ErrUnsupported if the format has no check. The result is
-// valid with an error too, as far as the check came.
+// valid with an error, too: it has what was found before.
 func Check(ctx context.Context, job CheckJob) (*qapi.ImageCheck, error) {
 	c, ok := job.Image.Node().(driver.Checker)
 	if !ok {

@@ -87,6 +87,6 @@ func Checksum(ctx context.Context, img *block.Image, h hash.Hash, progress Progr
 		return nil
 	})
 	err := g.Wait()
-	_ = reads.Wait() // an error of a read came with its part
+	_ = reads.Wait() // an error of a read was returned with its part
 	return err
 }

@@ -13,10 +13,10 @@ import (
 
 // CommitJob says what to commit where.
 type CommitJob struct {
-	// Top is open for writing unless it is kept.
+	// Top is open for writing, unless Keep is set.
 	Top *block.Image
 	// Base is a layer of Top's backing chain that is open for writing and
-	// resizing. What the layers above it hold goes into it.
+	// resizing. The data of the layers above it is written to it.
 	Base *block.Image
 	// Keep leaves Top as it is. Without it, Top is emptied in the end if its
 	// format can be; Base must then be its backing file.
@@ -27,10 +27,10 @@ type CommitJob struct {
 }
 
 // Commit writes the contents of the layers above a base into the base, which is
-// made larger if Top is. Stopped at any time it loses nothing: a part of the
+// grown if Top is larger. Stopped at any time, it loses nothing: part of the
 // contents may be in the base already, and Top is emptied only after all are
-// there durably. Whoever reads the base by itself, or through other images that
-// rest on it, sees it change.
+// there durably. Readers of the base itself, and of other images that are backed
+// by it, see the changes.
 func Commit(ctx context.Context, job CommitJob) error {
 	c := &committer{job: job, limit: newRateLimit(job.RateLimit), early: writeback{img: job.Base}}
 	size := job.Top.Size()
@@ -44,7 +44,7 @@ func Commit(ctx context.Context, job CommitJob) error {
 		return err
 	}
 	c.whole = slices.ContainsFunc(bitmaps, func(b driver.BitmapInfo) bool { return b.Enabled && !b.Inconsistent })
-	total := int64(0) // bytes that are to be copied: a look at the map first, for progress only
+	total := int64(0) // bytes to copy; the map is read first, for progress only
 	if job.Progress != nil {
 		count := func(p part) error {
 			total += p.copied()
@@ -100,15 +100,14 @@ type part struct {
 	off, n int64
 	kind   kind
 	seq    uint64 // of the parts that are handed out, from 0
-	// skipped is how many bytes before off are done with the part: nothing is to be
-	// done for them.
+	// skipped is how many bytes before off belong to the part and need no work.
 	skipped int64
-	// holes are ranges of data that lie in holes of a file: clusters that a guest
+	// holes are ranges of data in holes of the file: clusters that a guest
 	// has written in part have them. They are sorted.
 	holes []hole
 }
 
-// copied is how many bytes a commit counts for the part.
+// copied is how many bytes of progress the part counts for.
 func (p *part) copied() int64 {
 	if p.kind == kindSkip {
 		return 0
@@ -144,7 +143,7 @@ func (c *committer) run(ctx context.Context, size int64) error {
 	}, c.early.wait)
 }
 
-// parts hands out what the layers above the base hold. Neighbours that hold data
+// parts hands out the ranges that the layers above the base hold. Neighbours with data
 // go together, up to the end of a chunk.
 func (c *committer) parts(ctx context.Context, size int64, each func(part) error) error {
 	var p part
@@ -215,7 +214,7 @@ func (c *committer) do(ctx context.Context, p part) error {
 	return c.write(ctx, buf, p.off)
 }
 
-// read reads a part from the layers above the base, but for the holes.
+// read reads a part from the layers above the base, except the holes.
 func (c *committer) read(ctx context.Context, buf []byte, p part) error {
 	at := p.off
 	for _, h := range append(p.holes, hole{p.off + p.n, p.off + p.n}) {
@@ -266,7 +265,7 @@ func (c *committer) write(ctx context.Context, p []byte, off int64) error {
 
 const (
 	zeroPage = 4 << 10
-	// zeroGap is how many zeroes are written along rather than make two requests.
+	// zeroGap is how many zeroes are written as data rather than split a request in two.
 	zeroGap = 32 << 10
 )
 

@@ -19,12 +19,12 @@ import (
 
 // CompareOptions say how to compare.
 type CompareOptions struct {
-	// Strict: also the sizes and what is allocated must be equal.
+	// Strict: the sizes and the allocation must be equal, too.
 	Strict   bool
 	Progress ProgressFunc
 }
 
-// Difference says in what two disks differ.
+// Difference says how two disks differ.
 type Difference int
 
 // The kinds of difference.
@@ -47,7 +47,7 @@ type CompareResult struct {
 // CompareError says which of the two images could not be read, and where.
 type CompareError struct {
 	Image *block.Image
-	// Offset is where on the disk the range begins that could not be read, in bytes.
+	// Offset is where the range that could not be read begins on the disk, in bytes.
 	// An IOError in Err can have the offset in a file below.
 	Offset int64
 	Err    error
@@ -88,7 +88,7 @@ func Compare(ctx context.Context, a, b *block.Image, o CompareOptions) (CompareR
 	}
 	if err := g.Wait(); err != nil {
 		// A difference found before the failure is an answer all the same if
-		// the failure lies behind it; it is not known to, so the error counts.
+		// it is before the failure; that is not known, so the error is returned.
 		return res, err
 	}
 	if off := c.first.Load(); off != math.MaxInt64 {
@@ -147,7 +147,7 @@ func (c *comparer) plan(ctx context.Context, out chan<- span) error {
 	}
 	for off := int64(0); off < c.total; {
 		if c.first.Load() < off {
-			return nil // all that matters has been handed out
+			return nil // nothing further can change the result
 		}
 		var s span
 		var skip bool
@@ -213,7 +213,7 @@ func (c *comparer) planBoth(ctx context.Context, off int64) (s span, skip bool, 
 	case sb.Zero:
 		s.only = c.a
 	case sa.HasOffset && sb.HasOffset && sa.File == sb.File && sa.Offset == sb.Offset && sa.File != nil:
-		return s, true, nil // the very same bytes
+		return s, true, nil // both read the same bytes of one file
 	}
 	s.n = min(s.n, (off/chunkSize+1)*chunkSize-off)
 	return s, false, nil

@@ -38,7 +38,7 @@ type ConvertJob struct {
 	// left as it is.
 	Target *block.Image
 	// TargetBase is the backing image of the target if what the top layer of the
-	// source leaves to its backing file shall be left to it; nil: copy all.
+	// source does not allocate is to be read from it; nil: copy all.
 	TargetBase *block.Image
 	// TargetNew: the target was made for this job, so that it reads as zeroes
 	// behind the end of TargetBase.
@@ -52,14 +52,14 @@ type ConvertJob struct {
 	TargetZero bool
 	// Workers bounds the requests in flight; 0 means a default.
 	Workers int
-	// OutOfOrder allows the room in the target to be laid out in any order.
+	// OutOfOrder allows clusters of the target to be allocated in any order.
 	OutOfOrder bool
 	// CopyRange lets the system copy (copy_file_range), without a search for zeroes.
 	CopyRange bool
 	Reflink   ReflinkMode
 	// RateLimit is in bytes per second, 0 for none.
 	RateLimit int64
-	// Salvage replaces what cannot be read by zeroes, and tells Warn.
+	// Salvage writes zeroes for what cannot be read, and warns.
 	Salvage bool
 	// Checksum, if not nil, takes the bytes of the disk in order.
 	Checksum hash.Hash
@@ -75,11 +75,11 @@ type ConvertResult struct {
 	Copied    int64 // written as data
 	Zero      int64 // zeroes or holes
 	Reflinked int64 // shared with the source or copied by the system
-	Skipped   int64 // left to the backing file of the target
+	Skipped   int64 // read from the backing file of the target
 }
 
-// chunkSize is how much a worker moves at once: large enough that the calls
-// cost nothing, small enough to stay in the cache between reading and writing.
+// chunkSize is how much a worker copies at a time: large enough that the calls
+// cost little, small enough to stay in the processor's cache between reading and writing.
 const chunkSize = 1 << 20
 
 // Convert copies the contents of the sources to the target. When it fails the
@@ -88,7 +88,7 @@ func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
 	if len(job.Sources) == 0 || job.Target == nil {
 		return ConvertResult{}, driver.Errorf(driver.ErrInvalid, "ConvertJob: Sources and Target must be set")
 	}
-	if err := checkApart(job.Target, job.Sources); err != nil {
+	if err := checkTargetNotSource(job.Target, job.Sources); err != nil {
 		return ConvertResult{}, err
 	}
 	src := newConcat(job.Sources)
@@ -140,14 +140,14 @@ type converter struct {
 	writing     *sync.Mutex // nil: writes to the target may run side by side
 	noReflink   atomic.Bool
 	canShare    atomic.Bool // a copy by the system has been made
-	firstShare  sync.Mutex  // held by the one that finds out
+	firstShare  sync.Mutex  // held by the worker that tries first
 	meter       *meter
 	copiedOnly  bool // done counts what is copied, not positions
 
 	copied, zeroed, reflinked, skipped atomic.Int64
 }
 
-// granularity finds the unit in which data and zeroes are told apart, and the
+// granularity sets the unit in which data and zeroes are distinguished, and the
 // size of a chunk.
 func (c *converter) granularity() (unit, chunk int64) {
 	unit, chunk = c.job.Sparse, chunkSize
@@ -155,7 +155,7 @@ func (c *converter) granularity() (unit, chunk int64) {
 	if c.job.Compress {
 		unit = max(lim.ClusterSize, 512)
 	} else if lim.ClusterSize > 0 {
-		// A cluster is on disk whole or not at all.
+		// A cluster is allocated as a whole.
 		unit = max(unit, lim.ClusterSize)
 		if z := lim.ZeroAlignment; z > 1 && z < lim.ClusterSize {
 			unit = max(c.job.Sparse, z)
@@ -175,7 +175,7 @@ func (c *converter) granularity() (unit, chunk int64) {
 func (c *converter) clearTarget(ctx context.Context) error {
 	flags := driver.ZeroMayUnmap | driver.ZeroNoFallback
 	if c.job.Compress {
-		// A compressed cluster cannot replace one that is there.
+		// A compressed cluster cannot replace an allocated one.
 		flags = driver.ZeroMayUnmap
 	}
 	lim := c.job.Target.Limits()
@@ -187,13 +187,13 @@ func (c *converter) clearTarget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Less than a cluster is left where the target goes on.
+	// Less than a cluster is left, and the target is larger.
 	if err := c.job.Target.WriteZeroes(ctx, whole, c.src.size-whole, driver.ZeroMayUnmap); err != nil {
 		return err
 	}
 	c.zero = true
 	if lim.ClusterSize > 0 {
-		// What was freed can be used again only once it is written that it is free.
+		// Freed clusters can be allocated again only after the metadata is written.
 		return c.job.Target.Flush(ctx)
 	}
 	return nil
@@ -281,7 +281,7 @@ func (c *converter) run(ctx context.Context) (ConvertResult, error) {
 	return res, err
 }
 
-// oneByOne ends each unit before it looks at the next: what cannot be read is told in
+// oneByOne finishes each unit before it plans the next: read errors are reported in
 // the order of the disk, as QEMU does, and a damaged medium has one reader.
 func (c *converter) oneByOne(ctx context.Context) error {
 	var steps progressSteps
@@ -303,7 +303,7 @@ func (c *converter) oneByOne(ctx context.Context) error {
 	return nil
 }
 
-// sideBySide lets workers do the units that the plan hands out.
+// sideBySide lets several workers process the units of the plan.
 func (c *converter) sideBySide(ctx context.Context) error {
 	workers := c.workers()
 	g, gctx := errgroup.WithContext(ctx)
@@ -339,8 +339,8 @@ type unit struct {
 	seq    uint64
 	off, n int64
 	kind   kind
-	report bool // progress is told when the unit is done
-	// Where the data lie, for copying by the system; nil if not in one piece.
+	report bool // report progress when the unit is done
+	// Where the data is, for copying by the system; nil if it is not contiguous.
 	file driver.Storage
 	host int64
 }
@@ -359,7 +359,7 @@ func (c *converter) plan(ctx context.Context, out chan<- unit) error {
 			return ctx.Err()
 		}
 	}
-	// Each unit waits for the next one, which tells whether a range of data goes on.
+	// Each unit waits for the next one, which shows whether a range of data continues.
 	var steps progressSteps
 	var last unit
 	for off := int64(0); off < c.src.size; {
@@ -388,7 +388,7 @@ func (c *converter) chunkEnd(off int64) int64 {
 	return min((off/c.chunk+1)*c.chunk, c.src.size)
 }
 
-// extent is what the source says of a range.
+// extent is the block status of a range of the source.
 type extent struct {
 	kind kind
 	end  int64
@@ -396,7 +396,7 @@ type extent struct {
 	host int64
 }
 
-// look asks the source about off.
+// look gets the block status of the source at off.
 func (c *converter) look(ctx context.Context, off int64) (extent, error) {
 	st, _, err := c.src.status(ctx, off, c.src.size-off, c.job.TargetBase != nil)
 	if err != nil && c.job.Salvage && ctx.Err() == nil {
@@ -465,7 +465,7 @@ func (c *converter) classify(ctx context.Context, off int64) (unit, error) {
 	for end < limit {
 		from := end
 		end = min((end+c.unit-1)/c.unit*c.unit, c.src.size)
-		// What the map cannot tell of the rest of the unit is told nevertheless.
+		// An error of the map within the rest of the unit is reported nevertheless.
 		for c.job.Salvage && from < min(end, limit) {
 			if e, err = c.look(ctx, from); err != nil {
 				return unit{}, err

@@ -2,13 +2,13 @@ package ops
 
 import "context"
 
-// progressStep is after how many bytes of one range of data progress is told, as QEMU
-// tells it after each of its requests.
+// progressStep is after how many bytes of one range of data progress is reported, as QEMU
+// reports it after each of its requests.
 const progressStep = 2 << 20
 
-// progressTotal is the number of bytes that will be copied, which takes a look at the
+// progressTotal is the number of bytes that will be copied, which needs a pass over the
 // whole map of the source; or the size of the disk if positions are to be counted. With
-// Salvage the look is taken all the same: what is wrong with the map is told first.
+// Salvage the pass is made in any case: errors of the map are reported first.
 func (c *converter) progressTotal(ctx context.Context) (int64, error) {
 	if c.copiedOnly = c.job.Progress != nil && !c.job.ProgressByPosition; !c.copiedOnly && !c.job.Salvage {
 		return c.src.size, nil
@@ -33,7 +33,7 @@ func (c *converter) progressTotal(ctx context.Context) (int64, error) {
 	return total, nil
 }
 
-// progressSteps finds the units after which progress is told: those with which a range
+// progressSteps finds the units after which progress is reported: those that end a range
 // of data ends, or another progressStep of it.
 type progressSteps struct{ start, end int64 } // of the range of data so far
 

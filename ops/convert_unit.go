@@ -59,7 +59,7 @@ func (c *converter) advance(u unit, n int64) {
 	c.meter.add(n, u.report || !c.copiedOnly || u.n > progressStep)
 }
 
-// turn is a unit's place in the order of writing.
+// turn is a unit's position in the order of writing.
 type turn struct {
 	c      *converter
 	seq    uint64
@@ -86,8 +86,8 @@ func (t *turn) pass() {
 // copyBySystem tries to share or copy the blocks of a unit without reading them.
 func (c *converter) copyBySystem(ctx context.Context, u unit) (bool, error) {
 	if !c.canShare.Load() {
-		// The first attempt is made alone: a refusal costs the target room that it
-		// takes and gives back, and what others write meanwhile would lie behind it.
+		// The first attempt is made alone: a refusal costs the target clusters that it
+		// allocates and frees, and what other workers write meanwhile would be placed behind it.
 		c.firstShare.Lock()
 		defer c.firstShare.Unlock()
 	}
@@ -121,7 +121,7 @@ func (c *converter) copyBySystem(ctx context.Context, u unit) (bool, error) {
 	if err != nil && !errors.Is(err, driver.ErrUnsupported) {
 		return false, err
 	}
-	// Once refused it will be refused again: read and write from here on.
+	// A refusal is permanent: read and write from now on.
 	c.noReflink.Store(true)
 	return false, nil
 }

@@ -94,13 +94,13 @@ func (c *copying) checkNew(ctx context.Context) error {
 	return nil
 }
 
-// keepFromStorage refuses to make an image in s where a source lies.
+// keepFromStorage refuses to make an image in s if it holds a source.
 func keepFromStorage(ctx context.Context, reg *block.Registry, s driver.Driver, sources []*block.Image) error {
 	file, err := block.Open(ctx, reg, block.Source{Storage: s, Format: s.Desc().Name}, block.OpenOptions{Gate: driver.DenyAll, NoIO: true, ForceShare: true})
 	if err != nil {
 		return err
 	}
-	return errors.Join(checkApart(file, sources), file.Close(ctx))
+	return errors.Join(checkTargetNotSource(file, sources), file.Close(ctx))
 }
 
 // sourceInUse marks the refusal to replace a source, which reads as a failure to
@@ -161,7 +161,7 @@ func (c *copying) checkTarget(ctx context.Context) error {
 			return err
 		}
 	}
-	return checkApart(t, c.job.Sources)
+	return checkTargetNotSource(t, c.job.Sources)
 }
 
 var errZeroBacking = driver.Errorf(driver.ErrInvalid, "cannot use --target-is-zero when the destination image has a backing file")
@@ -176,14 +176,14 @@ func checkCanBeZero(ctx context.Context, t *block.Image) error {
 		if t := img.Traits(); t.Encrypted && !t.ZeroInit {
 			return driver.Errorf(driver.ErrInvalid, "cannot use --target-is-zero when the destination image is encrypted as a whole: it never reads as zeroes by itself")
 		}
-		img = img.Passed()
+		img = img.PassedThrough()
 	}
 	return nil
 }
 
-// checkApart refuses a target that lies in a file which a source is read from, as
+// checkTargetNotSource refuses a target that is in a file which a source is read from, as
 // far as nodes of this machine tell.
-func checkApart(target *block.Image, sources []*block.Image) error {
+func checkTargetNotSource(target *block.Image, sources []*block.Image) error {
 	written := map[string]bool{}
 	identities(target, false, written)
 	read := map[string]bool{}
@@ -198,7 +198,7 @@ func checkApart(target *block.Image, sources []*block.Image) error {
 	return nil
 }
 
-// identities collects the objects that an image lies in.
+// identities collects the objects that hold an image.
 func identities(img *block.Image, backing bool, into map[string]bool) {
 	if img == nil {
 		return
@@ -235,22 +235,22 @@ func (e *InUseError) Hint() string {
 }
 
 // KeepSources returns an InUseError if creating the file target would replace one that
-// an open image, or a layer of it, lies in.
+// an open image, or a layer of it, is in.
 func KeepSources(target string, images ...*block.Image) error {
 	st, err := os.Stat(strings.TrimPrefix(target, "file:"))
 	if err != nil || !st.Mode().IsRegular() {
 		return nil
 	}
 	for _, img := range images {
-		if liesIn(img, st) {
+		if isIn(img, st) {
 			return &InUseError{target}
 		}
 	}
 	return nil
 }
 
-// liesIn says whether any part of an image lies in a file.
-func liesIn(img *block.Image, file os.FileInfo) bool {
+// isIn says whether any part of an image is in a file.
+func isIn(img *block.Image, file os.FileInfo) bool {
 	if img == nil {
 		return false
 	}
@@ -259,11 +259,11 @@ func liesIn(img *block.Image, file os.FileInfo) bool {
 		return err == nil && os.SameFile(st, file)
 	}
 	for _, c := range img.Children() {
-		if liesIn(c.Image, file) {
+		if isIn(c.Image, file) {
 			return true
 		}
 	}
-	return liesIn(img.Backing(), file)
+	return isIn(img.Backing(), file)
 }
 
 var (

@@ -23,7 +23,7 @@ type CreateJob struct {
 	// Size is the size of the disk in bytes; 0 or negative: that of the option "size",
 	// or of the backing file.
 	Size int64
-	// Backing and BackingFormat stand for the options of that meaning. Nil: not
+	// Backing and BackingFormat are short for the options of that meaning. Nil: not
 	// given.
 	Backing, BackingFormat *string
 	// Unsafe: do not look at the backing file.
@@ -37,8 +37,8 @@ type CreateJob struct {
 	Budget  *driver.Budget
 	Warn    func(string)
 	Words   func(error) string // as in block.OpenOptions
-	// Announce, if not nil, is called with what will be created before it is,
-	// once everything was found in order.
+	// Announce, if not nil, is called before the image is created,
+	// once everything was checked.
 	Announce func(Creating)
 }
 
@@ -76,7 +76,7 @@ func CreateSchema(reg *block.Registry, format, filename string) (*opts.Schema, e
 }
 
 // Create makes an image the way "qemu-img create" does: the backing file must
-// exist and its format be given, the size comes from it if there is no other.
+// exist and its format be given; the size is that of the backing file if none is given.
 func Create(ctx context.Context, job CreateJob) error {
 	_, err := create(ctx, job)
 	return err
@@ -125,7 +125,7 @@ func create(ctx context.Context, job CreateJob) (*block.Creation, error) {
 	return made, err
 }
 
-// check refuses a job that lacks what has no default.
+// check refuses a job that lacks a field without a default.
 func (job *CreateJob) check() error {
 	switch {
 	case job.Registry == nil:
@@ -148,7 +148,7 @@ func (job *CreateJob) schema() (*opts.Schema, error) {
 	return CreateSchema(job.Registry, job.Format, cmp.Or(job.Filename, "."))
 }
 
-// createOptions merges what the job says in several places.
+// createOptions merges the options and the fields of the job.
 func createOptions(job CreateJob, schema *opts.Schema) (opts.Dict, int64, error) {
 	d := job.Options.Clone()
 	if d == nil {
@@ -158,7 +158,7 @@ func createOptions(job CreateJob, schema *opts.Schema) (opts.Dict, int64, error)
 		return nil, 0, err
 	}
 	size := job.Size
-	text, given := d.Take("size")
+	text, given := d.TakeText("size")
 	if given {
 		if size > 0 {
 			return nil, 0, driver.Errorf(driver.ErrInvalid, "the image size must be specified only once")
@@ -200,8 +200,8 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 	if err := job.Gate.Allow(ctx, job.Filename, "backing", full); err != nil {
 		return 0, driver.Errorf(driver.ErrGate, "%w", err)
 	}
-	// A machine that writes to the backing file is no matter: only its size is of
-	// interest.
+	// A machine may be writing to the backing file: only its size is
+	// read.
 	img, err := block.Open(ctx, job.Registry, block.Source{Filename: full, Format: format},
 		block.OpenOptions{Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words, NoIO: true, ForceShare: true})
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/cowl-disk/cowl/qapi"
 )
 
-// InfoOptions say what to tell of an image.
+// InfoOptions say what to describe.
 type InfoOptions struct {
-	Limits bool // what requests to it and to its children are bound to
+	Limits bool // also the limits of requests to the image and its children
 }
 
 // Info describes an open image and its children. The backing file is named, not
@@ -54,8 +54,8 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 		out.FullBacking, _ = img.Resolve(state.Backing.Filename)
 	}
 	if out.ClusterSize == 0 {
-		// A node that passes a child through has its clusters.
-		for c := img.Passed(); c != nil && out.ClusterSize == 0; c = c.Passed() {
+		// A filter reports the cluster size of its child.
+		for c := img.PassedThrough(); c != nil && out.ClusterSize == 0; c = c.PassedThrough() {
 			below, err := c.Info(ctx)
 			if err != nil {
 				return nil, err
@@ -68,10 +68,10 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 		out.VirtualSize = (out.VirtualSize + 511) &^ 511
 	}
 	for i := range img.Children() {
-		// The one that was opened last comes first, as in the original.
+		// The last one opened comes first, as with QEMU.
 		c := img.Children()[len(img.Children())-1-i]
 		if c.Role == "data-file" {
-			// Not opened for its description, so it is none of the children.
+			// The backing file was not opened, so it is not among the children.
 			continue
 		}
 		info, err := Info(ctx, c.Image, o)
@@ -86,8 +86,8 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 	return out, nil
 }
 
-// limits tells those of a node. A request has one buffer, which may lie anywhere; the
-// driver aligns it where the system wants that.
+// limits returns the limits of a node. A request has one buffer with any address; the
+// driver aligns it where the system needs that.
 func limits(img *block.Image) *qapi.BlockLimitsInfo {
 	l := img.Limits()
 	return &qapi.BlockLimitsInfo{
@@ -112,7 +112,7 @@ func actualSize(ctx context.Context, img *block.Image, out *qapi.ImageInfo) erro
 }
 
 // diskUsage is that of the protocol below an image, or of all children together where
-// a filter passes none through; -1 if it is unknown, as it is for filters that have file names of their
+// a node filters none; -1 if it is unknown, as it is for filters that have file names of their
 // own.
 func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
 	desc := img.Driver().Desc()
@@ -123,8 +123,8 @@ func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
 		return diskUsage(ctx, img.File())
 	case len(desc.Schemes) > 0:
 		return -1, nil
-	case img.Passed() != nil:
-		return diskUsage(ctx, img.Passed())
+	case img.PassedThrough() != nil:
+		return diskUsage(ctx, img.PassedThrough())
 	}
 	sum := int64(0)
 	for _, c := range img.Children() {
@@ -138,8 +138,8 @@ func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
 }
 
 // InfoChain describes an image and the chain of its backing files, each opened
-// by itself: open opens src and one after the other what it rests on, without
-// their own backing files. A chain that comes back to a file is an error.
+// by itself: open opens src and then one backing file after the other, without
+// their own backing files. A chain with a loop is an error.
 func InfoChain(ctx context.Context, src block.Source, o InfoOptions, open func(context.Context, block.Source) (*block.Image, error)) ([]*qapi.ImageInfo, error) {
 	var list []*qapi.ImageInfo
 	seen := map[string]bool{}

@@ -7,9 +7,9 @@ import (
 	"github.com/cowl-disk/cowl/qapi"
 )
 
-// Map tells where the bytes of a disk are: it calls entry for the ranges from
+// Map reports where the bytes of a disk are: it calls entry for the ranges from
 // start on, at most max bytes (negative: to the end), in order and merged where
-// they continue each other. A range that starts at or beyond the end of the disk
+// they are contiguous. A range that starts at or beyond the end of the disk
 // gives one entry of length zero. An error of entry ends the map.
 func Map(ctx context.Context, img *block.Image, start, max int64, entry func(qapi.MapEntry) error) error {
 	end := img.Size()

@@ -9,7 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/qapi"
 )
 
-// MeasureRequest says what image would be made.
+// MeasureRequest describes the image to be measured.
 type MeasureRequest struct {
 	Driver  driver.Driver
 	Options opts.Dict // of Create
@@ -20,7 +20,7 @@ type MeasureRequest struct {
 	Objects driver.Objects
 }
 
-// Measure tells how large an image file would be. Options that the format does
+// Measure returns how large an image file would be. Options that the format does
 // not have but the protocol "file" has are the caller's to remove.
 func Measure(ctx context.Context, req MeasureRequest) (*qapi.BlockMeasureInfo, error) {
 	m, ok := req.Driver.(driver.Measurer)
@@ -31,7 +31,7 @@ func Measure(ctx context.Context, req MeasureRequest) (*qapi.BlockMeasureInfo, e
 	if req.Source != nil {
 		r.Size = req.Source.Size()
 		r.Source = func(ctx context.Context, off, n int64) (driver.Extent, error) {
-			// An image can make its extents as many as it likes.
+			// The number of extents depends on the image, which may be hostile.
 			if err := ctx.Err(); err != nil {
 				return driver.Extent{}, err
 			}

@@ -17,7 +17,7 @@ const (
 	defaultCluster   = 65536
 )
 
-// bitmapsSize tells how much room the persistent bitmaps of source would take in
+// bitmapsSize returns how many bytes the persistent bitmaps of source would take in
 // a new qcow2 image with the given options; nil if either side cannot have any.
 func bitmapsSize(ctx context.Context, source *block.Image, options opts.Dict) (*int64, error) {
 	list, ok, err := source.Bitmaps(ctx)

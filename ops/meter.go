@@ -14,7 +14,7 @@ type meter struct {
 	f     ProgressFunc
 	phase string
 	done  int64
-	told  int64 // what was last reported
+	told  int64 // the last report
 	total int64
 }
 
@@ -36,7 +36,7 @@ func (m *meter) set(done int64) {
 	}
 }
 
-// add counts n more bytes, and tells the sum if report is set. All counting of one
+// add counts n more bytes, and reports the sum if report is set. All counting of one
 // operation is done by add or by set.
 func (m *meter) add(n int64, report bool) {
 	if m.f == nil {
@@ -50,7 +50,7 @@ func (m *meter) add(n int64, report bool) {
 	}
 }
 
-// pass says that a position was reached. It tells every progressStep up to it, as QEMU
+// pass says that a position was reached. It reports every progressStep up to it, as QEMU
 // does for operations that look at the whole disk.
 func (m *meter) pass(done int64) {
 	if m.f == nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/cowl-disk/cowl/opts"
 )
 
-// OverlayJob says which image to lay over which.
+// OverlayJob describes an overlay to be made.
 type OverlayJob struct {
 	Registry *block.Registry
 	// Filename or Storage is where the overlay goes; see CreateJob.
@@ -30,7 +30,7 @@ type OverlayJob struct {
 	Base, BaseFormat string
 
 	// Gate decides about what the base names in turn, and about the other files that
-	// Options name; Base itself needs no leave. Nil is DenyAll.
+	// Options name; it is not asked about Base itself. Nil is DenyAll.
 	Gate    driver.Gate
 	Cache   driver.Cache   // in which the overlay is opened
 	Objects driver.Objects // the secrets that options refer to by id, or nil
@@ -40,8 +40,8 @@ type OverlayJob struct {
 	Log     *slog.Logger
 }
 
-// Overlay makes an image that shows what its base does, and takes what is written: the
-// base stays as it is. It replaces a file of that name. The image is open for writing; the
+// Overlay makes an image whose backing file is the base, and opens it: the
+// base is not changed. It replaces a file of that name. The image is open for writing; the
 // caller closes it. If it cannot be opened it is removed again.
 func Overlay(ctx context.Context, job OverlayJob) (*block.Image, error) {
 	if err := job.check(); err != nil {
@@ -66,7 +66,7 @@ func Overlay(ctx context.Context, job OverlayJob) (*block.Image, error) {
 	return img, nil
 }
 
-// check refuses a job that lacks what has no default, and sets the defaults.
+// check refuses a job that lacks a field without a default, and sets the defaults.
 func (job *OverlayJob) check() error {
 	switch {
 	case job.Registry == nil:

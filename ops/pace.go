@@ -6,15 +6,15 @@ import (
 )
 
 const (
-	// pace is the least time between two reports in the middle of a phase.
+	// pace is the minimum time between two reports within a phase.
 	pace = 50 * time.Millisecond
-	// rateAfter is how long a phase lasts before its rate is told.
+	// rateAfter is how long a phase lasts before its rate is reported.
 	rateAfter = 500 * time.Millisecond
-	// rateMemory is the time constant of the rate: what is longer ago counts for little.
+	// rateMemory is the time constant of the moving average.
 	rateMemory = 5 * time.Second
 )
 
-// Paced makes a ProgressFunc that calls f at most 20 times a second, and at the begin and
+// Paced makes a ProgressFunc that calls f at most 20 times a second, and at the start and
 // the end of each phase, and sets Rate and Remaining. It is for one operation at a time.
 // Nil stays nil.
 func Paced(f ProgressFunc) ProgressFunc { return paced(f, time.Now) }
@@ -60,7 +60,7 @@ func (p *pacer) report(u Progress) {
 	p.f(u)
 }
 
-// measure takes what was done since the last time into the rate.
+// measure updates the rate by what was done since the last time.
 func (p *pacer) measure(u Progress, now time.Time) {
 	dt := now.Sub(p.atT)
 	if dt <= 0 || now.Sub(p.begun) < rateAfter {

@@ -2,7 +2,7 @@ package ops
 
 import "time"
 
-// Progress tells how far an operation is. Total may change while it runs.
+// Progress says how far an operation is. Total may change while it runs.
 type Progress struct {
 	Done, Total int64  // bytes of the phase
 	Phase       string // "map", "copy", "check" …
@@ -13,7 +13,7 @@ type Progress struct {
 }
 
 // ProgressFunc takes progress; it is called from one goroutine at a time, at every step,
-// and must return quickly. Paced makes one that is called seldom. Nil is allowed
+// and must return quickly. Paced reduces the calls. Nil is allowed
 // everywhere.
 type ProgressFunc func(Progress)
 

@@ -8,15 +8,15 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 )
 
-// ErrShrink is returned by Resize for a smaller size that was not asked for as
-// such.
+// ErrShrink is returned by Resize for a smaller size without
+// ResizeJob.Shrink.
 var ErrShrink = errors.New("the new size is smaller")
 
 // ResizeJob says how to resize an image, which is open for writing and resizing.
 type ResizeJob struct {
 	Image    *block.Image
 	Size     int64 // bytes, above zero
-	Shrink   bool  // allow a smaller size, which loses what lies behind it
+	Shrink   bool  // allow a smaller size, which loses the data behind it
 	Prealloc driver.Prealloc
 }
 

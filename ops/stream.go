@@ -140,7 +140,7 @@ func (c *converter) streamFormat(ctx context.Context, w io.Writer, drv driver.Dr
 		return err
 	}
 	m := newMeter(c.job.Progress, "copy", total)
-	next := int64(0) // what the digest has seen
+	next := int64(0) // how much the digest has
 	zeroes := make([]byte, 64<<10)
 	hashTo := func(off int64) {
 		for c.job.Checksum != nil && next < off {

@@ -11,7 +11,7 @@ import (
 // to write them to the device.
 const writebackStep = 16 << 20
 
-// writeback lets the device work while a job that flushes in the end still copies.
+// writeback starts writing to the device while a job that flushes at the end still copies.
 type writeback struct {
 	img  *block.Image
 	held atomic.Int64
@@ -31,5 +31,5 @@ func (w *writeback) wrote(n int64) {
 	})
 }
 
-// wait returns when the image is not used any more. Nobody calls wrote meanwhile.
+// wait returns when the image is not used any more. wrote must not be called meanwhile.
 func (w *writeback) wait() { w.wg.Wait() }

@@ -32,8 +32,9 @@ func (d Dict) Sub(prefix string) Dict {
 	return sub
 }
 
-// Take removes key from d and returns its value as text.
-func (d Dict) Take(key string) (string, bool) {
+// TakeText removes key from d and returns its value as text. A null, which json: names can
+// have, is no text: it is not removed, so that decoding the rest of d refuses it.
+func (d Dict) TakeText(key string) (string, bool) {
 	v, ok := d[key]
 	if !ok || v == nil {
 		return "", false
@@ -68,7 +69,7 @@ func Text(v any) string {
 	}
 }
 
-// SplitComma splits a key=value list at its commas; ",," stands for a comma.
+// SplitComma splits a key=value list at its commas; ",," is a comma within a value.
 func SplitComma(s string) []string {
 	var out []string
 	var cur strings.Builder
@@ -88,12 +89,12 @@ func SplitComma(s string) []string {
 	return append(out, cur.String())
 }
 
-// EscapeComma doubles commas, so that s can stand in a key=value list.
+// EscapeComma doubles commas, so that s can be a value in a key=value list.
 func EscapeComma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
 // ParseList adds the options of a key=value list to d. A bare word is the value
-// of the key implied if it stands first and implied is not empty; elsewhere
-// "word" means word=on and "noword" word=off, as the original has it. The last
+// of the key implied if it is the first item and implied is not empty; elsewhere
+// "word" means word=on and "noword" word=off, as with QEMU. The last
 // of several values for a key wins.
 func (d Dict) ParseList(s, implied string) error {
 	if s == "" {

@@ -94,8 +94,8 @@ func WantsHelp(list string) bool {
 	return false
 }
 
-// ValidList says whether a string can stand in a list of several that are
-// joined by commas: it does not begin or end with a comma that stands alone,
+// ValidList says whether a string can be one of several that are
+// joined by commas: it does not begin or end with a single comma,
 // and is not empty.
 func ValidList(list string) bool {
 	if list == "" || list[0] == ',' {

@@ -19,8 +19,8 @@ func jsonError(format string, args ...any) error {
 	return message.Errorf(nil, "could not parse the JSON options: %w", message.Errorf(nil, format, args...))
 }
 
-// ParseJSON reads a JSON object as a flattened Dict. Strings may stand in single
-// quotes too, as in the original.
+// ParseJSON reads a JSON object as a flattened Dict. Strings may be in single
+// quotes, too, as with QEMU.
 func ParseJSON(s string) (Dict, error) {
 	dec := json.NewDecoder(strings.NewReader(doubleQuotes(s)))
 	dec.UseNumber()

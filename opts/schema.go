@@ -153,7 +153,7 @@ func (e *RangeError) Template() (string, []any) {
 	return "value '%s' is %s for parameter '%s'", []any{e.Value, e.How, e.Name}
 }
 
-// SizeError words the failure of reading text as the size that an option holds.
+// SizeError makes the error for text that is not the size which an option needs.
 func SizeError(name, text string, err error) error {
 	if errors.Is(err, ErrSizeRange) {
 		return &RangeError{Name: name, Value: text, How: "out of range"}

@@ -61,7 +61,7 @@ func ParseSizeUint(s string, unit byte) (uint64, error) {
 	whole, t := digits(t)
 	n, err := strconv.ParseUint(whole, 10, 64)
 	if whole != "" && (err != nil || negative) {
-		// Out of range, unless it is no number at all.
+		// Out of range, unless it is not a number.
 		if t != "" {
 			return 0, sizeError(ErrSize, s)
 		}

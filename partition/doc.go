@@ -5,7 +5,7 @@
 // tables, and moves their backup when a disk grows.
 //
 // A table may come from a stranger. Reading one takes at most 4 MiB of memory and
-// some 130 reads, whatever it says. What does not lie on the disk is kept apart
+// some 130 reads, whatever it contains. Partitions beyond the end of the disk are
 // in Table.Outside: each partition of Table.Partitions can be read.
 //
 // The package does not tell a master boot record from the first sector of a FAT or

@@ -32,7 +32,7 @@ func readGPT(d reader) (*Table, error) {
 				return t, nil
 			}
 			if first == nil || errors.Is(first, ErrDamaged) && !errors.Is(err, ErrDamaged) {
-				first = err // a disk that cannot be read says more than a table that is not there
+				first = err // a read error is more useful than a missing table
 			}
 		}
 	}

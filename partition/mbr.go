@@ -11,7 +11,7 @@ const (
 	// maxLogical bounds the chain of logical partitions. Linux takes no more than 256
 	// partitions of a disk, tools make no more than 60.
 	maxLogical = 124
-	// typeProtective is the entry that keeps programs which do not know GPT off.
+	// typeProtective is the entry that protects a GPT from programs which do not know it.
 	typeProtective = 0xee
 )
 

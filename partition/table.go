@@ -36,10 +36,10 @@ type Table struct {
 	DiskGUID GUID
 	// Backup: the primary GPT is damaged, and this is the one at the end of the disk.
 	Backup bool
-	// Partitions are those that lie on the disk, by number. They may overlap: an
+	// Partitions are those within the disk, by number. They may overlap: an
 	// extended partition holds the logical ones.
 	Partitions []Partition
-	// Outside are those that do not lie on the disk: it is shorter than it was, or the
+	// Outside are those that reach beyond the end of the disk: it is shorter than it was, or the
 	// table is wrong. Start and Length are 0 where they exceed an int64.
 	Outside []Partition
 }
@@ -71,10 +71,10 @@ func (p Partition) Section(disk io.ReaderAt) *io.SectionReader {
 	return io.NewSectionReader(disk, p.Start, p.Length)
 }
 
-// Lookup returns the partition of that number, if it lies on the disk.
+// Lookup returns the partition of that number, if it is within the disk.
 func (t *Table) Lookup(number int) (Partition, bool) { return lookup(t.Partitions, number) }
 
-// LookupOutside returns the partition of that number that does not lie on the disk.
+// LookupOutside returns the partition of that number that reaches beyond the disk.
 func (t *Table) LookupOutside(number int) (Partition, bool) { return lookup(t.Outside, number) }
 
 func lookup(list []Partition, number int) (Partition, bool) {
@@ -86,7 +86,7 @@ func lookup(list []Partition, number int) (Partition, bool) {
 	return Partition{}, false
 }
 
-// add takes a partition in. size is that of the disk.
+// add adds a partition to the table. size is that of the disk.
 func (t *Table) add(p Partition, size int64) {
 	if p.Length <= 0 || p.Start < 0 || p.Start > size-p.Length {
 		t.Outside = append(t.Outside, p)

@@ -22,8 +22,8 @@ type ImageInfo struct {
 	Limits         *BlockLimitsInfo   `json:"limits,omitempty"`
 }
 
-// BlockLimitsInfo is what requests to a node are bound to, in bytes; 0 where there is
-// no bound.
+// BlockLimitsInfo has the limits of requests to a node, in bytes; 0 where there is
+// none.
 type BlockLimitsInfo struct {
 	RequestAlignment     int64 `json:"request-alignment"` // at least 1
 	DiscardAlignment     int64 `json:"discard-alignment,omitempty"`

@@ -15,8 +15,8 @@ import "context"
 //
 // AddBitmap, RemoveBitmap, ClearBitmap, EnableBitmap and SetBitmap need an image that
 // is open for writing. All calls are safe beside reads and writes of the disk; but a
-// write is recorded when it begins, and so whoever clears or enables a bitmap, for
-// what is written from then on, keeps writes out meanwhile.
+// write is recorded when it begins, so a caller that clears or enables a bitmap, for
+// what is written from then on, must keep writes out meanwhile.
 type Bitmapper interface {
 	// Bitmaps lists them in the order in which the image has them. ErrUnsupported:
 	// this image, unlike others of its format, cannot have any.
@@ -39,7 +39,7 @@ type Bitmapper interface {
 // BitmapSpec describes a new bitmap.
 type BitmapSpec struct {
 	Name        string // 1 to 1023 bytes
-	Granularity int64  // bytes a bit stands for, a power of two from 512 to 2 GiB; 0: the default
+	Granularity int64  // bytes per bit, a power of two from 512 to 2 GiB; 0: the default
 	Disabled    bool   // do not record yet
 }
 

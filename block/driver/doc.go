@@ -2,7 +2,7 @@
 // interfaces and plain values, and nothing else. It performs no I/O.
 //
 // There are two kinds of node. Storage holds bytes itself (a file, an NBD
-// export, memory). A Format gives meaning to bytes that lie in its children:
+// export, memory). A Format gives meaning to the bytes of its children:
 // it does not move guest data, it answers where the data is. The block layer
 // (package block) does the I/O, once, for every format.
 //

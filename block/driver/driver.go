@@ -17,7 +17,7 @@ const (
 )
 
 // Desc describes a driver. It is constant: Driver.Desc returns the same
-// pointer at every call, and nobody changes what it points to.
+// pointer at every call, and what it points to must not be changed.
 type Desc struct {
 	Name    string   // as in -f NAME and driver=NAME
 	Kind    Kind     // protocol, format or filter
@@ -37,14 +37,14 @@ type Desc struct {
 	// options.
 	NoCompression bool
 
-	// NoDirectory: the children may lie in different directories, so that an image
+	// NoDirectory: the children may be in different directories, so that an image
 	// on a node of this driver cannot name other files relative to its own.
 	NoDirectory bool
 	// StoresBitmaps: images may hold dirty bitmaps, so that the measure of a copy of
 	// an image with bitmaps tells their size.
 	StoresBitmaps bool
 	// CreateOrder is the order in which the options of a new image are announced,
-	// where it is not that of the declaration. It may have those of protocols.
+	// where it is not that of the declaration. It may contain options of protocols.
 	CreateOrder []string
 
 	OpenOptions   *opts.Schema // nil: none
@@ -74,7 +74,7 @@ type Prober interface {
 	Probe(head []byte, size int64, name string) int
 }
 
-// ProbeBytes is how much of the start of an image Probe gets to see.
+// ProbeBytes is how much of the start of an image Probe is given.
 const ProbeBytes = 2048
 
 // FilenameParser is implemented by protocols whose file names hold more than
@@ -167,8 +167,8 @@ type OpenRequest struct {
 	Cache  Cache
 	// BackingGiven: the user names a backing file, whether the image does or not.
 	BackingGiven bool
-	// Sequential: the disk will be passed through once, in order, so that caches
-	// of tables gain nothing by being large.
+	// Sequential: the disk will be read or written once, in order, so that large caches
+	// of tables gain nothing.
 	Sequential bool
 	Env        *Env
 }

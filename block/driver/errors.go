@@ -25,7 +25,7 @@ var (
 	ErrBitmaps     = errors.New("image has bitmaps")
 	ErrNoBitmap    = errors.New("no such bitmap")
 	// ErrTruncated: bytes that an object was said to have are not there.
-	ErrTruncated = errors.New("object is shorter than it was said to be")
+	ErrTruncated = errors.New("object is shorter than declared")
 )
 
 // Kinds that the system has, too. An error of the system is of the kind as it is, and

@@ -118,13 +118,13 @@ type Storage interface {
 	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 	// WriteAt writes p at offset off, growing the node where it can.
 	WriteAt(ctx context.Context, p []byte, off int64) (int, error)
-	// Map tells what lies at off: ExtentData or ExtentZero, for at most n bytes
+	// Map tells what is at off: ExtentData or ExtentZero, for at most n bytes
 	// and at least one; ExtentEOF at or beyond the end. ExtentUnallocated is for
 	// nodes that show something else in the place of their contents (a dirty bitmap).
 	Map(ctx context.Context, off, n int64) (Extent, error)
 }
 
-// Format is a node whose bytes lie in its children.
+// Format is a node whose bytes are in its children.
 type Format interface {
 	Node
 	// Map tells where the guest bytes at off are: one extent of at most n bytes
@@ -143,13 +143,13 @@ type ExtentKind uint8
 const (
 	// ExtentEOF: at or beyond the end of the node. Length is zero.
 	ExtentEOF ExtentKind = iota
-	// ExtentData: the bytes lie in Child at HostOffset (for Storage: here).
+	// ExtentData: the bytes are in Child at HostOffset (for Storage: here).
 	ExtentData
 	// ExtentZero: reads as zeroes, whatever the backing file holds.
 	ExtentZero
 	// ExtentUnallocated: look in the backing file; zeroes where there is none.
 	ExtentUnallocated
-	// ExtentEncoded: compressed, or otherwise not readable as it lies; ask
+	// ExtentEncoded: compressed, or otherwise not readable as stored; ask
 	// ReadEncoded.
 	ExtentEncoded
 )
@@ -158,13 +158,13 @@ const (
 type Extent struct {
 	Length     int64
 	Kind       ExtentKind
-	Child      Storage // where Data lies; nil in answers of a Storage
+	Child      Storage // where Data is; nil in answers of a Storage
 	HostOffset int64   // valid if HasOffset
 	HasOffset  bool    // Data, and zero or unallocated ranges that have room on disk
 	Compressed bool    // Encoded: by compression
 	// Zero: Data that reads as zeroes, although there is room for it.
 	Zero bool
-	// Hole: Data for which there is no room, although it is not known to be zeroes.
+	// Hole: Data without disk space, although it is not known to be zeroes.
 	Hole bool
 	// Recurse asks the block layer to look for holes of Child inside a Data
 	// extent when it reports block status (raw images, preallocated metadata).
@@ -186,8 +186,8 @@ type WriteTarget struct {
 	Length     int64   // guest bytes that may be written, 0 < Length <= n
 	Child      Storage // where
 	HostOffset int64   // position in Child of the first guest byte
-	// Head and Tail are the copy-on-write edges: so many bytes before and after
-	// the range must be filled with what the guest sees there now (read through
+	// Head and Tail are the copy-on-write edges: the bytes before and after
+	// the range that must be filled with what the guest sees there now (read through
 	// the old mapping, which stays in force until Commit), at the same distance
 	// in Child, before Commit. Tail may reach beyond the end of the disk: the
 	// rest is zeroes.
@@ -266,8 +266,8 @@ type ResizeOptions struct {
 	HideBacking int64
 }
 
-// Compressor is a Format that can store compressed clusters. Encoding is apart
-// from storing so that callers can encode in parallel and store in order.
+// Compressor is a Format that can store compressed clusters. Encoding and
+// storing are two steps, so that callers can encode in parallel and store in order.
 type Compressor interface {
 	Format
 	// Encode compresses one cluster (ClusterSize bytes; the last one of a disk
@@ -337,7 +337,7 @@ type AmendRequest struct {
 	// Force allows what may make the image inaccessible for good: erasing the last
 	// key slot, overwriting one that is in use.
 	Force bool
-	// Resize changes the size of the disk, by way of the block layer.
+	// Resize changes the size of the disk, through the block layer.
 	Resize func(ctx context.Context, size int64) error
 	// Progress takes how much is done of how much, in any unit. May be nil.
 	Progress func(done, total int64)
@@ -350,8 +350,9 @@ type SnapshotOpener interface {
 	OpenSnapshot(ctx context.Context, idOrName string) error
 }
 
-// Snapshotter is implemented by formats whose images hold internal snapshots. The caller sees to it that no change of the disk is under way
-// during a call, nor begins; reads may go on. A call that fails has changed
+// Snapshotter is implemented by formats whose images hold internal snapshots. The caller
+// makes sure that no change of the disk is under way
+// during a call, or begins; reads may go on. A call that fails has changed
 // nothing that a reader of the disk or of a snapshot could see, unless its error
 // says otherwise. Whenever a call is cut short by a crash, the disk and the
 // snapshots read as before it or as after it.
@@ -397,7 +398,7 @@ type StatusChecker interface {
 
 // RangeCopier is implemented by Storage that can copy from another without
 // moving the bytes through this process. It returns how much it copied; 0 and
-// ErrUnsupported if the pair cannot do it. With n 0 that is only asked: no error
+// ErrUnsupported if the pair cannot do it. With n 0 nothing is copied: no error
 // means that it may be able to.
 type RangeCopier interface {
 	CopyFrom(ctx context.Context, src Storage, srcOff, dstOff, n int64, mode CopyMode) (int64, error)
@@ -421,7 +422,7 @@ type NewDataExpecter interface{ ExpectNewData() }
 // reading at offsets beside the node's methods; nil if that must not be.
 type FileHolder interface{ File() *os.File }
 
-// Identifier is implemented by Storage that lies on this machine. Identity returns the
+// Identifier is implemented by Storage on this machine. Identity returns the
 // same text for two nodes of one object, whatever names they were opened by, and ""
 // if that is not known.
 type Identifier interface{ Identity() string }
@@ -432,7 +433,7 @@ type Relocker interface {
 	Relock(ctx context.Context, access Access) error
 }
 
-// Wrapper is implemented by Storage that stands for another one.
+// Wrapper is implemented by Storage that wraps another one.
 type Wrapper interface{ Unwrap() Storage }
 
 // Unwrap follows wrappers down to the Storage that holds the bytes.

@@ -10,7 +10,7 @@ type Objects interface {
 	Object(id string) Object
 }
 
-// Object is one of Objects. Who needs one looks it up by id and type: FindObject.
+// Object is one of Objects. FindObject looks one up by id and type.
 type Object interface {
 	// Kind says what it is, for messages: "a secret", "TLS credentials".
 	Kind() string
@@ -32,7 +32,7 @@ func FindObject[T Object](objects Objects, id string) (T, error) {
 	return none, Errorf(ErrInvalid, "no %s with id '%s'", strings.TrimPrefix(strings.TrimPrefix(none.Kind(), "a "), "an "), id)
 }
 
-// Secret is a password or a key. Who gets it does not change it.
+// Secret is a password or a key. It must not be changed.
 type Secret []byte
 
 // Kind implements Object.
@@ -51,7 +51,7 @@ func (s Secrets) Object(id string) Object {
 }
 
 // TLSCreds says where TLS credentials are and what they are for. What was read from
-// Dir to judge them is not kept: who uses them reads the files again.
+// Dir to check them is not kept: a user of the credentials reads the files again.
 type TLSCreds struct {
 	Type       string // "x509", "psk" or "anon"
 	Server     bool   // for listening, not for connecting
@@ -80,9 +80,9 @@ type ThrottleGroup struct {
 // Kind implements Object.
 func (*ThrottleGroup) Kind() string { return "a throttle group" }
 
-// ThrottleLimit is one limit, in units per second. 0 stands for none.
+// ThrottleLimit is one limit, in units per second. 0 is no limit.
 type ThrottleLimit struct {
 	Average int64
 	Max     int64 // during a burst; 0: bursts are a tenth of a second of Average
-	Burst   int64 // how many seconds a burst at Max may last; 0 stands for 1
+	Burst   int64 // how many seconds a burst at Max may last; 0 means 1
 }

@@ -311,7 +311,7 @@ func (s *filterSuite) abilities(t *testing.T) {
 	if _, ok := block.Ability[driver.Amender](img); !ok {
 		t.Error("the child's way to amend is not found")
 	}
-	if got, want := img.Limits().ClusterSize, img.Passed().Limits().ClusterSize; got != want {
+	if got, want := img.Limits().ClusterSize, img.PassedThrough().Limits().ClusterSize; got != want {
 		t.Errorf("clusters of %d bytes, want %d", got, want)
 	}
 	c, ok := block.Ability[driver.Checker](img)

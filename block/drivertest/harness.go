@@ -218,7 +218,7 @@ func (s *suite) check(t testing.TB, name string, leaks bool) {
 }
 
 // verify compares a whole image, newly opened, with a model, checks it, and lets
-// the original do both.
+// QEMU do both.
 func (s *suite) verify(t testing.TB, name string, m *testkit.Model) {
 	t.Helper()
 	img := s.open(t, name, false)
@@ -277,14 +277,14 @@ func (s *suite) verifyWithOriginal(t testing.TB, name string, m *testkit.Model) 
 		t.Fatal(err)
 	}
 	if int64(len(b)) != m.Size() {
-		t.Fatalf("the original reads %d bytes, want %d", len(b), m.Size())
+		t.Fatalf("QEMU reads %d bytes, want %d", len(b), m.Size())
 	}
 	if d := m.Diff(b, 0); d != "" {
-		t.Fatalf("read by the original: %s", d)
+		t.Fatalf("read by QEMU: %s", d)
 	}
 }
 
-// forOriginal names an image file to the original: options, then the operand.
+// forOriginal names an image file to QEMU: options, then the operand.
 func (s *suite) forOriginal(t testing.TB, path string) []string {
 	if s.Open == nil {
 		return []string{"-f", s.Original, path}

@@ -24,8 +24,8 @@ func diffuse(h hash.Hash, block []byte) {
 	}
 }
 
-// afSplit spreads a key over so many stripes of its length that each is needed to
-// get it back.
+// afSplit spreads a key over stripes of its length, of which every one is needed to
+// recover it.
 func afSplit(newHash func() hash.Hash, key []byte, stripes int) []byte {
 	n := len(key)
 	out := make([]byte, n*stripes)

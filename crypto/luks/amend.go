@@ -149,14 +149,14 @@ func (h *Header) setSlot(ctx context.Context, slot int, s slot1) error {
 }
 
 // erase frees a slot and overwrites its key material. The record goes first: without
-// it nobody takes what is left of the key material for a key.
+// it, the rest of the key material cannot be taken for a key.
 func (h *Header) erase(ctx context.Context, slot int) error {
 	fail := func(err error) error { return message.Errorf(nil, "failed to erase keyslot %d: %w", slot, err) }
 	s := h.v1.slots[slot]
 	err := h.setSlot(ctx, slot, slot1{state: slotOff1, offset: s.offset, stripes: s.stripes})
 	noise := make([]byte, min(h.v1.slotSectors()*sectorSize, h.areaSize-int64(s.offset)*sectorSize))
 	rand.Read(noise)
-	// Even if the record could not be written: the key is to be gone.
+	// Even if the record could not be written: the key must be erased.
 	if err := errors.Join(err, h.write(ctx, noise, int64(s.offset)*sectorSize)); err != nil {
 		return fail(err)
 	}

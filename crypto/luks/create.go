@@ -15,8 +15,8 @@ import (
 // asked for.
 const DefaultIterTime = 2 * time.Second
 
-// CreateOptions say what a new volume is to be like. The names are those of the
-// options of the original; empty ones stand for the defaults.
+// CreateOptions describe a new volume. The names are those of QEMU's
+// options; empty ones are the defaults.
 type CreateOptions struct {
 	CipherAlg    string // "aes-256": the cipher with the size of its key in bits
 	CipherMode   string // "xts"
@@ -26,7 +26,7 @@ type CreateOptions struct {
 	// IterTime is how long a processor works to open the key slot. Zero is
 	// DefaultIterTime; see the function IterTime.
 	IterTime time.Duration
-	// Detached: the payload lies in another file, from its beginning.
+	// Detached: the payload is in another file, from its beginning.
 	Detached bool
 }
 

@@ -29,7 +29,7 @@ func errorf(kind error, format string, args ...any) error {
 	return message.Errorf(kind, format, args...)
 }
 
-// Area is where a header lies: offset 0 is its first byte. ReadAt beyond the end
+// Area is what holds a header: offset 0 is its first byte. ReadAt beyond the end
 // returns the bytes there are and io.EOF. If it has a method Flush(context.Context)
 // error as well, that is called between writes that must not be reordered and when
 // a change is complete.
@@ -92,7 +92,7 @@ type Header struct {
 
 // OpenOptions modify Open.
 type OpenOptions struct {
-	// Detached: the header lies apart from the payload, so that its room is not
+	// Detached: the header is separate from the payload, so that its size is not
 	// bounded by where the payload begins.
 	Detached bool
 }
@@ -105,7 +105,7 @@ func Open(ctx context.Context, area Area, areaSize int64) (*Header, error) {
 
 // OpenWith is Open with options.
 func OpenWith(ctx context.Context, area Area, areaSize int64, o OpenOptions) (*Header, error) {
-	// What is cut off counts as zeroes, which are then refused for what they are.
+	// What is cut off counts as zeroes, which the checks below refuse.
 	buf := make([]byte, headerSize1)
 	if err := readFull(ctx, area, buf[:min(max(areaSize, 0), headerSize1)], 0); err != nil {
 		return nil, message.Errorf(nil, "could not read encryption header: %w", err)

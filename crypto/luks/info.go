@@ -2,10 +2,10 @@ package luks
 
 import "github.com/cowl-disk/cowl/crypto/sector"
 
-// Info is what "info" shows of a volume. The members stand in the order in which
-// the original prints them.
+// Info is what "info" shows of a volume. The members are in the order in which
+// QEMU prints them.
 type Info struct {
-	Version        int        `json:"version,omitempty"` // only for 2: the original knows no other than 1
+	Version        int        `json:"version,omitempty"` // only for 2: QEMU knows version 1 only
 	IVGenAlg       string     `json:"ivgen-alg,omitempty"`
 	DetachedHeader bool       `json:"detached-header"`
 	HashAlg        string     `json:"hash-alg,omitempty"`

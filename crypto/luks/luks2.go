@@ -72,8 +72,8 @@ func open2(ctx context.Context, area Area, areaSize int64, o OpenOptions) (*Head
 	return h, h2.check(2*best.size, h.PayloadOffset, o.Detached)
 }
 
-// copy2 is one valid copy of the header.
-type copy2 struct {
+// headerCopy is one valid copy of the header.
+type headerCopy struct {
 	size        int64
 	seqID       uint64
 	label, uuid string
@@ -81,8 +81,8 @@ type copy2 struct {
 }
 
 // readSecondary2 looks for the second copy: it follows the first, or, if that is
-// damaged, lies at one of the places where it may be.
-func readSecondary2(ctx context.Context, area Area, areaSize int64, first *copy2) *copy2 {
+// damaged, is at one of the offsets that the specification allows.
+func readSecondary2(ctx context.Context, area Area, areaSize int64, first *headerCopy) *headerCopy {
 	if first != nil {
 		c, _ := read2(ctx, area, areaSize, first.size)
 		return c
@@ -96,8 +96,8 @@ func readSecondary2(ctx context.Context, area Area, areaSize int64, first *copy2
 }
 
 // read2 reads the copy at off, which is 0 or the size of the header.
-func read2(ctx context.Context, area Area, areaSize, off int64) (*copy2, error) {
-	corrupt := func(format string, args ...any) (*copy2, error) { return nil, errorf(ErrCorrupt, format, args...) }
+func read2(ctx context.Context, area Area, areaSize, off int64) (*headerCopy, error) {
+	corrupt := func(format string, args ...any) (*headerCopy, error) { return nil, errorf(ErrCorrupt, format, args...) }
 	if off > areaSize-binarySize2 {
 		return corrupt("LUKS2 header is cut short")
 	}
@@ -130,7 +130,7 @@ func read2(ctx context.Context, area Area, areaSize, off int64) (*copy2, error) 
 	if err := readFull(ctx, area, body, off+binarySize2); err != nil {
 		return nil, message.Errorf(nil, "could not read encryption header: %w", err)
 	}
-	c := &copy2{size: int64(size), seqID: be.Uint64(b[seqID2:])}
+	c := &headerCopy{size: int64(size), seqID: be.Uint64(b[seqID2:])}
 	c.label, _ = text(b[label2 : label2+labelLen2])
 	c.uuid, _ = text(b[uuid2 : uuid2+uuidLen2])
 	c.label, c.uuid = strings.ToValidUTF8(c.label, "?"), strings.ToValidUTF8(c.uuid, "?")

@@ -67,8 +67,8 @@ type segment2 struct {
 	sectorSize   int
 }
 
-// text2 is the text as it stands (section 3). 64-bit numbers are strings there.
-type text2 struct {
+// json2 is the JSON area of the header (section 3). 64-bit numbers are strings there.
+type json2 struct {
 	Keyslots map[string]keyslotText `json:"keyslots"`
 	Segments map[string]segmentText `json:"segments"`
 	Digests  map[string]digestText  `json:"digests"`
@@ -135,18 +135,18 @@ type configText struct {
 
 var errReencrypt = errorf(ErrUnsupported, "LUKS2 volume is being reencrypted: finish that with cryptsetup first")
 
-func corrupt2(format string, args ...any) error {
+func corruptJSON(format string, args ...any) error {
 	return errorf(ErrCorrupt, "LUKS2 header: "+format, args...)
 }
 
 // parse2 reads the text of a header.
 func parse2(text []byte) (*luks2, error) {
-	var t text2
+	var t json2
 	if err := json.Unmarshal(text, &t); err != nil {
-		return nil, corrupt2("%w", err)
+		return nil, corruptJSON("%w", err)
 	}
 	if t.Config == nil || t.Keyslots == nil || t.Segments == nil || t.Digests == nil {
-		return nil, corrupt2("an object that every header has is missing")
+		return nil, corruptJSON("an object that every header must have is missing")
 	}
 	if r := t.Config.Requirements.Mandatory; len(r) > 0 {
 		if strings.Contains(r[0], "reencrypt") {
@@ -165,7 +165,7 @@ func parse2(text []byte) (*luks2, error) {
 		return nil, err
 	}
 	if len(t.Keyslots) > maxSlots2 {
-		return nil, corrupt2("%d keyslots", len(t.Keyslots))
+		return nil, corruptJSON("%d keyslots", len(t.Keyslots))
 	}
 	for id := range t.Keyslots {
 		if !slices.Contains(keyslots, id) {
@@ -188,29 +188,29 @@ func parse2(text []byte) (*luks2, error) {
 func number2(what, s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 31)
 	if err != nil || strconv.FormatUint(n, 10) != s {
-		return 0, corrupt2("%s '%.64s' has no number for a name", what, s)
+		return 0, corruptJSON("%s '%.64s' has no number for a name", what, s)
 	}
 	return int(n), nil
 }
 
-// size2 reads a 64-bit number, a multiple of the unit.
-func size2(what, s string, unit int64) (int64, error) {
+// jsonSize reads a 64-bit number, a multiple of the unit.
+func jsonSize(what, s string, unit int64) (int64, error) {
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 || n%unit != 0 {
-		return 0, corrupt2("%s '%.64s' is impossible", what, s)
+		return 0, corruptJSON("%s '%.64s' is impossible", what, s)
 	}
 	return n, nil
 }
 
-func range2(what string, n, low, high int64) error {
+func checkRange(what string, n, low, high int64) error {
 	if n < low || n > high {
-		return corrupt2("%s %d is impossible", what, n)
+		return corruptJSON("%s %d is impossible", what, n)
 	}
 	return nil
 }
 
 // segment returns the one segment that there may be.
-func (t *text2) segment() (string, segment2, error) {
+func (t *json2) segment() (string, segment2, error) {
 	var name string
 	var found *segmentText
 	for id, s := range t.Segments {
@@ -223,7 +223,7 @@ func (t *text2) segment() (string, segment2, error) {
 		name, found = id, &s
 	}
 	if found == nil {
-		return "", segment2{}, corrupt2("there is no segment")
+		return "", segment2{}, corruptJSON("there is no segment")
 	}
 	if _, err := number2("segment", name); err != nil {
 		return "", segment2{}, err
@@ -243,22 +243,22 @@ func (s *segmentText) parse() (out segment2, err error) {
 	case 512, 1024, 2048, 4096:
 		out.sectorSize = int(s.SectorSize)
 	default:
-		return out, corrupt2("sector size %d is impossible", s.SectorSize)
+		return out, corruptJSON("sector size %d is impossible", s.SectorSize)
 	}
-	if out.offset, err = size2("segment offset", s.Offset, sectorSize); err != nil {
+	if out.offset, err = jsonSize("segment offset", s.Offset, sectorSize); err != nil {
 		return out, err
 	}
 	out.size = -1
 	if s.Size != "dynamic" {
-		if out.size, err = size2("segment size", s.Size, s.SectorSize); err != nil {
+		if out.size, err = jsonSize("segment size", s.Size, s.SectorSize); err != nil {
 			return out, err
 		}
 		if out.size > math.MaxInt64-out.offset {
-			return out, corrupt2("segment size %d is impossible", out.size)
+			return out, corruptJSON("segment size %d is impossible", out.size)
 		}
 	}
 	// Whole sectors only, so that the numbers of large ones are whole too.
-	tweak, err := size2("iv_tweak", s.IVTweak, s.SectorSize/sectorSize)
+	tweak, err := jsonSize("iv_tweak", s.IVTweak, s.SectorSize/sectorSize)
 	if err != nil {
 		return out, err
 	}
@@ -267,24 +267,24 @@ func (s *segmentText) parse() (out segment2, err error) {
 }
 
 // digest reads the digest of a segment and returns the key slots that it is for.
-func (t *text2) digest(segment string, into *digest2) ([]string, error) {
+func (t *json2) digest(segment string, into *digest2) ([]string, error) {
 	var found *digestText
 	for _, d := range t.Digests {
 		if !slices.Contains(d.Segments, segment) {
 			continue
 		}
 		if found != nil {
-			return nil, corrupt2("segment %s has several digests", segment)
+			return nil, corruptJSON("segment %s has several digests", segment)
 		}
 		found = &d
 	}
 	if found == nil {
-		return nil, corrupt2("segment %s has no digest", segment)
+		return nil, corruptJSON("segment %s has no digest", segment)
 	}
 	if found.Type != "pbkdf2" {
 		return nil, errorf(ErrUnsupported, "LUKS2 digests of type '%.64s' are not supported", found.Type)
 	}
-	if err := range2("digest iteration count", found.Iterations, 1, maxIters2); err != nil {
+	if err := checkRange("digest iteration count", found.Iterations, 1, maxIters2); err != nil {
 		return nil, err
 	}
 	newHash, err := sector.Hash(found.Hash)
@@ -300,7 +300,7 @@ func (t *text2) digest(segment string, into *digest2) ([]string, error) {
 	}
 	// A digest of a few bits would let any key through.
 	if len(into.digest) < digestSize1 && len(into.digest) < newHash().Size() {
-		return nil, corrupt2("digest has %d bytes", len(into.digest))
+		return nil, corruptJSON("digest has %d bytes", len(into.digest))
 	}
 	return found.Keyslots, nil
 }
@@ -308,12 +308,12 @@ func (t *text2) digest(segment string, into *digest2) ([]string, error) {
 func base64Of(what, s string, most int) ([]byte, error) {
 	b, err := base64.StdEncoding.DecodeString(s)
 	if err != nil || len(b) == 0 || len(b) > most {
-		return nil, corrupt2("%s is impossible", what)
+		return nil, corruptJSON("%s is impossible", what)
 	}
 	return b, nil
 }
 
-func (t *text2) keyslot(id string) (s slot2, err error) {
+func (t *json2) keyslot(id string) (s slot2, err error) {
 	k := t.Keyslots[id]
 	if s.number, err = number2("keyslot", id); err != nil {
 		return s, err
@@ -330,7 +330,7 @@ func (t *text2) keyslot(id string) (s slot2, err error) {
 	}
 	s.priority = priorityNormal
 	if k.Priority != nil {
-		if err := range2("priority", *k.Priority, priorityIgnore, priorityHigh); err != nil {
+		if err := checkRange("priority", *k.Priority, priorityIgnore, priorityHigh); err != nil {
 			return s, err
 		}
 		s.priority = int(*k.Priority)
@@ -339,19 +339,19 @@ func (t *text2) keyslot(id string) (s slot2, err error) {
 		what         string
 		n, low, high int64
 	}{{"key size", k.KeySize, 1, maxKeySize2}, {"area key size", k.Area.KeySize, 1, maxKeySize2}, {"stripe count", k.AF.Stripes, 1, maxStripes2}} {
-		if err := range2(c.what, c.n, c.low, c.high); err != nil {
+		if err := checkRange(c.what, c.n, c.low, c.high); err != nil {
 			return s, err
 		}
 	}
 	s.keySize, s.stripes, s.afHash, s.area.keySize = int(k.KeySize), int(k.AF.Stripes), k.AF.Hash, int(k.Area.KeySize)
-	if s.area.offset, err = size2("area offset", k.Area.Offset, 1); err != nil {
+	if s.area.offset, err = jsonSize("area offset", k.Area.Offset, 1); err != nil {
 		return s, err
 	}
-	if s.area.size, err = size2("area size", k.Area.Size, 1); err != nil {
+	if s.area.size, err = jsonSize("area size", k.Area.Size, 1); err != nil {
 		return s, err
 	}
 	if s.area.size > math.MaxInt64-s.area.offset {
-		return s, corrupt2("area size %d is impossible", s.area.size)
+		return s, corruptJSON("area size %d is impossible", s.area.size)
 	}
 	if s.area.encryption, err = parseSpec2(k.Area.Encryption); err != nil {
 		return s, err
@@ -368,15 +368,15 @@ func (k *kdfText) parse() (out kdf2, err error) {
 	switch k.Type {
 	case "pbkdf2":
 		out.hash, out.iterations = k.Hash, uint32(k.Iterations)
-		return out, range2("iteration count", k.Iterations, 1, maxIters2)
+		return out, checkRange("iteration count", k.Iterations, 1, maxIters2)
 	case "argon2i", "argon2id":
-		if err := range2("argon2 time", k.Time, 1, maxIters2); err != nil {
+		if err := checkRange("argon2 time", k.Time, 1, maxIters2); err != nil {
 			return out, err
 		}
-		if err := range2("argon2 memory", k.Memory, 1, maxMemory2); err != nil {
+		if err := checkRange("argon2 memory", k.Memory, 1, maxMemory2); err != nil {
 			return out, err
 		}
-		if err := range2("argon2 parallel count", k.CPUs, 1, maxParallel2); err != nil {
+		if err := checkRange("argon2 parallel count", k.CPUs, 1, maxParallel2); err != nil {
 			return out, err
 		}
 		if k.Time > maxWork2/k.Memory {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// checkEvery is how many iterations pass between looks at the context.
+// checkEvery is how many iterations pass between checks of the context.
 const checkEvery = 1 << 12
 
 // pbkdf2 derives n bytes (RFC 8018, section 5.2). Blocks of the result are computed
@@ -94,7 +94,7 @@ type fastHMAC struct {
 	state        []byte
 }
 
-// stateOffset is where the chaining value lies in the saved state of the hashes of
+// stateOffset is where the chaining value is in the saved state of the hashes of
 // the standard library.
 const stateOffset = 4
 
@@ -133,7 +133,7 @@ func newFastHMAC(newHash func() hash.Hash, password []byte) *fastHMAC {
 	f.block[f.size] = 0x80
 	binary.BigEndian.PutUint64(f.block[len(f.block)-8:], uint64(h.BlockSize()+f.size)*8)
 
-	// The layout of a saved state is no promise: compare.
+	// The layout of a saved state is not guaranteed: compare.
 	u, sum := make([]byte, f.size), make([]byte, f.size)
 	mac := hmac.New(newHash, password)
 	for range 2 {
@@ -197,8 +197,8 @@ func pbkdf2Rate(ctx context.Context, newHash func() hash.Hash, d time.Duration) 
 }
 
 // IterTime converts the option iter-time, in milliseconds, to what CreateOptions and
-// AddKey take: there zero stands for the default, and what is out of range is refused
-// in the words of the original.
+// AddKey take: there zero means the default, and what is out of range is refused
+// in QEMU's words.
 func IterTime(ms int64) time.Duration {
 	switch {
 	case ms == 0:

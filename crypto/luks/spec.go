@@ -33,7 +33,7 @@ type algorithm struct {
 
 func contains(list []string, s string) bool { return slices.Contains(list, s) }
 
-// keyFactor is how many keys of the cipher a mode takes.
+// keyFactor is how many keys of the cipher a mode needs.
 func keyFactor(mode string) int {
 	if mode == "xts" {
 		return 2
@@ -90,7 +90,7 @@ func parseSpec1(cipher, mode string, keyBytes int) (sector.Spec, error) {
 	return spec, nil
 }
 
-// checkESSIV refuses hashes whose digest is no key of the cipher.
+// checkESSIV refuses hashes whose digest is not a key of the cipher.
 func checkESSIV(spec sector.Spec, option string) error {
 	h, err := sector.Hash(spec.IVHash)
 	if err != nil {

@@ -43,7 +43,7 @@ func (h *Header) unlock1(ctx context.Context, passphrase []byte) (*Key, error) {
 
 // search tries slots, beside each other as far as there are processors, and returns
 // the first key that is found. try returns errWrongKey for the others. A slot that
-// cannot be read stands in the way of none.
+// cannot be read does not hide the others.
 func search(ctx context.Context, slots []int, try func(ctx context.Context, slot int) (*Key, error)) (*Key, error) {
 	keys, errs := make([]*Key, len(slots)), make([]error, len(slots))
 	g, inner := errgroup.WithContext(ctx)
@@ -123,7 +123,7 @@ func (h *Header) unlockSlot1(ctx context.Context, slot int, passphrase []byte) (
 	return &Key{bytes: key, slot: slot}, nil
 }
 
-// readMaterial reads key material; it lies wholly in the area.
+// readMaterial reads key material, which must be within the area.
 func (h *Header) readMaterial(ctx context.Context, p []byte, off int64) error {
 	if off < 0 || off > h.areaSize-int64(len(p)) {
 		return errorf(ErrCorrupt, "key material at %d lies beyond the end of the volume", off)

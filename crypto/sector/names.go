@@ -51,21 +51,6 @@ func newBlock(name string, key []byte) (cipher.Block, error) {
 	return nil, unsupported("no %s cipher with key size %d available", name, len(key))
 }
 
-// KeySizes returns the lengths in bytes of the keys that a cipher takes in a mode,
-// ascending; for xts these are twice those of the cipher alone.
-func KeySizes(name, mode string) ([]int, error) {
-	sizes, _ := lookup(name)
-	if sizes == nil {
-		return nil, unsupported("algorithm '%s' not supported", name)
-	}
-	if mode == "xts" {
-		for i := range sizes {
-			sizes[i] *= 2
-		}
-	}
-	return sizes, nil
-}
-
 // Hash returns the constructor of a hash: md5, sha1, sha224, sha256, sha384,
 // sha512, ripemd160 or sm3.
 func Hash(name string) (func() hash.Hash, error) {

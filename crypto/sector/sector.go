@@ -19,7 +19,7 @@ const (
 	MaxSize = 4096
 )
 
-// ErrUnsupported is wrapped by the errors of New, Hash and KeySizes about names
+// ErrUnsupported is wrapped by the errors of New and Hash about names
 // that are not known, and about combinations that do not exist.
 var ErrUnsupported = errors.New("not supported")
 

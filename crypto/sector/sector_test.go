@@ -156,11 +156,12 @@ func TestAgainstReference(t *testing.T) {
 				}
 				for _, size := range []int{512, 1024, 4096} {
 					spec := Spec{Cipher: name, Mode: mode, IVGen: gen, IVHash: "sha256"}
-					sizes, err := KeySizes(name, mode)
-					if err != nil {
-						t.Fatal(err)
+					sizes, _ := lookup(name)
+					n := sizes[rnd.Intn(len(sizes))]
+					if mode == "xts" {
+						n *= 2
 					}
-					key := make([]byte, sizes[rnd.Intn(len(sizes))])
+					key := make([]byte, n)
 					rnd.Read(key)
 					c := mustNew(t, spec, key, size)
 					const sectors = 7

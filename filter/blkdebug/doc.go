@@ -1,4 +1,4 @@
-// Package blkdebug is the filter that injects errors, for tests of what lies above it:
+// Package blkdebug is the filter that injects errors, for tests of the layers above it:
 // rules say at which named event of a format which requests fail, how, and how often.
 // It has the options, the configuration files, the file names ("blkdebug:CONFIG:IMAGE")
 // and the events of QEMU's driver of that name (docs/devel/blkdebug in QEMU's

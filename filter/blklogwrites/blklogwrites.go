@@ -7,7 +7,7 @@
 // and, for a write, the data. Numbers are little endian; sectors are those of the log.
 //
 // Lock order: node.mu alone. It is held while an entry is written, so that entries
-// stand in the log in the order of the changes.
+// are in the log in the order of the changes.
 package blklogwrites
 
 import (

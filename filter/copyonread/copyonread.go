@@ -46,7 +46,7 @@ func (copyOnRead) Open(_ context.Context, req *driver.OpenRequest) (driver.Node,
 	}
 	l, ok := req.File.(layered)
 	if !ok {
-		return nil, driver.Errorf(driver.ErrUnsupported, "copy-on-read: the child does not tell what it holds")
+		return nil, driver.Errorf(driver.ErrUnsupported, "copy-on-read: the child does not report what it holds")
 	}
 	return &node{Node: pass.Node{Child: req.File}, layer: l, unit: max(req.File.Limits().ClusterSize, 4096)}, nil
 }

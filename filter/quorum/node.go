@@ -20,7 +20,7 @@ type node struct {
 	verify    bool
 	rewrite   bool
 	fifo      bool
-	// ranges keeps votes and changes of a range apart: children that are being
+	// ranges serializes votes and changes of a range: children that are being
 	// written differ.
 	ranges rangelock.Locker
 }
@@ -60,8 +60,8 @@ func (n *node) all(f func(i int, c driver.Storage) error) []error {
 	return errs
 }
 
-// settled returns nil if enough children ended well, else their errors.
-func (n *node) settled(errs []error) error {
+// enough returns nil if enough children ended well, else their errors.
+func (n *node) enough(errs []error) error {
 	good := 0
 	for _, err := range errs {
 		if err == nil {
@@ -147,7 +147,7 @@ func (n *node) vote(ctx context.Context, p []byte, off int64) error {
 		defer bufpool.Put(copies[i+1])
 	}
 	errs := n.all(func(i int, c driver.Storage) error { return readWhole(ctx, c, copies[i], off) })
-	if err := n.settled(errs); err != nil {
+	if err := n.enough(errs); err != nil {
 		return err
 	}
 	if n.verify {
@@ -213,7 +213,7 @@ func (n *node) change(ctx context.Context, off, length int64, f func(c driver.St
 		return err
 	}
 	defer release()
-	return n.settled(n.all(func(_ int, c driver.Storage) error { return f(c) }))
+	return n.enough(n.all(func(_ int, c driver.Storage) error { return f(c) }))
 }
 
 // WriteAt implements driver.Storage.
@@ -242,7 +242,7 @@ func (*node) Discard(context.Context, int64, int64) error { return driver.ErrUns
 
 // Flush implements driver.Node.
 func (n *node) Flush(ctx context.Context) error {
-	return n.settled(n.all(func(_ int, c driver.Storage) error { return c.Flush(ctx) }))
+	return n.enough(n.all(func(_ int, c driver.Storage) error { return c.Flush(ctx) }))
 }
 
 // Map implements driver.Storage: zeroes where all children have zeroes.

@@ -3,7 +3,7 @@
 // may name: together they stay below its limits.
 //
 // A limit is a leaky bucket (QEMU's docs/throttle.txt): units flow out at the average
-// rate, and a request waits while there is no room. Without a burst the bucket holds a
+// rate, and a request waits while the bucket is full. Without a burst the bucket holds a
 // tenth of a second's units. With one it holds what the burst rate allows for the length
 // of the burst, and a second bucket bounds the rate meanwhile.
 package throttle

@@ -3,7 +3,7 @@
 //
 // A redolog has a header of 512 bytes, a catalog with an entry of 32 bits for each
 // extent, and the extents in the order in which they were written first. In front of
-// the data of an extent lies a bitmap with a bit for each sector, the lowest bit first:
+// the data of an extent is a bitmap with a bit for each sector, the lowest bit first:
 // set if the sector was written. In a "Growing" image all other sectors are zeroes; an
 // "Undoable" or "Volatile" redolog holds what was changed of another disk. It does not
 // name that disk: it is BASE if the redolog is BASE.redolog, as Bochs calls it, and else

@@ -73,7 +73,7 @@ func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error
 	return first, nil
 }
 
-// one maps a range as far as it lies in one unit, all of it here or all elsewhere.
+// one maps a range as far as it is in one unit, all of it here or all elsewhere.
 func (n *node) one(ctx context.Context, off, length int64) (driver.Extent, error) {
 	unit, in := off/n.unit, off%n.unit
 	x := driver.Extent{Length: min(length, n.unit-in), Kind: driver.ExtentZero}

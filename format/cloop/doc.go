@@ -3,7 +3,7 @@
 //
 // A file begins with a shell script of 128 bytes, the size of a block and the number n
 // of blocks (32 bits each, big endian), and n+1 offsets in the file (64 bits, big
-// endian): block i lies between the offsets i and i+1, as a zlib stream of exactly one
+// endian): block i fills the space between the offsets i and i+1, as a zlib stream of exactly one
 // block. The disk is n blocks long.
 //
 // The offsets stay in the file: a page of them is read when it is needed, and package

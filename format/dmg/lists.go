@@ -79,7 +79,7 @@ func toTag(in *bufio.Reader, rest string) error {
 	}
 }
 
-// readData decodes the text of a <data> element. What is no character of base64 is
+// readData decodes the text of a <data> element. What is not a base64 character is
 // skipped.
 func (r *runs) readData(in *bufio.Reader) error {
 	t := tableReader{to: r}

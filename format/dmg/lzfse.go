@@ -286,7 +286,7 @@ func eachState(freq []uint16, states int, fn func(symbol int, k uint8, delta int
 			return false
 		}
 		k := bits.Len(uint(states)) - bits.Len(uint(n))
-		few := states*2>>k - n // so many states of the symbol take k bits, the others one less
+		few := states*2>>k - n // this many states of the symbol take k bits, the others one less
 		for j := range n {
 			if j < few {
 				fn(symbol, uint8(k), (n+j)<<k-states)
@@ -298,7 +298,7 @@ func eachState(freq []uint16, states int, fn func(symbol int, k uint8, delta int
 	return true
 }
 
-// numberTable makes a table of numbers: symbol i stands for those from a base on that
+// numberTable makes a table of numbers: symbol i means those from a base on that
 // extra(i) bits tell apart; the bases follow one another.
 func numberTable(t []numState, freq []uint16, extra func(symbol int) uint8) bool {
 	var base [symbolsD]int32

@@ -21,7 +21,7 @@ func decodeLZVN(dst []byte, n int, src []byte) (int, error) {
 			}
 			return 0
 		}
-		var size, literals, match int // bytes of the operation; of what it stands for
+		var size, literals, match int // bytes of the operation; of its output
 		switch {
 		case op == 0x06:
 			return n, nil

@@ -62,7 +62,7 @@ func (n *node) Map(_ context.Context, off, length int64) (driver.Extent, error) 
 	return first, nil
 }
 
-// one maps a range as far as it lies in one run.
+// one maps a range as far as it is in one run.
 func (n *node) one(off, length int64) (driver.Extent, error) {
 	r := n.runs.find(off / sectorSize)
 	if r == nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/cowl-disk/cowl/protocol/mem"
 )
 
-const headerSize = 2068480 // of the default cipher, as the original has it
+const headerSize = 2068480 // of the default cipher, as QEMU has it
 
 type world struct {
 	t   *testing.T
@@ -131,7 +131,7 @@ func TestMeasure(t *testing.T) {
 		o    opts.Dict
 		want int64
 	}{
-		// As the original measures them.
+		// As QEMU measures them.
 		{1 << 30, nil, 1075810304},
 		{1000, nil, 2069480},
 		{0, nil, headerSize},

@@ -95,8 +95,8 @@ func (n *node) check(off, length int64) error {
 	return nil
 }
 
-// Map implements driver.Format. Where the bytes lie in the file is nobody else's
-// business: they would be of no use to who reads them there.
+// Map implements driver.Format. The position of the bytes in the file is not
+// reported: they are encrypted there.
 func (n *node) Map(_ context.Context, off, length int64) (driver.Extent, error) {
 	length = min(length, n.Size()-off)
 	if length <= 0 {

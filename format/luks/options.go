@@ -16,7 +16,7 @@ type openOptions struct {
 	KeySecret *string `opt:"key-secret" help:"ID of the secret that provides the keyslot passphrase"`
 }
 
-// createOptions stand in the order in which they are announced.
+// createOptions are in the order in which they are announced.
 type createOptions struct {
 	Size           int64   `opt:"size" type:"size" help:"Virtual disk size"`
 	KeySecret      *string `opt:"key-secret" help:"ID of the secret that provides the keyslot passphrase"`
@@ -69,7 +69,7 @@ func (o *createOptions) prealloc() (driver.Prealloc, error) {
 
 var errNoSecret = driver.Errorf(driver.ErrInvalid, "parameter 'key-secret' is required for cipher")
 
-// passphrase returns what a secret holds, which must be text: passphrases that nobody
+// passphrase returns what a secret holds, which must be text: passphrases that no one
 // could type would be lost with the file they are in.
 func passphrase(objects driver.Objects, ref *string) ([]byte, error) {
 	if ref == nil {

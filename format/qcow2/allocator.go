@@ -40,7 +40,7 @@ const (
 	discardRequest
 	discardSnapshot
 	discardOther
-	discardAlways // the file is told whatever the options say
+	discardAlways // discarded in the file whatever the options say
 )
 
 // drop is a range of host clusters that lost one reference.
@@ -79,7 +79,7 @@ func (a *allocator) init(ctx context.Context, im *image) error {
 	traits := im.file.Traits()
 	a.zeroOnGrow = traits.ZeroOnGrow
 	if traits.FixedSize {
-		// What lies behind the image on a device is room like any other, of
+		// What is behind the image on a device is space like any other, of
 		// unknown contents.
 		a.fileLimit, a.zeroOnGrow, a.fresh = im.file.Size(), false, 0
 	}
@@ -190,7 +190,7 @@ func (a *allocator) take(ctx context.Context, start, n int64) (again bool, err e
 }
 
 // makeBlock makes the refcount block of a region, or of the region that its own
-// cluster lies in. mu is held.
+// cluster is in. mu is held.
 func (a *allocator) makeBlock(ctx context.Context, region int64) error {
 	im := a.im
 	im.events.Raise("refblock_alloc")

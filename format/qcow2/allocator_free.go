@@ -101,8 +101,8 @@ func (im *image) whenUnused(drops []drop) {
 	})
 }
 
-// passed says whether the file is told of clusters freed for this reason.
-func (im *image) passed(how discardKind) bool {
+// discardPassedThrough says whether clusters freed for this reason are discarded in the file.
+func (im *image) discardPassedThrough(how discardKind) bool {
 	switch how {
 	case discardRequest:
 		return im.opt.PassDiscardRequest
@@ -116,15 +116,15 @@ func (im *image) passed(how discardKind) bool {
 	return false
 }
 
-// applyReady frees what nobody uses any more. flushMu is held.
+// applyReady frees what is not used any more. flushMu is held.
 func (im *image) applyReady(ctx context.Context) error {
 	a := &im.alloc
 	a.mu.Lock()
 	drops := a.ready
 	a.ready = nil
 	a.readyLen.Store(0)
-	// A cluster that the file is told of keeps its last reference meanwhile, so
-	// that nobody takes it and then loses what was written.
+	// A cluster that is discarded in the file keeps its last reference meanwhile, so
+	// that it is not allocated again before the discard is done.
 	var holes []int64
 	var err error
 	if len(drops) > 0 {
@@ -137,7 +137,7 @@ func (im *image) applyReady(ctx context.Context) error {
 			if v, err = a.counts.Get(ctx, c); err != nil {
 				break
 			}
-			if v == 1 && im.passed(d.how) {
+			if v == 1 && im.discardPassedThrough(d.how) {
 				holes = append(holes, c)
 				if a.freeByte>>im.clusterBits == c {
 					a.freeByte = 0
@@ -250,7 +250,7 @@ func (a *allocator) claimBytes(ctx context.Context, n int64) (int64, error) {
 
 // holdSpans lists the metadata whose places are known without looking: header,
 // L1 tables, refcount table, snapshot table, bitmap directory. mu is held, or
-// nobody else is there.
+// there is no other user.
 func (a *allocator) holdSpans() {
 	im := a.im
 	var spans []span

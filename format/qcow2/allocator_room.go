@@ -13,7 +13,7 @@ import (
 // memory. Whatever names it on disk later (the L2 entry, the L1 entry, its
 // refcount, the refcount table entry) must not need room then: the file system
 // may be full by that time. So new L2 tables and refcount blocks are written when
-// they are made, before they are used; and tables of the image that lie in holes
+// they are made, before they are used; and tables of the image that are in holes
 // of the file are filled before the first change.
 
 // errNoSpace is for files that cannot grow: devices.

@@ -37,7 +37,7 @@ type amendment struct {
 	order   uint32
 }
 
-// Amend changes features in the order of the original: what version 3 is needed
+// Amend changes features in the order of QEMU: what version 3 is needed
 // for comes after the upgrade and before a downgrade. Each step is durable before
 // the next.
 func (im *image) Amend(ctx context.Context, req *driver.AmendRequest) error {
@@ -138,7 +138,7 @@ func (im *image) checkAmend(a *amendment) error {
 func (im *image) rewriteHeader(ctx context.Context, edit func(h *ondisk.Header)) error {
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
-	if err := im.settle(ctx); err != nil {
+	if err := im.writebackAll(ctx); err != nil {
 		return err
 	}
 	im.hdrMu.Lock()
@@ -237,7 +237,7 @@ func (im *image) amendLazy(ctx context.Context, lazy bool, version uint32) error
 // markClean writes all refcounts and ends their being postponed.
 func (im *image) markClean(ctx context.Context) error {
 	im.flushMu.Lock()
-	err := im.settle(ctx)
+	err := im.writebackAll(ctx)
 	im.flushMu.Unlock()
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ func (im *image) setRefcountOrder(ctx context.Context, order uint32, progress fu
 	defer im.tableMu.Unlock()
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
-	if err := im.settle(ctx); err != nil {
+	if err := im.writebackAll(ctx); err != nil {
 		return err
 	}
 	w := &widthChange{im: im, order: order, bits: im.clusterBits + 3 - order, progress: progress}
@@ -48,7 +48,7 @@ func (im *image) setRefcountOrder(ctx context.Context, order uint32, progress fu
 		im.refused.Store(true) // which table the header names is not known
 		return err
 	}
-	if im.passed(discardOther) {
+	if im.discardPassedThrough(discardOther) {
 		slices.Sort(w.gone)
 		im.discardHoles(ctx, w.gone)
 	}
@@ -69,7 +69,7 @@ type widthChange struct {
 	tableClusters int64
 }
 
-// tableOff is where the new table lies: first, the blocks follow it.
+// tableOff is where the new table is: first, the blocks follow it.
 func (w *widthChange) tableOff() int64 { return w.start << w.im.clusterBits }
 
 func (w *widthChange) blockOff(i int) int64 {

@@ -106,7 +106,7 @@ func (h bitmapHost) ExtensionFits() error {
 func (h bitmapHost) Commit(ctx context.Context, x ondisk.BitmapsExtension) error {
 	im := h.im
 	im.flushMu.Lock()
-	err := im.settle(ctx)
+	err := im.writebackAll(ctx)
 	im.flushMu.Unlock()
 	if err != nil {
 		return err
@@ -135,7 +135,7 @@ func (im *image) writeBitmapsExtension(ctx context.Context, x ondisk.BitmapsExte
 	im.hdr.Autoclear &^= ondisk.AutoclearBitmaps
 	if x.Count > 0 {
 		im.hdr.Autoclear |= ondisk.AutoclearBitmaps
-		// Before the feature names, which fill the first sector: what lies in it is
+		// Before the feature names, which fill the first sector: what is in it is
 		// written at once.
 		at := slices.IndexFunc(im.exts, func(e ondisk.Extension) bool { return e.Type == ondisk.ExtFeatureNames })
 		if at < 0 {

@@ -8,7 +8,7 @@ import (
 )
 
 // Check verifies the metadata of the image and repairs what fix allows. Where
-// the check cannot go on there is an error, whose text is what the original
+// the check cannot go on there is an error, whose text is what QEMU
 // appends to "Check failed: ", and the result counts what was found before.
 //
 // No request may be under way. What the image had not written yet is written
@@ -21,7 +21,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 	defer im.flushMu.Unlock()
 	if im.writable && im.begun.Load() {
 		// Refcounts that were postponed and clusters that wait to be freed too.
-		if err := im.settle(ctx); err != nil {
+		if err := im.writebackAll(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -132,7 +132,7 @@ type damage struct {
 	name string
 	base string // which image
 	do   func(p *patient)
-	// better marks damage which the original does not repair, or only by giving
+	// better marks damage which QEMU does not repair, or only by giving
 	// the image up, and images that it changes merely by opening them (bitmaps
 	// are stored anew).
 	better bool
@@ -141,7 +141,7 @@ type damage struct {
 	// selfView marks images whose guest sees metadata as data, and so sees
 	// repairs.
 	selfView bool
-	// refused marks images that the original does not even open to check.
+	// refused marks images that QEMU does not even open to check.
 	refused bool
 }
 
@@ -296,7 +296,7 @@ func (p *patient) bitmapDirectory() int64 {
 }
 func (p *patient) bitmapTable() int64 { return int64(p.get(p.bitmapDirectory())) }
 
-// damageBases makes the images to be damaged, with the original.
+// damageBases makes the images to be damaged, with QEMU.
 func damageBases(t testing.TB, dir string) map[string]string {
 	bases := map[string]string{}
 	make := func(name, options string, commands ...string) {

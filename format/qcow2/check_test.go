@@ -31,6 +31,7 @@ func copyTestFile(t testing.TB, from, to string) {
 func openForCheck(t testing.TB, file driver.Storage, write bool) (*image, error) {
 	env := testEnv()
 	env.Objects = testSecrets{"s": "abc"}
+	env.Words = words.Text
 	env.OpenChild = func(_ context.Context, ref driver.ChildRef) (driver.Storage, error) {
 		return openDiskFile(t, ref.Filename), nil
 	}
@@ -87,7 +88,7 @@ func ourCheck(t testing.TB, path string, fix driver.CheckFix) checkRun {
 	return run
 }
 
-// theirCheck runs the original.
+// theirCheck runs QEMU.
 func theirCheck(t testing.TB, path string, args ...string) checkRun {
 	t.Helper()
 	p := openPatient(t, path)
@@ -177,7 +178,7 @@ func TestCheckBesideOriginal(t *testing.T) {
 				if ours.String() != theirs.String() && !d.better {
 					t.Errorf("check -r %s%s", mode, runDiff(ours, theirs))
 				}
-				// However it went, the original finds the same in both files.
+				// However it went, QEMU finds the same in both files.
 				if x, y := theirCheck(t, a), theirCheck(t, b); x.String() != y.String() && !d.better {
 					t.Errorf("after -r %s%s", mode, runDiff(x, y))
 				}

@@ -207,12 +207,12 @@ func TestCreateRefusals(t *testing.T) {
 			}
 			r := runTool(t, "qemu-img", append(args, path, size)...)
 			if r.code == 0 {
-				t.Fatal("the original accepts this")
+				t.Fatal("QEMU accepts this")
 			}
 			os.Remove(path)
 			err := createImage(t, path, parseTestSize(t, size), options)
 			if err == nil {
-				t.Fatal("accepted; the original says", r.stderr)
+				t.Fatal("accepted; QEMU says", r.stderr)
 			}
 			want := strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(r.stderr), "qemu-img: "), path+": ")
 			if words.Text(err) != want {

@@ -16,7 +16,7 @@ import (
 	"github.com/cowl-disk/cowl/qapi"
 )
 
-// TestReadOriginalImages reads images that the original made, in every
+// TestReadOriginalImages reads images that QEMU made, in every
 // combination of features that it accepts.
 func TestReadOriginalImages(t *testing.T) {
 	testkit.Tool(t, "qemu-io")
@@ -72,7 +72,7 @@ func TestReadOriginalImages(t *testing.T) {
 	try("data file raw", false, "data_file="+data, "data_file_raw=on")
 }
 
-// sameMap compares the block status with that of the original.
+// sameMap compares the block status with that of QEMU.
 func sameMap(t *testing.T, path string, img *block.Image) {
 	t.Helper()
 	var want []qapi.MapEntry
@@ -88,10 +88,10 @@ func sameMap(t *testing.T, path string, img *block.Image) {
 			compressed := x.Kind == driver.ExtentEncoded
 			zero := x.Kind == driver.ExtentZero || x.Kind == driver.ExtentUnallocated
 			if compressed != w.Compressed || zero && !w.Zero {
-				t.Fatalf("at %d: %+v, the original has %+v", off, x, w)
+				t.Fatalf("at %d: %+v, QEMU has %+v", off, x, w)
 			}
 			if w.Offset != nil && (!x.HasOffset || x.HostOffset != *w.Offset+off-w.Start) {
-				t.Fatalf("at %d: %+v, the original has offset %d", off, x, *w.Offset+off-w.Start)
+				t.Fatalf("at %d: %+v, QEMU has offset %d", off, x, *w.Offset+off-w.Start)
 			}
 			off += x.Length
 		}

@@ -141,7 +141,7 @@ func (im *image) changeReserved(ctx context.Context, c0, c1 int64, o changeOptio
 
 // inPlaceHole says whether a cluster keeps its place in the file that holds it
 // but not its contents, so that the file can be told at once: no other guest
-// cluster can come to lie there.
+// cluster can be placed there.
 func (im *image) inPlaceHole(old ondisk.L2Entry, free bool) bool {
 	k := im.kind(old)
 	return (k == kindNormal || k == kindZeroAlloc) && im.opt.PassDiscardRequest &&
@@ -156,7 +156,7 @@ func addSpan(s []span, off, n int64) []span {
 	return append(s, span{off: off, end: off + n})
 }
 
-// punchData tells the data file of ranges that nobody needs. Errors do not
+// punchData discards unused ranges in the data file. Errors do not
 // matter.
 func (im *image) punchData(ctx context.Context, spans []span) {
 	d, ok := im.data.(driver.Discarder)

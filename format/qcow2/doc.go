@@ -54,7 +54,7 @@
 // Snapshot operations first bring everything to the file and then work on the
 // tables there, in passes over all of them; the order is told with each. What they
 // do takes effect with one write to the header. Refcounts and copied flags disagree
-// while they work, harmlessly (a refcount too high, a flag missing), and version 3
+// while they work, without damage (a refcount too high, a flag missing), and version 3
 // images have the dirty bit set meanwhile.
 //
 // Dirty bitmaps are marked in memory before the change that they record. On disk
@@ -83,8 +83,8 @@
 //
 // # Encryption
 //
-// What lies on the disk may be encrypted, sector by sector, with AES-CBC or as in
-// a LUKS volume of version 1 whose header lies in clusters of its own (sections
+// What is on the disk may be encrypted, sector by sector, with AES-CBC or as in
+// a LUKS volume of version 1 whose header is in clusters of its own (sections
 // "Full disk encryption header pointer" and "Data encryption"). Metadata is not.
 // Map and Allocate then name a child that decrypts and encrypts; whatever writes
 // to the disk goes through it. Compressed clusters would not be encrypted: those of

@@ -76,7 +76,7 @@ func (im *image) expandTable(ctx context.Context, off, guest int64) error {
 	defer im.flushMu.Unlock()
 	// The disk may just have got its own copy of the table: what it gave up is counted
 	// only now.
-	if err := im.settle(ctx); err != nil {
+	if err := im.writebackAll(ctx); err != nil {
 		return err
 	}
 	// Every L1 table that names the table counts once for what the table names.

@@ -21,7 +21,7 @@ import (
 type encryption struct {
 	guest *cryptio.Storage // over image.data
 	// byGuest: a sector is numbered by its place on the disk (method 1), else by
-	// its place in the file that it lies in.
+	// its place in the file that it is in.
 	byGuest bool
 }
 
@@ -31,7 +31,7 @@ const aesKeyBytes = 16
 // encrypted says whether the header names an encryption method.
 func (im *image) encrypted() bool { return im.hdr.CryptMethod != ondisk.CryptNone }
 
-// child returns the Storage in which the disk's bytes from off on lie at host.
+// child returns the Storage in which the disk's bytes from off on are at host.
 func (im *image) child(off, host int64) driver.Storage {
 	switch {
 	case im.crypto == nil:

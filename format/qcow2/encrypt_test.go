@@ -200,7 +200,7 @@ func (d *encryptedDisk) change(img *block.Image) {
 	}
 }
 
-// verify compares the disk with the model, by us and by the original.
+// verify compares the disk with the model, by us and by QEMU.
 func (d *encryptedDisk) verify() {
 	d.t.Helper()
 	img := mustOpenEncrypted(d.t, d.path, false, d.open)
@@ -232,7 +232,7 @@ func (d *encryptedDisk) image() string {
 	return s
 }
 
-// TestEncryptedDisks changes encrypted disks at random, by us and by the original,
+// TestEncryptedDisks changes encrypted disks at random, by us and by QEMU,
 // and looks for plain text in the files.
 func TestEncryptedDisks(t *testing.T) {
 	for i, v := range encryptVariants {

@@ -55,7 +55,7 @@ func TestRefcountTableGrows(t *testing.T) {
 				t.Fatalf("file of %d bytes, %v", st.Size(), err)
 			}
 			if !bytes.Equal(original(t, path), want) {
-				t.Fatal("the original reads other content")
+				t.Fatal("QEMU reads other content")
 			}
 		})
 	}
@@ -139,7 +139,7 @@ func TestFailingGrowth(t *testing.T) {
 	}
 }
 
-// TestResizePreallocation grows with every mode and compares with the original.
+// TestResizePreallocation grows with every mode and compares with QEMU.
 func TestResizePreallocation(t *testing.T) {
 	for _, mode := range []driver.Prealloc{driver.PreallocOff, driver.PreallocMetadata, driver.PreallocFalloc, driver.PreallocFull} {
 		for _, o := range [][]string{nil, {"extended_l2=on"}, {"compat=0.10"}, {"cluster_size=4k"}} {
@@ -165,7 +165,7 @@ func TestResizePreallocation(t *testing.T) {
 					t.Fatal(err)
 				}
 				if d := a.Size() - b.Size(); d > 1<<20 || d < -1<<20 {
-					t.Errorf("our file has %d bytes, that of the original %d", a.Size(), b.Size())
+					t.Errorf("our file has %d bytes, that of QEMU %d", a.Size(), b.Size())
 				}
 			})
 		}

@@ -328,7 +328,7 @@ func (im *image) ChangeBacking(ctx context.Context, ref driver.BackingRef) error
 	return nil
 }
 
-// corruption reports damage that was met at run time. As in the original, an
+// corruption reports damage found at run time. As in QEMU, an
 // image that is open for writing is marked and no longer written.
 func (im *image) corruption(ctx context.Context, format string, args ...any) error {
 	err := driver.Errorf(driver.ErrCorrupt, format, args...)

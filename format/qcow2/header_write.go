@@ -111,7 +111,7 @@ func sectorOf(b []byte, i int64) []byte { return b[i*hdrSector : (i+1)*hdrSector
 // writeHeader writes header, extensions and backing file name anew and makes
 // them durable. hdrMu is held.
 //
-// The first sector is written last, and by itself: until then what lies behind
+// The first sector is written last, and by itself: until then what is behind
 // it is not what the header on disk refers to. A name that would overwrite the
 // old one is put elsewhere; extensions that would overwrite others wait until the
 // table of feature names, which says nothing that matters, has made room. Only
@@ -126,7 +126,7 @@ func (im *image) writeHeader(ctx context.Context) error {
 		return err
 	}
 	if next.disturbs(cur) {
-		if next, cur, err = im.apart(ctx, cur, next); err != nil {
+		if next, cur, err = im.separateLayout(ctx, cur, next); err != nil {
 			return err
 		}
 	}
@@ -147,7 +147,7 @@ func (im *image) writeHeader(ctx context.Context) error {
 		return err
 	}
 	im.hdr = next.hdr
-	// Remains of the old header are of no use to anybody, and do no harm.
+	// What is left of the old header is not referred to: an error is ignored.
 	_, _ = im.writeSectors(ctx, b, next.data)
 	return nil
 }
@@ -167,10 +167,10 @@ func (im *image) writeSectors(ctx context.Context, have, want []byte) (wrote boo
 	return wrote, nil
 }
 
-// apart finds a layout of the new header that does not overwrite the current
+// separateLayout finds a layout of the new header that does not overwrite the current
 // one behind the first sector. It may write a shorter form of the current header
 // first, and returns what is on disk then.
-func (im *image) apart(ctx context.Context, cur, next headerImage) (headerImage, headerImage, error) {
+func (im *image) separateLayout(ctx context.Context, cur, next headerImage) (headerImage, headerImage, error) {
 	moved, err := im.moveName(cur, next)
 	if err != nil {
 		return next, cur, err

@@ -110,7 +110,7 @@ func testEnv() *driver.Env {
 	return &driver.Env{Gate: driver.AllowAll, Budget: &driver.Budget{}, Warn: func(string) {}, Report: func(string) {}, Guard: &driver.Guard{}}
 }
 
-// needTool skips the test if a tool of the original is missing.
+// needTool skips the test if a tool of QEMU is missing.
 func needTool(t testing.TB, name string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
@@ -118,7 +118,7 @@ func needTool(t testing.TB, name string) {
 	}
 }
 
-// toolRun is what a run of the original gave.
+// toolRun is what a run of QEMU gave.
 type toolRun struct {
 	stdout, stderr string
 	code           int

@@ -140,7 +140,7 @@ type tables struct {
 	dropped int64  // bytes in drops
 }
 
-// span is a range of the file with what lies there.
+// span is a range of the file with what is there.
 type span struct {
 	off, end int64
 	what     string

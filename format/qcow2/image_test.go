@@ -84,7 +84,7 @@ func qemuIO(t testing.TB, path string, commands ...string) {
 	}
 }
 
-// checkClean asks the original whether the image is consistent, leaks included.
+// checkClean asks QEMU whether the image is consistent, leaks included.
 func checkClean(t testing.TB, path string) {
 	t.Helper()
 	out, errOut, code := testkit.Try(t, "qemu-img", "check", "-f", "qcow2", path)
@@ -107,7 +107,7 @@ func readAll(t testing.TB, img *block.Image) []byte {
 	return out
 }
 
-// original reads the whole disk with the original.
+// original reads the whole disk with QEMU.
 func original(t testing.TB, path string) []byte {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "original.raw")

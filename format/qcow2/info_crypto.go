@@ -2,8 +2,8 @@ package qcow2
 
 import "github.com/cowl-disk/cowl/crypto/luks"
 
-// encryptInfo is what "info" shows of encryption. The members stand in the order
-// in which the original prints them.
+// encryptInfo is what "info" shows of encryption. The members are in the order
+// in which QEMU prints them.
 type encryptInfo struct {
 	IVGen          string     `json:"ivgen-alg,omitempty"`
 	IVGenHash      string     `json:"ivgen-hash-alg,omitempty"`

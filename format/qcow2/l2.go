@@ -57,7 +57,7 @@ func (im *image) sliceFor(c int64) (s *clustertable.Slice, i int, missing int64)
 	return im.cache.Get(off), i, off
 }
 
-// readSlice fills p with the part of an L2 table that lies at off.
+// readSlice fills p with the part of an L2 table that is at off.
 func (im *image) readSlice(ctx context.Context, p []byte, off int64) error {
 	table := im.alignDown(off)
 	if table >= im.file.Size() {

@@ -74,7 +74,7 @@ func (im *image) entryError(ctx context.Context, c int64, e ondisk.L2Entry, what
 }
 
 // misplaced says whether an entry for guest offset off names another place than that
-// in the external data file, where every cluster lies at its guest offset (section
+// in the external data file, where every cluster is at its guest offset (section
 // "Incompatible features", bit 2).
 func (im *image) misplaced(off int64, e ondisk.L2Entry) bool {
 	k := im.kind(e)
@@ -130,7 +130,7 @@ func (im *image) mapRange(ctx context.Context, off, n int64) (driver.Extent, err
 		im.meta.RUnlock()
 		if bad != nil {
 			if acc.n > 0 {
-				break // tell of what is good; the damage is met by who asks for it
+				break // report what is good; the damage is reported to a caller that asks for it
 			}
 			return driver.Extent{}, im.entryError(ctx, pos>>im.clusterBits, bad.entry, bad.what)
 		}
@@ -293,7 +293,7 @@ func (im *image) subclusterPiece(e ondisk.L2Entry, in int64) piece {
 }
 
 // preallocated tells whether clusters were allocated without writing data, so
-// that holes of the file are worth asking for. As in the original, that is so if
+// that holes of the file are worth asking for. As in QEMU, that is so if
 // noticeably more clusters are referenced than the file occupies.
 func (im *image) preallocated(ctx context.Context) bool {
 	switch im.recurse.Load() {

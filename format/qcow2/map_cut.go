@@ -3,7 +3,7 @@ package qcow2
 import "github.com/cowl-disk/cowl/block/driver"
 
 // withinFile shortens a data extent for guest offset off to the clusters that the file
-// holds. One that lies beyond its end is an error: the file was cut short, and what the
+// holds. One that is beyond its end is an error: the file was cut short, and what the
 // guest wrote is lost.
 //
 // A cluster that begins in the file and ends behind it is sound: zeroes at the end of a

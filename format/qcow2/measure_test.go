@@ -36,7 +36,7 @@ func TestMeasureSize(t *testing.T) {
 				got, err := new(Driver).Measure(context.Background(), &driver.MeasureRequest{Size: parseTestSize(t, size), Options: d})
 				if r.code != 0 {
 					if err == nil {
-						t.Fatalf("accepted; the original says %s", r.stderr)
+						t.Fatalf("accepted; QEMU says %s", r.stderr)
 					}
 					if want := strings.TrimPrefix(strings.TrimSpace(r.stderr), "qemu-img: "); words.Text(err) != want {
 						t.Fatalf("got %q, want %q", err, want)

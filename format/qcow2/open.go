@@ -133,7 +133,7 @@ func (im *image) openDataFile(ctx context.Context, options map[string]any) error
 	return nil
 }
 
-// openForWriting clears autoclear bits that nobody knows, forgets bitmaps that are
+// openForWriting clears unknown autoclear bits, forgets bitmaps that are
 // no longer true, and repairs an image that was not closed.
 func (im *image) openForWriting(ctx context.Context) error {
 	if err := im.alloc.init(ctx, im); err != nil {
@@ -184,8 +184,8 @@ func (im *image) loadTables(ctx context.Context) error {
 	return nil
 }
 
-// readTable reads n big-endian 64-bit entries at off. What lies beyond the end
-// of the file is zero, as in the original: a table may end in a hole.
+// readTable reads n big-endian 64-bit entries at off. What is beyond the end
+// of the file is zero, as in QEMU: a table may end in a hole.
 func (im *image) readTable(ctx context.Context, off, n int64) ([]uint64, error) {
 	return im.readTableInto(ctx, nil, off, n)
 }

@@ -33,7 +33,7 @@ func patch(t *testing.T, path string, off int64, b []byte) {
 func u32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 func u64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
 
-// TestOpenErrors damages headers and compares what is said with the original.
+// TestOpenErrors damages headers and compares what is said with QEMU.
 func TestOpenErrors(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -86,7 +86,7 @@ func TestOpenErrors(t *testing.T) {
 			}
 			_, errOut, code := testkit.Try(t, "qemu-io", "-r", "-f", "qcow2", "-c", "quit", path)
 			if code == 0 || !strings.Contains(errOut, c.want) {
-				t.Errorf("the original says %q, not %q", errOut, c.want)
+				t.Errorf("QEMU says %q, not %q", errOut, c.want)
 			}
 		})
 	}
@@ -126,7 +126,7 @@ func TestOpenOptions(t *testing.T) {
 			}
 			_, errOut, code := testkit.Try(t, "qemu-io", "-c", "quit", "--image-opts", "driver=qcow2,file.filename="+path+","+c.options)
 			if (code == 0) != (c.want == "") || !strings.Contains(errOut, c.want) {
-				t.Errorf("the original says %q, not %q", errOut, c.want)
+				t.Errorf("QEMU says %q, not %q", errOut, c.want)
 			}
 		})
 	}
@@ -341,7 +341,7 @@ func TestFeatureNames(t *testing.T) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 	if _, errOut, _ := testkit.Try(t, "qemu-img", "info", "-f", "qcow2", path); !strings.Contains(errOut, want) {
-		t.Errorf("the original says %q", errOut)
+		t.Errorf("QEMU says %q", errOut)
 	}
 }
 

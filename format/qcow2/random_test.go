@@ -208,7 +208,7 @@ func TestRandomOperations(t *testing.T) {
 				closeImage(t, img)
 				checkClean(t, path)
 				if d := m.Diff(original(t, path), 0); d != "" {
-					t.Fatalf("read by the original: %s\nafter %s", d, strings.Join(log, "\n"))
+					t.Fatalf("read by QEMU: %s\nafter %s", d, strings.Join(log, "\n"))
 				}
 				st, err := os.Stat(path)
 				if err != nil || st.Size() == 0 {

@@ -193,7 +193,7 @@ func (im *image) growL1(ctx context.Context, n int64) error {
 	return nil
 }
 
-// zeroTail zeroes what lies behind the old end of the disk in its last cluster:
+// zeroTail zeroes what is behind the old end of the disk in its last cluster:
 // left there when the disk was larger.
 func (im *image) zeroTail(ctx context.Context, old, size int64) error {
 	end := min(size, im.alignUp(old))
@@ -213,8 +213,8 @@ func (im *image) zeroTail(ctx context.Context, old, size int64) error {
 }
 
 // zeroRange writes zeroes as data to a part of a cluster that holds data. What
-// lies before it in the cluster or subcluster is data too, and so it can be
-// copied without a look at the backing file; what lies behind is beyond the end
+// is before it in the cluster or subcluster is data too, and so it can be
+// copied without a look at the backing file; what is behind is beyond the end
 // of the disk.
 func (im *image) zeroRange(ctx context.Context, off, n int64) error {
 	for n > 0 {

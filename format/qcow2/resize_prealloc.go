@@ -19,7 +19,7 @@ func (im *image) preallocate(ctx context.Context, old, size int64, mode driver.P
 		return nil
 	}
 	if mode == driver.PreallocFalloc || mode == driver.PreallocFull {
-		// Tables first, so that the data lies in a row.
+		// Tables first, so that the data is in a row.
 		if !im.external {
 			perTable := int64(1) << im.l2Bits
 			for i := c; i < c1; i = (i/perTable + 1) * perTable {
@@ -49,7 +49,7 @@ func (im *image) preallocate(ctx context.Context, old, size int64, mode driver.P
 }
 
 // preallocateTable gives room to guest clusters [c0, c1) of one L2 table, as far
-// as they are unallocated. first says that the old end of the disk lies in c0.
+// as they are unallocated. first says that the old end of the disk is in c0.
 func (im *image) preallocateTable(ctx context.Context, c0, c1 int64, mode driver.Prealloc, first bool) error {
 	if err := im.needTables(ctx, c0, c1); err != nil {
 		return err
@@ -139,7 +139,7 @@ func (im *image) materialise(ctx context.Context, host, n int64, mode driver.Pre
 	if r, ok := im.file.(driver.Resizer); ok && grows {
 		how := mode
 		if mode == driver.PreallocMetadata {
-			how = driver.PreallocOff // no entry may name what lies beyond the end of the file
+			how = driver.PreallocOff // no entry may name what is beyond the end of the file
 		}
 		err := r.Resize(ctx, end, driver.ResizeOptions{Prealloc: how})
 		if err != nil {

@@ -36,7 +36,7 @@ func (im *image) shrink(ctx context.Context, old, size int64, opt driver.ResizeO
 	}
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
-	if err := im.settle(ctx); err != nil {
+	if err := im.writebackAll(ctx); err != nil {
 		return err
 	}
 	if err := im.shrinkRefcounts(ctx); err != nil {

@@ -137,7 +137,7 @@ func (op *snapshotOp) copyL1(ctx context.Context, l1 []uint64, kept namedTables,
 }
 
 // switchL1 lets the header name another L1 table and size of the disk, in one
-// write, and shows that disk. It returns where the former table lies.
+// write, and shows that disk. It returns where the former table is.
 func (op *snapshotOp) switchL1(ctx context.Context, l1 []uint64, off, size int64) (old span, err error) {
 	im := op.im
 	im.hdrMu.Lock()

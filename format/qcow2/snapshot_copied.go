@@ -9,8 +9,8 @@ import (
 
 // syncCopied makes the copied flags of the L2 tables t agree with the refcounts,
 // in the file. The refcounts are durable, all metadata is in the file, flushMu is
-// held and nobody changes the disk. The cache of L2 slices must be emptied
-// afterwards. A table that is shared has no flags: whoever changes it copies it
+// held and the disk does not change. The cache of L2 slices must be emptied
+// afterwards. A table that is shared has no flags: a writer copies it
 // first.
 func (im *image) syncCopied(ctx context.Context, t namedTables) error {
 	a := &im.alloc

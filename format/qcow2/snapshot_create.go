@@ -120,7 +120,7 @@ func (im *image) writeL1(ctx context.Context, l1, old []uint64) error {
 	return clustertable.Difference(im.l1.Off, old, l1, binary.BigEndian).Write(ctx, im.file)
 }
 
-// writeRoom writes b at the start of room, and no more: what lies behind it in its
+// writeRoom writes b at the start of room, and no more: what is behind it in its
 // last cluster means nothing, and would take room on disk.
 func (im *image) writeRoom(ctx context.Context, b []byte, room span) error {
 	if len(b) == 0 {

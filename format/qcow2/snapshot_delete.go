@@ -11,7 +11,7 @@ import (
 
 // DeleteSnapshot removes a snapshot. Order on disk: the new snapshot table;
 // barrier; the header names it; barrier; the references of the snapshot taken
-// away; barrier; copied flags of the active tables set where nobody else is left.
+// away; barrier; copied flags of the active tables set where no other reference is left.
 func (im *image) DeleteSnapshot(ctx context.Context, id, name string) error {
 	if err := im.canSnapshot(); err != nil {
 		return err

@@ -12,14 +12,14 @@ import (
 )
 
 // While a snapshot operation works, refcounts and copied flags cannot agree at
-// every moment: they lie in different places. In between, the flags err on the
+// every moment: they are in different places. In between, the flags err on the
 // safe side (none on what anybody else refers to), refcounts are too high at
-// most, and version 3 images have the dirty bit set, so that whoever opens them
+// most, and version 3 images have the dirty bit set, so that a program that opens them
 // after a crash brings the two together again. The operation itself takes effect
 // with one write to the header.
 
 // snapshotOp is a snapshot operation under way. flushMu, tableMu and resizeMu are
-// held, all metadata is in the file and nobody changes the disk.
+// held, all metadata is in the file and the disk does not change.
 type snapshotOp struct {
 	im      *image
 	list    []ondisk.Snapshot // afterwards
@@ -82,7 +82,7 @@ func (im *image) beginSnapshot(ctx context.Context, list []ondisk.Snapshot, room
 	}
 	im.flushMu.Lock()
 	if err == nil {
-		err = im.settle(ctx)
+		err = im.writebackAll(ctx)
 	}
 	if err == nil && !im.dirty() && im.version >= 3 {
 		op.dirtied = true
@@ -181,7 +181,7 @@ func (op *snapshotOp) dropOldTable(ctx context.Context) error {
 }
 
 // finish ends an operation that took effect. failed is what went wrong while room
-// was given back: then the dirty bit stays, for somebody to find the leaks.
+// was given back: then the dirty bit stays, so that a check finds the leaks.
 func (op *snapshotOp) finish(ctx context.Context, failed error) error {
 	im := op.im
 	im.codec.Forget()

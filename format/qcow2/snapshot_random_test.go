@@ -83,7 +83,7 @@ func (m *snapshotModel) ours(t *testing.T, r *rand.Rand, img *block.Image) strin
 	return what
 }
 
-// theirs lets the original work on the closed image.
+// theirs lets QEMU work on the closed image.
 func (m *snapshotModel) theirs(t *testing.T, r *rand.Rand) {
 	t.Helper()
 	for range 6 {
@@ -138,7 +138,7 @@ func (m *snapshotModel) info(t *testing.T) []qapi.SnapshotInfo {
 	return list
 }
 
-// verify reads everything with our code and with the original.
+// verify reads everything with our code and with QEMU.
 func (m *snapshotModel) verify(t *testing.T) {
 	t.Helper()
 	checkClean(t, m.path)
@@ -168,13 +168,13 @@ func (m *snapshotModel) verify(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The original copies as much of a snapshot as the disk has now.
+		// QEMU copies as much of a snapshot as the disk has now.
 		if d := s.content.Diff(got[:min(int64(len(got)), s.content.Size())], 0); d != "" {
-			t.Fatalf("snapshot %s read by the original: %s", s.id, d)
+			t.Fatalf("snapshot %s read by QEMU: %s", s.id, d)
 		}
 	}
 	if d := m.active.Diff(original(t, m.path), 0); d != "" {
-		t.Fatalf("read by the original: %s", d)
+		t.Fatalf("read by QEMU: %s", d)
 	}
 	img := openImage(t, m.path, false)
 	defer closeImage(t, img)
@@ -184,7 +184,7 @@ func (m *snapshotModel) verify(t *testing.T) {
 }
 
 // TestRandomSnapshots changes images with snapshots at random, in turns with our
-// code and with the original, and lets both read everything after each turn.
+// code and with QEMU, and lets both read everything after each turn.
 func TestRandomSnapshots(t *testing.T) {
 	testkit.Tool(t, "qemu-io")
 	rounds := 6

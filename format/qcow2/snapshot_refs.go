@@ -17,7 +17,7 @@ type namedTables struct {
 	times   []uint64 // how often each is named: once, unless the image is damaged
 }
 
-// tablesOf lists the L2 tables that l1 names. Each lies in the file, so that
+// tablesOf lists the L2 tables that l1 names. Each is in the file, so that
 // reading them all costs no more than reading the file.
 func (im *image) tablesOf(l1 []uint64) (namedTables, error) {
 	var all []int64
@@ -51,7 +51,7 @@ func (im *image) tablesOf(l1 []uint64) (namedTables, error) {
 const maxRefRuns = 64 << 10
 
 // refPass adds references to clusters, or takes them away, in large batches in
-// the order of the file. flushMu is held throughout, and nobody allocates.
+// the order of the file. flushMu is held throughout, and there are no allocations.
 type refPass struct {
 	im   *image
 	down bool
@@ -128,10 +128,10 @@ func (r *refPass) apply(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	r.applied++
-	if r.down && im.passed(discardSnapshot) && r.limit < 0 {
+	if r.down && im.discardPassedThrough(discardSnapshot) && r.limit < 0 {
 		im.discardFreed(ctx, freed)
 	}
-	if a.pressed() {
+	if a.needsWriteback() {
 		if _, err := im.writeRefcounts(ctx); err != nil {
 			return err
 		}

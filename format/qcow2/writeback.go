@@ -121,8 +121,8 @@ const (
 	minDirty      = 64 // slices
 )
 
-// pressed says whether so much is waiting that it should be written.
-func (im *image) pressed() bool {
+// needsWriteback says whether so much is waiting that it should be written.
+func (im *image) needsWriteback() bool {
 	im.meta.RLock()
 	slices := im.cache.Slices()
 	limit := slices / 2
@@ -130,23 +130,23 @@ func (im *image) pressed() bool {
 		limit = slices // all tables fit: nothing is gained by writing early
 	}
 	limit = max(limit, minDirty, int(2*im.clusterSize/im.cache.SliceSize()))
-	pressed := im.cache.Dirty() > limit || len(im.drops) > maxDropRanges || im.dropped > maxDropBytes
+	many := im.cache.Dirty() > limit || len(im.drops) > maxDropRanges || im.dropped > maxDropBytes
 	im.meta.RUnlock()
-	return pressed || im.alloc.readyLen.Load() > maxDropBytes || im.alloc.pressed()
+	return many || im.alloc.readyLen.Load() > maxDropBytes || im.alloc.needsWriteback()
 }
 
-func (a *allocator) pressed() bool {
-	return a.counts.Pressed()
+func (a *allocator) needsWriteback() bool {
+	return a.counts.NeedsWriteback()
 }
 
 // relieve writes metadata back if a lot is waiting. No lock is held.
 func (im *image) relieve(ctx context.Context) error {
-	if !im.pressed() {
+	if !im.needsWriteback() {
 		return nil
 	}
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
-	if !im.pressed() {
+	if !im.needsWriteback() {
 		return nil
 	}
 	return im.writeback(ctx, false, true)
@@ -172,9 +172,9 @@ func (im *image) postponed() bool {
 	return im.lazy && im.version >= 3 && im.begun.Load()
 }
 
-// settle writes everything, frees what waits to be freed, and writes that.
+// writebackAll writes everything, frees what waits to be freed, and writes that.
 // flushMu is held and no request is under way.
-func (im *image) settle(ctx context.Context) error {
+func (im *image) writebackAll(ctx context.Context) error {
 	if err := im.writeback(ctx, true, true); err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func (im *image) Close(ctx context.Context) error {
 	bitmapErr := im.bm.Store(ctx)
 	im.flushMu.Lock()
 	defer im.flushMu.Unlock()
-	if err := im.settle(ctx); err != nil {
+	if err := im.writebackAll(ctx); err != nil {
 		return err
 	}
 	if err := im.coverEnd(ctx); err != nil {

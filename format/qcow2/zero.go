@@ -52,7 +52,7 @@ func (im *image) WriteZeroes(ctx context.Context, off, n int64, flags driver.Zer
 		},
 	})
 	if err == nil && compressed {
-		return driver.Errorf(driver.ErrUnsupported, "a part of a compressed cluster cannot be zeroed without writing")
+		return driver.Errorf(driver.ErrUnsupported, "part of a compressed cluster cannot be zeroed without writing data")
 	}
 	return err
 }

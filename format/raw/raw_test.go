@@ -53,7 +53,7 @@ func someFile(t *testing.T, n int) string {
 	return path
 }
 
-// list is o as the original takes it.
+// list is o as QEMU takes it.
 func list(path string, o opts.Dict) string {
 	s := "driver=raw,file.driver=file,file.filename=" + opts.EscapeComma(path)
 	for _, k := range o.Keys() {
@@ -162,7 +162,7 @@ func TestMapBesideTheOriginal(t *testing.T) {
 				off += st.Length
 			}
 			if img.Size() == 0 {
-				return // the original prints one extent of nothing
+				return // QEMU prints one extent of nothing
 			}
 			if a, b := text(got), text(want); a != b {
 				t.Errorf("got  %s\nwant %s", a, b)

@@ -7,7 +7,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 )
 
-// format is one that is told by its first bytes, or by its file name.
+// format is one that is recognised by its first bytes, or by its file name.
 type format struct {
 	desc  driver.Desc
 	probe func(head []byte, name string) bool
@@ -33,7 +33,7 @@ func Drivers() []driver.Driver {
 	return list
 }
 
-// at says whether magic stands at an offset.
+// at says whether magic is at an offset.
 func at(off int, magic string) func([]byte, string) bool {
 	return func(head []byte, _ string) bool {
 		return len(head) >= off+len(magic) && string(head[off:off+len(magic)]) == magic

@@ -22,7 +22,7 @@ func DataUnits(ctx context.Context, req *driver.MeasureRequest, unit int64) (int
 			return sum, nil
 		}
 		if x.Length <= 0 {
-			return 0, driver.Errorf(driver.ErrInvalid, "the source does not say what lies at offset %d", off)
+			return 0, driver.Errorf(driver.ErrInvalid, "the source does not report what is at offset %d", off)
 		}
 		end := off + x.Length
 		if x.Kind == driver.ExtentData || x.Kind == driver.ExtentEncoded {

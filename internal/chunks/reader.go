@@ -42,7 +42,7 @@ type Config struct {
 	Cache int64
 }
 
-// Reader reads guest bytes that lie in chunks. It is safe for concurrent use.
+// Reader reads guest bytes that are in chunks. It is safe for concurrent use.
 type Reader struct {
 	decode Decoder
 	budget *driver.Budget
@@ -215,7 +215,7 @@ func (r *Reader) shrink(limit int64) {
 	}
 }
 
-// free gives back the buffer of an entry that nobody uses and nobody will find. mu is
+// free gives back the buffer of an entry that is neither used nor reachable. mu is
 // held.
 func (r *Reader) free(e *entry) {
 	if e.users > 0 || e.at != nil || e.buf == nil {

@@ -20,13 +20,13 @@ const (
 	minShare = 128 << 10
 )
 
-// Storage stands for a child whose bytes are encrypted: it decrypts what it reads
-// and encrypts what it writes. It does not say what it stands for (no Unwrap) nor
-// copy ranges: nobody may move bytes around it.
+// Storage wraps a child whose bytes are encrypted: it decrypts what it reads
+// and encrypts what it writes. It does not reveal its child (no Unwrap) nor
+// copy ranges: the bytes must not bypass it.
 //
 // Reads and writes may begin and end anywhere. A write of a part of a sector reads
 // the sector, changes it and writes it whole; while it does, other requests for
-// that sector wait. What lies beyond the end of the child counts as encrypted
+// that sector wait. What is beyond the end of the child counts as encrypted
 // zeroes, so ReadAt never ends short. Close does not close the child.
 type Storage struct {
 	*shared
@@ -40,7 +40,7 @@ type shared struct {
 	locks  rangelock.Locker
 }
 
-// New returns Storage over child. The byte at offset o of it, and of child, lies
+// New returns Storage over child. The byte at offset o of it, and of child, is
 // in sector (o+delta)/512 as the cipher numbers them; sectors begin where o+delta
 // is a multiple of their size, the first one at 0 or behind. Neither child nor c
 // is owned.
@@ -69,7 +69,7 @@ func (s *Storage) Traits() driver.Traits {
 // Flush flushes the child.
 func (s *Storage) Flush(ctx context.Context) error { return s.child.Flush(ctx) }
 
-// Close does nothing: whoever opened the child closes it.
+// Close does nothing: the opener of the child closes it.
 func (s *Storage) Close(context.Context) error { return nil }
 
 // Map says data wherever the child has bytes: a hole is encrypted zeroes, which
@@ -100,7 +100,7 @@ func (s *Storage) ReadAt(ctx context.Context, p []byte, off int64) (int, error) 
 	defer held.Unlock()
 	done := 0
 	for done < len(p) {
-		// Whole sectors go straight into p, the others by way of a buffer.
+		// Whole sectors go straight into p, the others through a buffer.
 		pos, rest := off+int64(done), p[done:]
 		if whole := int64(len(rest)) &^ (s.size - 1); s.in(pos) == 0 && whole > 0 {
 			if err := s.readSectors(ctx, rest[:whole], pos); err != nil {

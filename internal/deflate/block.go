@@ -46,7 +46,7 @@ const (
 	endOfBlock = 256
 )
 
-// flush writes the tokens, which stand for raw, as one block in the shortest form, and
+// flush writes the tokens of raw as one block in the shortest form, and
 // empties the block.
 func (e *Encoder) flush(raw []byte, final bool) {
 	last := uint64(0)

@@ -12,7 +12,7 @@ const (
 	minMatch   = 3
 	maxMatch   = 258
 
-	// How hard matches are sought: so many candidates of four equal bytes are looked at,
+	// How hard matches are sought: how many candidates of four equal bytes are compared,
 	// a quarter of them once a match of goodMatch is there; one of niceMatch ends the
 	// search, and one of lazyMatch is taken without a look at the next byte.
 	maxChain  = 16
@@ -188,7 +188,7 @@ func (e *Encoder) parse(src []byte, i int) int {
 }
 
 // find returns the longest match at i that is longer than least, of four bytes at least;
-// none has no length. v are the bytes there; the first candidate lies d bytes before.
+// none has no length. v are the bytes there; the first candidate is d bytes before.
 func (e *Encoder) find(src []byte, i int, v uint64, d, least int) (length, distance int) {
 	farthest := min(i, window-1)
 	n := min(len(src)-i, maxMatch)

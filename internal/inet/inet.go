@@ -1,4 +1,4 @@
-// Package inet finds the addresses that host names stand for.
+// Package inet finds the addresses of host names.
 package inet
 
 import (
@@ -10,7 +10,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/message"
 )
 
-// Loopback returns the addresses that address, "host:port", stands for if the host is
+// Loopback returns the addresses that address, "host:port", means if the host is
 // localhost, in the order in which they are to be tried, and else address alone. That name
 // is the loopback's on every system (RFC 6761, section 6.3), also where no file of hosts
 // says so: a resolver that asks a name server for it would fail, or be told wrong.
@@ -30,14 +30,14 @@ func Loopback(network, address string) []string {
 	return []string{six, four} // as a system's resolver sorts them (RFC 6724)
 }
 
-// Addresses returns all addresses that address, "host:port", stands for, each again with
+// Addresses returns all addresses that address, "host:port", means, each again with
 // the port. Where the host is empty or an address, that is address alone. network is as
 // for Loopback. An error of the resolver is a *net.DNSError.
 func Addresses(ctx context.Context, network, address string) ([]string, error) {
 	list := Loopback(network, address)
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || len(list) > 1 || list[0] != address || host == "" || net.ParseIP(host) != nil || strings.Contains(host, "%") {
-		return list, nil // errors of the address are for whoever uses it
+		return list, nil // errors of the address show when it is used
 	}
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip"+strings.TrimPrefix(network, "tcp"), host)
 	if err != nil {
@@ -51,7 +51,7 @@ func Addresses(ctx context.Context, network, address string) ([]string, error) {
 }
 
 // Reason words an error of finding an address as getaddrinfo(3) does; nil if err is none.
-// The name servers and ports that Go's errors name are of no use to who mistyped a host.
+// The name servers and ports in Go's errors do not help with a mistyped host.
 func Reason(err error) error {
 	var addr *net.AddrError
 	var dns *net.DNSError

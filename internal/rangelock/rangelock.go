@@ -17,7 +17,7 @@ const (
 
 // Locker hands out ranges in the order in which they were asked for: a request
 // waits for every earlier one that overlaps and conflicts, granted or not, so
-// that nobody starves. The zero value is ready.
+// that no request starves. The zero value is ready.
 type Locker struct {
 	mu          sync.Mutex
 	first, last *Held

@@ -5,7 +5,7 @@
 // runtime (GOMEMLIMIT) count.
 //
 // A Go program cannot recover from a failed allocation: the runtime ends it with
-// a dump of all goroutines. So whoever wants much memory asks first, with Workers
+// a dump of all goroutines. So code that needs much memory asks first, with Workers
 // for a number of workers and with Claim for one large allocation.
 //
 // All functions may be called concurrently. All sizes are in bytes.

@@ -39,17 +39,6 @@ func ReadAt(ctx context.Context, r ReaderAt, off, n int64) ([]byte, error) {
 	})
 }
 
-// Read reads n bytes from r. Fewer are io.ErrUnexpectedEOF.
-func Read(r io.Reader, n int64) ([]byte, error) {
-	return grow(n, func(p []byte, _ int64) error {
-		_, err := io.ReadFull(r, p)
-		if err == io.EOF {
-			return io.ErrUnexpectedEOF
-		}
-		return err
-	})
-}
-
 func grow(n int64, read func(p []byte, done int64) error) ([]byte, error) {
 	if n < 0 || n > math.MaxInt {
 		return nil, fmt.Errorf("%w: %d bytes", ErrSize, n)

@@ -26,10 +26,6 @@ func TestRead(t *testing.T) {
 		if err != nil || !bytes.Equal(b, src[:n]) {
 			t.Fatalf("ReadAt of %d bytes: %v", n, err)
 		}
-		b, err = Read(bytes.NewReader(src), n)
-		if err != nil || !bytes.Equal(b, src[:n]) {
-			t.Fatalf("Read of %d bytes: %v", n, err)
-		}
 	}
 	if b, err := ReadAt(context.Background(), memAt(src), 3, 5); err != nil || !bytes.Equal(b, src[3:8]) {
 		t.Fatalf("ReadAt at 3: %v", err)
@@ -43,9 +39,6 @@ func TestPromisesCostNothing(t *testing.T) {
 		if _, err := ReadAt(context.Background(), memAt("0123456789"), 0, n); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatalf("ReadAt of %d bytes: %v", n, err)
 		}
-		if _, err := Read(bytes.NewReader([]byte("0123456789")), n); !errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Fatalf("Read of %d bytes: %v", n, err)
-		}
 	}
 	runtime.ReadMemStats(&after)
 	if got := after.TotalAlloc - before.TotalAlloc; got > 16<<20 {
@@ -54,9 +47,6 @@ func TestPromisesCostNothing(t *testing.T) {
 }
 
 func TestImpossibleSizes(t *testing.T) {
-	if _, err := Read(bytes.NewReader(nil), -1); !errors.Is(err, ErrSize) {
-		t.Fatal(err)
-	}
 	for _, c := range [][2]int64{{-1, 1}, {0, -1}, {math.MaxInt64, 2}} {
 		if _, err := ReadAt(context.Background(), memAt(""), c[0], c[1]); !errors.Is(err, ErrSize) {
 			t.Fatalf("%v: %v", c, err)

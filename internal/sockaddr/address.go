@@ -4,6 +4,7 @@ package sockaddr
 
 import (
 	"cmp"
+	"errors"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -32,7 +33,7 @@ type Address struct {
 func (a *Address) Given() bool { return *a != Address{} }
 
 // Old fills a with the older spelling of an address, which the options host, port and
-// path of a driver are: a is not Given else. defaultPort stands for a port that is not
+// path of a driver are: a is not Given else. defaultPort is used for a port that is not
 // given.
 func (a *Address) Old(host, port, path, defaultPort string) error {
 	switch {
@@ -180,8 +181,12 @@ func (e *Endpoint) Error(err error) error {
 	if reason := inet.Reason(err); reason != nil {
 		return driver.Errorf(driver.ErrInvalid, "address resolution failed for %s: %w", e.shown, reason)
 	}
+	kind := driver.ErrInvalid
+	if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
+		kind = errors.Join(driver.ErrInvalid, driver.ErrTimeout)
+	}
 	if no := errnoOf(err); no != nil {
 		err = no
 	}
-	return driver.Errorf(driver.ErrInvalid, "failed to connect to '%s': %w", e.shown, err)
+	return driver.Errorf(kind, "failed to connect to '%s': %w", e.shown, err)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -167,5 +168,22 @@ func TestDial(t *testing.T) {
 	}
 	if err := dial("type=unix,path=" + strings.Repeat("x", 200)); err == nil || !strings.Contains(err.Error(), "too long") {
 		t.Error(err)
+	}
+}
+
+// TestTimeout: an attempt that took too long is found by its kind, whoever ended it.
+func TestTimeout(t *testing.T) {
+	e := &sockaddr.Endpoint{Network: "tcp"}
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}, true},
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ETIMEDOUT)}, true},
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, false},
+	} {
+		if err := e.Error(c.err); errors.Is(err, driver.ErrTimeout) != c.want || !errors.Is(err, driver.ErrInvalid) {
+			t.Errorf("%v: a timeout is %v", err, !c.want)
+		}
 	}
 }

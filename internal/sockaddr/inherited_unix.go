@@ -11,7 +11,7 @@ import (
 )
 
 // takeSocket makes a connection of an inherited stream socket. It takes the socket
-// away from its number: who asks for that again does not get it, nor another socket
+// away from its number: a second request for the number gets neither it nor another socket
 // that the system has given the number to.
 func takeSocket(fd int) (net.Conn, error) {
 	if fd < 0 {

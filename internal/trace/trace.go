@@ -1,5 +1,5 @@
 // Package trace prints events of the block layer, of formats, protocols and NBD
-// for people who look for a fault: the option --trace. An event that is off costs
+// for debugging: the option --trace. An event that is off costs
 // one atomic load.
 //
 // Events have the names and the form that QEMU gives to the same occasions, without
@@ -94,7 +94,7 @@ func Names() []string {
 	return names
 }
 
-// Set turns the events on or off whose names match a pattern, in which * stands for
+// Set turns the events on or off whose names match a pattern, in which * matches
 // any characters and ? for one. With a leading "-" the pattern turns off. It
 // returns false for a name without such characters that no event has.
 func Set(pattern string) bool {

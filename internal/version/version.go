@@ -31,7 +31,7 @@ func versionOf(info *debug.BuildInfo) string {
 	return v
 }
 
-// Full is the version of QEMU that a program stands in for, with its own.
+// Full is the version of QEMU that a program replaces, with its own.
 func Full() string { return Original + " (cowl " + Own() + ")" }
 
 // Build describes what this program was built with and from.

@@ -1,6 +1,6 @@
 // Package vsock connects virtual machines and their host: stream sockets of the
-// family AF_VSOCK. An address is "cid:port"; as the cid of a listener, "" stands
-// for any. There are such sockets on Linux only.
+// family AF_VSOCK. An address is "cid:port"; as the cid of a listener, "" is
+// any. There are such sockets on Linux only.
 package vsock
 
 import (

@@ -71,7 +71,7 @@ func (c *Conn) ReadOnly() bool { return c.has(wire.FlagReadOnly) }
 // CanFUA says whether the server takes the flag for durable writes.
 func (c *Conn) CanFUA() bool { return c.has(wire.FlagSendFUA) }
 
-// ReadAt fills p from offset off, all of which lies in the export.
+// ReadAt fills p from offset off; the range must be within the export.
 func (c *Conn) ReadAt(ctx context.Context, p []byte, off int64) error {
 	if err := c.inRange(off, int64(len(p))); err != nil {
 		return err
@@ -161,7 +161,7 @@ func (c *Conn) Cache(ctx context.Context, off, n int64) error {
 
 // ZeroOptions modify WriteZeroes.
 type ZeroOptions struct {
-	NoHole bool // the range keeps or gets its room
+	NoHole bool // the range stays or becomes allocated
 	Fast   bool // fail with ErrUnsupported or wire.ENOTSUP rather than be slow
 	FUA    bool // durable at the return
 }

@@ -15,11 +15,11 @@ import (
 
 const (
 	defaultInFlight = 64
-	// smallPayload is copied to what is sent next, so that the caller's buffer is
+	// smallPayload is the largest payload that is copied to the queue, so that the caller's buffer is
 	// not needed while it is sent.
 	smallPayload = 16 << 10
 	// graceful bounds the wait for a transfer to or from the buffer of a request
-	// that was cancelled, and for the last words of a connection.
+	// that was cancelled, and for the last messages of a connection.
 	graceful = time.Second
 )
 
@@ -59,7 +59,7 @@ type outPart struct {
 	data     []byte
 }
 
-// call is a request and what has come of it. The fields are guarded by Conn.mu
+// call is a request and its outcome. The fields are guarded by Conn.mu
 // except where said.
 type call struct {
 	index  uint32
@@ -68,8 +68,8 @@ type call struct {
 	active bool          // a reply is expected
 	// sending and receiving: buf is in use by the connection.
 	sending, receiving bool
-	abandoned          bool // nobody waits
-	ready              bool // done will be told when no transfer is left
+	abandoned          bool // no caller waits
+	ready              bool // done is signalled when no transfer is left
 
 	req     wire.Request
 	buf     []byte // of a read: where the data go
@@ -105,7 +105,7 @@ func newConn(nc net.Conn, br *bufio.Reader, info Info, ids map[uint32]string, in
 	return c
 }
 
-// Info returns what the server said of the export.
+// Info returns the server's description of the export.
 func (c *Conn) Info() Info { return c.info }
 
 // Size returns the size of the export in bytes.
@@ -121,7 +121,7 @@ func (c *Conn) Err() error {
 	return c.err
 }
 
-// Close takes leave of the server and closes the connection. Requests under way
+// Close ends the session with the server and closes the connection. Requests under way
 // fail.
 func (c *Conn) Close() error {
 	c.mu.Lock()
@@ -191,7 +191,7 @@ func (c *Conn) do(ctx context.Context, req wire.Request, payload, buf []byte, as
 	return c.abandon(ctx, k)
 }
 
-// result is what has come of a call that is done.
+// result is the outcome of a finished call.
 func (c *call) result() error {
 	if c.err != nil {
 		return c.err
@@ -217,7 +217,7 @@ func (c *Conn) abandon(ctx context.Context, k *call) (*call, error) {
 		t.Stop()
 	}
 	if !k.active {
-		// It has ended just now.
+		// It ended meanwhile.
 		<-k.done
 		return k, k.result()
 	}
@@ -267,7 +267,7 @@ func (o *outgoing) grow(n int) []byte {
 	return o.arena[from:]
 }
 
-// flush sends what is queued, unless somebody is sending already, who will.
+// flush sends what is queued, unless another goroutine is sending: that one sends it.
 func (c *Conn) flush() {
 	c.mu.Lock()
 	if c.writing {
@@ -314,12 +314,12 @@ func (o *outgoing) send(nc net.Conn) error {
 	return err
 }
 
-// sent forgets what was sent, or never will be. c.mu is held.
+// sent drops what was sent, or never will be. c.mu is held.
 func (c *Conn) sent(o *outgoing) {
 	for i := range o.parts {
 		if k := o.parts[i].call; k != nil {
 			k.sending = false
-			c.settle(k)
+			c.signal(k)
 		}
 		o.parts[i] = outPart{}
 	}
@@ -336,12 +336,12 @@ func (c *Conn) finish(k *call, err error) {
 	if err != nil {
 		k.err = err
 	}
-	c.settle(k)
+	c.signal(k)
 }
 
-// settle tells the one who waits for a call that has ended, once its buffers are
+// signal wakes the caller of a call that has ended, once its buffers are
 // not in use any more. c.mu is held.
-func (c *Conn) settle(k *call) {
+func (c *Conn) signal(k *call) {
 	if !k.ready || k.sending || k.receiving {
 		return
 	}

@@ -48,7 +48,7 @@ type Config struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// Info is what a server says of an export.
+// Info is a server's description of an export.
 type Info struct {
 	Name        string // the name that the server prefers, or the one asked for
 	Description string
@@ -83,7 +83,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	return c, nil
 }
 
-// List asks a server for its exports and what it says of each.
+// List asks a server for its exports and their descriptions.
 func List(ctx context.Context, cfg Config) ([]Info, error) {
 	var list []Info
 	err := cfg.negotiate(ctx, func(h *handshake) (err error) {

@@ -93,7 +93,7 @@ func (e *OptionError) Hint() string {
 	return strings.Join(lines, "\n")
 }
 
-// ConnectError is a connection that could not be made: nothing was said yet.
+// ConnectError is a connection that could not be made.
 type ConnectError struct{ Err error }
 
 func (e *ConnectError) Error() string { return message.Text(e) }
@@ -101,11 +101,11 @@ func (e *ConnectError) Error() string { return message.Text(e) }
 // Template implements message.Message.
 func (e *ConnectError) Template() (string, []any) { return "%v", []any{e.Err} }
 
-// Unwrap returns what the system said.
+// Unwrap returns the error of the system.
 func (e *ConnectError) Unwrap() error { return e.Err }
 
 // GreetingError is a connection on which the server's greeting does not come. Part
-// says what was waited for: "initial magic" or "server flags".
+// is what was expected: "initial magic" or "server flags".
 type GreetingError struct {
 	Part string
 	Err  error
@@ -121,10 +121,10 @@ func (e *GreetingError) Template() (string, []any) {
 	return "failed to read %s: unable to read from socket: %v", []any{e.Part, systemError(e.Err)}
 }
 
-// Unwrap returns what was wrong with the connection.
+// Unwrap returns the error of the connection.
 func (e *GreetingError) Unwrap() error { return e.Err }
 
-// systemError returns what the system said, or err if it did not say anything.
+// systemError returns the error number of the system within err, or err if it has none.
 func systemError(err error) error {
 	var no syscall.Errno
 	if errors.As(err, &no) {
@@ -134,7 +134,7 @@ func systemError(err error) error {
 }
 
 // refused says whether err is an option that the server does not have, or does not
-// want to give, so that one goes on without. A server that wants TLS first says so
+// want to give, so that the client goes on without. A server that wants TLS first says so
 // again when the export is chosen.
 func refused(err error) bool {
 	var oe *OptionError

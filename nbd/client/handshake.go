@@ -160,8 +160,8 @@ func (h *handshake) send(o wire.Option, data []byte) error {
 	wire.OptionHeader{Option: o, Length: uint32(len(data))}.Put(b)
 	_, err := h.nc.Write(append(b, data...))
 	if tc, ok := h.nc.(*tls.Conn); ok && err != nil {
-		// A server that does not like our certificate says so and goes: that tells
-		// more than that it is gone.
+		// A server that refuses our certificate says so and closes the connection: that says
+		// more than the lost connection.
 		if _, said := tc.Read(make([]byte, 1)); said != nil && !errors.Is(said, io.EOF) {
 			err = said
 		}
@@ -226,7 +226,7 @@ func (h *handshake) option(o wire.Option, data []byte, want wire.OptionReply, ea
 	return violation("too many replies to option %v", o)
 }
 
-// abort takes leave of a server that goes on waiting for options.
+// abort ends the session with a server that still waits for options.
 func (h *handshake) abort() {
 	if h.mode >= ModeSimple {
 		h.send(wire.OptAbort, nil)
@@ -290,7 +290,7 @@ func (h *handshake) exportName(info *Info) error {
 	}
 	b, err := h.read(n)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		// All that a server can do about a name that it does not have.
+		// A server has no other way to refuse a name.
 		return &OptionError{Option: wire.OptExportName, Reply: wire.RepErrUnknown}
 	}
 	if err != nil {
@@ -380,7 +380,7 @@ func (h *handshake) list() ([]Info, error) {
 			if !errors.As(err, &oe) {
 				return list, err
 			}
-			continue // the name is all that we get
+			continue // only the name is known
 		}
 		info.Name = name
 		if h.mode < ModeStructured {

@@ -7,8 +7,8 @@ import (
 )
 
 // Negotiate connects to a server, chooses an export with simple replies, and returns
-// the connection at the beginning of the transmission phase, for somebody else to
-// go on with: a kernel. cfg.MaxMode and cfg.Contexts are not used.
+// the connection at the beginning of the transmission phase, for another user
+// of it, such as a kernel. cfg.MaxMode and cfg.Contexts are not used.
 func Negotiate(ctx context.Context, cfg Config) (net.Conn, Info, error) {
 	cfg.MaxMode, cfg.Contexts = ModeSimple, nil
 	var nc net.Conn
@@ -18,7 +18,7 @@ func Negotiate(ctx context.Context, cfg Config) (net.Conn, Info, error) {
 			return err
 		}
 		if h.br.Buffered() > 0 {
-			return errors.New("the NBD server talks before it is asked")
+			return errors.New("the NBD server sends data before it is asked for any")
 		}
 		nc = h.nc
 		return nil

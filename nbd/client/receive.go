@@ -97,7 +97,7 @@ func (c *Conn) simple(k *call, r *wire.Reply) error {
 	return nil
 }
 
-// data reads n bytes to the buffer of a call, or over them if nobody waits for them.
+// data reads n bytes to the buffer of a call, or drops them if no caller waits for them.
 func (c *Conn) data(k *call, at, n int) error {
 	c.mu.Lock()
 	k.receiving = !k.abandoned
@@ -110,7 +110,7 @@ func (c *Conn) data(k *call, at, n int) error {
 	_, err := io.ReadFull(c.br, buf[at:at+n])
 	c.mu.Lock()
 	k.receiving = false
-	c.settle(k)
+	c.signal(k)
 	c.cond.Broadcast()
 	c.mu.Unlock()
 	return err
@@ -177,7 +177,7 @@ func (c *Conn) payload(r *wire.Reply, limit uint64) ([]byte, error) {
 	return b, nil
 }
 
-// inRead checks that a part of a reply lies inside the request, and in no other part.
+// inRead checks that a part of a reply is within the request and overlaps no other part.
 func (c *Conn) inRead(k *call, off, n uint64) (at int, err error) {
 	req := &k.req
 	if req.Type != wire.CmdRead || n == 0 || off < req.Offset || n > req.Length || off-req.Offset > req.Length-n {
@@ -281,7 +281,7 @@ func (c *Conn) errorChunk(k *call, r *wire.Reply) error {
 	return nil
 }
 
-// coverage records which parts of a read have come.
+// coverage records which parts of a read were received.
 type coverage struct {
 	total uint64
 	parts []span // sorted, not touching
@@ -289,7 +289,7 @@ type coverage struct {
 
 type span struct{ from, to uint64 }
 
-// maxSpans bounds the memory for a reply whose parts come in a strange order.
+// maxSpans bounds the memory for a reply whose parts come out of order.
 const maxSpans = 4096
 
 func (c *coverage) reset() { c.total, c.parts = 0, c.parts[:0] }

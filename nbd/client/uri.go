@@ -17,7 +17,7 @@ type Target struct {
 	Host    string // without the port, "" for unix
 	Export  string
 	TLS     bool // the server must be made to use TLS
-	// What the query says of TLS: a directory of certificates, a user name and a
+	// TLS parameters of the query: a directory of certificates, a user name and a
 	// file of pre-shared keys, the name that the certificate must have.
 	TLSCertificates, TLSUsername, TLSPSKFile, TLSHostname string
 }

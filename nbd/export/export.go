@@ -16,7 +16,7 @@ import (
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
-// Options say what of an image is shown.
+// Options say what an export offers.
 type Options struct {
 	// AllocationDepth offers the context qemu:allocation-depth.
 	AllocationDepth bool
@@ -26,7 +26,7 @@ type Options struct {
 }
 
 // Device is an image as a server.Device. If the image is open for writing, so is
-// the device. It does not own the image: close that after the server has let go.
+// the device. It does not own the image: close the image after the server has released the device.
 type Device struct {
 	img      *block.Image
 	contexts []string
@@ -146,7 +146,7 @@ func (d *Device) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return errno(err)
 }
 
-// Cache reads a range, so that what caches there are hold it.
+// Cache reads a range to fill the caches.
 func (d *Device) Cache(ctx context.Context, off, n int64) error {
 	const step = 256 << 10
 	buf := bufpool.Get(step)

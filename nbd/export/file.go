@@ -22,7 +22,7 @@ func findFile(ctx context.Context, img *block.Image) (p plainFile) {
 	storage := img.Unwrap()
 	if storage == nil {
 		format, ok := img.Node().(driver.Format)
-		if !ok || img.File() == nil || img.Passed() != img.File() {
+		if !ok || img.File() == nil || img.PassedThrough() != img.File() {
 			return p
 		}
 		if storage = img.File().Unwrap(); storage == nil {
@@ -41,8 +41,8 @@ func findFile(ctx context.Context, img *block.Image) (p plainFile) {
 }
 
 // FileRange implements server.FileRanger. Of a disk that is in pieces it names those
-// in layers that nobody writes: elsewhere the room of a piece may be used for
-// something else while it is being sent.
+// in read-only layers: elsewhere clusters may be freed and used for
+// something else while they are being sent.
 func (d *Device) FileRange(ctx context.Context, off, n int64) (f *os.File, at int64, ok bool) {
 	file := d.file
 	if file.f == nil {
@@ -61,6 +61,6 @@ func (d *Device) FileRange(ctx context.Context, off, n int64) (f *os.File, at in
 		file.f, file.shift = h.File(), st.Offset-off
 	}
 	at = file.shift + off
-	// The end of a disk may lie beyond that of its file.
+	// A disk may end beyond the end of its file.
 	return file.f, at, file.f != nil && at <= file.storage.Size()-n
 }

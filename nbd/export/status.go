@@ -51,7 +51,7 @@ func (d *Device) extent(ctx context.Context, name string, off, n int64) (length 
 		return 0, 0, driver.Errorf(driver.ErrInvalid, "no context '%s'", name)
 	}
 	if off >= b.size {
-		return n, 0, nil // nobody can have written there
+		return n, 0, nil // no write can have reached it
 	}
 	length, dirty, err := b.in.BitmapExtent(ctx, bitmapName(name), off, min(n, b.size-off))
 	if dirty {
@@ -75,7 +75,7 @@ func depth(ctx context.Context, img *block.Image, off, n int64) (int64, uint64, 
 		case next == nil:
 			return st.Length, 0, nil
 		case off >= next.Size():
-			// Zeroes because the layer below ends before: they count as its own.
+			// Zeroes because the layer below is shorter: they count as allocated there.
 			return st.Length, d + 1, nil
 		}
 		layer, n = next, st.Length

@@ -33,7 +33,7 @@ func sys(device, name string) string {
 	return filepath.Join("/sys/block", filepath.Base(device), name)
 }
 
-// owner names who has attached the device: the kernel shows the number of that task
+// owner identifies the process that attached the device: the kernel shows its number
 // as long as it is attached. It is "" for a device that is not attached.
 func owner(device string) string {
 	b, err := os.ReadFile(sys(device, "pid"))
@@ -158,7 +158,7 @@ func (a *Attachment) ready(ctx context.Context, want int64) error {
 	return nil
 }
 
-// watch closes done when the device is detached. Somebody else may have attached it
+// watch closes done when the device is detached. Another process may have attached it
 // again at once.
 func (a *Attachment) watch() {
 	t := time.NewTicker(50 * time.Millisecond)
@@ -172,7 +172,7 @@ func (a *Attachment) watch() {
 }
 
 // Detach detaches the device that Attach attached, and waits until it is gone. It
-// leaves a device alone that somebody else has attached since.
+// leaves a device alone that another process has attached since.
 func (a *Attachment) Detach(ctx context.Context) error {
 	select {
 	case <-a.done:
@@ -192,8 +192,8 @@ func (a *Attachment) Detach(ctx context.Context) error {
 	}
 }
 
-// Detach detaches a device, whoever attached it, and returns when it is gone. A
-// device that is not attached is well so.
+// Detach detaches a device, whichever process attached it, and returns when it is gone. A
+// device that is not attached is not an error.
 func Detach(ctx context.Context, device string) error {
 	n, err := index(device)
 	if err != nil {
@@ -221,7 +221,7 @@ func Detach(ctx context.Context, device string) error {
 			return message.Errorf(nil, "failed to disconnect %s: %w", device, err)
 		}
 	}
-	// The kernel lets go of the device when nobody has it open.
+	// The kernel releases the device when no process has it open.
 	f.Close()
 	return until(ctx, func() bool { return !attached(device) })
 }

@@ -51,7 +51,7 @@ type Config struct {
 // Attachment is a device that Attach has attached.
 type Attachment struct {
 	device string
-	owner  string // Netlink: as the kernel names who attached it
+	owner  string // Netlink: the identifier that the kernel keeps of the attachment
 	done   chan struct{}
 	err    error
 	// detach of the method by which it was attached

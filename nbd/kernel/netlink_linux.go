@@ -53,7 +53,7 @@ func execute(command uint8, build func(e *netlink.AttributeEncoder)) error {
 	case errors.Is(err, unix.EBUSY):
 		return ErrBusy
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("the kernel wants CAP_SYS_ADMIN for this: %w", err)
+		return fmt.Errorf("the kernel requires CAP_SYS_ADMIN for this: %w", err)
 	}
 	return err
 }

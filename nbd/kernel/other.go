@@ -7,7 +7,7 @@ import "context"
 // Attach attaches a connection to a device.
 func Attach(context.Context, Config) (*Attachment, error) { return nil, ErrUnsupported }
 
-// Detach detaches a device, whoever attached it.
+// Detach detaches a device, whichever process attached it.
 func Detach(context.Context, string) error { return ErrUnsupported }
 
 // Detach detaches the device that Attach attached.

@@ -30,7 +30,7 @@ const (
 	readBuffer   = 256 << 10 // for requests and small payloads
 	firstBuffer  = 16 << 10  // what it is before a client has sent as much
 	replyBuffer  = 256 << 10 // for replies of the leader
-	inPlace      = 64 << 10  // the largest payload that is used where it lies in these buffers
+	inPlace      = 64 << 10  // the largest payload that is used within these buffers
 	piece        = 512 << 10 // the largest buffer for a part of a request
 	socketBuffer = 512 << 10 // asked of the system for the answers to one client, on Unix sockets
 	maxInFlight  = 2 << 20   // bytes of the buffers that workers hold, of one connection
@@ -57,7 +57,7 @@ type conn struct {
 	// Constant in the transmission phase.
 	dev      Device
 	writer   Writer          // nil: read-only
-	reporter StatusReporter  // nil: nobody knows where zeroes are
+	reporter StatusReporter  // nil: it is not known where zeroes are
 	ranger   FileRanger      // nil: nothing is sent from files
 	socket   syscall.RawConn // of raw, for ranger
 	size     uint64
@@ -84,7 +84,7 @@ type conn struct {
 	inFlight     int        // bytes of buffers of jobs
 	gathered     [2]replies // of workers: one is filled while the other is sent
 	filling      int        // which one is filled
-	writing      bool       // somebody writes to nc
+	writing      bool       // a goroutine is writing to nc
 	broken       error      // writing has failed
 }
 
@@ -263,6 +263,6 @@ func (p *pace) fast() bool { return p.average.Load() < paceFast }
 func (p *pace) took(d time.Duration, n int) {
 	ns := min(max(int64(d)-int64(n)/2, 0), int64(time.Second))
 	old := p.average.Load()
-	// An update that another one overwrites is no loss.
+	// A lost update does not matter.
 	p.average.Store(old + (ns-old)/16)
 }

@@ -79,14 +79,14 @@ type SmallRequester interface {
 	SmallRequests()
 }
 
-// FileRanger is a Device whose bytes may lie in a file of the system, from where
+// FileRanger is a Device whose bytes may be in a file of the system, from where
 // they can be sent without being read first.
 type FileRanger interface {
-	// FileRange returns where in f the n bytes at off begin, if all of them lie there
+	// FileRange returns where in f the n bytes at off begin, if all of them are there
 	// one after the other, as they are, and always will: the room may be written
 	// anew, as the device is, but not be used for something else. f stays open as long
 	// as the device is in use, and its position does not matter to anybody. It is no
-	// harm if f turns out to be shorter: then ReadAt is asked.
+	// problem if f turns out to be shorter: ReadAt is called then.
 	FileRange(ctx context.Context, off, n int64) (f *os.File, at int64, ok bool)
 }
 

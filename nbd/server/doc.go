@@ -13,7 +13,7 @@
 // When a request that the leader executes takes long all the same, another
 // goroutine takes its place.
 //
-// Large reads of a device whose bytes lie in a file (FileRanger) are sent from the
+// Large reads of a device whose bytes are in a file (FileRanger) are sent from the
 // page cache to Unix sockets, without a buffer, where the system can do that.
 //
 // # What a client can cost

@@ -19,7 +19,7 @@ const (
 
 // fileRange returns a part for n bytes at off that is sent from the file where they
 // lie. ok is false if they must be read: there is no such file or socket, they would
-// have to be waited for while nobody else can write to the client, or they may be
+// have to be waited for while nothing else can be sent to the client, or they may be
 // zeroes of which the client can be told instead.
 func (c *conn) fileRange(req *wire.Request, off int64, n int) (p part, ok bool) {
 	if c.ranger == nil || n < fileMin || c.noFile.Load() {

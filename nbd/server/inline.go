@@ -22,7 +22,7 @@ const (
 // errDeposed ends a leader in whose place there is another.
 var errDeposed = errors.New("another goroutine leads the connection")
 
-// inline is what the leader does of requests itself, and who notices when one of
+// inline is how the leader executes requests itself, and how it is noticed when one of
 // them takes too long. While a request is executed, since is its start in
 // nanoseconds, and the watch may take c.in and c.own away by changing since: the
 // leader, when it comes back, sees that and touches them no more.

@@ -63,7 +63,7 @@ func inherit(fd int) (net.Listener, error) {
 }
 
 // Listen listens at an address of the network "unix", "tcp", "tcp4", "tcp6" or "vsock".
-// A host name may stand for several addresses: the list has a listener for each that can be
+// A host name may have several addresses: the list has a listener for each that can be
 // had, and at least one if the error is nil. All have the same port, where it can be had
 // at each, also if that asked for is 0. The file of a Unix socket is removed when its
 // listener is closed, unless another socket has taken its place.
@@ -107,8 +107,8 @@ func listenTCP(network, address string) ([]net.Listener, error) {
 }
 
 // listenEach listens at those of addresses where it can, at the port that the first of
-// them has. The error, if there are none, is the last: a system without IPv6 has no use for
-// the error of its loopback address, which comes first.
+// them has. The error, if there are none, is the last one: on a system without IPv6 the first
+// one is about the IPv6 loopback address.
 func listenEach(network string, addresses []string) (list []net.Listener, err error) {
 	for _, a := range addresses {
 		if len(list) > 0 {
@@ -166,7 +166,7 @@ func listenUnix(path string) (net.Listener, error) {
 	return &unixListener{l, path, file}, nil
 }
 
-// Close ends the listener. The file goes first, so that whoever finds none may listen.
+// Close ends the listener. The file is removed first, so that another server can listen as soon as it is gone.
 func (l *unixListener) Close() error {
 	if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.file) {
 		_ = os.Remove(l.path)

@@ -376,7 +376,7 @@ func (n *negotiator) metaContexts(o wire.Option) {
 }
 
 // matches says whether one of the queries asks for a context. A query that ends
-// after a colon stands for all that begin so, when listing.
+// after a colon means all contexts with that prefix, when listing.
 func matches(name string, queries []string, list bool) bool {
 	if list && len(queries) == 0 {
 		return true

@@ -8,7 +8,7 @@ import (
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
-// replies gathers what is to be sent. Small parts lie one after the other in the
+// replies collects what is to be sent. Small parts are next to each other in the
 // arena, larger ones are referred to.
 type replies struct {
 	arena []byte
@@ -58,7 +58,7 @@ func (r *replies) shrink(n int) {
 	}
 }
 
-// free gives back the buffers and forgets everything. It returns what is no longer
+// free releases the buffers and everything queued. It returns what is no longer
 // in flight.
 func (r *replies) free() (release, shared int) {
 	for i := range r.parts {
@@ -211,7 +211,7 @@ func (c *conn) flushOwn() error {
 }
 
 // post queues replies of a worker, as add makes them, and sends them unless
-// somebody is sending already, who will.
+// another goroutine is sending: that one sends it.
 func (c *conn) post(add func(*replies)) {
 	c.mu.Lock()
 	add(&c.gathered[c.filling])
@@ -281,6 +281,6 @@ func (c *conn) addHole(r *replies, req *wire.Request, off uint64, n int, done bo
 	wire.PutOffsetHole(r.grow(wire.OffsetHoleLen), off, uint32(n))
 }
 
-// addBuffer appends a part that is no range of the arena; a buffer is given back when
+// addBuffer appends a part that is outside the arena; a buffer is given back when
 // it is sent.
 func (r *replies) addBuffer(p part) { r.parts = append(r.parts, p) }

@@ -188,7 +188,7 @@ func (c *conn) readInPlace(req *wire.Request, n int) error {
 	if err == nil {
 		holes = c.holes(req, req.Offset, p)
 	}
-	var sparse part // p, if it is not sent where it lies
+	var sparse part // p, if it is sent in other parts
 	if len(holes) > 0 {
 		sparse.buf = bufpool.Get(n)
 		sparse.data = sparse.buf[:copy(sparse.buf, p)]
@@ -324,7 +324,7 @@ func (c *conn) write(req *wire.Request) error {
 
 // payload reads the payload of a write from its byte off on, in pieces, and executes
 // them or hands them on. Where the device is fast they are executed one after the
-// other: file systems let one write at a time into a file, and whoever waits for
+// other: file systems let one write at a time into a file, and a goroutine that waits for
 // that burns a processor that the client could use.
 func (c *conn) payload(req *wire.Request, o *op, off int) error {
 	n, fua := int(req.Length), req.Flags&wire.CmdFlagFUA != 0

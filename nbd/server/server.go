@@ -41,7 +41,7 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Peer is a client that asks to be let in.
+// Peer is a client that connects.
 type Peer struct {
 	Addr net.Addr
 	TLS  *tls.ConnectionState // nil without TLS
@@ -200,7 +200,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			// Out of descriptors, or a client that was gone before we came.
+			// Out of descriptors, or the client closed the connection before it was accepted.
 			if te, ok := err.(interface{ Temporary() bool }); ok && te.Temporary() {
 				delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 				s.cfg.Log.Warn("accept failed", "err", err)
@@ -224,7 +224,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		go func() {
 			c.run()
-			// Who waits is served after this one is counted out.
+			// A waiting client is served after this one is gone.
 			s.remove(c)
 			if s.slots != nil {
 				<-s.slots
@@ -261,7 +261,7 @@ func (s *Server) newConn(ctx context.Context, nc net.Conn) *conn {
 	return c
 }
 
-// share divides the room for buffers among the connections. s.mu is held.
+// share divides the memory for buffers among the connections. s.mu is held.
 func (s *Server) share() {
 	s.inFlight.Store(int64(max(piece, min(maxInFlight, allInFlight/max(len(s.conns), 1)))))
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 )
 
-// Define looks at credentials as the original does when they are defined, used or not:
+// Define checks credentials as QEMU does when they are defined, used or not:
 // the files that must be there are, and can be read. With sanity the certificates are
 // judged, too: their times, what they may be used for, and whether the authority has
 // signed ours. objects knows the secret that an encrypted key needs; it may be nil.
@@ -247,7 +247,7 @@ func judgeOwn(c *x509.Certificate, path string, server bool) error {
 	return nil
 }
 
-// distrust says why the authorities do not vouch for a certificate, nil if they do.
+// distrust says why a certificate is not trusted by the authorities, nil if it is.
 // between are certificates that may lead to them.
 func distrust(cert *x509.Certificate, between, authorities []*x509.Certificate) error {
 	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}

@@ -36,7 +36,7 @@ func role(server bool) string {
 // maxFile is the largest file of credentials that is read.
 const maxFile = 16 << 20
 
-// What GnuTLS says of files, which users of the original know.
+// The messages of GnuTLS about files, which users of QEMU know.
 var (
 	errHeader   = driver.Errorf(nil, "Base64 unexpected header error")
 	errBase64   = driver.Errorf(nil, "Base64 decoding error")
@@ -59,7 +59,7 @@ func find(dir, name string, required bool) (string, error) {
 	}
 }
 
-// bare returns what the system said, without the path.
+// bare returns the error of the system, without the path.
 func bare(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
@@ -114,7 +114,7 @@ type signed struct {
 	Signature asn1.BitString
 }
 
-// parseError words that der, which is not what it should be, cannot be parsed.
+// parseError is the error for der, which cannot be parsed.
 func parseError(der []byte, err error) error {
 	if rest, e := asn1.Unmarshal(der, &signed{}); e != nil || len(rest) > 0 {
 		return errDER

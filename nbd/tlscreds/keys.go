@@ -115,7 +115,7 @@ var oldCiphers = map[string]struct {
 func decryptOld(block *pem.Block, password []byte) ([]byte, error) {
 	name, ivText, ok := strings.Cut(block.Headers["DEK-Info"], ",")
 	if !ok {
-		return nil, driver.Errorf(driver.ErrInvalid, "the encrypted key does not say its cipher (DEK-Info)")
+		return nil, driver.Errorf(driver.ErrInvalid, "the encrypted key does not name its cipher (DEK-Info)")
 	}
 	c, ok := oldCiphers[name]
 	if !ok {

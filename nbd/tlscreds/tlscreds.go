@@ -46,7 +46,7 @@ func Server(creds *driver.TLSCreds, objects driver.Objects) (*tls.Config, error)
 }
 
 // Client returns the configuration of a client. hostname is what the server's
-// certificate must be for; "" leaves that unchecked, as there is no name to a
+// certificate must be for; "" leaves that unchecked, for example for a
 // local socket.
 func Client(creds *driver.TLSCreds, objects driver.Objects, hostname string) (*tls.Config, error) {
 	if err := check(creds, false); err != nil {
@@ -63,7 +63,7 @@ func Client(creds *driver.TLSCreds, objects driver.Objects, hostname string) (*t
 		return nil, err
 	}
 	if cert != nil {
-		// Sent whatever authorities the server names: it will say if it minds.
+		// Sent whatever authorities the server names: the server decides.
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}
 	if creds.VerifyPeer {

@@ -21,7 +21,7 @@ func (e *VerifyError) Error() string { return driver.Text(e) }
 // Template implements driver.Message.
 func (e *VerifyError) Template() (string, []any) { return "%v", []any{e.msg} }
 
-// Unwrap returns what the library says of the certificate.
+// Unwrap returns the error of the TLS library.
 func (e *VerifyError) Unwrap() error { return e.cause }
 
 // trust is what certificates are verified with.
@@ -31,7 +31,7 @@ type trust struct {
 }
 
 // loadTrust reads the certificates of the authorities and what they have revoked. A
-// file without certificates is trust in nobody.
+// file without certificates trusts nothing.
 func loadTrust(dir string) (*trust, error) {
 	path, err := find(dir, caCert, true)
 	if err != nil {

@@ -2,7 +2,7 @@
 // io.ReaderAt, of one that can be written as well, and of an fs.File. An *os.File is
 // better served by file.Handle, which knows where its holes are.
 //
-// What the functions return goes into block.Source.Storage and
+// What the functions return is for block.Source.Storage and
 // block.CreateRequest.Storage. It may be opened several times. Closing an image on
 // it closes nothing of the caller's.
 //

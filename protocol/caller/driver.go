@@ -13,7 +13,7 @@ import (
 )
 
 // ReadWriterAt is storage that can be written. Both methods are called concurrently.
-// WriteAt writes beyond the end only if there is Truncate as well; what lies between
+// WriteAt writes beyond the end only if there is Truncate as well; what is between
 // the old end and the new bytes then reads as zeroes, as in a file.
 //
 // Two further methods are used where they are there:

@@ -23,7 +23,7 @@ func (n *node) up(off int64) int64 {
 	return n.down(off + n.align - 1)
 }
 
-// memAligned tells whether p can be handed to the device as it lies.
+// memAligned tells whether the address of p is aligned for the device.
 func (n *node) memAligned(p []byte) bool {
 	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))&uintptr(n.mem-1) == 0
 }
@@ -70,11 +70,11 @@ func (n *node) readDirect(p []byte, off int64) (int, error) {
 }
 
 // writeDirect writes past the page cache. Blocks that p covers in part are read
-// first; while that goes on nobody else writes them.
+// first; no other write reaches them meanwhile.
 func (n *node) writeDirect(ctx context.Context, p []byte, off int64) (int, error) {
 	end := off + int64(len(p))
 	// Where the last block reaches beyond the end of the file, the file is cut
-	// again afterwards, and nobody may extend it meanwhile.
+	// again afterwards, and it must not grow meanwhile.
 	cut := func() bool { return !n.device && n.up(end) != end && n.up(end) > n.Size() }
 	mode := rangelock.Shared
 	if n.down(off) != off || n.up(end) != end {
@@ -155,7 +155,7 @@ func (n *node) writeBlocks(p []byte, off int64) (done int, err error) {
 
 // writeEdge changes part of the block around pos, using the buffer b.
 func (n *node) writeEdge(b, p []byte, pos, head int64) (int, error) {
-	clear(b) // what lies beyond the end of the file
+	clear(b) // what is beyond the end of the file
 	if _, err := preadOnce(n.f, b, pos-head); err != nil {
 		return 0, err
 	}
@@ -166,7 +166,7 @@ func (n *node) writeEdge(b, p []byte, pos, head int64) (int, error) {
 	return m, nil
 }
 
-// lockForZero keeps changes of allocation apart from read-modify-write. It locks
+// lockForZero excludes changes of allocation during read-modify-write. It locks
 // nothing without direct I/O.
 func (n *node) lockForZero(ctx context.Context, off, length int64) (unlock func(), err error) {
 	if n.align == 0 {

@@ -69,7 +69,7 @@ func IsDevice(name string) bool {
 func (d *fileDriver) Desc() *driver.Desc { return d.desc }
 
 // Open implements driver.Driver. Several nodes may be open on one file, in this
-// process too: image locks keep them apart.
+// process too: image locks exclude each other.
 func (d *fileDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
 	var o openOptions
 	if err := openSchema.Decode(req.Options, &o); err != nil {

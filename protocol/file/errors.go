@@ -37,7 +37,7 @@ func (e *fullError) Unwrap() error        { return e.error }
 // Template implements driver.Message.
 func (e *fullError) Template() (string, []any) { return "%v", []any{e.error} }
 
-// LockError says that somebody else uses an image in a way that excludes us.
+// LockError says that another process uses an image in a way that conflicts with ours.
 // It is a driver.ErrLocked.
 type LockError struct {
 	Perm     string // "consistent read", "write", "write unchanged", "resize"

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The bytes of a file that stand for permissions: one range for those in use,
+// The bytes of a file that represent permissions: one range for those in use,
 // one for those that are not shared.
 const (
 	lockUsed     = 100
@@ -40,7 +40,7 @@ func (l locks) bytes() (at []int64) {
 	return at
 }
 
-// lockNode takes image locks, and fails with a LockError if somebody holds locks
+// lockNode takes image locks, and fails with a LockError if another process holds locks
 // to the contrary. All locks go when f is closed; on error, the caller closes f
 // or calls unlockNode. Where the system has no such
 // locks nothing is locked, or, if they are required, the error says so.
@@ -90,7 +90,7 @@ func unlockNode(f *os.File, drop, keep locks) {
 	}
 }
 
-// lockFailed completes l. That a byte is locked is no news worth the errno.
+// lockFailed completes l. A conflict on the byte is expected: the errno is dropped.
 func lockFailed(l *LockError, err error) error {
 	if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
 		l.Err = err

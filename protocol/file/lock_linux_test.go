@@ -25,11 +25,11 @@ const (
 	all        = driver.PermAll
 )
 
-// user is a way of using an image, by the original's programs and by us.
+// user is a way of using an image, by QEMU's programs and by us.
 type user struct {
 	name   string
 	format string
-	args   []string // of the original, which ends at once if it is given "-c quit"
+	args   []string // of QEMU, which ends at once if it is given "-c quit"
 	access driver.Access
 }
 
@@ -43,7 +43,7 @@ var users = []user{
 
 var lockError = regexp.MustCompile(`Failed to get .* lock`)
 
-// theirs tries to open path and returns how the original words the refusal.
+// theirs tries to open path and returns QEMU's message of the refusal.
 func (u user) theirs(t *testing.T, path string) string {
 	_, errOut, code := testkit.Try(t, u.args[0], append(u.args[1:], "-c", "quit", path)...)
 	msg := lockError.FindString(errOut)
@@ -67,7 +67,7 @@ func (u user) ours(t *testing.T, path string) string {
 	return lockError.FindString(words.Text(l))
 }
 
-// hold starts the original on path and returns when it holds its locks.
+// hold starts QEMU on path and returns when it holds its locks.
 func (u user) hold(t *testing.T, path string) (release func()) {
 	cmd := exec.Command(testkit.Tool(t, u.args[0]), append(u.args[1:], path)...)
 	in, err := cmd.StdinPipe()
@@ -93,7 +93,7 @@ func (u user) hold(t *testing.T, path string) (release func()) {
 }
 
 // TestLocksBesideTheOriginal holds an image in every way and uses it in every
-// way, with the original and with this package on either side: all four
+// way, with QEMU and with this package on either side: all four
 // combinations must say the same.
 func TestLocksBesideTheOriginal(t *testing.T) {
 	testkit.Tool(t, "qemu-io")

@@ -57,7 +57,7 @@ func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error
 	return e, nil
 }
 
-// seek asks the file system what lies at off and how far it goes.
+// seek asks the file system what is at off and how far it goes.
 func (n *node) seek(off, size int64) *segment {
 	s := &segment{off: off, end: size, data: true, changes: n.holes.changes.Load()}
 	if n.device || seekData < 0 || n.features.noSeek.Load() {
@@ -65,7 +65,7 @@ func (n *node) seek(off, size int64) *segment {
 	}
 	data, err := n.f.Seek(off, seekData)
 	switch {
-	case errors.Is(err, syscall.ENXIO): // no data from here on
+	case errors.Is(err, syscall.ENXIO): // no data behind off
 		// Where the file has become shorter there is no hole: reading has to fail.
 		if now, err := fileSize(n.f, false); err == nil {
 			s.end = min(size, now)
@@ -82,7 +82,7 @@ func (n *node) seek(off, size int64) *segment {
 		s.end, s.data = data, false
 		return s
 	}
-	// A hole at off now would mean that somebody just punched one: call it data,
+	// A hole at off now would mean that a hole was punched meanwhile: call it data,
 	// which is never wrong.
 	if hole, err := n.f.Seek(off, seekHole); err == nil && hole > off {
 		s.end = hole

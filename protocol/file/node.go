@@ -26,7 +26,7 @@ type node struct {
 	drv      string  // "file" or "host_device"
 	device   bool
 	write    bool
-	borrowed *handle // not nil: f belongs to whoever called Handle
+	borrowed *handle // not nil: f belongs to the caller of Handle
 	cache    driver.Cache
 	sector   int64 // logical block size of a device
 	fsBlock  int64 // block size of the file system, for sharing blocks; 0: it cannot
@@ -87,7 +87,7 @@ func (n *node) checkLength() error {
 	}
 	b := bufpool.Get(int(max(n.align, 1)))
 	defer bufpool.Put(b)
-	// Errors are left to whoever reads.
+	// Errors are reported by the reads.
 	if m, err := preadOnce(n.f, b, 0); err != nil || m == 0 {
 		return nil
 	}

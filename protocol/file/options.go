@@ -29,7 +29,7 @@ type deviceCreateOptions struct {
 	Preallocation string `opt:"preallocation" help:"Preallocation mode (allowed values: off)"`
 }
 
-// check refuses what the original refuses. The ways of submitting I/O
+// check refuses what QEMU refuses. The ways of submitting I/O
 // (threads, native, io_uring) differ in speed alone and are all served by
 // threads here.
 func (o *openOptions) check(cache driver.Cache) error {

@@ -102,7 +102,7 @@ func setLength(ctx context.Context, f *os.File, size int64, mode driver.Prealloc
 	return err
 }
 
-// writeFirstBlock is of use where it works, and of no harm where it does not.
+// writeFirstBlock is best effort: its error is ignored.
 func writeFirstBlock(f *os.File, size int64) {
 	n := int64(firstBlock)
 	if size < firstBlock {

@@ -82,7 +82,7 @@ func deviceSector(f *os.File) int64 {
 	return int64(size)
 }
 
-// fsBlockSize is the block size of the file system f lies on, 0 if files cannot share
+// fsBlockSize is the block size of the file system f is on, 0 if files cannot share
 // blocks there.
 func fsBlockSize(f *os.File) int64 {
 	var st unix.Statfs_t

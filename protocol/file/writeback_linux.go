@@ -3,7 +3,7 @@ package file
 import "golang.org/x/sys/unix"
 
 // StartWriteback implements driver.WritebackStarter. It reports no error: what
-// cannot be written is told by the flush that comes after it, and file systems
+// cannot be written is reported by the flush that comes after it, and file systems
 // that do not know the call lose nothing.
 func (n *node) StartWriteback() {
 	if n.write && !n.cache.NoFlush {

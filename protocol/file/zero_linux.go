@@ -19,7 +19,7 @@ func unsupported(err error) bool {
 	return false
 }
 
-// fallocate calls fallocate(2), unless never says that it is no use. The answer
+// fallocate calls fallocate(2), unless never says that it is useless. The answer
 // is driver.ErrUnsupported, an error, or nil.
 func (n *node) fallocate(mode uint32, off, length int64, never *atomic.Bool) error {
 	if never.Load() {

@@ -24,10 +24,17 @@ func serve(t testing.TB, size int64) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { img.Close(context.Background()) }) // after the server has ended
 	dev, err := export.New(context.Background(), img, export.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveDevice(t, dev)
+}
+
+// serveDevice exports a device and returns the name that opens it.
+func serveDevice(t testing.TB, dev server.Device) string {
+	t.Helper()
 	srv := server.New(server.Config{})
 	if err := srv.AddExport(&server.Export{Device: dev}); err != nil {
 		t.Fatal(err)
@@ -47,7 +54,6 @@ func serve(t testing.TB, size int64) string {
 		cancel()
 		_ = srv.Shutdown(ctx)
 		<-done
-		img.Close(context.Background())
 	})
 	return "nbd+unix:///?socket=" + socket
 }

@@ -72,7 +72,7 @@ func (n *node) forget(mark uint64) {
 	j.first += uint64(k)
 }
 
-// replay makes the changes again that may be lost, on a new connection that nobody
+// replay makes the changes again that may be lost, on a new connection that no request
 // else uses yet, and makes them durable.
 func (n *node) replay(ctx context.Context, c *client.Conn) error {
 	n.mu.Lock()

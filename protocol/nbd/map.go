@@ -49,7 +49,7 @@ func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error
 	})
 	var se *client.ServerError
 	if errors.As(err, &se) && n.opt.DirtyBitmap == "" {
-		// It is a hint: what the server cannot tell is taken for data.
+		// It is a hint: what the server does not know counts as data.
 		return driver.Extent{Kind: driver.ExtentData, Length: length, HasOffset: true, HostOffset: off}, nil
 	}
 	if err != nil {

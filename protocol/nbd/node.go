@@ -31,7 +31,7 @@ type node struct {
 	inFlight int           // requests
 	turn     int           // of the connections
 	lost     time.Time     // since when there is no connection, zero if there is one
-	dialing  chan struct{} // not nil: somebody connects; closed when that is over
+	dialing  chan struct{} // not nil: a goroutine is connecting; closed when it is done
 	closed   bool
 	journal  journal
 	extents  statusCache

@@ -86,7 +86,7 @@ var (
 	_ driver.Discarder  = (*node)(nil)
 )
 
-// wait stands for the time that a request takes.
+// wait simulates the time that a request takes.
 func (n *node) wait(ctx context.Context) error {
 	if n.latency <= 0 {
 		return ctx.Err()

@@ -47,7 +47,7 @@ type Bitmap struct {
 
 const (
 	bitmapFixed = 24
-	// BitmapFlagsOffset is where the flags lie in an entry: four bytes.
+	// BitmapFlagsOffset is where the flags are in an entry: four bytes.
 	BitmapFlagsOffset = 12
 )
 

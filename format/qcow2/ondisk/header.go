@@ -76,7 +76,7 @@ type Header struct {
 	HeaderLength    uint32
 	CompressionType uint8
 
-	// Extra is what lies between the known fields and HeaderLength, kept as it is.
+	// Extra is what is between the known fields and HeaderLength, kept as it is.
 	Extra []byte
 }
 

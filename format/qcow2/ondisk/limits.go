@@ -21,7 +21,6 @@ const (
 	RefcountTableOffset = 48 // offset, then clusters (32 bits)
 	SnapshotsOffset     = 60 // number (32 bits), then offset
 	IncompatibleOffset  = 72
-	AutoclearOffset     = 88
 	HeaderLengthOffset  = 100 // behind the width of refcounts
 )
 

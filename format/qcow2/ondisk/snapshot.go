@@ -100,7 +100,7 @@ func (s *Snapshot) Append(b []byte, diskSize uint64) []byte {
 	return append(b, make([]byte, -len(b)&7)...)
 }
 
-// text returns what stands in b before a zero byte: to QEMU, what follows does not
+// text returns the bytes of b before a zero byte: for QEMU, what follows does not
 // exist.
 func text(b []byte) string {
 	b, _, _ = bytes.Cut(b, []byte{0})

@@ -47,7 +47,7 @@ func StoreL2(b []byte, i int, extended bool, e L2Entry) {
 	binary.BigEndian.PutUint64(b[i*8:], e.Desc)
 }
 
-// Compressed describes where a compressed cluster lies: Size is the number of
+// Compressed describes where a compressed cluster is: Size is the number of
 // bytes up to the end of the last 512-byte sector that it may touch.
 type Compressed struct{ Offset, Size int64 }
 
@@ -115,7 +115,7 @@ func SetRefcount(b []byte, i int, order uint32, v uint64) {
 // MaxRefcount returns the highest refcount that 1<<order bits hold.
 func MaxRefcount(order uint32) uint64 {
 	if order >= 6 {
-		return 1<<63 - 1 // the original keeps refcounts in a signed 64-bit integer
+		return 1<<63 - 1 // QEMU keeps refcounts in a signed 64-bit integer
 	}
 	return 1<<(1<<order) - 1
 }

@@ -37,14 +37,11 @@ type Option struct {
 // and returns the operands. prog begins the messages of errors. Parsing stops at
 // the first error, one of set included. With the environment variable
 // POSIXLY_CORRECT, options end at the first operand.
-func Parse(prog string, spec []Option, args []string, set func(id int, arg string) error) (operands []string, err error) {
-	return ParseNext(prog, spec, args, set, nil)
-}
-
-// ParseNext is Parse for commands in which a word after an operand may be an
-// operand although it begins with a dash, such as a negative number: more is
-// asked about each such word, with the operands so far. Nil stands for no.
-func ParseNext(prog string, spec []Option, args []string, set func(id int, arg string) error,
+//
+// A word after an operand may be an operand although it begins with a dash, such as a
+// negative number: more is asked about each such word, with the operands so far. Nil
+// means no.
+func Parse(prog string, spec []Option, args []string, set func(id int, arg string) error,
 	more func(operands []string, word string) bool) (operands []string, err error) {
 	p := parser{prog: prog, spec: spec, set: set, rest: args}
 	_, posix := os.LookupEnv("POSIXLY_CORRECT")

@@ -46,7 +46,7 @@ func TestParse(t *testing.T) {
 			ops, err := Parse("p", testSpec, strings.Fields(tt.args), func(id int, arg string) error {
 				fmt.Fprintf(&got, "%d:%s;", id, arg)
 				return nil
-			})
+			}, nil)
 			if got.String() != tt.want {
 				t.Errorf("options %q, want %q", got.String(), tt.want)
 			}
@@ -66,7 +66,7 @@ func TestParse(t *testing.T) {
 
 func TestPosixlyCorrect(t *testing.T) {
 	t.Setenv("POSIXLY_CORRECT", "1")
-	ops, err := Parse("p", testSpec, []string{"-q", "a", "-f"}, func(int, string) error { return nil })
+	ops, err := Parse("p", testSpec, []string{"-q", "a", "-f"}, func(int, string) error { return nil }, nil)
 	if err != nil || !slices.Equal(ops, []string{"a", "-f"}) {
 		t.Fatalf("operands %q, error %v", ops, err)
 	}
@@ -75,7 +75,7 @@ func TestPosixlyCorrect(t *testing.T) {
 func TestSetError(t *testing.T) {
 	boom := errors.New("boom")
 	calls := 0
-	_, err := Parse("p", testSpec, []string{"-qU"}, func(int, string) error { calls++; return boom })
+	_, err := Parse("p", testSpec, []string{"-qU"}, func(int, string) error { calls++; return boom }, nil)
 	if err != boom || calls != 1 {
 		t.Fatalf("error %v after %d calls", err, calls)
 	}

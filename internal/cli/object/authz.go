@@ -52,7 +52,7 @@ func (l *ruleList) allows(name string) bool {
 	return l.allow
 }
 
-// matchGlob matches a name with a pattern in which * stands for any characters and ?
+// matchGlob matches a name with a pattern in which * matches any characters and ?
 // for one. Nothing else is special.
 func matchGlob(pattern, name string) bool {
 	star, retry := -1, 0 // where to go on when what follows the last * does not match
@@ -98,7 +98,7 @@ func authzList(_ *Set, def definition) (driver.Object, error) {
 
 // authzListFile goes by a list of rules in a file.
 func authzListFile(_ *Set, def definition) (driver.Object, error) {
-	file, ok := def.params.Take("filename")
+	file, ok := def.params.TakeText("filename")
 	if !ok {
 		return nil, errors.New("Parameter 'filename' is missing")
 	}
@@ -141,7 +141,7 @@ func parseRules(d opts.Dict, fromJSON bool) (*ruleList, error) {
 		}
 		high = max(high, int(n))
 	}
-	// Each rule has keys of its own, so this is no more work than there are keys.
+	// Each rule has keys of its own, so this is linear in the number of keys.
 	for i := 0; i <= high; i++ {
 		index := strconv.Itoa(i)
 		at := "rules." + index
@@ -232,7 +232,7 @@ func policy(d opts.Dict, key, shown string) (allow bool, err error) {
 
 // ruleFile is a list in a file, a JSON object with policy and rules. Where it may
 // change (refresh), it is read again before a decision if the file is another one
-// than before; while it cannot be read, nobody may connect.
+// than before; while it cannot be read, no client may connect.
 type ruleFile struct {
 	name    string
 	refresh bool

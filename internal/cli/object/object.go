@@ -64,7 +64,7 @@ func (s *Set) Define(def string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	typ, ok := d.Take("qom-type")
+	typ, ok := d.TakeText("qom-type")
 	if !ok {
 		return errors.New("Parameter 'qom-type' is missing")
 	}
@@ -83,7 +83,7 @@ func (s *Set) Define(def string, out io.Writer) error {
 		}
 		return ErrHelp
 	}
-	id, ok := d.Take("id")
+	id, ok := d.TakeText("id")
 	switch {
 	case !ok:
 		return errors.New("Parameter 'id' is missing")

@@ -19,8 +19,8 @@ const maxSecret = 1 << 20
 
 // secret reads a secret that is on the command line or in a file.
 func (s *Set) secret(def definition) (driver.Object, error) {
-	data, hasData := def.params.Take("data")
-	file, hasFile := def.params.Take("file")
+	data, hasData := def.params.TakeText("data")
+	file, hasFile := def.params.TakeText("file")
 	switch {
 	case hasData && hasFile:
 		return nil, errors.New("'file' and 'data' are mutually exclusive")
@@ -38,7 +38,7 @@ func (s *Set) secret(def definition) (driver.Object, error) {
 
 // keyringSecret reads a secret out of a key ring of the kernel.
 func (s *Set) keyringSecret(def definition) (driver.Object, error) {
-	text, ok := def.params.Take("serial")
+	text, ok := def.params.TakeText("serial")
 	if !ok {
 		return nil, errors.New("Parameter 'serial' is missing")
 	}

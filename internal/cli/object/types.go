@@ -22,7 +22,7 @@ type definition struct {
 // param is a parameter of a type of object.
 type param struct {
 	name string
-	kind string // as the help names it; "" stands for string
+	kind string // as the help names it; "" means string
 	// nested: the parameter is a structure or a list, and keys below it follow after
 	// a dot.
 	nested bool
@@ -74,7 +74,7 @@ func lookup(name string) *objectType {
 
 const ioThreadType = "iothread"
 
-// IOThread stands for a thread of QEMU that serves the nodes which name it. On the
+// IOThread is a thread of QEMU that serves the nodes which name it. On the
 // command lines of these programs nothing names one.
 type IOThread struct{}
 

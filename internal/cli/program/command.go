@@ -25,7 +25,7 @@ type Command struct {
 	Examples []string
 	// Rules are what Check looks at, in this order.
 	Rules []Rule
-	// More tells whether a word with a dash is an operand: see getopt.ParseNext.
+	// More tells whether a word with a dash is an operand: see getopt.Parse.
 	More func(operands []string, word string) bool
 	// Run does the work, once the options are set, and returns the exit code.
 	Run func(ctx context.Context, operands []string) int
@@ -35,7 +35,7 @@ type Command struct {
 // begins the messages of errors, which are of type *getopt.Error for what no option
 // was declared for.
 func (c *Command) Parse(prog string, args []string) (operands []string, err error) {
-	return getopt.ParseNext(prog, c.spec(), args, func(id int, arg string) error {
+	return getopt.Parse(prog, c.spec(), args, func(id int, arg string) error {
 		return c.Options[id].Set(arg)
 	}, c.More)
 }

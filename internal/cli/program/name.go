@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Kind is which program a name stands for.
+// Kind is which program a name means.
 type Kind uint8
 
 // The programs.
@@ -27,7 +27,7 @@ func Name(args []string) string {
 	return strings.TrimSuffix(filepath.Base(args[0]), ".exe")
 }
 
-// KindOf tells which program a name stands for. Distributions and users have names
+// KindOf tells which program a name means. Distributions and users have names
 // of their own ("kvm-img", "qemu-nbd-static"), so that the end of it counts.
 func KindOf(name string) Kind {
 	name = strings.TrimSuffix(name, "-static")

@@ -30,7 +30,7 @@ type Streams struct {
 	Stderr io.Writer
 	// Screen is the standard error as it is, for progress.
 	Screen io.Writer
-	// Terminal says that both outputs are a terminal, where somebody looks on.
+	// Terminal says that both outputs are a terminal.
 	Terminal bool
 }
 

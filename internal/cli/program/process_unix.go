@@ -66,5 +66,5 @@ func prepareDescriptors() error {
 	return nil
 }
 
-// brokenPipe tells whether a write failed because nobody reads any more.
+// brokenPipe tells whether a write failed because the reader is gone.
 func brokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }

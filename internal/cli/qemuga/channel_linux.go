@@ -16,7 +16,7 @@ import (
 const readBytes = 16 << 10
 
 // virtioPort is a port of virtio-serial. Reading it returns nothing while no host is
-// there; that a host comes is told by an edge of epoll, so that waiting costs nothing.
+// there; an edge of epoll reports that a host opened the port, so that waiting costs nothing.
 type virtioPort struct {
 	fd, epoll, wake int
 	mu              sync.Mutex // held while a descriptor is used
@@ -135,7 +135,7 @@ func (p *virtioPort) Write(data []byte) (int, error) {
 			return written, os.ErrClosed
 		}
 		if fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {
-			// The request of a host that has just come can be here before the news
+			// The request of a host that has just opened the port can be here before the event
 			// that it is there.
 			if waited += hostCheck; waited > hostPatience {
 				return written, errHostGone

@@ -151,7 +151,7 @@ func (c *config) extra(key, value string) (err error) {
 }
 
 // unsafeCommands are those that the preset "safe" blocks: they run programs, touch
-// files, or let somebody in.
+// files, or give access to the guest.
 var unsafeCommands = []string{"guest-exec", "guest-exec-status", "guest-file-open", "guest-file-close", "guest-file-read",
 	"guest-file-write", "guest-file-seek", "guest-file-flush", "guest-set-user-password",
 	"guest-ssh-get-authorized-keys", "guest-ssh-add-authorized-keys", "guest-ssh-remove-authorized-keys"}

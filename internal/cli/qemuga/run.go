@@ -79,7 +79,7 @@ func (p *invocation) serve(ctx context.Context) error {
 		}
 	}
 	agent := guestagent.NewAgent(cfg)
-	// Signals count from here on: a daemon that is told to end removes its pid file.
+	// Signals count from now on: a daemon that is told to end removes its pid file.
 	signal.Notify(p.signals, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(p.signals)
 	ignoreBrokenPipes()

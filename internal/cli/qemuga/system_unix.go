@@ -31,7 +31,7 @@ const (
 
 func (p *invocation) service(string) int { return 1 } // there is no such option
 
-// underManager runs the agent: nobody has to be told here.
+// underManager runs the agent: there is no manager to report to.
 func (p *invocation) underManager(serve func() error) error { return serve() }
 
 func newHook(program string, limit time.Duration) guestagent.Hook { return posix.Hook(program, limit) }

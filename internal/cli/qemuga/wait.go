@@ -12,8 +12,8 @@ const (
 	// watchInterval is the time between looks at a path that is watched: a link may
 	// name a file in another folder.
 	watchInterval = time.Minute
-	// settle is the time for whoever makes a file to give it its owner and mode.
-	settle = 100 * time.Millisecond
+	// settleTime is how long the creator of a file may take to set its owner and mode.
+	settleTime = 100 * time.Millisecond
 )
 
 // waitForPath waits until it is worth opening a path again: until it appears, or for
@@ -38,7 +38,7 @@ func waitForPath(ctx context.Context, path string) bool {
 		}
 		// The folder can be a new one.
 		stop()
-		if !pause(ctx, settle) {
+		if !pause(ctx, settleTime) {
 			return false
 		}
 		if _, err := os.Stat(path); err == nil {

@@ -89,7 +89,7 @@ func (cv *conversion) job() ops.CopyJob {
 		}
 		cv.warnf("error while %s offset %d: %s", doing, off, words.System(err))
 	}
-	// To know how much there is to copy costs time: only who watches pays for it.
+	// Counting what is to be copied costs time: only with progress output.
 	job.ProgressByPosition = cv.call.progress == render.ProgressOff || cv.quiet
 	if cv.sparse == 0 {
 		job.Sparse = -1

@@ -3,6 +3,7 @@ package qemuimg
 import (
 	"context"
 	"errors"
+	"syscall"
 	"time"
 
 	"github.com/cowl-disk/cowl/block"
@@ -141,11 +142,11 @@ func (c *call) deleteSnapshot(img *block.Image, name string) int {
 func snapshotReason(err error) string {
 	switch {
 	case errors.Is(err, driver.ErrNoSnapshot):
-		return "No such file or directory"
+		return words.Strerror(syscall.ENOENT)
 	case errors.Is(err, driver.ErrUnsupported):
-		return "Operation not supported"
+		return words.Strerror(syscall.ENOTSUP)
 	case errors.Is(err, driver.ErrInvalid):
-		return "Invalid argument"
+		return words.Strerror(syscall.EINVAL)
 	}
 	var io *block.IOError
 	if errors.As(err, &io) {

@@ -31,7 +31,7 @@ func childReady() (func(), error) {
 	unix.CloseOnExec(fd)
 	pipe := os.NewFile(uintptr(fd), "ready")
 	return func() {
-		// The standard streams are closed from here on: messages are dropped.
+		// The standard streams are closed from now on: messages are dropped.
 		if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
 			for std := range 3 {
 				_ = unix.Dup2(int(null.Fd()), std)

@@ -124,7 +124,7 @@ func (p *Program) openOverlay(ctx context.Context, reg *block.Registry, s *setti
 	}
 	o = p.openOptions(s)
 	o.Write = true
-	o.Cache.NoFlush = true // nobody will read it after this process
+	o.Cache.NoFlush = true // it is not read after this process
 	img, err := block.Open(ctx, reg, block.Source{Filename: tmp, Format: "qcow2", Options: d}, o)
 	if err != nil {
 		return nil, openError(name, err)

@@ -10,7 +10,7 @@ const (
 	// maxOfKind is how many findings of one kind a check prints. Damage to one table
 	// can make millions of them.
 	maxOfKind = 300
-	// maxKinds bounds the kinds that are told apart: what follows counts as one more.
+	// maxKinds bounds the kinds that are distinguished: further ones are counted together.
 	maxKinds = 1000
 )
 
@@ -48,7 +48,7 @@ func (f *Findings) Report(line string) {
 }
 
 // End prints how many findings were left out. The line begins like those that it
-// stands for, so that scripts which pick a kind of finding by its first words get the
+// is for, so that scripts which pick a kind of finding by its first words get the
 // count too.
 func (f *Findings) End() {
 	for _, kind := range f.order {
@@ -59,7 +59,7 @@ func (f *Findings) End() {
 }
 
 // kindOf is a finding without what tells it from others of its kind: each word with a
-// digit stands for any.
+// digit matches any.
 func kindOf(line string) string {
 	var b strings.Builder
 	for len(line) > 0 {

@@ -38,7 +38,7 @@ func (s *Set) Add(ctx context.Context, spec driver.BitmapSpec) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.canAdd(spec.Name, shift); err != nil { // somebody else may have been faster
+	if err := s.canAdd(spec.Name, shift); err != nil { // another call may have added it meanwhile
 		return err
 	}
 	b := &bitmap{name: spec.Name, shift: shift, size: s.host.DiskSize(), enabled: !spec.Disabled, fresh: true}
@@ -144,7 +144,7 @@ func (s *Set) PrepareResize(ctx context.Context, size int64) (finish func(size i
 }
 
 // CheckConsistent refuses a change of the size while there are bitmaps that are not
-// true: nobody could tell later what they are for.
+// true: nothing would refer to them.
 func (s *Set) CheckConsistent() error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

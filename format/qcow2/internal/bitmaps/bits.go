@@ -14,7 +14,7 @@ const pageBits = 1 << 15
 // bitPage holds the bits of pageBits granules, the first one lowest.
 type bitPage [pageBits / 64]uint64
 
-// onesPage stands for every page of which all bits are set. It is never written.
+// onesPage is used in place of every page of which all bits are set. It is never written.
 var onesPage = func() *bitPage {
 	var p bitPage
 	for i := range p {

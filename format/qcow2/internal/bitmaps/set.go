@@ -32,11 +32,11 @@ type Set struct {
 	damage error
 }
 
-// New returns an empty set, of the image that host stands for.
+// New returns an empty set, of the image that host represents.
 func New(host Host, env *driver.Env, name string) *Set { return &Set{host: host, env: env, name: name} }
 
 // Fail forgets all bitmaps, because what the image says of them is damaged.
-// Look-ups of any name return err from here on.
+// Look-ups of any name return err from now on.
 func (s *Set) Fail(err error) { s.damage, s.list = err, nil }
 
 func (s *Set) clusterSize() int64 { return 1 << s.host.ClusterBits() }

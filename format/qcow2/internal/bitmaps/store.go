@@ -21,7 +21,7 @@ func (s *Set) Store(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.host.Version() < 3 || s.host.Refused() {
-		return nil // nobody can be told that the bitmaps are true
+		return nil // the flag that marks bitmaps as consistent cannot be set
 	}
 	whole := s.dirty
 	var flags []*bitmap
@@ -94,7 +94,7 @@ type newTable struct {
 	entries []uint64
 }
 
-// room allocates n clusters, or fewer if they need not lie in a row.
+// room allocates n clusters, or fewer if they need not be in a row.
 func (st *bitmapStore) room(ctx context.Context, n, least int64) (Range, error) {
 	r, err := st.set.host.Allocate(ctx, n, least)
 	if err != nil {
@@ -246,7 +246,7 @@ func (st *bitmapStore) dropData(e uint64) {
 }
 
 // dropBitmap gives up what a removed bitmap has in the file. The clusters of a
-// bitmap that cannot be read stay: whoever repairs the image finds them.
+// bitmap that cannot be read stay for a repair of the image.
 func (st *bitmapStore) dropBitmap(ctx context.Context, b *bitmap) {
 	if b.table == nil && st.set.loadBitmapTable(ctx, b) != nil {
 		return
@@ -266,7 +266,7 @@ func (st *bitmapStore) commit(ctx context.Context) error {
 	return st.set.host.Commit(ctx, x)
 }
 
-// write writes p at the start of r, and no more: what lies behind it in the last
+// write writes p at the start of r, and no more: what is behind it in the last
 // cluster means nothing, and would take room on disk.
 func (s *Set) write(ctx context.Context, p []byte, r Range) error {
 	if len(p) == 0 {

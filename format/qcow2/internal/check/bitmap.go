@@ -3,12 +3,13 @@ package check
 import (
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
-// bitmapTable is where the table of a bitmap lies, and its number of entries.
+// bitmapTable is where the table of a bitmap is, and its number of entries.
 type bitmapTable struct{ off, n int64 }
 
 // countBitmaps counts the bitmap directory, the tables and the data of the
@@ -25,19 +26,19 @@ func (c *checker) countBitmaps() error {
 	tables, err := c.bitmapTables(off, size)
 	if err != nil {
 		c.res.CheckErrors++
-		return errCheck(textInvalid)
+		return errCheck(syscall.EINVAL)
 	}
 	c.checkBitmapDirectory(off, size)
 	for _, t := range tables {
 		if err := c.count(t.off, t.n*8); err != nil {
 			return err
 		}
-		// What lies beyond the end of the file is zero.
+		// What is beyond the end of the file is zero.
 		n := c.wordsInFile(t.off, t.n)
 		words, err := tableio.ReadWords(c.ctx, c.file, t.off, n)
 		if err != nil {
 			c.res.CheckErrors++
-			return errCheck(textIO)
+			return errCheck(syscall.EIO)
 		}
 		for _, e := range words {
 			host := int64(e & ondisk.OffsetMask)
@@ -56,7 +57,7 @@ func (c *checker) countBitmaps() error {
 	return nil
 }
 
-// checkBitmapDirectory says whether anything else lies where the directory does: QEMU
+// checkBitmapDirectory says whether anything else is where the directory is: QEMU
 // does not write over other metadata, and so cannot open the image for writing.
 func (c *checker) checkBitmapDirectory(off, size int64) {
 	for i := off >> c.hdr.ClusterBits; i <= (off+size-1)>>c.hdr.ClusterBits; i++ {
@@ -113,7 +114,7 @@ func (c *checker) bitmapTables(off, size int64) ([]bitmapTable, error) {
 			return nil, ondisk.ErrBitmapDirectory
 		}
 		t := bitmapTable{int64(b.TableOffset), int64(b.TableSize)}
-		// Tables lie apart from each other, so all fit into the file.
+		// Tables are separate from each other, so all fit into the file.
 		if total += t.n * 8; total > c.fileSize+int64(len(tables)+1)*c.cs {
 			return nil, ondisk.ErrBitmapDirectory
 		}

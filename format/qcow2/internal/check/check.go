@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
@@ -60,7 +61,7 @@ type clusterSpan struct{ off, n int64 }
 // image is opened: cluster size, refcount order, and that L1 table and refcount table
 // have a legal size and alignment.
 type Request struct {
-	File       driver.Storage // nobody else changes it meanwhile
+	File       driver.Storage // no other writer changes it meanwhile
 	Budget     *driver.Budget
 	Header     *ondisk.Header
 	Extensions []ondisk.Extension
@@ -69,9 +70,9 @@ type Request struct {
 	// that the header gives. A repair corrects flags in it too. Nil: it is read.
 	L1       []uint64
 	Fix      driver.CheckFix
-	Report   func(line string)       // nil: nobody is told
-	Words    func(error) string      // how lines of Report tell of an error
-	Progress func(done, total int64) // nil: nobody is told
+	Report   func(line string)       // nil: not reported
+	Words    func(error) string      // how lines of Report tell of an error; nil: its text
+	Progress func(done, total int64) // nil: not reported
 }
 
 // Run checks a file, and repairs what Fix allows. The result counts what was found
@@ -87,6 +88,9 @@ func Run(ctx context.Context, req Request) (res *driver.CheckResult, changed boo
 		fix: req.Fix, report: req.Report, words: req.Words, progress: req.Progress}
 	if c.report == nil {
 		c.report = func(string) {}
+	}
+	if c.words == nil {
+		c.words = error.Error
 	}
 	if c.progress == nil {
 		c.progress = func(int64, int64) {}
@@ -130,17 +134,11 @@ func verb(may bool) string {
 	return "ERROR"
 }
 
-// errCheck ends a check; the text is what the original prints for the error
-// number in that place.
-func errCheck(text string) error { return driver.Errorf(driver.ErrCorrupt, "%s", text) }
+// errCheck ends a check; no is the error number that QEMU has in that place, or an error
+// of the file.
+func errCheck(no error) error { return driver.Errorf(driver.ErrCorrupt, "%w", no) }
 
-const (
-	textIO       = "Input/output error"
-	textTooLarge = "File too large"
-	textInvalid  = "Invalid argument"
-)
-
-// maxFileClusters is the largest number of clusters in a file that the original
+// maxFileClusters is the largest number of clusters in a file that QEMU
 // checks.
 const maxFileClusters = 1<<31 - 1
 
@@ -187,7 +185,7 @@ func (c *checker) checkRefcounts() error {
 	n := c.clusters(c.fileSize)
 	if n > maxFileClusters {
 		c.res.CheckErrors++
-		return errCheck(textTooLarge)
+		return errCheck(driver.ErrTooLarge)
 	}
 	c.res.TotalClusters = c.clusters(tableio.AlignUp(c.size, ondisk.SectorSize))
 	var err error
@@ -200,7 +198,7 @@ func (c *checker) checkRefcounts() error {
 	at := int64(c.hdr.RefcountTableOffset)
 	if c.reftable, err = tableio.ReadWords(c.ctx, c.file, at, c.wordsInFile(at, c.reftableBytes()/8)); err != nil {
 		c.res.CheckErrors++
-		return errCheck(textIO)
+		return errCheck(syscall.EIO)
 	}
 	c.counts = newRefCounts(n, c.budget)
 	if err := c.countReferences(c.fix); err != nil {
@@ -222,7 +220,7 @@ func (c *checker) checkRefcounts() error {
 		if c.rebuild {
 			c.say("ERROR need to rebuild refcount structures")
 			c.res.CheckErrors++
-			return errCheck(textIO)
+			return errCheck(syscall.EIO)
 		}
 		if c.res.Leaks != 0 || c.res.Corruptions != 0 {
 			c.res = before
@@ -313,7 +311,7 @@ func (c *checker) countTimes(off, n int64, times uint64) error {
 // from many snapshots.
 const maxRepeats = 16
 
-// wordsInFile returns how many of the n words of a table at off lie within the
+// wordsInFile returns how many of the n words of a table at off are within the
 // file. The others are zero, and take no memory.
 func (c *checker) wordsInFile(off, n int64) int64 {
 	if off < 0 {
@@ -331,7 +329,7 @@ func (c *checker) readL1(off, n int64) ([]uint64, error) {
 	if err != nil {
 		c.say("ERROR: I/O error in check_refcounts_l1")
 		c.res.CheckErrors++
-		return nil, errCheck(textIO)
+		return nil, errCheck(syscall.EIO)
 	}
 	return l1, nil
 }

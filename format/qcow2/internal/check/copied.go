@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/binary"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -34,7 +35,7 @@ func (c *checker) checkCopied() error {
 		if err != nil {
 			c.say("ERROR: Could not read L2 table: %s", c.words(err))
 			c.res.CheckErrors++
-			return errCheck(textIO)
+			return errCheck(syscall.EIO)
 		}
 		return c.checkCopiedL2(offsets[i], b, &refs, repair)
 	})
@@ -58,7 +59,7 @@ func (c *checker) checkCopiedL1(i int, refs *refcountReader, repair bool) (ok bo
 	at := int64(c.hdr.L1TableOffset) + int64(i)*8
 	if c.overlaps(at, 8, areaActiveL1) != 0 {
 		c.res.CheckErrors++
-		return false, errCheck(textIO)
+		return false, errCheck(syscall.EIO)
 	}
 	if err := c.writeWord(at, c.l1[i]); err != nil {
 		c.res.CheckErrors++
@@ -100,9 +101,9 @@ func (c *checker) checkCopiedL2(off int64, b []byte, refs *refcountReader, repai
 		return nil
 	}
 	if c.overlaps(off, c.cs, areaActiveL2) != 0 {
-		c.say("ERROR: Could not write L2 table; metadata overlap check failed: %s", textIO)
+		c.say("ERROR: Could not write L2 table; metadata overlap check failed: %s", c.words(syscall.EIO))
 		c.res.CheckErrors++
-		return errCheck(textIO)
+		return errCheck(syscall.EIO)
 	}
 	if err := c.writeTable(off, b); err != nil {
 		c.say("ERROR: Could not write L2 table: %s", c.words(err))

@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/binary"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
@@ -41,27 +42,27 @@ func (c *checker) checkRefcountBlocks(fix driver.CheckFix) error {
 }
 
 // maxGrowClusters bounds how far a file is grown so that it holds a refcount
-// block that lies outside.
+// block that is outside.
 const maxGrowClusters = 1 << 24
 
-// blockOutside handles a refcount block that lies beyond the end of the file:
+// blockOutside handles a refcount block that is beyond the end of the file:
 // the file is made longer, so that the block is there, empty.
 func (c *checker) blockOutside(i int, off int64, fix driver.CheckFix) error {
 	c.corrupt("%s refcount block %d is outside image", verb(fix.Errors), i)
 	if !fix.Errors {
 		return nil
 	}
-	text := ""
+	var err error
 	if off < 0 || off > 1<<63-1-c.cs {
-		text = textInvalid
+		err = syscall.EINVAL
 	} else if (off+c.cs-c.fileSize)>>c.hdr.ClusterBits > maxGrowClusters {
-		text = textTooLarge
-	} else if err := tableio.Extend(c.ctx, c.file, off+c.cs, driver.PreallocOff); err != nil {
-		text = c.words(err)
+		err = driver.ErrTooLarge
+	} else {
+		err = tableio.Extend(c.ctx, c.file, off+c.cs, driver.PreallocOff)
 	}
-	if text != "" {
+	if err != nil {
 		c.rebuild = true
-		c.say("ERROR could not resize image: %s", text)
+		c.say("ERROR could not resize image: %s", c.words(err))
 		return nil
 	}
 	c.changed = true
@@ -72,7 +73,7 @@ func (c *checker) blockOutside(i int, off int64, fix driver.CheckFix) error {
 	return c.count(off, c.cs)
 }
 
-// blockOffset returns where refcount block i lies, zero if there is none; bad
+// blockOffset returns where refcount block i is, zero if there is none; bad
 // says that the table's entry cannot be used.
 func (c *checker) blockOffset(i int64) (off int64, bad bool) {
 	if i >= int64(len(c.reftable)) {
@@ -159,7 +160,7 @@ func (c *checker) misplacedBlock(block, off int64) error {
 func (c *checker) unreadableBlock(block int64) {
 	first := block << c.blockBits
 	for i := first; i < min(first+1<<c.blockBits, c.counts.clusters); i++ {
-		c.say("Can't get refcount for cluster %d: %s", i, textIO)
+		c.say("Can't get refcount for cluster %d: %s", i, c.words(syscall.EIO))
 		c.res.CheckErrors++
 	}
 }
@@ -185,7 +186,7 @@ type blockCompare struct {
 	first int64 // cluster
 	b     []byte
 	fix   driver.CheckFix
-	none  countChunk // stands for chunks without references
+	none  countChunk // represents chunks without references
 	dirty bool
 	freed []clusterSpan
 }

@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/binary"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
@@ -12,7 +13,7 @@ import (
 // itself, repair does not turn it into something else.
 func (c *checker) write(off int64, b []byte) error {
 	if off < c.cs {
-		return errCheck(textIO)
+		return errCheck(syscall.EIO)
 	}
 	c.changed = true
 	_, err := c.file.WriteAt(c.ctx, b, off)
@@ -136,7 +137,7 @@ func (t *l2Check) zeroEntry(i int, e ondisk.L2Entry) (fixed bool, err error) {
 		c.say("ERROR: Overlap check failed")
 		c.res.CheckErrors++
 		t.stop = true
-		return false, errCheck(textIO)
+		return false, errCheck(syscall.EIO)
 	}
 	b := make([]byte, c.entrySize)
 	ondisk.StoreL2(b, 0, c.hdr.ExtendedL2(), n)

@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/binary"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
@@ -76,8 +77,8 @@ func (c *checker) writeRefcounts() error {
 		}
 	}
 	if c.overlaps(offset, int64(len(r.table))*8, 0) != 0 {
-		c.say("ERROR writing reftable: %s", textIO)
-		return errCheck(textIO)
+		c.say("ERROR writing reftable: %s", c.words(syscall.EIO))
+		return errCheck(syscall.EIO)
 	}
 	w := tableio.NewWriter(c.ctx, c.file)
 	c.changed = true
@@ -129,8 +130,8 @@ func (r *rebuilder) writeBlocks(first, end int64) (grown bool, err error) {
 			if index >= int64(len(r.table)) {
 				n := tableio.AlignUp((index+1)*8, r.cs) / 8
 				if n > ondisk.MaxRefcountTableBytes/8 {
-					r.say("ERROR allocating reftable: %s", textTooLarge)
-					return false, errCheck(textTooLarge)
+					r.say("ERROR allocating reftable: %s", r.words(driver.ErrTooLarge))
+					return false, errCheck(driver.ErrTooLarge)
 				}
 				r.table = append(r.table, make([]uint64, n-int64(len(r.table)))...)
 				grown = true
@@ -139,8 +140,8 @@ func (r *rebuilder) writeBlocks(first, end int64) (grown bool, err error) {
 		}
 		at := int64(r.table[index])
 		if r.overlaps(at, r.cs, 0) != 0 {
-			r.say("ERROR writing refblock: %s", textIO)
-			return false, errCheck(textIO)
+			r.say("ERROR writing refblock: %s", r.words(syscall.EIO))
+			return false, errCheck(syscall.EIO)
 		}
 		clear(buf)
 		for j := range perBlock {

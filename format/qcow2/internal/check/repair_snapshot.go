@@ -3,21 +3,22 @@ package check
 import (
 	"encoding/binary"
 
+	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
 
 // fixSnapshotTable writes the snapshot table anew if entries were found
-// incomplete or had to be dropped. The new table lies elsewhere; the header
+// incomplete or had to be dropped. The new table is elsewhere; the header
 // then refers to it in one write.
 func (c *checker) fixSnapshotTable(res *snapshotResult) error {
 	if res.corruptions == 0 || !c.fix.Errors {
 		return nil
 	}
-	fail := func(text string) error {
-		c.say("ERROR failed to update snapshot table: %s", text)
+	fail := func(err error) error {
+		c.say("ERROR failed to update snapshot table: %s", c.words(err))
 		res.errors++
-		return errCheck(text)
+		return errCheck(err)
 	}
 	var table []byte
 	for i := range c.snapshots.entries {
@@ -28,33 +29,33 @@ func (c *checker) fixSnapshotTable(res *snapshotResult) error {
 	if n > 0 {
 		var ok bool
 		if start, ok = c.freeRun(n); !ok {
-			return fail("No space left on device")
+			return fail(driver.ErrNoSpace)
 		}
 		if err := c.setRefcounts(start, n, 1); err != nil {
-			return fail(c.words(err))
+			return fail(err)
 		}
 		table = append(table, make([]byte, n<<c.hdr.ClusterBits-int64(len(table)))...)
 		if err := c.write(start<<c.hdr.ClusterBits, table); err != nil {
-			return fail(c.words(err))
+			return fail(err)
 		}
 		if err := c.file.Flush(c.ctx); err != nil {
-			return fail(c.words(err))
+			return fail(err)
 		}
 	}
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(c.snapshots.entries)))
 	b = binary.BigEndian.AppendUint64(b, uint64(start)<<c.hdr.ClusterBits)
 	if err := c.writeHeader(ondisk.SnapshotsOffset, b); err != nil {
-		return fail(c.words(err))
+		return fail(err)
 	}
 	if err := c.file.Flush(c.ctx); err != nil {
-		return fail(c.words(err))
+		return fail(err)
 	}
 	old := clusterSpan{int64(c.hdr.SnapshotsOffset), c.snapshots.bytes}
 	c.hdr.NbSnapshots, c.hdr.SnapshotsOffset = uint32(len(c.snapshots.entries)), uint64(start)<<c.hdr.ClusterBits
 	// A table that reaches beyond the end of the file was not counted.
 	if old.n > 0 && old.off+old.n-c.fileSize < c.cs {
 		if err := c.setRefcounts(old.off>>c.hdr.ClusterBits, c.clusters(old.n), 0); err != nil {
-			return fail(c.words(err))
+			return fail(err)
 		}
 	}
 	res.fixed += res.corruptions

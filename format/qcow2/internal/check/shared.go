@@ -1,6 +1,8 @@
 package check
 
 import (
+	"syscall"
+
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
@@ -45,12 +47,12 @@ func (c *checker) countSnapshots(fix driver.CheckFix) error {
 		if err := c.countTimes(t.off, t.n*8, times); err != nil {
 			return err
 		}
-		// What lies beyond the end of the file is zero.
+		// What is beyond the end of the file is zero.
 		n := c.wordsInFile(t.off, t.n)
 		if l1Bytes += n * 8; l1Bytes > 2*c.fileSize+c.cs {
 			c.say("ERROR: the L1 tables of the snapshots overlap")
 			c.res.CheckErrors++
-			return errCheck(textInvalid)
+			return errCheck(syscall.EINVAL)
 		}
 		for i := int64(0); i < n; i += pieceWords {
 			l1, err := c.readL1(t.off+i*8, min(pieceWords, n-i))
@@ -83,7 +85,7 @@ func (c *checker) countSnapshots(fix driver.CheckFix) error {
 		if err != nil {
 			c.say("ERROR: I/O error in check_refcounts_l2")
 			c.res.CheckErrors++
-			return errCheck(textIO)
+			return errCheck(syscall.EIO)
 		}
 		return c.countTable(l2Check{off: offsets[i], b: b, times: l2Times[offsets[i]], fix: fix})
 	})

@@ -3,7 +3,9 @@ package check
 import (
 	"encoding/binary"
 	"strconv"
+	"syscall"
 
+	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
 )
@@ -34,7 +36,7 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 		res.errors++
 		c.say("ERROR snapshot table too large")
 		c.report("You can force-remove all " + strconv.FormatInt(n-ondisk.MaxSnapshots, 10) + " overhanging snapshots with qemu-img check -r all")
-		return errCheck(textTooLarge)
+		return errCheck(driver.ErrTooLarge)
 	}
 	if n == 0 {
 		return nil
@@ -42,7 +44,7 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 	if off < 0 || off > 1<<62 || off&(c.cs-1) != 0 {
 		res.errors++
 		c.say("ERROR snapshot table offset invalid")
-		return errCheck(textInvalid)
+		return errCheck(syscall.EINVAL)
 	}
 	w := fileWindow{checker: c}
 	defer func() { c.budget.Release(c.snapshots.reserved) }()
@@ -52,14 +54,14 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 		if err != nil {
 			res.errors++
 			c.say("ERROR failed to read the snapshot table: %s", c.words(err))
-			return errCheck(textIO)
+			return errCheck(syscall.EIO)
 		}
 		if extra > ondisk.MaxSnapshotExtra {
 			if !c.fix.Errors {
 				res.errors++
 				c.say("ERROR failed to read the snapshot table: Too much extra metadata in snapshot table entry %d", i)
 				c.report("You can force-remove this extra metadata with qemu-img check -r all")
-				return errCheck(textTooLarge)
+				return errCheck(driver.ErrTooLarge)
 			}
 			c.say("Discarding too much extra metadata in snapshot table entry %d (%d > %d)", i, extra, ondisk.MaxSnapshotExtra)
 			res.corruptions++
@@ -71,7 +73,7 @@ func (c *checker) readSnapshotTable(res *snapshotResult) error {
 				res.errors++
 				c.say("ERROR failed to read the snapshot table: Snapshot table is too big")
 				c.report("You can force-remove all " + strconv.FormatInt(n-i, 10) + " overhanging snapshots with qemu-img check -r all")
-				return errCheck(textTooLarge)
+				return errCheck(driver.ErrTooLarge)
 			}
 			c.say("Discarding %d overhanging snapshots (snapshot table is too big)", n-i)
 			dropped += n - i
@@ -118,7 +120,7 @@ func (c *checker) dropSnapshots(dropped int64, res *snapshotResult) error {
 		c.say("ERROR failed to update the number of snapshots: %s", c.words(err))
 		res.corruptions += dropped
 		res.errors++
-		return errCheck(textIO)
+		return errCheck(syscall.EIO)
 	}
 	c.hdr.NbSnapshots = n
 	res.fixed += dropped

@@ -2,6 +2,7 @@ package check
 
 import (
 	"encoding/binary"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2/internal/tableio"
@@ -14,7 +15,7 @@ func (c *checker) countTables(t l1Table, l1 []uint64, fix driver.CheckFix) error
 	if err := c.count(t.off, t.n*8); err != nil {
 		return err
 	}
-	// Tables that lie beyond the end of the file hold nothing and are not read.
+	// Tables that are beyond the end of the file hold nothing and are not read.
 	var offsets []int64
 	var index []int
 	for i, e := range l1 {
@@ -48,7 +49,7 @@ func (c *checker) countTables(t l1Table, l1 []uint64, fix driver.CheckFix) error
 		if err != nil {
 			c.say("ERROR: I/O error in check_refcounts_l2")
 			c.res.CheckErrors++
-			return errCheck(textIO)
+			return errCheck(syscall.EIO)
 		}
 		c.progress(int64(i), int64(len(offsets)))
 		return c.countTable(l2Check{off: offsets[i], b: b, times: 1, active: true, fix: fix, guest: int64(index[i]) * c.cs / c.entrySize * c.cs})
@@ -66,7 +67,7 @@ func (c *checker) boundReads() error {
 	if limit := 2*c.clusters(c.fileSize) + 2; c.l2Reads > limit {
 		c.say("ERROR: more L2 tables are referred to than the file has clusters")
 		c.res.CheckErrors++
-		return errCheck(textInvalid)
+		return errCheck(syscall.EINVAL)
 	}
 	return c.ctx.Err()
 }
@@ -251,7 +252,7 @@ func (t *l2Check) standard(i int, e ondisk.L2Entry, host int64, zero bool) error
 		if !holdsData {
 			n := t.times
 			if t.fix.Errors {
-				n = 1 // those who come here by another way find it repaired
+				n = 1 // other references find it repaired
 			}
 			c.repeat(n, "%s offset=%x: Preallocated cluster is not properly aligned; L2 entry corrupted.", verb(t.fix.Errors), host)
 			if t.fix.Errors {

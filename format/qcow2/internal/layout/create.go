@@ -62,7 +62,7 @@ func (c *creation) layOut() error {
 		}
 		c.l1 = make([]uint64, n)
 	} else {
-		// The original notes where the table would be.
+		// QEMU notes where the table would be.
 		c.l1Offset = 0
 	}
 	h := c.header()
@@ -117,7 +117,7 @@ func (c *creation) preallocate() (end int64, err error) {
 		return c.plan.preallocate(pa)
 	}
 	return 0, c.plan.preallocateArea(pa, func(offset, length int64) error {
-		// What lies before the area is written later and takes the room it
+		// What is before the area is written later and takes the room it
 		// needs then.
 		if err := tableio.Extend(c.ctx, c.file, offset, driver.PreallocOff); err != nil {
 			return err

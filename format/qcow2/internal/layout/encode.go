@@ -20,7 +20,7 @@ var FeatureNames = []ondisk.FeatureName{
 }
 
 // minFeatureNameCluster is the smallest cluster size with room to spare for the
-// feature name table; the original leaves the table out below it.
+// feature name table; QEMU leaves the table out below it.
 const minFeatureNameCluster = 8192
 
 // newHeader encodes the header cluster of a new image: header, extensions (more

@@ -70,7 +70,7 @@ func allocatedBytes(ctx context.Context, req *driver.MeasureRequest, clusterSize
 			sum += off%clusterSize + n
 		}
 		if n <= 0 {
-			return 0, driver.Errorf(driver.ErrInvalid, "the source does not say what lies at offset %d", off)
+			return 0, driver.Errorf(driver.ErrInvalid, "the source does not report what is at offset %d", off)
 		}
 		off += n
 	}

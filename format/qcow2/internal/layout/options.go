@@ -41,7 +41,7 @@ var Schema = opts.SchemaOf(createOptions{})
 // smaller than a sector.
 const minExtendedL2Cluster = 16384
 
-// maxDiskSize is the largest disk that the original's block layer takes.
+// maxDiskSize is the largest disk that QEMU's block layer takes.
 const maxDiskSize = 1<<63 - 1<<30
 
 // createParams are the checked options of a new image.

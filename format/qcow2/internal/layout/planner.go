@@ -68,7 +68,7 @@ func (s runSet) freeAfter(i, limit int64) (n, next int64) {
 }
 
 // planner places the parts of an image that is being laid out, in memory and in
-// the order in which the original allocates them, so that the result is the
+// the order in which QEMU allocates them, so that the result is the
 // same file. Every cluster is in use once or not at all.
 type planner struct {
 	clusterBits   uint32
@@ -157,7 +157,7 @@ func (p *planner) allocAt(start, n int64) (int64, error) {
 
 // use counts n clusters at start as used, which are free. It may have to make a
 // refcount block first; again says that it did, that nothing was counted, and
-// that the caller must search once more, as the block may lie in its way.
+// that the caller must search once more, as the block may be in its way.
 func (p *planner) use(start, n int64) (again bool, err error) {
 	if n == 0 {
 		return false, nil

@@ -17,14 +17,14 @@ type preallocation struct {
 	emit      tableSink
 }
 
-// The original looks at no more than so many bytes of an L2 table at a time,
+// QEMU looks at no more than so many bytes of an L2 table at a time,
 // and allocates no more than so many bytes in one request.
 const (
 	l2SliceBytes    = 64 << 10
 	maxRequestBytes = 1<<31 - 1
 )
 
-// preallocate allocates L2 tables and data clusters as the original does for
+// preallocate allocates L2 tables and data clusters as QEMU does for
 // preallocation=metadata. It returns the end in the file of the last data
 // cluster or subcluster, or zero for a data file.
 func (p *planner) preallocate(pa preallocation) (fileEnd int64, err error) {

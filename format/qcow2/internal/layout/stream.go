@@ -146,7 +146,7 @@ func (s *Stream) layOut() error {
 	return nil
 }
 
-// put writes b by way of the buffer.
+// put writes b through the buffer.
 func (s *Stream) put(b []byte) error {
 	for len(b) > 0 {
 		n := copy(s.buf[len(s.buf):cap(s.buf)], b)

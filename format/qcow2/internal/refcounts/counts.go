@@ -45,7 +45,7 @@ func New(c Config) *Counts {
 	return r
 }
 
-// Load forgets everything, written or not, and takes over a table as it lies at off
+// Load forgets everything, written or not, and takes over a table as it is at off
 // of the file, with refcounts of 1<<order bits.
 func (r *Counts) Load(table []uint64, off int64, order uint32) {
 	r.table, r.order = clustertable.NewRoot(table, off, binary.BigEndian), order
@@ -62,7 +62,7 @@ func (r *Counts) perBlock() int64 { return 1 << r.BlockBits() }
 // MaxCluster is the first cluster index that no table entry can name.
 func (r *Counts) MaxCluster() int64 { return 1 << (56 - r.c.ClusterBits) }
 
-// Table returns the entries of the table, not to be changed, and where it lies in
+// Table returns the entries of the table, not to be changed, and where it is in
 // the file.
 func (r *Counts) Table() (entries []uint64, off int64) { return r.table.Entries, r.table.Off }
 
@@ -95,7 +95,7 @@ func (r *Counts) block(ctx context.Context, region int64) (*clustertable.Slice, 
 	return r.blocks.Fetch(ctx, r.c.Host.File(), off)
 }
 
-// Block returns where the block of a region lies, 0 if there is none. It is read,
+// Block returns where the block of a region is, 0 if there is none. It is read,
 // so that an entry of the table that cannot be right is an error.
 func (r *Counts) Block(ctx context.Context, region int64) (off int64, err error) {
 	b, err := r.block(ctx, region)

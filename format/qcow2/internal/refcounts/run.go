@@ -36,7 +36,7 @@ func (r *Counts) Raise(ctx context.Context, run Run) (int64, error) {
 				return c - run.First, ErrUncounted(c << r.c.ClusterBits)
 			}
 			if run.Times > highest || v > highest-run.Times {
-				return c - run.First, driver.Errorf(driver.ErrInvalid, "the cluster at offset %#x would have more references than the %d-bit refcounts of the image can tell", c<<r.c.ClusterBits, 1<<r.order)
+				return c - run.First, driver.Errorf(driver.ErrInvalid, "the cluster at offset %#x would have more references than the %d-bit refcounts of the image can count", c<<r.c.ClusterBits, 1<<r.order)
 			}
 			ondisk.SetRefcount(b.Data, int(c-base), r.order, v+run.Times)
 			r.blocks.MarkDirty(b) // at once: the next cluster may end the run with an error

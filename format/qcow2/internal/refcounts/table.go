@@ -42,12 +42,12 @@ func (r *Counts) Grow(n int64) (undo func()) {
 	}
 }
 
-// MoveTable notes that the table lies at off now, written as it is.
+// MoveTable notes that the table is at off now, written as it is.
 func (r *Counts) MoveTable(off int64) {
 	r.table = clustertable.NewRoot(r.table.Entries, off, binary.BigEndian)
 }
 
-// CoverTable gives the table room on disk where it lies in holes of the file.
+// CoverTable gives the table room on disk where it is in holes of the file.
 func (r *Counts) CoverTable(ctx context.Context) error {
 	return clustertable.FillHoles(ctx, r.c.Host.File(), r.table.Off, r.table.Off+r.table.Bytes())
 }
@@ -81,6 +81,6 @@ func (r *Counts) WriteTable(ctx context.Context) (changed bool, err error) {
 	return true, err
 }
 
-// Pressed says whether so many blocks wait to be written that they should be. It
+// NeedsWriteback says whether so many blocks wait to be written that they should be. It
 // may be called without the lock.
-func (r *Counts) Pressed() bool { return r.blocks.Dirty() > r.blocks.Slices() }
+func (r *Counts) NeedsWriteback() bool { return r.blocks.Dirty() > r.blocks.Slices() }

@@ -9,7 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 )
 
-// ReadPadded fills p from offset off. What lies beyond the end of the file
+// ReadPadded fills p from offset off. What is beyond the end of the file
 // is zero.
 func ReadPadded(ctx context.Context, file driver.Storage, p []byte, off int64) error {
 	if off < 0 {

@@ -25,7 +25,7 @@ func NewWriter(ctx context.Context, file driver.Storage) *Writer {
 	return &Writer{ctx: ctx, file: file}
 }
 
-// End returns where the last byte of all writes lies, plus one.
+// End returns where the last byte of all writes is, plus one.
 func (w *Writer) End() int64 { return w.end }
 
 // Room returns n zeroed bytes that will be written at off by the next flush.
@@ -121,7 +121,7 @@ func Extend(ctx context.Context, file driver.Storage, size int64, mode driver.Pr
 		}
 	}
 	if mode == driver.PreallocOff || mode == driver.PreallocMetadata {
-		// One byte at the end: what lies between is a hole or zeroes.
+		// One byte at the end: what is between is a hole or zeroes.
 		_, err := file.WriteAt(ctx, []byte{0}, size-1)
 		return err
 	}
