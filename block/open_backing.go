@@ -41,7 +41,7 @@ func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o 
 	switch {
 	case namedFile || namedDriver:
 	case ref != nil:
-		if src.Filename, err = img.Resolve(ref.Filename); err != nil {
+		if src.Filename, err = op.findParent(ctx, img, ref); err != nil {
 			return err
 		}
 		if _, given := o["driver"]; !given {

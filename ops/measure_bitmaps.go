@@ -22,6 +22,7 @@ const (
 func bitmapsSize(ctx context.Context, source *block.Image, options opts.Dict) (*int64, error) {
 	list, ok, err := source.Bitmaps(ctx)
 	compat := options.String("compat")
+	ok = ok || source.Driver().Desc().StoresBitmaps
 	if err != nil || !ok || compat == "0.10" || compat == "v2" {
 		return nil, err
 	}

@@ -108,6 +108,10 @@ type SpaceTeller interface {
 type BackingRef struct {
 	Filename string // as stored, relative to the directory of the image that names it
 	Format   string // "" if the image does not say
+	// Ending is for ParentFinders: the image knows no name of its backing file, and
+	// Filename is the one that it would usually have. It is looked for among the files
+	// beside the image, and in the folder above, whose names end so (".vdi").
+	Ending string
 }
 
 // Storage is a node that holds bytes itself.
@@ -311,6 +315,21 @@ type BackingChanger interface {
 type ParentChecker interface {
 	// CheckParent refuses a parent that is another one.
 	CheckParent(ctx context.Context, parent Node) error
+}
+
+// ParentFinder is implemented by formats whose images name their backing file by an
+// identifier only: see BackingRef.Ending.
+type ParentFinder interface {
+	// IsParent says whether a file that begins with head, at most ProbeBytes bytes, is the
+	// backing file.
+	IsParent(head []byte) bool
+}
+
+// Neighbours is implemented by protocols whose objects lie in folders.
+type Neighbours interface {
+	// Neighbours returns the names of the files in a folder, which is given relative to
+	// the one that the object lies in.
+	Neighbours(dir string) ([]string, error)
 }
 
 // Emptier is implemented by formats with backing files that can give up all

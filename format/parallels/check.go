@@ -47,7 +47,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 		return nil, err
 	}
 	var leaked int64
-	if size := im.file.Size(); size > u.End {
+	if size := roundUp(im.file.Size(), sectorSize); size > u.End {
 		say(fix.Leaks, "space leaked at the end of the image %d", size-u.End)
 		leaked = roundUp(size-u.End, im.cluster) / im.cluster
 	}

@@ -39,7 +39,9 @@ func plan(d opts.Dict, size int64) (*header, error) {
 	return h, nil
 }
 
-func invalid(msg string) error { return driver.Errorf(driver.ErrInvalid, "%s", msg) }
+func invalid(format string, args ...any) error {
+	return driver.Errorf(driver.ErrInvalid, format, args...)
+}
 
 // Create implements driver.Creator.
 func (parallelsDriver) Create(ctx context.Context, req *driver.CreateRequest) error {

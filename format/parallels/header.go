@@ -114,6 +114,8 @@ func (h *header) unit() int64 {
 	return sectorSize
 }
 
-func corrupt(msg string) error { return driver.Errorf(driver.ErrCorrupt, "%s", msg) }
+func corrupt(format string, args ...any) error {
+	return driver.Errorf(driver.ErrCorrupt, format, args...)
+}
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }

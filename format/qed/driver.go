@@ -33,7 +33,7 @@ var desc = driver.Desc{
 		{Role: "backing", Use: driver.UseBacking, Optional: true},
 	},
 	NoCompression: true,
-	CreateOrder:   strings.Fields("size backing_file backing_fmt cluster_size table_size"),
+	CreateOrder:   strings.Fields("size backing_file backing_fmt cluster_size table_size preallocation nocow extent_size_hint"),
 	Summary:       "QEMU enhanced disk",
 	OpenOptions:   opts.SchemaOf(openOptions{}),
 	CreateOptions: opts.SchemaOf(createOptions{}),

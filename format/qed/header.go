@@ -112,6 +112,8 @@ func (h *header) validTableOffset(off uint64, fileSize int64) bool {
 	return off%uint64(h.cluster) == 0 && off >= uint64(h.headerBytes()) && fileSize >= h.tableBytes() && off <= uint64(fileSize-h.tableBytes())
 }
 
-func corrupt(msg string) error { return driver.Errorf(driver.ErrCorrupt, "%s", msg) }
+func corrupt(format string, args ...any) error {
+	return driver.Errorf(driver.ErrCorrupt, format, args...)
+}
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }

@@ -15,6 +15,7 @@ import (
 type image struct {
 	*blockmap.Disk
 	file    driver.Storage
+	events  driver.Events
 	cluster int64
 
 	mu      sync.Mutex // guards what follows, and the writing of the header
@@ -35,7 +36,7 @@ func open(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
 	if err := h.check(req.File.Size()); err != nil {
 		return nil, err
 	}
-	im := &image{file: req.File, cluster: h.cluster, hdr: *h}
+	im := &image{file: req.File, events: driver.EventsOf(req.File), cluster: h.cluster, hdr: *h}
 	if h.features&featureBacking != 0 {
 		name := make([]byte, h.backLen)
 		if _, err := req.File.ReadAt(ctx, name, int64(h.backingOff)); err != nil {
@@ -136,6 +137,15 @@ func (im *image) closing(ctx context.Context) error {
 		return nil
 	}
 	return im.writeHeader(ctx, h)
+}
+
+// Allocate implements driver.Allocator.
+func (im *image) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget, error) {
+	t, err := im.Disk.Allocate(ctx, off, n)
+	if err == nil {
+		im.events.Raise("write_aio")
+	}
+	return t, err
 }
 
 // ReadEncoded implements driver.Format: nothing is.

@@ -15,13 +15,20 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 	if (fix.Leaks || fix.Errors) && !im.Writable() {
 		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	}
+	im.mu.Lock()
+	counted, blocks := int64(im.hdr.allocated), uint64(im.hdr.blocks)
+	im.mu.Unlock()
 	var wrong []blockmap.Finding
+	tooLarge := int64(0)
 	u, err := im.Disk.Check(ctx, func(f blockmap.Finding) {
 		wrong = append(wrong, f)
-		switch f.Problem {
-		case blockmap.Twice:
+		switch {
+		case f.Problem == blockmap.Beyond && f.Raw >= blocks:
+			tooLarge++
+			report(fmt.Sprintf("ERROR: block index %d too large, is %d", f.Unit, f.Raw))
+		case f.Problem == blockmap.Twice:
 			report(fmt.Sprintf("ERROR: block index %d also used by %d", f.Raw, f.Raw))
-		case blockmap.Beyond:
+		case f.Problem == blockmap.Beyond:
 			report(fmt.Sprintf("ERROR: block index %d points after the end of the file, is %d", f.Unit, f.Raw))
 		default:
 			report(fmt.Sprintf("ERROR: block index %d too large, is %d", f.Unit, f.Raw))
@@ -30,9 +37,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 	if err != nil {
 		return nil, err
 	}
-	im.mu.Lock()
-	counted := int64(im.hdr.allocated)
-	im.mu.Unlock()
+	u.Allocated -= tooLarge
 	res := &driver.CheckResult{Corruptions: int64(len(wrong)), TotalClusters: u.Units, AllocatedClusters: u.Allocated, FragmentedClusters: u.Fragmented}
 	if counted != u.Allocated {
 		report(fmt.Sprintf("ERROR: allocated blocks mismatch, is %d, should be %d", u.Allocated, counted))

@@ -15,6 +15,9 @@
 // Images are made with the blocks at a multiple of 1 MiB, as VirtualBox does it. The
 // room behind the table lets the disk grow without moving a block.
 //
+// A differencing image names its parent by an identifier; it is looked for among the files
+// beside it and in the folder above. It must be in the state that the image names.
+//
 // Not supported: images of version 0 and 1.0, and writing where blocks have extra
 // data in front (no program makes them).
 package vdi

@@ -23,9 +23,12 @@ type createOptions struct {
 }
 
 var desc = driver.Desc{
-	Name:          "vdi",
-	Kind:          driver.KindFormat,
-	Children:      []driver.ChildDesc{{Role: "file", Use: driver.UseMetadata}},
+	Name: "vdi",
+	Kind: driver.KindFormat,
+	Children: []driver.ChildDesc{
+		{Role: "file", Use: driver.UseMetadata},
+		{Role: "backing", Use: driver.UseBacking, Optional: true},
+	},
 	NoCompression: true,
 	Summary:       "VirtualBox disk image",
 	OpenOptions:   opts.SchemaOf(openOptions{}),
@@ -40,6 +43,9 @@ var (
 	_ driver.Allocator  = (*image)(nil)
 	_ driver.ZeroWriter = (*image)(nil)
 	_ driver.Discarder  = (*image)(nil)
+
+	_ driver.ParentFinder  = (*image)(nil)
+	_ driver.ParentChecker = (*image)(nil)
 )
 
 // Desc implements driver.Driver.

@@ -2,6 +2,7 @@ package vdi
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
@@ -55,6 +56,11 @@ const (
 const headerText = "<<< QEMU VM Virtual Disk Image >>>\n"
 
 type uuid [16]byte
+
+// String returns the usual form of an identifier: the first three fields are numbers.
+func (u uuid) String() string {
+	return fmt.Sprintf("{%x-%x-%x-%x-%x}", []byte{u[3], u[2], u[1], u[0]}, []byte{u[5], u[4]}, []byte{u[7], u[6]}, u[8:10], u[10:])
+}
 
 // header is the first sector of an image.
 type header struct {

@@ -17,6 +17,7 @@ type image struct {
 	file      driver.Storage
 	imageType uint32
 	block     int64
+	link      uuid // of the parent
 
 	mu  sync.Mutex // guards hdr, and its writing
 	hdr *header
@@ -34,19 +35,21 @@ func open(ctx context.Context, req *driver.OpenRequest) (*image, error) {
 	if end := h.table + int64(h.blocks)*4; end > req.File.Size() {
 		return nil, driver.Errorf(driver.ErrCorrupt, "the block map ends at %d, the file at %d", end, req.File.Size())
 	}
-	if h.link != (uuid{}) {
-		return nil, unsupported("unsupported VDI image (non-NULL link UUID)")
-	}
-	if h.parentChange != (uuid{}) {
+	if h.parentChange != (uuid{}) && h.link == (uuid{}) {
 		return nil, unsupported("unsupported VDI image (non-NULL parent UUID)")
+	}
+	if h.link != (uuid{}) && h.imageType != typeDiff && h.imageType != typeUndo {
+		return nil, unsupported("unsupported VDI image (non-NULL link UUID)")
 	}
 	if h.extra != 0 && req.Access.Write {
 		return nil, unsupported("unsupported VDI image (blocks have %d bytes of extra data: it can be read only)", h.extra)
 	}
-	im := &image{file: req.File, imageType: h.imageType, block: h.block, hdr: h}
+	im := &image{file: req.File, imageType: h.imageType, block: h.block, link: h.link, hdr: h}
 	l := im.layout(h)
+	l.Backing = im.parent() || req.BackingGiven
+	l.ZeroState = l.Backing // else what is absent is zeroes
 	l.Writable, l.Sequential = req.Access.Write, req.Sequential
-	im.Disk, err = blockmap.New(l, blockmap.Hooks{Linking: im.countBlocks}, req.File, req.Env, h.size)
+	im.Disk, err = blockmap.New(l, blockmap.Hooks{FirstWrite: im.touch, Linking: im.countBlocks}, req.File, req.Env, h.size)
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +86,16 @@ func (im *image) layout(h *header) blockmap.Layout {
 	}
 }
 
+// touch gives the contents another identifier, by which an image on top of this one finds
+// out that they were changed.
+func (im *image) touch(ctx context.Context) error {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	h := *im.hdr
+	h.snap = newUUID()
+	return im.writeHeader(ctx, &h)
+}
+
 // countBlocks notes in the header how many blocks there are in the file, up to end.
 func (im *image) countBlocks(ctx context.Context, end int64) error {
 	im.mu.Lock()
@@ -116,8 +129,48 @@ func (im *image) Traits() driver.Traits {
 	return driver.Traits{ZeroInit: im.imageType != typeStatic || im.file.Traits().ZeroInit}
 }
 
-// State implements driver.Stater: the header knows no such marks.
-func (*image) State(context.Context) (*driver.State, error) { return &driver.State{}, nil }
+// parent says whether the image is on top of another one.
+func (im *image) parent() bool { return im.link != uuid{} }
+
+// State implements driver.Stater. VirtualBox calls snapshots by their identifiers; the name
+// of a first image is not known.
+func (im *image) State(context.Context) (*driver.State, error) {
+	s := &driver.State{}
+	if im.parent() {
+		s.Backing = &driver.BackingRef{Filename: im.link.String() + ".vdi", Format: "vdi", Ending: ".vdi"}
+	}
+	return s, nil
+}
+
+// IsParent implements driver.ParentFinder.
+func (im *image) IsParent(head []byte) bool {
+	if len(head) < headerSize || binary.LittleEndian.Uint32(head[offSignature:]) != signature {
+		return false
+	}
+	return uuid(head[offImageUUID:offImageUUID+16]) == im.link
+}
+
+// CheckParent implements driver.ParentChecker: the parent must be the one that the image
+// names, and not have been changed since.
+func (im *image) CheckParent(_ context.Context, parent driver.Node) error {
+	p, ok := parent.(*image)
+	if !ok || !im.parent() {
+		return nil // somebody chose another one, and knows why
+	}
+	p.mu.Lock()
+	id, change := p.hdr.image, p.hdr.snap
+	p.mu.Unlock()
+	im.mu.Lock()
+	want := im.hdr.parentChange
+	im.mu.Unlock()
+	switch {
+	case id != im.link:
+		return driver.Errorf(driver.ErrCorrupt, "the image is %s, and the parent of this one is %s", id, im.link)
+	case want != uuid{} && change != want:
+		return driver.Errorf(driver.ErrCorrupt, "the parent has been modified: its state is %s, and was %s", change, want)
+	}
+	return nil
+}
 
 // Info implements driver.Describer.
 func (im *image) Info(context.Context) (*driver.Info, error) {

@@ -38,6 +38,9 @@ func (im *image) shrink(ctx context.Context, h *header, blocks uint32) error {
 		return err
 	}
 	h.blocks = blocks
+	im.mu.Lock()
+	h.allocated = im.hdr.allocated // tables were written meanwhile
+	im.mu.Unlock()
 	if err := im.switchTo(ctx, h); err != nil {
 		return err
 	}

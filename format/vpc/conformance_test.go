@@ -19,7 +19,9 @@ func TestConformance(t *testing.T) {
 			h.Skip = map[string]string{"Backing": "the parent of a new image cannot be named"}
 			if c.name != "exact" && !testkit.Long() {
 				const why = "another variant has run it"
-				h.Skip["FailOnce"], h.Skip["FailForGood"], h.Skip["CancelDuring"] = why, why, why
+				for _, name := range []string{"FailOnce", "FailForGood", "CancelDuring", "Damaged", "Concurrent"} {
+					h.Skip[name] = why
+				}
 			}
 			if c.name == "fixed" {
 				h.Skip["Probe"] = "fixed disks are not recognised"

@@ -38,7 +38,7 @@ var desc = driver.Desc{
 		{Role: "backing", Use: driver.UseBacking, Optional: true},
 	},
 	NoCompression: true,
-	CreateOrder:   strings.Fields("size subformat force_size"),
+	CreateOrder:   strings.Fields("size subformat force_size preallocation nocow extent_size_hint"),
 	Summary:       "Virtual hard disk (VHD) of Virtual PC, Hyper-V, Azure and XenServer",
 	OpenOptions:   opts.SchemaOf(openOptions{}),
 	CreateOptions: opts.SchemaOf(createOptions{}),

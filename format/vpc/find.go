@@ -34,7 +34,7 @@ func findFooter(ctx context.Context, file driver.Storage) (*copies, error) {
 	}
 	front, frontOK := decodeFooter(b)
 	size := file.Size()
-	if front == nil && size < footerSize-1 {
+	if size == 0 {
 		return nil, corrupt("file too small for a VHD header")
 	}
 	var last *footer

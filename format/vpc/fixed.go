@@ -157,7 +157,8 @@ func (n *fixed) Check(_ context.Context, _ driver.CheckFix, report func(line str
 }
 
 // resized returns the footer of a disk that gets another size, and that size: where the
-// geometry tells it, the next one that has a geometry.
+// geometry tells it, the next one that has a geometry. If the size must be exact the
+// image becomes one whose geometry does not tell it.
 func resized(old *footer, size int64, force string, opt driver.ResizeOptions) (*footer, int64, error) {
 	if opt.Prealloc != "" && opt.Prealloc != driver.PreallocOff {
 		return nil, 0, driver.Errorf(driver.ErrUnsupported, "unsupported preallocation mode '%s'", opt.Prealloc)
@@ -167,8 +168,12 @@ func resized(old *footer, size int64, force string, opt driver.ResizeOptions) (*
 	}
 	f := *old
 	got := f.setSize(size, !old.byGeometry(force))
+	if opt.Exact && got != roundUp(size, sectorSize) && force != sizeCHS {
+		f.creator = "qem2"
+		got = f.setSize(size, true)
+	}
 	if got > maxSize || opt.Exact && got != roundUp(size, sectorSize) {
-		return nil, 0, driver.Errorf(driver.ErrInvalid, "a disk of this creator cannot have %d bytes, but %d", size, got)
+		return nil, 0, driver.Errorf(driver.ErrInvalid, "no geometry has %d bytes, and the next one %d", size, got)
 	}
 	return &f, got, nil
 }

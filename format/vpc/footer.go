@@ -240,6 +240,8 @@ func (d *dynamic) bitmap() int64 { return roundUp((int64(d.block)/sectorSize+7)/
 
 func (d *dynamic) tableEnd() int64 { return int64(d.table) + int64(d.entries)*4 }
 
-func corrupt(msg string) error { return driver.Errorf(driver.ErrCorrupt, "%s", msg) }
+func corrupt(format string, args ...any) error {
+	return driver.Errorf(driver.ErrCorrupt, format, args...)
+}
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }

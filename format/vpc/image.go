@@ -42,7 +42,7 @@ func openDynamic(ctx context.Context, req *driver.OpenRequest, c *copies, force 
 	if err != nil {
 		return nil, err
 	}
-	if c.data > uint64(max(0, req.File.Size()-dynamicSize)) {
+	if c.data >= uint64(req.File.Size()) {
 		return nil, corrupt("error reading dynamic VHD header")
 	}
 	b := make([]byte, dynamicSize)

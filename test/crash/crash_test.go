@@ -47,6 +47,7 @@ func (d *recorded) Open(context.Context, *driver.OpenRequest) (driver.Node, erro
 // scenario is one kind of image.
 type scenario struct {
 	name     string
+	format   string // "": qcow2
 	options  opts.Dict
 	size     int64
 	backing  bool
@@ -228,7 +229,7 @@ func operate(t *testing.T, r *rand.Rand, s scenario, img *block.Image, rec *test
 			size = s.size/2 + r.Int64N(s.size/sector)*sector
 			c = change{event: c.event, size: size}
 			opt := driver.ResizeOptions{}
-			if size > img.Size() && !s.backing && r.IntN(2) == 0 {
+			if s.format == "" && size > img.Size() && !s.backing && r.IntN(2) == 0 {
 				opt.Prealloc = driver.PreallocMetadata
 			}
 			err = img.Resize(ctx, size, opt)

@@ -4,7 +4,7 @@
 # unpacked, and nothing of them is in this project. qemu-io, the storage daemon and the
 # emulator (started by some scripts without a guest) are QEMU's own.
 #
-#   suite.sh [FORMAT[:PROTOCOL]…]        default: raw qcow2 luks raw:nbd
+#   suite.sh [FORMAT[:PROTOCOL]…]        default: all that have a list
 #
 # FORMAT[-PROTOCOL].txt beside this script names the scripts, one a line: "pass NAME" or
 # "differs NAME REASON". It fails if one of the first does not pass, and if one of the
@@ -19,7 +19,7 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd)
 home=${COWL_PEER:-/var/cache/cowl-test}
 suite=$home/qemu
-[ $# -gt 0 ] || set -- raw qcow2 luks raw:nbd
+[ $# -gt 0 ] || set -- raw qcow2 luks vdi qed parallels vpc raw:nbd
 
 for p in qemu-io qemu-storage-daemon qemu-system-x86_64 python3; do
 	command -v "$p" >/dev/null || { echo "skipped: QEMU's suite needs $p, which ./test.sh setup installs"; exit 0; }

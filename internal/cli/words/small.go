@@ -126,6 +126,16 @@ var small = set(
 	"timeout parameter is too large or negative",
 	"server certificate verification failed: %v",
 	"x-dirty-bitmap value too long",
+	"unsupported VDI image (version %d.%d)",
+	"unsupported VDI image (unaligned block map offset 0x%x)",
+	"unsupported VDI image (unaligned data offset 0x%x)",
+	"unsupported VDI image (sector size %d is not %d)",
+	"unsupported VDI image (block size %d is not %d)",
+	"unsupported VDI image (disk size %d, image bitmap has room for %d)",
+	"unsupported VDI image (too many blocks %d, max is %d)",
+	"unsupported VDI image (non-NULL link UUID)",
+	"unsupported VDI image (non-NULL parent UUID)",
+	"invalid VPC image",
 )
 
 func set(list ...string) map[string]bool {

@@ -37,4 +37,8 @@ var qemu = map[string]string{
 	"the image cannot have the name of its own backing file":                             "Error: Trying to create an image with the same filename as the backing file",
 	"the requested data were not available":                                              "The requested data were not available.",
 	"unable to parse FD number %s: numerical result out of range":                        "Unable to parse FD number %s: Numerical result out of range",
+	"max table entries too large (%d)":                                                   "Max Table Entries too large (%d)",
+	"invalid image: zero sectors per track":                                              "Invalid image: Zero sectors per track",
+	"invalid image: too big cluster":                                                     "Invalid image: Too big cluster",
+	"invalid image: too big offset":                                                      "Invalid image: Too big offset",
 }
