@@ -309,7 +309,8 @@ type BackingChanger interface {
 // ParentChecker is implemented by formats whose images say which image their backing
 // file is, whatever its name.
 type ParentChecker interface {
-	// CheckParent refuses a parent that is another one.
+	// CheckParent refuses a parent that is another one, or remembers that it is, to
+	// refuse the requests that the parent would answer.
 	CheckParent(ctx context.Context, parent Node) error
 }
 
