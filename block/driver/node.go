@@ -60,6 +60,8 @@ type Traits struct {
 	// NoCompression: although the format has compressed clusters, this image takes
 	// none (it is encrypted).
 	NoCompression bool
+	// OnlyCompressed: the image takes compressed clusters only, each of them once.
+	OnlyCompressed bool
 }
 
 // Stater is implemented by nodes that know what state their object is in.

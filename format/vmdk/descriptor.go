@@ -132,10 +132,10 @@ func parseExtent(s string) (x *extentLine, ok bool, err error) {
 	}
 	number, rest, _ := strings.Cut(strings.TrimSpace(rest), " ")
 	sectors, err := strconv.ParseInt(number, 10, 64)
-	if err != nil {
+	kind, rest, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	if err != nil || kind == "" {
 		return nil, false, nil
 	}
-	kind, rest, _ := strings.Cut(strings.TrimSpace(rest), " ")
 	x = &extentLine{access: access, sectors: sectors, kind: strings.ToUpper(kind)}
 	rest = strings.TrimSpace(rest)
 	if quoted, ok := strings.CutPrefix(rest, "\""); ok {

@@ -30,14 +30,27 @@ type node struct {
 }
 
 var (
-	_ driver.Allocator  = (*node)(nil)
-	_ driver.ZeroWriter = (*node)(nil)
+	_ driver.Allocator  = (*writable)(nil)
+	_ driver.ZeroWriter = (*writable)(nil)
+	_ driver.Compressor = (*writable)(nil)
 	_ driver.Describer  = (*node)(nil)
 	_ driver.Stater     = (*node)(nil)
 	_ driver.Checker    = (*node)(nil)
 
 	_ driver.ParentChecker = (*node)(nil)
 )
+
+// writable is an image whose extents can be written at any place.
+type writable struct{ *node }
+
+// Encode implements driver.Compressor: nothing is smaller, so that grains are written
+// as they are, as QEMU does.
+func (writable) Encode(dst, _ []byte) ([]byte, bool, error) { return dst, false, nil }
+
+// WriteEncoded implements driver.Compressor; Encode never asks for it.
+func (writable) WriteEncoded(context.Context, int64, []byte) error {
+	return driver.Errorf(driver.ErrUnsupported, "only streamOptimized images have compressed grains")
+}
 
 // Size implements driver.Node.
 func (n *node) Size() int64 { return n.size }
@@ -139,7 +152,7 @@ func (n *node) ReadEncoded(ctx context.Context, p []byte, off int64) error {
 }
 
 // Allocate implements driver.Allocator.
-func (n *node) Allocate(ctx context.Context, off, length int64) (driver.WriteTarget, error) {
+func (n writable) Allocate(ctx context.Context, off, length int64) (driver.WriteTarget, error) {
 	if off < 0 || length <= 0 || off >= n.size {
 		return driver.WriteTarget{}, driver.Errorf(driver.ErrRange, "write of %d bytes at %d: beyond the end of the disk", length, off)
 	}
@@ -166,7 +179,7 @@ func (n *node) Allocate(ctx context.Context, off, length int64) (driver.WriteTar
 
 // WriteZeroes implements driver.ZeroWriter, by grains that read as zeroes if the image
 // has such, and by the files of flat extents.
-func (n *node) WriteZeroes(ctx context.Context, off, length int64, flags driver.ZeroFlags) error {
+func (n writable) WriteZeroes(ctx context.Context, off, length int64, flags driver.ZeroFlags) error {
 	for length > 0 && off < n.size {
 		x := n.find(off)
 		in := off - x.start

@@ -53,7 +53,18 @@ func open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
 		return nil, err
 	}
 	n.cid = n.desc.cid
-	return n, nil
+	if len(n.extents) == 1 && n.extents[0].compressed {
+		if !n.write {
+			return n, nil
+		}
+		s, err := newStreamNode(ctx, n)
+		if err != nil {
+			n.extents[0].disk.Release()
+			return nil, err
+		}
+		return s, nil
+	}
+	return writable{n}, nil
 }
 
 // load reads what kind of image it is, and opens its extents.
@@ -213,6 +224,8 @@ func (n *node) openExtent(ctx context.Context, req *driver.OpenRequest, x *exten
 	if err := n.openSparse(ctx, req, x); err != nil {
 		return err
 	}
-	x.size = size
+	if x.size = size; x.compressed && n.write {
+		return driver.Errorf(driver.ErrReadOnly, "the compressed extent '%s' can only be read", x.name)
+	}
 	return nil
 }

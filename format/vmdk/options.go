@@ -79,7 +79,9 @@ func newPlan(d opts.Dict, size int64) (*plan, error) {
 		return nil, driver.Errorf(driver.ErrUnsupported, "flat image can't have backing file")
 	case p.flat && p.ZeroedGrain:
 		return nil, driver.Errorf(driver.ErrUnsupported, "flat image can't enable zeroed grain")
-	case !p.flat && !p.split && newHeader(p.size, p).overhead+uint64(p.size/sectorSize) > maxHostSector:
+	case p.Subformat == streamOptimized && p.size > maxStreamSize:
+		return nil, invalid("a streamOptimized image can have a disk of %d TiB at most", maxStreamSize>>40)
+	case p.Subformat == monolithicSparse && newHeader(p.size, p).overhead+uint64(p.size/sectorSize) > maxHostSector:
 		// A grain has an address of 32 bits in sectors.
 		return nil, invalid("a %s image of %d bytes cannot be written to its end, since an extent has 2 TiB at most: use monolithicFlat, or less", p.Subformat, p.size)
 	}
