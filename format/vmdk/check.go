@@ -12,7 +12,7 @@ import (
 // and no two the same. Nothing is repaired.
 func (n *node) Check(ctx context.Context, fix driver.CheckFix, report func(string), progress func(done, total int64)) (*driver.CheckResult, error) {
 	if fix.Leaks || fix.Errors {
-		return nil, driver.Errorf(driver.ErrUnsupported, "vmdk images cannot be repaired")
+		return nil, driver.Errorf(driver.ErrUnsupported, "this image format does not support checks")
 	}
 	res := &driver.CheckResult{}
 	for _, x := range n.extents {

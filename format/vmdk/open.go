@@ -39,8 +39,7 @@ func open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
 	if err := desc.OpenOptions.Decode(options, &openOptions{}); err != nil {
 		return nil, err
 	}
-	const least = 4 // for the magic
-	if req.File.Size() < least {
+	if req.File.Size() == 0 {
 		return nil, driver.Errorf(driver.ErrFormat, "file is too small, not a valid image")
 	}
 	n := &node{file: req.File, write: req.Access.Write}
@@ -77,7 +76,11 @@ func (n *node) load(ctx context.Context, req *driver.OpenRequest, given map[stri
 	case magicSparse:
 		h := decodeSparse(head)
 		if h.capacity == 0 && h.descOff != 0 {
-			return n.openDescriptor(ctx, req, h.descOff, given)
+			// A descriptor with a header around it, or an image of no length.
+			err := n.openDescriptor(ctx, req, h.descOff, given)
+			if n.desc == nil || n.desc.createType != monolithicSparse && n.desc.createType != streamOptimized {
+				return err
+			}
 		}
 		return n.openMonolithic(ctx, req, h)
 	case magicCOWD:

@@ -51,14 +51,14 @@ func newPlan(d opts.Dict, size int64) (*plan, error) {
 		p.AdapterType = "ide"
 	case "ide", "lsilogic", "buslogic", "legacyESX":
 	default:
-		return nil, invalid("parameter 'adapter_type' does not accept value '%s'", p.AdapterType)
+		return nil, invalid("invalid parameter value: %s", p.AdapterType)
 	}
 	switch p.Subformat {
 	case "":
 		p.Subformat = monolithicSparse
 	case monolithicSparse, monolithicFlat, splitSparse, splitFlat, streamOptimized:
 	default:
-		return nil, invalid("parameter 'subformat' does not accept value '%s'", p.Subformat)
+		return nil, invalid("invalid parameter value: %s", p.Subformat)
 	}
 	if p.Compat6 {
 		if p.HWVersion != "" {

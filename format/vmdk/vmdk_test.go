@@ -540,7 +540,7 @@ func TestHostile(t *testing.T) {
 		"raw device":    {[]byte(head + "RW 2 VMFSRDM \"x\"\n"), driver.ErrUnsupported, "unsupported extent type 'VMFSRDM'"},
 		"type":          {[]byte(strings.Replace(head, "monolithicFlat", "other", 1)), driver.ErrUnsupported, "unsupported image type 'other'"},
 		"nothing":       {[]byte(head), driver.ErrCorrupt, "names no extents"},
-		"tiny":          {[]byte("KDM"), driver.ErrFormat, "too small"},
+		"tiny":          {nil, driver.ErrFormat, "too small"},
 		"version":       {put(4, 4, 4), driver.ErrUnsupported, "unsupported VMDK version 4"},
 		"granularity":   {put(20, 1<<31, 8), driver.ErrCorrupt, "invalid granularity"},
 		"no grain":      {put(20, 0, 8), driver.ErrCorrupt, "L1 entry size is invalid"},
@@ -592,8 +592,8 @@ func TestCreateRefused(t *testing.T) {
 		o    opts.Dict
 		want string
 	}{
-		{1 << 20, opts.Dict{"subformat": "foo"}, "'foo'"},
-		{1 << 20, opts.Dict{"adapter_type": "foo"}, "'foo'"},
+		{1 << 20, opts.Dict{"subformat": "foo"}, "invalid parameter value: foo"},
+		{1 << 20, opts.Dict{"adapter_type": "foo"}, "invalid parameter value: foo"},
 		{1 << 20, opts.Dict{"compat6": "on", "hwversion": "9"}, "compat6 cannot be enabled with hwversion set"},
 		{1 << 20, opts.Dict{"subformat": monolithicFlat, "zeroed_grain": "on"}, "flat image can't enable zeroed grain"},
 		{1 << 20, opts.Dict{"subformat": splitFlat, "backing_file": "x"}, "flat image can't have backing file"},
