@@ -231,16 +231,28 @@ func (c *Creation) format(ctx context.Context, reg *Registry, req CreateRequest,
 		}
 		return openProtocolFile(ctx, reg, req, Source{Filename: filename})
 	}
-	return creator.Create(ctx, &driver.CreateRequest{Filename: req.Filename, Size: req.Size, Options: own, File: file, Env: c.env, CreateChild: child})
+	look := func(ctx context.Context, filename string) (driver.OpenedImage, func(), error) {
+		filename = CombinePath(req.Filename, filename)
+		img, err := Open(ctx, reg, Source{Filename: filename}, OpenOptions{NoBacking: true, NoIO: true, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Warn: req.Warn})
+		if err != nil {
+			return driver.OpenedImage{}, nil, &OpenError{Path: filename, Role: "backing", Err: err}
+		}
+		return driver.OpenedImage{Node: img.skipFilters().node, Format: img.Format()}, func() { closeQuietly(ctx, img) }, nil
+	}
+	return creator.Create(ctx, &driver.CreateRequest{Filename: req.Filename, Size: req.Size, Options: own, File: file, Env: c.env, CreateChild: child, OpenImage: look})
+}
+
+// gateOf returns the gate of a request, which refuses all if there is none.
+func gateOf(req CreateRequest) driver.Gate {
+	if req.Gate == nil {
+		return driver.DenyAll
+	}
+	return req.Gate
 }
 
 // openProtocolFile opens a file that was just created, or Storage, for laying out an
 // image.
 func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, src Source) (*Image, error) {
-	gate := req.Gate
-	if gate == nil {
-		gate = driver.DenyAll
-	}
 	proto := src.Storage
 	if proto == nil {
 		var err error
@@ -250,7 +262,7 @@ func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, src
 	}
 	src.Format = proto.Desc().Name
 	return Open(ctx, reg, src,
-		OpenOptions{Write: true, Resize: true, Unmap: true, Cache: req.Cache, Gate: gate, Objects: req.Objects, Budget: req.Budget, Warn: req.Warn, Words: req.Words})
+		OpenOptions{Write: true, Resize: true, Unmap: true, Cache: req.Cache, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Warn: req.Warn, Words: req.Words})
 }
 
 // splitOptions gives each option to the driver that declares it, the format

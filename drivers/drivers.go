@@ -23,6 +23,7 @@ import (
 	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/format/recognised"
 	"github.com/cowl-disk/cowl/format/vdi"
+	"github.com/cowl-disk/cowl/format/vmdk"
 	"github.com/cowl-disk/cowl/format/vpc"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/http"
@@ -41,6 +42,7 @@ func All() []driver.Driver {
 		qed.New(),
 		vdi.New(),
 		vpc.New(),
+		vmdk.New(),
 		bochs.New(),
 		cloop.New(),
 		dmg.New(),

@@ -95,6 +95,7 @@ func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
 	if src.size > job.Target.Size() {
 		return ConvertResult{}, driver.Errorf(driver.ErrRange, "the target has %d bytes, the source %d", job.Target.Size(), src.size)
 	}
+	job.Compress = job.Compress || job.Target.Traits().OnlyCompressed
 	if job.Compress && !job.Target.CanCompress() {
 		return ConvertResult{}, driver.Errorf(driver.ErrUnsupported, "compression not supported for this file format")
 	}

@@ -120,7 +120,20 @@ func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
 	case desc.Kind == driver.KindProtocol:
 		return img.DiskUsage(ctx)
 	case desc.Kind == driver.KindFormat:
-		return diskUsage(ctx, img.File())
+		sum, err := diskUsage(ctx, img.File())
+		for _, c := range img.Children() {
+			// Extents are parts of the image, whatever their number.
+			if d := desc.Child(c.Role); err != nil || sum < 0 || d == nil || !d.List {
+				continue
+			}
+			var n int64
+			if n, err = diskUsage(ctx, c.Image); n < 0 {
+				sum = n
+			} else {
+				sum += n
+			}
+		}
+		return sum, err
 	case len(desc.Schemes) > 0:
 		return -1, nil
 	case img.PassedThrough() != nil:

@@ -17,6 +17,7 @@ import (
 // job.Sources, CopyRange and Reflink are not used.
 func ConvertFromReader(ctx context.Context, r io.Reader, job ConvertJob) (ConvertResult, error) {
 	c := &converter{job: job, src: &concat{}, limit: newRateLimit(job.RateLimit), zero: job.TargetZero}
+	job.Compress = job.Compress || job.Target.Traits().OnlyCompressed
 	if job.Compress && !job.Target.CanCompress() {
 		return ConvertResult{}, driver.Errorf(driver.ErrUnsupported, "compression not supported for this file format")
 	}

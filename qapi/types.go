@@ -66,6 +66,23 @@ type InfoSpecificQcow2 struct {
 	CompressionType string            `json:"compression-type"`
 }
 
+// InfoSpecificVmdk is the specific information of vmdk.
+type InfoSpecificVmdk struct {
+	CID        uint32           `json:"cid"`
+	ParentCID  uint32           `json:"parent-cid"`
+	CreateType string           `json:"create-type"`
+	Extents    []VmdkExtentInfo `json:"extents"`
+}
+
+// VmdkExtentInfo describes an extent of a vmdk image.
+type VmdkExtentInfo struct {
+	Compressed  *bool  `json:"compressed,omitempty"`
+	VirtualSize int64  `json:"virtual-size"`
+	Filename    string `json:"filename"`
+	ClusterSize int64  `json:"cluster-size,omitempty"`
+	Format      string `json:"format"`
+}
+
 // Qcow2BitmapInfo describes a persistent dirty bitmap.
 type Qcow2BitmapInfo struct {
 	Name        string   `json:"name"`

@@ -117,6 +117,15 @@ type CreateRequest struct {
 	// CreateChild makes a further file (an external data file, an extent) and
 	// opens it for writing; the caller closes it. It is nil for protocols.
 	CreateChild func(ctx context.Context, filename string, size int64) (Storage, error)
+	// OpenImage opens an image that options name, for looking at it; done closes it.
+	// It is nil for protocols.
+	OpenImage func(ctx context.Context, filename string) (img OpenedImage, done func(), err error)
+}
+
+// OpenedImage is an image that the block layer has opened for a driver.
+type OpenedImage struct {
+	Node   Node
+	Format string
 }
 
 // Measurer is implemented by formats that can tell how large an image file

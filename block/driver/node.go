@@ -60,6 +60,8 @@ type Traits struct {
 	// NoCompression: although the format has compressed clusters, this image takes
 	// none (it is encrypted).
 	NoCompression bool
+	// OnlyCompressed: the image takes compressed clusters only, each of them once.
+	OnlyCompressed bool
 }
 
 // Stater is implemented by nodes that know what state their object is in.
@@ -313,7 +315,8 @@ type BackingChanger interface {
 // ParentChecker is implemented by formats whose images say which image their backing
 // file is, whatever its name.
 type ParentChecker interface {
-	// CheckParent refuses a parent that is another one.
+	// CheckParent refuses a parent that is another one, or remembers that it is, to
+	// refuse the requests that the parent would answer.
 	CheckParent(ctx context.Context, parent Node) error
 }
 

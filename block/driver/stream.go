@@ -28,7 +28,7 @@ type StreamRequest struct {
 // StreamWriter takes the bytes of the data ranges, one range after the other.
 type StreamWriter interface {
 	io.Writer
-	// Total is how many bytes the image will have.
+	// Total is how many bytes the image will have, -1 if only its end tells.
 	Total() int64
 	// Close writes what is left, and fails if not all data ranges were written.
 	Close() error

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"testing"
 
+	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
@@ -14,13 +16,57 @@ import (
 
 var errWrongContent = errors.New("wrong content")
 
+// addBase makes a backing file that holds content.
+func (s *suite) addBase(t *testing.T, name string, content []byte) {
+	t.Helper()
+	ctx := context.Background()
+	if s.BackingFormat == "" {
+		d := mem.NewDisk(0)
+		if _, err := d.WriteAt(ctx, content, 0); err != nil {
+			t.Fatal(err)
+		}
+		s.mem.Add(name, d)
+		return
+	}
+	err := block.Create(ctx, s.reg, block.CreateRequest{Filename: "mem:" + name, Format: s.BackingFormat, Size: int64(len(content)), Gate: driver.AllowAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := block.Open(ctx, s.reg, block.Source{Filename: "mem:" + name, Format: s.BackingFormat}, block.OpenOptions{Write: true, Gate: driver.AllowAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := img.WriteAt(ctx, content, 0); err != nil {
+		t.Fatal(err)
+	}
+	closeImage(t, img)
+}
+
+// on gives the options of an image with a backing file.
+func (s *suite) on(name string) opts.Dict {
+	format := s.BackingFormat
+	if format == "" {
+		format = "raw"
+	}
+	return opts.Dict{"backing_file": "mem:" + name, "backing_fmt": format}
+}
+
+// bytesOf returns what a disk in memory holds.
+func bytesOf(t *testing.T, d *mem.Disk) []byte {
+	t.Helper()
+	b := make([]byte, d.Size())
+	if _, err := d.ReadAt(context.Background(), b, 0); err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // testBacking runs the random operations on images with a backing file that is
 // shorter, as long and longer than the disk. The backing file must not change.
 func testBacking(t *testing.T, s *suite) {
 	if !s.desc().HasBacking() {
 		t.Skip("the format has no backing files")
 	}
-	ctx := context.Background()
 	for _, c := range []struct {
 		name string
 		size int64
@@ -29,12 +75,9 @@ func testBacking(t *testing.T, s *suite) {
 			r := testkit.Rand(uint64(c.size))
 			content := make([]byte, c.size/512*512)
 			testkit.FillDisk(r, content)
-			base := mem.NewDisk(0)
-			if _, err := base.WriteAt(ctx, content, 0); err != nil {
-				t.Fatal(err)
-			}
-			s.mem.Add("base", base)
-			name := s.create(t, opts.Dict{"backing_file": "mem:base", "backing_fmt": "raw"})
+			s.addBase(t, "base", content)
+			before := bytesOf(t, s.mem.Disk("base"))
+			name := s.create(t, s.on("base"))
 			img := s.open(t, name, true)
 			m := testkit.NewModel(img.Size())
 			m.Write(content[:min(int64(len(content)), m.Size())], 0)
@@ -50,8 +93,7 @@ func testBacking(t *testing.T, s *suite) {
 			}
 			s.compare(t, img, m)
 			closeImage(t, img)
-			got := make([]byte, len(content))
-			if _, err := base.ReadAt(ctx, got, 0); err != nil || string(got) != string(content) || base.Size() != int64(len(content)) {
+			if !bytes.Equal(bytesOf(t, s.mem.Disk("base")), before) {
 				t.Fatal("the backing file has changed")
 			}
 		})
@@ -66,16 +108,9 @@ func testChangeBacking(t *testing.T, s *suite) {
 	}
 	ctx := context.Background()
 	for _, base := range []string{"one", "another"} {
-		d := mem.NewDisk(0)
-		if _, err := d.WriteAt(ctx, bytes.Repeat([]byte(base), int(s.size)/len(base)+1), 0); err != nil {
-			t.Fatal(err)
-		}
-		if err := d.Resize(ctx, s.size, driver.ResizeOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		s.mem.Add(base, d)
+		s.addBase(t, base, bytes.Repeat([]byte(base), int(s.size)/len(base)+1)[:s.size])
 	}
-	name := s.create(t, opts.Dict{"backing_file": "mem:one", "backing_fmt": "raw"})
+	name := s.create(t, s.on("one"))
 	img := s.open(t, name, true)
 	if _, ok := img.Node().(driver.BackingChanger); !ok {
 		closeImage(t, img)

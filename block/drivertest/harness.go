@@ -39,6 +39,9 @@ type Harness struct {
 	// Open are options for opening, and Objects what they and Options refer to.
 	Open    opts.Dict
 	Objects driver.Objects
+	// BackingFormat is the format of backing files, that of the driver itself for those
+	// that take no other; "" is raw.
+	BackingFormat string
 	// Garbage: what was never written, in new images and behind the old end of those
 	// that grew, reads as anything (as encrypted zeroes, say). The suite writes zeroes
 	// there before it looks.

@@ -10,8 +10,6 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/internal/testkit"
-	"github.com/cowl-disk/cowl/opts"
-	"github.com/cowl-disk/cowl/protocol/mem"
 )
 
 // testProbe: an image is recognised for what it is.
@@ -70,14 +68,10 @@ func testStaleMemory(t *testing.T, s *suite) {
 		return
 	}
 	content := bytes.Repeat([]byte("backing "), int(s.size/8))
-	base := mem.NewDisk(0)
-	if _, err := base.WriteAt(context.Background(), content, 0); err != nil {
-		t.Fatal(err)
-	}
-	s.mem.Add("base", base)
+	s.addBase(t, "base", content)
 	m.Write(content, 0)
 	t.Run("overlay", func(t *testing.T) {
-		s.staleMemory(t, s.create(t, opts.Dict{"backing_file": "mem:base", "backing_fmt": "raw"}), m)
+		s.staleMemory(t, s.create(t, s.on("base")), m)
 	})
 }
 

@@ -1,7 +1,6 @@
 package recognised
 
 import (
-	"bytes"
 	"context"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -21,7 +20,6 @@ func Drivers() []driver.Driver {
 		name, summary string
 		probe         func(head []byte, name string) bool
 	}{
-		{"vmdk", "VMware disks", vmdk},
 		{"vhdx", "Hyper-V disks, second generation", at(0, "vhdxfile")},
 		{"qcow", "QEMU copy-on-write disks, version 1", at(0, "QFI\xfb\x00\x00\x00\x01")},
 		{"asif", "Apple sparse image format", at(0, "shdw")},
@@ -38,30 +36,6 @@ func at(off int, magic string) func([]byte, string) bool {
 	return func(head []byte, _ string) bool {
 		return len(head) >= off+len(magic) && string(head[off:off+len(magic)]) == magic
 	}
-}
-
-// vmdk takes sparse extents and descriptors: text in which only comments and empty
-// lines come before the version.
-func vmdk(head []byte, _ string) bool {
-	for _, magic := range []string{"KDMV", "COWD", "\xbe\xba\xfe\xca\x00\x00\x00\x00"} {
-		if bytes.HasPrefix(head, []byte(magic)) {
-			return true
-		}
-	}
-	for len(head) > 0 {
-		var line []byte
-		line, head, _ = bytes.Cut(head, []byte("\n"))
-		line = bytes.TrimRight(line, "\r")
-		switch {
-		case len(line) == 0 || line[0] == '#' || len(bytes.TrimLeft(line, " ")) == 0:
-		case bytes.HasPrefix(line, []byte("version=")):
-			v := string(line[len("version="):])
-			return v == "1" || v == "2" || v == "3"
-		default:
-			return false
-		}
-	}
-	return false
 }
 
 // Desc implements driver.Driver.

@@ -28,7 +28,7 @@ func open(path string) error {
 
 // TestRecognised: images that qemu-img makes are refused by name, not taken for raw.
 func TestRecognised(t *testing.T) {
-	for _, format := range []string{"vmdk", "vhdx", "qcow"} {
+	for _, format := range []string{"vhdx", "qcow"} {
 		t.Run(format, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "image")
 			testkit.Run(t, "qemu-img", "create", "-q", "-f", format, path, "4M")
@@ -45,10 +45,6 @@ func TestMagics(t *testing.T) {
 	for _, c := range []struct{ name, start, want string }{
 		{"disk", "shdw", "asif"},
 		{"disk", "sprs", "sparseimage"},
-		{"disk", "# Disk DescriptorFile\n\n  \nversion=1\n", "vmdk"},
-		{"disk", "# Disk DescriptorFile\r\nversion=3\r\n", "vmdk"},
-		{"disk", "# Disk DescriptorFile\nversion=4\n", "opened as raw"},
-		{"disk", "# a script\necho version=1\n", "opened as raw"},
 		{"disk", "QFI\xfb\x00\x00\x00\x09", "opened as raw"},
 	} {
 		path := filepath.Join(t.TempDir(), c.name)

@@ -1,0 +1,59 @@
+package vmdk
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/blockmap"
+)
+
+// Check implements driver.Checker: no entry may name a place that is not in the file,
+// and no two the same. Nothing is repaired.
+func (n *node) Check(ctx context.Context, fix driver.CheckFix, report func(string), progress func(done, total int64)) (*driver.CheckResult, error) {
+	if fix.Leaks || fix.Errors {
+		return nil, driver.Errorf(driver.ErrUnsupported, "this image format does not support checks")
+	}
+	res := &driver.CheckResult{}
+	for _, x := range n.extents {
+		if x.disk != nil {
+			if err := n.checkExtent(ctx, x, res, report); err != nil {
+				return nil, err
+			}
+		} else if x.flat() && x.access != accessNone && x.file.Size() < x.offset+x.size {
+			res.Corruptions++
+			report(fmt.Sprintf("ERROR: extent '%s' ends at %d, %d bytes before its end", x.name, x.file.Size(), x.offset+x.size-x.file.Size()))
+		}
+		if progress != nil {
+			progress(x.start+x.size, n.size)
+		}
+	}
+	return res, nil
+}
+
+func (n *node) checkExtent(ctx context.Context, x *extent, res *driver.CheckResult, report func(string)) error {
+	if x.compressed {
+		return x.disk.Entries(ctx, func(unit int64, e blockmap.Entry) error {
+			if e.State == blockmap.Bad || e.State == blockmap.Encoded && e.Host >= x.file.Size() {
+				res.Corruptions++
+				report(fmt.Sprintf("ERROR: cluster offset for sector %d points after EOF", (x.start+unit*x.grain)/sectorSize))
+			}
+			return nil
+		})
+	}
+	_, err := x.disk.Check(ctx, func(f blockmap.Finding) {
+		res.Corruptions++
+		sector := (x.start + f.Unit*x.grain) / sectorSize
+		switch f.Problem {
+		case blockmap.Beyond:
+			report(fmt.Sprintf("ERROR: cluster offset for sector %d points after EOF", sector))
+		case blockmap.Twice:
+			report(fmt.Sprintf("ERROR: the grain of sector %d is at offset %#x, where another one is", sector, f.Entry.Host))
+		case blockmap.BadTable, blockmap.TableTwice:
+			report(fmt.Sprintf("ERROR: entry %d of the grain directory (%#x) names a table that cannot be there", f.Unit, f.Raw))
+		default:
+			report(fmt.Sprintf("ERROR: could not get cluster_offset for sector %d", sector))
+		}
+	})
+	return err
+}

@@ -1,0 +1,24 @@
+package vmdk
+
+import (
+	"testing"
+
+	"github.com/cowl-disk/cowl/block/drivertest"
+	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+func TestConformance(t *testing.T) {
+	for i, c := range []struct {
+		name string
+		o    opts.Dict
+		skip map[string]string
+	}{
+		{name: "monolithicSparse"},
+		{name: "zeroed grain", o: opts.Dict{"zeroed_grain": "on"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			drivertest.Run(t, drivertest.Harness{Driver: New(), Options: c.o, Original: "vmdk", BackingFormat: "vmdk", Light: i > 0 || !testkit.Long(), Skip: c.skip})
+		})
+	}
+}
