@@ -190,7 +190,7 @@ func TestSameBits(t *testing.T) {
 		}
 		return sha256.Sum256(b)
 	}
-	if sum() != sum() {
+	if first, second := sum(), sum(); first != second {
 		t.Error("other bits in the second run")
 	}
 }
