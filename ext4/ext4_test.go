@@ -358,3 +358,45 @@ func TestRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestSizes: file systems of any size, number of inodes and last group.
+func TestSizes(t *testing.T) {
+	for i := range 120 {
+		if !testkit.Sample(i, 8) {
+			continue
+		}
+		r := rand.New(rand.NewPCG(uint64(i), 9))
+		o := ext4.Options{Size: int64(1<<20) << (i % 17), BytesPerInode: 4096 << r.IntN(5)}
+		o.Size += r.Int64N(o.Size)
+		check(t, fmt.Sprintf("%+v", o), write(t, fstree.NewDir(0o755), o))
+	}
+}
+
+// TestMinSize: what it says is enough, and not much more.
+func TestMinSize(t *testing.T) {
+	large := fstree.NewDir(0o755)
+	random := make([]byte, 40<<20)
+	rand.NewChaCha8([32]byte{}).Read(random)
+	put(t, large, "data", &fstree.Node{Kind: fstree.File, Size: int64(len(random)), Content: fstree.Bytes(random)})
+	size := int64(1) << 40
+	put(t, large, "hole", &fstree.Node{Kind: fstree.File, Size: size, Content: fstree.Sparse(strings.NewReader("x"), size, []fstree.Piece{{Extent: fstree.Extent{Start: 1 << 35, Length: 1}}})})
+	many := fstree.NewDir(0o755)
+	for i := range 20_000 {
+		put(t, many, fmt.Sprintf("%0200d", i), &fstree.Node{Kind: fstree.FIFO, Xattrs: []fstree.Xattr{{Name: "trusted.x", Value: random[i:][:100]}}})
+	}
+	for name, c := range map[string]struct {
+		root *fstree.Node
+		most int64
+	}{"empty": {fstree.NewDir(0), 1 << 20}, "random": {tree(4), 24 << 20}, "large": {large, 60 << 20}, "many": {many, 140 << 20}} {
+		for _, o := range []ext4.Options{{}, {BytesPerInode: 8192, NoJournal: true}} {
+			var err error
+			if o.Size, err = ext4.MinSize(c.root, o); err != nil {
+				t.Fatal(err)
+			}
+			if o.Size > c.most {
+				t.Errorf("%s: %d bytes", name, o.Size)
+			}
+			check(t, fmt.Sprintf("%s with %d bytes", name, o.Size), write(t, c.root, o))
+		}
+	}
+}
