@@ -156,11 +156,11 @@ func sameContent(a, b *Node) (bool, error) {
 	defer y.Close()
 	p, q := make([]byte, 256<<10), make([]byte, 256<<10)
 	for off := int64(0); off < a.Size; {
-		s, _, err := x.NextData(off)
+		s, _, err := DataAfter(x, off, a.Size)
 		if err != nil {
 			return false, err
 		}
-		t, _, err := y.NextData(off)
+		t, _, err := DataAfter(y, off, a.Size)
 		if err != nil {
 			return false, err
 		}

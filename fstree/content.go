@@ -141,3 +141,20 @@ func (s *sparse) ReadAt(b []byte, off int64) (n int, err error) {
 	clear(b[n:])
 	return len(b), err
 }
+
+// DataAfter returns the first range of data at off or later in a content of size bytes:
+// start and end are between off and size, and start is size where there is none. It fails
+// for a content that is shorter than size, so that loops over ranges end.
+func DataAfter(r Reader, off, size int64) (start, end int64, err error) {
+	start, end, err = r.NextData(off)
+	if err != nil {
+		return 0, 0, err
+	}
+	if start >= size {
+		return size, size, nil
+	}
+	if start < off || end <= start {
+		return 0, 0, fmt.Errorf("the content ends at %d of %d bytes: %w", off, size, io.ErrUnexpectedEOF)
+	}
+	return start, min(end, size), nil
+}

@@ -195,7 +195,7 @@ func (w *Writer) lose(text string) {
 // are of whole blocks, as GNU tar takes them.
 func extents(r fstree.Reader, size int64) (list []fstree.Extent, err error) {
 	for off := int64(0); off < size; {
-		start, end, err := r.NextData(off)
+		start, end, err := fstree.DataAfter(r, off, size)
 		if err != nil {
 			return nil, err
 		}

@@ -163,9 +163,11 @@ func TestErrors(t *testing.T) {
 		"device":        {Kind: fstree.CharDevice, Major: 1 << 21},
 		"nothing":       {},
 	} {
-		w := paxtar.NewWriter(&bytes.Buffer{}, paxtar.Options{})
-		if w.Add("x", n) == nil || w.Close() == nil {
-			t.Errorf("%s: taken", name)
+		for _, sparse := range []bool{false, true} {
+			w := paxtar.NewWriter(&bytes.Buffer{}, paxtar.Options{Sparse: sparse})
+			if w.Add("x", n) == nil || w.Close() == nil {
+				t.Errorf("%s: taken", name)
+			}
 		}
 	}
 	w := paxtar.NewWriter(&bytes.Buffer{}, paxtar.Options{})

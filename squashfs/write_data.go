@@ -247,7 +247,7 @@ func (p *pipeline) feedLarge(f *inode) error {
 		p.large[key] = f.data
 	}
 	for off := int64(0); off < f.Size; {
-		start, _, err := r.NextData(off)
+		start, _, err := fstree.DataAfter(r, off, f.Size)
 		if err != nil {
 			return err
 		}
@@ -359,7 +359,7 @@ func (p *pipeline) hash(j *job) error {
 		if err := p.ctx.Err(); err != nil {
 			return err
 		}
-		start, _, err := j.open.NextData(off)
+		start, _, err := fstree.DataAfter(j.open, off, j.n)
 		if err != nil {
 			return err
 		}

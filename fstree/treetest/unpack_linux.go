@@ -54,7 +54,7 @@ func unpackFile(t testing.TB, n *fstree.Node, path string) {
 	check(t, err)
 	defer r.Close()
 	for off := int64(0); off < n.Size; {
-		start, end, err := r.NextData(off)
+		start, end, err := fstree.DataAfter(r, off, n.Size)
 		check(t, err)
 		if start < n.Size {
 			_, err = io.Copy(io.NewOffsetWriter(f, start), io.NewSectionReader(r, start, end-start))

@@ -70,7 +70,7 @@ var allowed = map[string][]string{
 	"fstree":                {"fstree", "internal/xz"},
 	"squashfs":              {"fstree", "internal/xz", "internal/zero"},
 	"fat":                   {"fstree"},
-	"ext4":                  {"fstree"},
+	"ext4":                  {"fstree", "internal/zero"},
 	"paxtar":                {"fstree"},
 	"drivers":               {"block/driver", "format/", "protocol/", "filter/"},
 	"crypto":                {"crypto/", "internal/message", "internal/resources", "internal/trace"},
