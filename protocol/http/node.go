@@ -150,6 +150,9 @@ func (*node) WriteAt(context.Context, []byte, int64) (int, error) {
 
 // ReadAt implements driver.Storage.
 func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err // what has come already is not for those who no longer want it
+	}
 	if off >= n.size {
 		return 0, io.EOF
 	}
