@@ -377,7 +377,7 @@ func (op *opener) finishFormat(ctx context.Context, spec nodeSpec, img *Image, o
 		return nil
 	}
 	chain := append(spec.chain[:len(spec.chain):len(spec.chain)], identity(file.name))
-	// A name in JSON says only when it is open which file it means.
+	// Which file a json: name refers to is known only when it is open.
 	if err := chainLoop(spec.chain, chain[len(chain)-1], img.name); err != nil {
 		return err
 	}
@@ -398,7 +398,7 @@ func (op *opener) newImage(spec nodeSpec, drv driver.Driver, c common) *Image {
 	return img
 }
 
-// optionError words an unknown option the way users know.
+// optionError is the error for an option that the driver does not have.
 func optionError(err error, desc *driver.Desc) error {
 	var unknown *opts.UnknownError
 	if !errors.As(err, &unknown) {

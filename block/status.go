@@ -54,7 +54,7 @@ type Status struct {
 }
 
 // Status describes at most n bytes at off, looking down the backing chain as
-// far as the layer base, which is not looked at (nil: to the end). The answer
+// far as the layer base, which is not included (nil: to the end). The answer
 // covers at least one byte unless off is the end of the disk.
 func (img *Image) Status(ctx context.Context, off, n int64, base *Image) (Status, error) {
 	if base != nil {

@@ -13,7 +13,7 @@ import (
 // zeroChunk is how much is written at once where zeroes must be written as data.
 const zeroChunk = 1 << 20
 
-// WriteZeroes makes a range read as zeroes, by whatever way is cheapest.
+// WriteZeroes makes a range read as zeroes, in the cheapest way.
 func (img *Image) WriteZeroes(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
 	trace.BdrvCoPwriteZeroes.Log(off, n, int64(flags))
 	if err := img.checkWritable("write zeroes", off); err != nil {
@@ -119,7 +119,7 @@ func (img *Image) zeroData(ctx context.Context, off, n int64) error {
 }
 
 // Discard tells that the contents of a range are no longer needed. It is a hint:
-// a driver that cannot, an image opened without discard, and the parts of a range
+// a driver that cannot discard, an image opened without discard, and the parts of a range
 // that do not fill a unit of the format, leave things as they are.
 func (img *Image) Discard(ctx context.Context, off, n int64) error {
 	trace.BdrvCoPdiscard.Log(off, n)

@@ -60,7 +60,7 @@ type Desc struct {
 type Driver interface {
 	Desc() *Desc
 	// Open opens a node: Storage for a protocol or filter, Format for a format.
-	// On error everything opened on the way has been closed again, except the
+	// On error everything that it has opened is closed again, except the
 	// children in req, which stay with the caller.
 	Open(ctx context.Context, req *OpenRequest) (Node, error)
 }

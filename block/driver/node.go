@@ -312,7 +312,7 @@ type BackingChanger interface {
 	ChangeBacking(ctx context.Context, ref BackingRef) error
 }
 
-// ParentChecker is implemented by formats whose images say which image their backing
+// ParentChecker is implemented by formats whose images identify the image that their backing
 // file is, whatever its name.
 type ParentChecker interface {
 	// CheckParent refuses a parent that is another one, or remembers that it is, to
@@ -376,8 +376,8 @@ type SnapshotOpener interface {
 // makes sure that no change of the disk is under way
 // during a call, or begins; reads may go on. A call that fails has changed
 // nothing that a reader of the disk or of a snapshot could see, unless its error
-// says otherwise. Whenever a call is cut short by a crash, the disk and the
-// snapshots read as before it or as after it.
+// says otherwise. If a crash interrupts a call, the disk and the
+// snapshots read as before the call or as after it.
 type Snapshotter interface {
 	// Snapshots lists them, in the order of the image. The list is the caller's.
 	Snapshots(ctx context.Context) ([]qapi.SnapshotInfo, error)
@@ -412,8 +412,8 @@ const (
 	CopyOffload                      // copy_file_range
 )
 
-// StatusChecker is a filter that can refuse to tell what a range is, although the
-// node that it filters answers the question itself.
+// StatusChecker is a filter that can refuse block status requests, although the
+// node that it filters answers them.
 type StatusChecker interface {
 	CheckStatus(off, n int64) error
 }
@@ -426,9 +426,9 @@ type RangeCopier interface {
 	CopyFrom(ctx context.Context, src Storage, srcOff, dstOff, n int64, mode CopyMode) (int64, error)
 }
 
-// WritebackStarter is implemented by Storage of which the system holds back what
-// was written. StartWriteback asks it to begin now to write that to the device, for
-// callers that flush later and would wait the longer then. It promises nothing, may
+// WritebackStarter is implemented by Storage whose writes the system caches.
+// StartWriteback asks it to begin now to write them to the device, for
+// callers that flush later and would wait longer then. It promises nothing, may
 // take a while, and may be called concurrently with everything but Close.
 type WritebackStarter interface{ StartWriteback() }
 
@@ -441,7 +441,7 @@ type NewDataExpecter interface{ ExpectNewData() }
 
 // FileHolder is implemented by Storage whose bytes are those of a file of the
 // system, at the same offsets. File returns it, open as long as the node is, for
-// reading at offsets beside the node's methods; nil if that must not be.
+// reading at offsets beside the node's methods; nil if it must not be read so.
 type FileHolder interface{ File() *os.File }
 
 // Identifier is implemented by Storage on this machine. Identity returns the

@@ -108,12 +108,12 @@ func TestIterTime(t *testing.T) {
 		t.Errorf("%d iterations for no time", s.iters)
 	}
 	m = &memArea{}
-	h, _, err := Create(t.Context(), m, CreateOptions{IterTime: 10 * time.Millisecond}, secret)
+	h, _, err := Create(t.Context(), m, CreateOptions{IterTime: 500 * time.Millisecond}, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := h.v1.slots[0].iters; n <= minIterations {
-		t.Errorf("%d iterations for 10 ms", n)
+		t.Errorf("%d iterations for half a second", n)
 	}
 }
 
