@@ -18,6 +18,7 @@ import (
 	"github.com/cowl-disk/cowl/format/dmg"
 	"github.com/cowl-disk/cowl/format/luks"
 	"github.com/cowl-disk/cowl/format/parallels"
+	"github.com/cowl-disk/cowl/format/qcow"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/qed"
 	"github.com/cowl-disk/cowl/format/raw"
@@ -36,6 +37,7 @@ import (
 func All() []driver.Driver {
 	return append([]driver.Driver{
 		raw.New(),
+		qcow.New(),
 		qcow2.New(),
 		luks.New(),
 		parallels.New(),

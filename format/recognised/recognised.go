@@ -21,7 +21,6 @@ func Drivers() []driver.Driver {
 		probe         func(head []byte, name string) bool
 	}{
 		{"vhdx", "Hyper-V disks, second generation", at(0, "vhdxfile")},
-		{"qcow", "QEMU copy-on-write disks, version 1", at(0, "QFI\xfb\x00\x00\x00\x01")},
 		{"asif", "Apple sparse image format", at(0, "shdw")},
 		{"sparseimage", "Apple sparse disk images", at(0, "sprs")},
 	} {

@@ -28,7 +28,7 @@ func open(path string) error {
 
 // TestRecognised: images that qemu-img makes are refused by name, not taken for raw.
 func TestRecognised(t *testing.T) {
-	for _, format := range []string{"vhdx", "qcow"} {
+	for _, format := range []string{"vhdx"} {
 		t.Run(format, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "image")
 			testkit.Run(t, "qemu-img", "create", "-q", "-f", format, path, "4M")

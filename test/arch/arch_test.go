@@ -60,6 +60,7 @@ var allowed = map[string][]string{
 	"block":                 {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/rangelock", "internal/resources", "internal/trace"},
 	"format":                {"block/driver", "opts", "qapi", "internal/blockmap", "internal/chunks", "internal/clustertable", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources", "internal/trace"},
 	"format/luks":           {"crypto/", "internal/cryptio", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/resources", "internal/trace"},
+	"format/qcow":           {"crypto/sector", "internal/cryptio", "internal/deflate", "internal/blockmap", "internal/clustertable", "block/driver", "opts", "internal/bufpool"},
 	"format/qcow2":          {"internal/message", "format/qcow2/", "crypto/", "internal/cryptio", "internal/clustertable", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/deflate", "internal/resources", "internal/trace"},
 	"protocol":              {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources", "internal/trace"},
 	"protocol/nbd":          {"internal/sockaddr", "nbd/client", "nbd/wire", "nbd/tlscreds", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},

@@ -136,6 +136,32 @@ info dirty.qed
 check lost.qed
 check --output=json lost.qed
 `,
+	"qcow": `
+create -f qcow -b a.qcow -F qcow new && info new && info --output=json new && map --output=json new
+create -f qcow -b base.raw -F raw new && info new && info --output=json --backing-chain new
+create -f qcow -b a.qcow -F bogus new
+create -f qcow -o encryption=on,encrypt.key-secret=s new 1M
+create --object secret,id=s,data=abc -f qcow -o encryption=on,encrypt.key-secret=s new 1M && info new && info --output=json new
+create --object secret,id=s,data=abc -f qcow -o encrypt.format=aes,encrypt.key-secret=s new 1M && info new
+create --object secret,id=s,data=abc -f qcow -o encrypt.format=luks,encrypt.key-secret=s new 1M
+create -f qcow -o encrypt.key-secret=s new 1M
+create -f qcow -o encrypt.format=aes new 1M
+convert --object secret,id=s,data=abc -O qcow -o encrypt.format=aes,encrypt.key-secret=s base.raw new && compare --object secret,id=s,data=abc --image-opts driver=qcow,file.filename=new,encrypt.key-secret=s driver=raw,file.filename=base.raw
+commit over.qcow && compare over.qcow a.qcow
+map --output=json over.qcow
+convert -O raw over.qcow new && compare over.qcow new
+convert -O raw packed.qcow new && compare packed.qcow base.raw
+map --output=json packed.qcow
+info magic.qcow
+info version.qcow
+info two.qcow
+info bits.qcow
+info l2.qcow
+info size.qcow
+info zero.qcow
+info crypt.qcow
+info name.qcow
+`,
 	"parallels": `
 create -f parallels -o cluster_size=64k new 3M && info new && check new
 create -f parallels -o cluster_size=0 new 3M
@@ -194,7 +220,7 @@ truncate -s 3M base.raw
 "$IO" -f raw -c 'write -P 5 64k 128k' -c 'write -P 6 2000k 300k' base.raw
 truncate -s 30M large.raw
 printf 'x' >tiny
-for f in vdi qed parallels vpc; do
+for f in vdi qed parallels vpc qcow; do
 	"$IMG" create -f $f empty.$f 1M
 	"$IMG" create -f $f a.$f 5M
 	"$IO" -f $f -c 'write -P 5 64k 128k' -c 'write -P 6 2000k 300k' -c 'write -P 7 4M 64k' a.$f
@@ -213,6 +239,18 @@ damaged vdi count; poke count.vdi 388 '\001'
 damaged vdi large; poke large.vdi 516 '\020\000\000\000'
 "$IMG" create -f qed -b a.qed -F qed over.qed
 "$IO" -f qed -c 'write -P 9 1M 200k' -c 'write -z 128k 64k' over.qed
+"$IMG" create -f qcow -b a.qcow -F qcow over.qcow
+"$IO" -f qcow -c 'write -P 9 1M 200k' over.qcow
+"$IMG" convert -c -O qcow base.raw packed.qcow || true
+damaged qcow magic; poke magic.qcow 0 'X'
+damaged qcow version; poke version.qcow 7 '\011'
+damaged qcow two; poke two.qcow 7 '\002'
+damaged qcow bits; poke bits.qcow 32 '\021'
+damaged qcow l2; poke l2.qcow 33 '\005'
+damaged qcow size; poke size.qcow 24 '\377'
+damaged qcow zero; poke zero.qcow 24 '\000\000\000\000\000\000\000\000'
+damaged qcow crypt; poke crypt.qcow 39 '\002'
+damaged qcow name; poke name.qcow 15 '\060\000\000\377'
 damaged qed magic; poke magic.qed 0 'X'
 damaged qed features; poke features.qed 17 '\001'
 damaged qed cluster; poke cluster.qed 4 '\001'
@@ -254,6 +292,8 @@ func unitsDifferences() map[string]string {
 		"parallels: rebase -u -b '' a.parallels":              "the original fails for another reason",
 		"parallels: check outside.parallels":                  "the original aborts",
 	}
+	d["qcow: create -f qcow new 0 && info new && map new"] = "ours leaves nothing behind"
+	d["qcow: convert -c -O qcow base.raw new"] = "the original exits with 1 and says nothing"
 	for _, f := range []string{"vdi", "vpc", "parallels"} {
 		for _, line := range []string{"resize --shrink a.@ 1M", "resize a.@ +1M && info a.@", "resize --preallocation=full a.@ 20M"} {
 			d[f+": "+strings.ReplaceAll(line, "@", f)] = "the original does not resize this format"

@@ -25,6 +25,8 @@ type unitFormat struct {
 	options func(r *rand.Rand) []string
 	backing bool
 	noCheck bool // the original cannot check images
+	// neverCheck: nor can we, nor resize them.
+	neverCheck bool
 	// statistics: our check counts clusters, that of the original does not.
 	statistics bool
 	// leaky: the original leaves room at the end of the file where it discarded.
@@ -45,6 +47,7 @@ var unitFormats = []unitFormat{
 	{name: "vdi", options: choose("", "", "static=on"), statistics: true},
 	{name: "qed", options: choose("", "cluster_size=4k,table_size=2", "cluster_size=32k,table_size=16"), backing: true},
 	{name: "vpc", options: choose("", "force_size=on", "subformat=fixed,force_size=on", "subformat=fixed"), noCheck: true},
+	{name: "qcow", options: choose(""), backing: true, noCheck: true, neverCheck: true},
 	{name: "parallels", options: choose("", "cluster_size=64k", "cluster_size=512"), leaky: true},
 }
 
@@ -202,6 +205,7 @@ func changeUnits(t *testing.T, r *rand.Rand, f unitFormat, path string, m *testk
 		case k < 11:
 			what = "flush"
 			err = img.Flush(ctx)
+		case f.neverCheck:
 		default:
 			to := min((size/2+r.Int64N(size)+511)&^511, 12<<20)
 			if f.name == "qed" {
@@ -260,7 +264,7 @@ func unitsSame(t *testing.T, f unitFormat, path string) {
 			t.Fatalf("%v: exit code %d: %s", args, got.code, got.stderr)
 		}
 	}
-	if f.noCheck || f.statistics {
+	if (f.noCheck || f.statistics) && !f.neverCheck {
 		unitsChecked(t, f, path)
 	}
 }

@@ -136,6 +136,7 @@ var small = set(
 	"unsupported VDI image (non-NULL link UUID)",
 	"unsupported VDI image (non-NULL parent UUID)",
 	"invalid VPC image",
+	"invalid encryption method in qcow header",
 )
 
 func set(list ...string) map[string]bool {
