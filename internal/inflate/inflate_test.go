@@ -31,7 +31,8 @@ func inputs() map[string][]byte {
 			}
 		default: // short repeats at small distances, and a long tail of values
 			for i := range b {
-				b[i] = byte(r.IntN(256)) & byte(r.IntN(256)) & byte(r.IntN(256))
+				x, y := byte(r.IntN(256)), byte(r.IntN(256))
+				b[i] = x & y & byte(r.IntN(256))
 				if d := 1 + r.IntN(12); i > 300 && r.IntN(20) == 0 {
 					for k := i; k < min(len(b), i+r.IntN(300)); k++ {
 						b[k] = b[k-d]
