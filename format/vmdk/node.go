@@ -1,12 +1,12 @@
 package vmdk
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -27,6 +27,7 @@ type node struct {
 	cid        uint32 // guarded by mu, as all below
 	cidWritten bool
 	parentErr  error // why the parent cannot be read
+	parent     identified
 }
 
 var (
@@ -235,7 +236,7 @@ func (n *node) Flush(ctx context.Context) error {
 
 // Close implements driver.Node.
 func (n *node) Close(ctx context.Context) error {
-	var failed error
+	failed := n.followParent(ctx)
 	for _, x := range n.extents {
 		failed = errors.Join(failed, x.close(ctx))
 	}
@@ -267,25 +268,73 @@ func (n *node) firstWrite(ctx context.Context) error {
 	return nil
 }
 
-// writeCID replaces the digits of the CID in place. mu is held.
+// writeCID gives the image another content ID, of as many digits. mu is held.
 func (n *node) writeCID(ctx context.Context) error {
-	text := make([]byte, n.descLen)
-	if m, err := n.file.ReadAt(ctx, text, n.descOff); int64(m) < n.descLen {
+	text, at, err := n.findID(ctx, "CID")
+	if err != nil || at.length == 0 {
 		return err
-	}
-	at, ok := findCID(text, "CID")
-	if !ok || at.length == 0 {
-		return nil // who wrote the descriptor did without
 	}
 	var b [4]byte
 	_, _ = rand.Read(b[:])
 	cid := cidLike(n.cid, at.length, le.Uint32(b[:]))
-	digits := fmt.Sprintf("%0*s", at.length, strconv.FormatUint(uint64(cid), 16))
-	if _, err := n.file.WriteAt(ctx, []byte(digits), n.descOff+int64(at.off)); err != nil {
+	if err := n.replaceID(ctx, text, at, cid); err != nil {
 		return err
 	}
 	n.cid = cid
 	return nil
+}
+
+// findID reads the descriptor and finds the digits of an ID. Without any, who wrote the
+// descriptor did without.
+func (n *node) findID(ctx context.Context, key string) ([]byte, place, error) {
+	text := make([]byte, n.descLen)
+	if m, err := n.file.ReadAt(ctx, text, n.descOff); int64(m) < n.descLen {
+		return nil, place{}, err
+	}
+	at, _ := findCID(text, key)
+	return text, at, nil
+}
+
+// replaceID writes the digits of an ID where others are, and all that is behind them if
+// they are more.
+func (n *node) replaceID(ctx context.Context, text []byte, at place, id uint32) error {
+	p := []byte(fmt.Sprintf("%0*x", at.length, id))
+	if more := len(p) - at.length; more > 0 {
+		rest := text[at.off+at.length:]
+		if n.descOff > 0 {
+			// The room is what it is; behind the text there are zeroes.
+			if len(rest) < more || len(bytes.Trim(rest[len(rest)-more:], "\x00")) > 0 {
+				return driver.Errorf(driver.ErrUnsupported, "the descriptor has no room for %d more digits of a content ID", more)
+			}
+			rest = rest[:len(rest)-more]
+		}
+		p = append(p, rest...)
+	}
+	_, err := n.file.WriteAt(ctx, p, n.descOff+int64(at.off))
+	return err
+}
+
+// followParent records the content ID that the parent has now, if it was changed by
+// way of this image (commit). What others change is told when the image is opened.
+func (n *node) followParent(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.write || n.parent == nil || n.parentErr != nil {
+		return nil
+	}
+	cid := n.parent.CID()
+	if cid == n.desc.parentCID {
+		return nil
+	}
+	text, at, err := n.findID(ctx, "parentCID")
+	if err != nil || at.length == 0 {
+		return err
+	}
+	if err := n.replaceID(ctx, text, at, cid); err != nil {
+		return err
+	}
+	n.desc.parentCID = cid
+	return n.file.Flush(ctx)
 }
 
 // CID returns the content ID that the disk has now.
@@ -309,7 +358,8 @@ func (n *node) CheckParent(_ context.Context, parent driver.Node) error {
 		err = driver.Errorf(driver.ErrCorrupt, "the parent has been modified since the image was made on it: its content ID is %08x, not %08x", p.CID(), n.desc.parentCID)
 	}
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.parentErr = err
-	n.mu.Unlock()
+	n.parent, _ = parent.(identified)
 	return nil
 }

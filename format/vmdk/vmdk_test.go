@@ -333,6 +333,60 @@ func TestParentChanged(t *testing.T) {
 	}
 }
 
+// TestCommitted: an overlay goes with its parent when that is changed by way of it, also
+// where the new content ID has more digits than there were.
+func TestCommitted(t *testing.T) {
+	for name, o := range map[string]opts.Dict{"embedded": nil, "text": {"subformat": splitSparse}} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			base, top := filepath.Join(dir, "base.vmdk"), filepath.Join(dir, "top.vmdk")
+			create(t, base, 1<<20, nil)
+			o := o.Clone()
+			if o == nil {
+				o = opts.Dict{}
+			}
+			o["backing_file"] = "base.vmdk"
+			create(t, top, 1<<20, o)
+			// As if the parent had been made with an ID of few digits.
+			b, err := os.ReadFile(top)
+			if err != nil {
+				t.Fatal(err)
+			}
+			img := mustOpen(t, base, false)
+			cid := img.Node().(interface{ CID() uint32 }).CID()
+			closeImage(t, img)
+			long := fmt.Sprintf("parentCID=%08x\n", cid)
+			short := bytes.Replace(b, []byte(long), []byte("parentCID=7\n"), 1)
+			if name == "embedded" {
+				short = append(short[:512+20*512-7], append(make([]byte, 7), short[512+20*512-7:]...)...)
+			}
+			write(t, top, short)
+			bb, err := os.ReadFile(base)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, base, bytes.Replace(bb, []byte(fmt.Sprintf("CID=%08x", cid)), []byte("CID=00000007"), 1))
+			img, err = tryOpen(top, block.OpenOptions{Write: true, WriteBacking: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := img.Backing().WriteAt(t.Context(), []byte("committed"), 1000); err != nil {
+				t.Fatal(err)
+			}
+			closeImage(t, img)
+			img = mustOpen(t, top, false)
+			p := make([]byte, 9)
+			if _, err := img.ReadAt(t.Context(), p, 1000); err != nil || string(p) != "committed" {
+				t.Errorf("%q, %v", p, err)
+			}
+			closeImage(t, img)
+			if testkit.Installed("qemu-img") {
+				testkit.Run(t, "qemu-img", "compare", "-f", "vmdk", "-F", "vmdk", top, base)
+			}
+		})
+	}
+}
+
 // TestTwins: after any writes both copies of the grain tables say the same, and the
 // content ID has changed once.
 func TestTwins(t *testing.T) {

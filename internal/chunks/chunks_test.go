@@ -333,3 +333,34 @@ func BenchmarkRead(b *testing.B) {
 		}
 	}
 }
+
+// TestLongStream: a stream that is too long to be taken as a whole, good and bad.
+func TestLongStream(t *testing.T) {
+	content := make([]byte, maxWhole+100<<10)
+	testkit.Fill(testkit.Rand(9), content)
+	var b bytes.Buffer
+	w := zlib.NewWriter(&b)
+	if _, err := w.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file := mem.NewDisk(0)
+	if _, err := file.WriteAt(t.Context(), b.Bytes(), 0); err != nil {
+		t.Fatal(err)
+	}
+	var z Zlib
+	for _, c := range []struct {
+		room, cut int
+		want      error
+	}{{0, 0, nil}, {100, 0, nil}, {-1, 0, ErrLong}, {0, 1, io.ErrUnexpectedEOF}, {0, 0, nil}} {
+		dst := make([]byte, len(content)+c.room)
+		in := newInput(t.Context(), Chunk{File: file, Size: int64(b.Len() - c.cut)})
+		n, err := z.Decode(dst, in)
+		in.close()
+		if !errors.Is(err, c.want) || err == nil && (n != len(content) || !bytes.Equal(dst[:n], content)) {
+			t.Errorf("%+v: %d bytes, %v", c, n, err)
+		}
+	}
+}

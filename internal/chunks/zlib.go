@@ -6,19 +6,43 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zlib"
+
+	"github.com/cowl-disk/cowl/internal/inflate"
 )
 
 // ErrLong says that a chunk holds more than the bytes that are its own.
 var ErrLong = errors.New("more data than the chunk has room for")
 
+// maxWhole is how many encoded bytes are taken into memory as a whole. Longer streams,
+// which no usual image has, are read a piece at a time.
+const maxWhole = 4 << 20
+
 // Zlib decodes zlib streams (RFC 1950). The zero value is ready, and safe for
 // concurrent use.
-type Zlib struct{ pool sync.Pool }
+type Zlib struct {
+	whole inflate.Decoder
+	pool  sync.Pool // of readers for streams that are long
+}
 
 // Decode fills dst with what the stream at in holds and returns how many bytes that
 // is. The checksum of the stream is verified. What follows the stream is ignored.
 // ErrLong: there is more than dst has room for.
 func (z *Zlib) Decode(dst []byte, in *Input) (int, error) {
+	if in.Rest() > maxWhole {
+		return z.stream(dst, in)
+	}
+	src, err := in.All()
+	if err != nil {
+		return 0, err
+	}
+	n, _, err := z.whole.Zlib(dst, src)
+	if errors.Is(err, inflate.ErrLong) {
+		err = ErrLong
+	}
+	return n, err
+}
+
+func (z *Zlib) stream(dst []byte, in *Input) (int, error) {
 	r, _ := z.pool.Get().(io.ReadCloser)
 	var err error
 	if r == nil {

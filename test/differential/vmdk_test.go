@@ -311,6 +311,7 @@ resize monolithicFlat.vmdk 2M
 resize --shrink zero.vmdk 512k
 commit over.vmdk && compare monolithicSparse.vmdk raw.img
 commit -d over.vmdk
+commit over.vmdk && compare over.vmdk monolithicSparse.vmdk && info over.vmdk
 commit monolithicSparse.vmdk
 rebase -u -b '' over.vmdk
 rebase -b raw.img -F raw over.vmdk
