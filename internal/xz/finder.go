@@ -26,7 +26,7 @@ type finder struct {
 	three []uint32
 	four  []uint32
 	shift uint
-	sons  []int32
+	sons  [][2]int32
 	found []match
 }
 
@@ -46,8 +46,8 @@ func (f *finder) reset(src []byte) {
 	}
 	f.base += uint32(len(f.src)) + 1
 	f.src, f.pos = src, 0
-	if len(f.sons) < 2*len(src) {
-		f.sons = make([]int32, 2*len(src))
+	if len(f.sons) < len(src) {
+		f.sons = make([][2]int32, len(src))
 	}
 }
 
@@ -78,7 +78,7 @@ func (f *finder) matches() []match {
 		if at < 0 || i == 1 && (at == two || f.src[at] != f.src[f.pos] || f.src[at+1] != f.src[f.pos+1]) {
 			continue
 		}
-		if n := f.common(at, 0, limit); n > longest {
+		if n := f.commonAt(at, 0, limit); n > longest {
 			longest = n
 			f.found = append(f.found, match{uint32(n), uint32(f.pos - at - 1)})
 		}
@@ -86,7 +86,7 @@ func (f *finder) matches() []match {
 	f.tree(four, limit, longest)
 	if last := len(f.found) - 1; last >= 0 && f.found[last].length == niceMatch {
 		m := &f.found[last]
-		m.length = uint32(f.common(f.pos-int(m.distance)-1, niceMatch, min(len(f.src)-f.pos, maxMatch)))
+		m.length = uint32(f.commonAt(f.pos-int(m.distance)-1, niceMatch, min(len(f.src)-f.pos, maxMatch)))
 	}
 	f.pos++
 	return f.found
@@ -103,49 +103,56 @@ func (f *finder) skip(n int) {
 	}
 }
 
-// common returns how many bytes at are like those at the position, from n up to limit.
-func (f *finder) common(at, n, limit int) int {
-	a, b := f.src[at:], f.src[f.pos:]
-	for n+8 <= limit {
+// common returns how many bytes of a and b, which are of one length, are alike. The
+// first n are known to be.
+func common(a, b []byte, n int) int {
+	for n+8 <= len(b) {
 		if x := binary.LittleEndian.Uint64(a[n:]) ^ binary.LittleEndian.Uint64(b[n:]); x != 0 {
 			return n + bits.TrailingZeros64(x)/8
 		}
 		n += 8
 	}
-	for n < limit && a[n] == b[n] {
+	for n < len(b) && a[n] == b[n] {
 		n++
 	}
 	return n
 }
 
+// commonAt returns how many bytes at are like those at the position, from n up to limit.
+func (f *finder) commonAt(at, n, limit int) int {
+	return common(f.src[at:][:limit], f.src[f.pos:][:limit], n)
+}
+
 // tree puts the position at the root of its tree, whose root was at. Matches that are
 // longer than longest are added to found.
 func (f *finder) tree(at, limit, longest int) {
-	p := f.pos
-	less, more := 2*p, 2*p+1 // where the smaller and the larger ones are hung up
+	src, sons, p := f.src, f.sons, f.pos
+	here := src[p : p+limit]
+	less, more := &sons[p][0], &sons[p][1] // where the smaller and the larger ones are hung up
 	lenLess, lenMore := 0, 0
 	for depth := maxDepth; ; depth-- {
 		if at < 0 || depth == 0 {
-			f.sons[less], f.sons[more] = -1, -1
+			*less, *more = -1, -1
 			return
 		}
-		n := f.common(at, min(lenLess, lenMore), limit)
+		there, pair := src[at:][:len(here)], &sons[at]
+		n := common(there, here, min(lenLess, lenMore))
 		if n > longest {
 			longest = n
 			f.found = append(f.found, match{uint32(n), uint32(p - at - 1)})
 		}
-		if n == limit {
-			f.sons[less], f.sons[more] = f.sons[2*at], f.sons[2*at+1]
+		if n >= len(here) {
+			*less, *more = pair[0], pair[1]
 			return
 		}
-		if f.src[at+n] < f.src[p+n] {
-			f.sons[less] = int32(at)
-			less, lenLess = 2*at+1, n
-			at = int(f.sons[less])
+		if there[n] < here[n] {
+			*less = int32(at)
+			less, lenLess = &pair[1], n
+			at = int(pair[1])
 		} else {
-			f.sons[more] = int32(at)
-			more, lenMore = 2*at, n
-			at = int(f.sons[more])
+			*more = int32(at)
+			more, lenMore = &pair[0], n
+			at = int(pair[0])
 		}
 	}
 }
