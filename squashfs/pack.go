@@ -8,7 +8,6 @@ import (
 	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz/lzma"
 
 	"github.com/cowl-disk/cowl/internal/xz"
 )
@@ -74,9 +73,9 @@ func newPacker(c Compression, level int, blockSize int) (packer, error) {
 		}
 		return &lz4Packer{fast: &lz4.Compressor{}}, nil
 	case XZ:
-		return xzPacker{}, nil
+		return xzPacker{xz.NewEncoder()}, nil
 	case LZMA:
-		return lzmaPacker{}, nil
+		return lzmaPacker{xz.NewEncoder()}, nil
 	}
 	return nil, fmt.Errorf("writing with %s is not supported", c)
 }
@@ -156,27 +155,26 @@ func (p *lz4Packer) pack(dst, src []byte) ([]byte, bool, error) {
 	return dst[:len(dst)+n], err == nil, err
 }
 
-type xzPacker struct{}
+type xzPacker struct{ e *xz.Encoder }
 
-func (xzPacker) pack(dst, src []byte) ([]byte, bool, error) {
-	dict := minBlock
-	for dict < len(src) { // the kernel takes powers of two, and no more than a block
-		dict *= 2
-	}
-	return xz.Append(dst, src, dict, len(src)-1)
+func (p xzPacker) pack(dst, src []byte) ([]byte, bool, error) {
+	out, ok := p.e.Append(dst, src, dictionary(src), len(src)-1)
+	return out, ok, nil
 }
 
-type lzmaPacker struct{}
+// dictionary is the size that readers are told: the kernel takes powers of two, and no
+// more than a block.
+func dictionary(src []byte) int {
+	dict := minBlock
+	for dict < len(src) {
+		dict *= 2
+	}
+	return dict
+}
 
-func (lzmaPacker) pack(dst, src []byte) ([]byte, bool, error) {
-	out := &capped{dst, len(dst) + len(src) - 1}
-	c := lzma.WriterConfig{DictCap: max(len(src), lzma.MinDictCap), BufSize: lzma.MinDictCap, Size: int64(len(src)), SizeInHeader: true}
-	w, err := c.NewWriter(out)
-	if err == nil {
-		_, err = w.Write(src)
-	}
-	if err == nil {
-		err = w.Close()
-	}
-	return packed(dst, out, err)
+type lzmaPacker struct{ e *xz.Encoder }
+
+func (p lzmaPacker) pack(dst, src []byte) ([]byte, bool, error) {
+	out, ok := p.e.AppendAlone(dst, src, dictionary(src), len(src)-1)
+	return out, ok, nil
 }

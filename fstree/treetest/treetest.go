@@ -143,7 +143,7 @@ func (g *generator) meta(n *fstree.Node) {
 		if space == "user." && n.Kind != fstree.File && n.Kind != fstree.Dir {
 			continue // Linux has none there
 		}
-		value := make([]byte, []int{0, 1, 20, 200, 1000}[g.IntN(5)])
+		value := make([]byte, []int{0, 1, 20, 200, 600}[g.IntN(5)]) // all of a file fit in a block of ext4
 		for i := range value {
 			value[i] = byte(g.Uint32() % 251)
 		}

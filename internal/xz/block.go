@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-
-	"github.com/ulikunitz/xz/lzma"
 )
 
 // blockHeader is what a block says of itself.
@@ -76,69 +74,4 @@ func dictBits(n int) (bits byte) {
 		bits++
 	}
 	return bits
-}
-
-// Append compresses src as a stream of one block with a CRC32 to dst, as squashfs has its
-// blocks. dict is the dictionary size in bytes. It gives up and returns false when the
-// stream would be longer than limit bytes.
-func Append(dst, src []byte, dict, limit int) ([]byte, bool, error) {
-	base := len(dst)
-	out := &bounded{b: dst, max: base + limit}
-	header := []byte(Magic + "\x00\x01")
-	header = binary.LittleEndian.AppendUint32(header, crc32.ChecksumIEEE(header[6:]))
-	block := []byte{2, 0, lzma2Filter, 1, dictBits(dict), 0, 0, 0}
-	header = binary.LittleEndian.AppendUint32(append(header, block...), crc32.ChecksumIEEE(block))
-	if _, err := out.Write(header); err != nil {
-		return dst, false, nil
-	}
-	start := len(out.b)
-	w, err := lzma.Writer2Config{DictCap: max(dict, lzma.MinDictCap), BufSize: max(4096, min(dict, 1<<16)), Matcher: lzma.HashTable4}.NewWriter2(out)
-	if err != nil {
-		return dst, false, err
-	}
-	_, err = w.Write(src)
-	if err == nil {
-		err = w.Close()
-	}
-	if out.full {
-		return dst, false, nil
-	}
-	if err != nil {
-		return dst, false, err
-	}
-	packed := len(out.b) - start
-	tail := make([]byte, -packed&3)
-	tail = binary.LittleEndian.AppendUint32(tail, crc32.ChecksumIEEE(src))
-	index := []byte{0, 1}
-	index = binary.AppendUvarint(index, uint64(len(block)+4+packed+4))
-	index = binary.AppendUvarint(index, uint64(len(src)))
-	index = append(index, make([]byte, -len(index)&3)...)
-	index = binary.LittleEndian.AppendUint32(index, crc32.ChecksumIEEE(index))
-	footer := binary.LittleEndian.AppendUint32(nil, uint32(len(index)/4-1))
-	footer = append(footer, 0, checkCRC32)
-	tail = append(tail, index...)
-	tail = binary.LittleEndian.AppendUint32(tail, crc32.ChecksumIEEE(footer))
-	tail = append(append(tail, footer...), "YZ"...)
-	if _, err := out.Write(tail); err != nil {
-		return dst, false, nil
-	}
-	return out.b, true, nil
-}
-
-// bounded is a buffer that takes no more than max bytes.
-type bounded struct {
-	b    []byte
-	max  int
-	full bool
-}
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if len(b.b)+len(p) > b.max {
-		b.full = true
-	}
-	if b.full {
-		return 0, io.ErrShortBuffer
-	}
-	b.b = append(b.b, p...)
-	return len(p), nil
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/ulikunitz/xz/lzma"
+
 	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
@@ -23,11 +25,12 @@ func sample(n int) []byte {
 }
 
 func TestAppendIsReadByXZ(t *testing.T) {
-	for _, n := range []int{0, 1, 4095, 8192, 1 << 20} {
+	e := NewEncoder()
+	for _, n := range []int{0, 1, 4095, 8192, 300000} {
 		src := sample(n)
-		out, ok, err := Append([]byte("kept"), src, max(n, 4096), n+1000)
-		if err != nil || !ok || string(out[:4]) != "kept" {
-			t.Fatalf("%d bytes: %v %v", n, ok, err)
+		out, ok := e.Append([]byte("kept"), src, max(n, 4096), n+1000)
+		if !ok || string(out[:4]) != "kept" {
+			t.Fatalf("%d bytes: %v", n, ok)
 		}
 		got, err := io.ReadAll(NewReader(bytes.NewReader(out[4:]), 2<<20))
 		if err != nil || !bytes.Equal(got, src) {
@@ -48,8 +51,8 @@ func TestAppendGivesUp(t *testing.T) {
 	for i := range src {
 		src[i] = byte(rand.Uint32())
 	}
-	if out, ok, err := Append(nil, src, 16384, len(src)-1); ok || err != nil || len(out) != 0 {
-		t.Fatalf("%d bytes %v %v", len(out), ok, err)
+	if out, ok := NewEncoder().Append(nil, src, 16384, len(src)-1); ok || len(out) != 0 {
+		t.Fatalf("%d bytes %v", len(out), ok)
 	}
 }
 
@@ -91,10 +94,139 @@ func TestReadsXZ(t *testing.T) {
 
 func FuzzReader(f *testing.F) {
 	for _, n := range []int{0, 10, 9000} {
-		out, _, _ := Append(nil, sample(n), 8192, 20000)
+		out, _ := NewEncoder().Append(nil, sample(n), 8192, 20000)
 		f.Add(out)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		io.Copy(io.Discard, io.LimitReader(NewReader(bytes.NewReader(b), 1<<20), 1<<24))
 	})
+}
+
+// mixed is a buffer of parts that compress well, badly and not at all.
+func mixed(seed uint64, n int) (b []byte) {
+	r := rand.New(rand.NewPCG(seed, 3))
+	for len(b) < n {
+		size := 1 + r.IntN(1+n/3)
+		switch r.IntN(6) {
+		case 0:
+			for range size {
+				b = append(b, byte(r.Uint32()))
+			}
+		case 1:
+			b = append(b, make([]byte, size)...)
+		case 2:
+			b = append(b, sample(size)...)
+		case 3:
+			if len(b) > 0 { // what was there, changed now and then
+				from := r.IntN(len(b))
+				for i := range min(size, len(b)-from) {
+					b = append(b, b[from+i])
+					if r.IntN(50) == 0 {
+						b[len(b)-1]++
+					}
+				}
+			}
+		case 4: // records
+			for i := range size / 16 {
+				b = append(b, byte(i), byte(i>>8), 0, 0, 1, 2, 3, 4, byte(r.IntN(4)), 0, 0, 0, 'a', 'b', byte(r.IntN(20)), 0)
+			}
+		default:
+			b = append(b, bytes.Repeat([]byte{byte(r.Uint32()), 'x', byte(r.Uint32())}, size/3+1)...)
+		}
+	}
+	return b[:n]
+}
+
+// TestEncoderRandom: what the encoder writes is read again, and it does not matter what
+// it has compressed before.
+func TestEncoderRandom(t *testing.T) {
+	reused := NewEncoder()
+	for seed := range uint64(300) {
+		if !testkit.Sample(int(seed), 15) {
+			continue
+		}
+		src := mixed(seed, 1+int(seed*seed*7)%100000)
+		out, ok := reused.Append(nil, src, max(4096, len(src)), 2*len(src)+1000)
+		again, _ := NewEncoder().Append(nil, src, max(4096, len(src)), 2*len(src)+1000)
+		if !ok || !bytes.Equal(out, again) {
+			t.Fatalf("seed %d: %v, or other bytes of a used encoder", seed, ok)
+		}
+		got, err := io.ReadAll(NewReader(bytes.NewReader(out), 1<<20))
+		if err != nil || !bytes.Equal(got, src) {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if limit := len(src) + len(src)/1000 + 200; len(out) > limit {
+			t.Errorf("seed %d: %d bytes of %d", seed, len(out), len(src))
+		}
+		alone, ok := reused.AppendAlone(nil, src, max(4096, len(src)), 2*len(src)+1000)
+		if !ok {
+			t.Fatalf("seed %d: no lzma", seed)
+		}
+		r, err := lzma.NewReader(bytes.NewReader(alone))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, src) {
+			t.Fatalf("seed %d: lzma: %v", seed, err)
+		}
+	}
+}
+
+// TestRatio: no more than 5 % larger than xz makes of the same, at its usual level.
+func TestRatio(t *testing.T) {
+	xz := testkit.Tool(t, "xz")
+	for name, src := range map[string][]byte{"text": corpus(t), "mixed": mixed(11, 1<<18)} {
+		cmd := exec.Command(xz, "-6", "--check=crc32", "-c")
+		cmd.Stdin = bytes.NewReader(src)
+		theirs, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, _ := NewEncoder().Append(nil, src, 1<<20, len(src))
+		t.Logf("%s: %d bytes, xz %d", name, len(out), len(theirs))
+		if len(out) > len(theirs)*105/100 {
+			t.Errorf("%s: %d bytes, xz makes %d", name, len(out), len(theirs))
+		}
+	}
+}
+
+const corpusSize = 512 << 10
+
+// corpus is some of the sources of this module and its tests.
+func corpus(t testing.TB) (b []byte) {
+	err := filepath.WalkDir("../..", func(path string, d os.DirEntry, err error) error {
+		if err == nil && filepath.Ext(path) == ".go" && len(b) < corpusSize {
+			text, err := os.ReadFile(path)
+			b = append(b, text...)
+			return err
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b[:min(len(b), corpusSize)]
+}
+
+func FuzzEncoder(f *testing.F) {
+	f.Add(mixed(1, 3000))
+	e := NewEncoder()
+	f.Fuzz(func(t *testing.T, src []byte) {
+		out, ok := e.Append(nil, src, 1<<20, 2*len(src)+1000)
+		got, err := io.ReadAll(NewReader(bytes.NewReader(out), 1<<20))
+		if !ok || err != nil || !bytes.Equal(got, src) {
+			t.Fatalf("%v %v", ok, err)
+		}
+	})
+}
+
+func BenchmarkAppend(b *testing.B) {
+	src := corpus(b)
+	e := NewEncoder()
+	var out []byte
+	b.SetBytes(int64(len(src)))
+	for b.Loop() {
+		out, _ = e.Append(out[:0], src, 1<<20, len(src))
+	}
+	b.ReportMetric(float64(len(out))/float64(len(src)), "ratio")
 }
