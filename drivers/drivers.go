@@ -33,13 +33,14 @@ import (
 	"github.com/cowl-disk/cowl/protocol/null"
 )
 
-// All returns every driver, in the order in which formats are probed.
+// All returns every driver, in the order in which formats are probed. The first that has
+// backing files is what overlays are made in.
 func All() []driver.Driver {
 	return append([]driver.Driver{
 		raw.New(),
-		qcow.New(),
 		qcow2.New(),
 		luks.New(),
+		qcow.New(),
 		parallels.New(),
 		qed.New(),
 		vdi.New(),
