@@ -16,6 +16,9 @@ import (
 	"github.com/cowl-disk/cowl/qapi"
 )
 
+// reserveMin is the shortest write in bytes for which a reservation pays.
+const reserveMin = 64 << 10
+
 // node is an open file or device.
 //
 // Lock order: a range of ranges before sizeMu.

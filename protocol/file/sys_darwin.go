@@ -6,6 +6,10 @@ import (
 )
 
 const (
+	// Of sys/fcntl.h; package unix does not have them.
+	ofdSetLock = 90 // F_OFD_SETLK
+	ofdGetLock = 92 // F_OFD_GETLK
+
 	seekHole = 3
 	seekData = 4
 )

@@ -50,3 +50,5 @@ func (n *node) reflink(*node, int64, int64, int64) (int64, error) {
 func (n *node) offload(context.Context, *node, int64, int64, int64) (int64, error) {
 	return 0, driver.ErrUnsupported
 }
+
+func (n *node) reserveRoom(int64, int64) {}

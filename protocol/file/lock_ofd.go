@@ -1,3 +1,5 @@
+//go:build linux || darwin
+
 package file
 
 import (
@@ -50,7 +52,7 @@ func (l locks) bytes() (at []int64) {
 // the same time at least one sees the other.
 func lockNode(f *os.File, name string, want locks, required bool) error {
 	for _, at := range want.bytes() {
-		if _, err := ofdLock(f, unix.F_OFD_SETLK, unix.F_RDLCK, at); err != nil {
+		if _, err := ofdLock(f, ofdSetLock, unix.F_RDLCK, at); err != nil {
 			if errors.Is(err, unix.EINVAL) {
 				return lockUnavailable(required)
 			}
@@ -58,7 +60,7 @@ func lockNode(f *os.File, name string, want locks, required bool) error {
 		}
 	}
 	test := func(at int64, bit int, shared bool) error {
-		l, err := ofdLock(f, unix.F_OFD_GETLK, unix.F_WRLCK, at)
+		l, err := ofdLock(f, ofdGetLock, unix.F_WRLCK, at)
 		if err != nil || l.Type != unix.F_UNLCK {
 			return lockFailed(&LockError{Perm: permNames[bit], Shared: shared, Filename: name}, err)
 		}
@@ -86,7 +88,7 @@ func unlockNode(f *os.File, drop, keep locks) {
 	drop.perm &^= keep.perm
 	drop.unshared &^= keep.unshared
 	for _, at := range drop.bytes() {
-		_, _ = ofdLock(f, unix.F_OFD_SETLK, unix.F_UNLCK, at) // cannot fail
+		_, _ = ofdLock(f, ofdSetLock, unix.F_UNLCK, at) // cannot fail
 	}
 }
 

@@ -1,4 +1,0 @@
-package file
-
-// reserveMin is the shortest write in bytes for which a reservation pays.
-const reserveMin = 64 << 10

@@ -1,5 +1,0 @@
-//go:build !linux
-
-package file
-
-func (n *node) reserveRoom(int64, int64) {}
