@@ -344,4 +344,29 @@ func TestOneTableTwice(t *testing.T) {
 	if l.where(64*4096) != host {
 		t.Error("the second entry reads something else")
 	}
+	visits := 0
+	l.do(l.Entries(t.Context(), func(int64, Entry) error { visits++; return nil }))
+	if visits != 1 {
+		t.Errorf("the entry was visited %d times", visits)
+	}
+}
+
+// TestPartIsReplaced: when a unit of which a part is missing gets room of its own, its old
+// place becomes free.
+func TestPartIsReplaced(t *testing.T) {
+	layout := toy(4096, 16)
+	layout.Backing = true
+	file := mem.NewDisk(layout.First)
+	l := open(t, file, layout, Hooks{}, 16*4096)
+	old := l.put(4096, 1)
+	l.do(l.Close(t.Context()))
+	l = open(t, file, layout, Hooks{Sectors: func(context.Context, int64) ([]byte, error) { return []byte{0x0f}, nil }}, 16*4096)
+	if host := l.put(4096, 2); host == old {
+		t.Error("the data was written to the old place")
+	}
+	l.do(l.Flush(t.Context()))
+	l.do(l.Flush(t.Context()))
+	if host := l.put(2*4096, 3); host != old {
+		t.Errorf("the old place at %d is not used again, but %d", old, host)
+	}
 }
