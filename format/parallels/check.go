@@ -55,7 +55,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 		say(fix.Errors, "duplicate offset in BAT entry %d", f.Unit)
 	}
 	wrong := append(outside, twice...)
-	res.Corruptions, res.Leaks = header+int64(len(wrong)), leaked
+	res.Corruptions, res.Leaks = header+int64(len(wrong))+u.Further, leaked
 	if fix.Errors && res.Corruptions > 0 {
 		// Close writes the header as it should be.
 		if err := im.Repair(ctx, wrong); err != nil {
@@ -64,7 +64,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 		im.mu.Lock()
 		im.hdr.wasUnsafe, im.hdr.dataOffWrong = false, false
 		im.mu.Unlock()
-		res.CorruptionsFixed, res.Corruptions = res.Corruptions, 0
+		res.CorruptionsFixed, res.Corruptions = res.Corruptions-u.Further, u.Further
 	}
 	if fix.Leaks && leaked > 0 {
 		if err := im.Trim(ctx); err != nil {

@@ -67,6 +67,7 @@ func (im *image) analyse(ctx context.Context) (*driver.CheckResult, []blockmap.F
 	if err != nil {
 		return nil, nil, err
 	}
+	res.Corruptions += u.Further
 	res.Leaks = max(0, u.Slots-u.Used)
 	res.TotalClusters, res.FragmentedClusters = u.Units, u.Fragmented
 	res.AllocatedClusters += u.Allocated

@@ -38,7 +38,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 		return nil, err
 	}
 	u.Allocated -= tooLarge
-	res := &driver.CheckResult{Corruptions: int64(len(wrong)), TotalClusters: u.Units, AllocatedClusters: u.Allocated, FragmentedClusters: u.Fragmented}
+	res := &driver.CheckResult{Corruptions: int64(len(wrong)) + u.Further, TotalClusters: u.Units, AllocatedClusters: u.Allocated, FragmentedClusters: u.Fragmented}
 	if counted != u.Allocated {
 		report(fmt.Sprintf("ERROR: allocated blocks mismatch, is %d, should be %d", u.Allocated, counted))
 	}
@@ -50,7 +50,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 		if err := im.Repair(ctx, wrong); err != nil {
 			return res, err
 		}
-		res.CorruptionsFixed, res.Corruptions = res.Corruptions, 0
+		res.CorruptionsFixed, res.Corruptions = res.Corruptions-u.Further, u.Further
 	}
 	if fix.Leaks && res.Leaks > 0 || res.CorruptionsFixed > 0 {
 		// The count is right again once all blocks lie in a row.

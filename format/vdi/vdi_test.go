@@ -239,6 +239,33 @@ func TestLarge(t *testing.T) {
 	w.Want(img, size-4096, make([]byte, 4096))
 }
 
+// TestNonsense: a table in a hole names block 0 everywhere. Its check ends soon, in little
+// memory, and a write finds that out, too.
+func TestNonsense(t *testing.T) {
+	const blocks = 8 << 20
+	w := newLab(t, mib)
+	w.Poke("a", 0x180, 4, blocks)
+	w.Poke("a", 0x170, 8, blocks*mib)
+	w.Poke("a", 0x158, 4, 512<<20)
+	if err := w.Mem.Disk("a").Resize(t.Context(), 513<<20, driver.ResizeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.Poke("a", table, 4, 0)
+	img, err := w.TryOpen("a", block.OpenOptions{Check: true, Budget: &driver.Budget{MaxMemory: 64 << 20}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close(img)
+	lines := 0
+	res, err := img.Node().(driver.Checker).Check(t.Context(), driver.CheckFix{}, func(string) { lines++ }, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Corruptions < blocks-mib || lines > 1<<18+1 {
+		t.Errorf("%+v, %d lines", res, lines)
+	}
+}
+
 // TestNoBlockIsLost: other programs put new blocks where the count of the header says, so
 // the count is written before the table.
 func TestNoBlockIsLost(t *testing.T) {

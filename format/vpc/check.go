@@ -52,7 +52,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 	if err != nil {
 		return nil, err
 	}
-	res.Corruptions += int64(len(wrong))
+	res.Corruptions += int64(len(wrong)) + u.Further
 	res.TotalClusters, res.AllocatedClusters, res.FragmentedClusters = u.Units, u.Allocated, 0
 	if end := im.file.Size() - footerSize; end > u.End && im.End() == 0 {
 		if n := (end - u.End) / im.block; n > 0 {
@@ -66,7 +66,7 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 		if err := im.repair(ctx, wrong); err != nil {
 			return res, err
 		}
-		res.CorruptionsFixed, res.Corruptions = res.Corruptions, 0
+		res.CorruptionsFixed, res.Corruptions = res.Corruptions-u.Further, u.Further
 	}
 	if (fix.Leaks && res.Leaks > 0) || res.CorruptionsFixed > 0 {
 		if err := im.Trim(ctx); err != nil {

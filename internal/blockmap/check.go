@@ -26,6 +26,10 @@ type Finding struct {
 	Entry   Entry
 }
 
+// MaxFindings bounds how many findings Check reports, so that a table of nonsense costs
+// little memory. A repair of more takes several passes.
+const MaxFindings = 1 << 18
+
 // Usage is what Check found out about an image as a whole.
 type Usage struct {
 	Units      int64 // of the disk
@@ -35,6 +39,7 @@ type Usage struct {
 	// Slots is how many grains there are up to the end of the file, Used how many of
 	// them an entry, a directory or Reserved accounts for.
 	Slots, Used int64
+	Further     int64 // findings beyond MaxFindings, which were not reported
 	End         int64 // where the last unit or table in use ends; at least that of Reserved
 }
 
@@ -65,6 +70,14 @@ func (m *Disk) Check(ctx context.Context, report func(Finding)) (*Usage, error) 
 		take(r.Offset, r.Length)
 	}
 	var next int64
+	tell, told := report, 0
+	report = func(f Finding) {
+		if told++; told > MaxFindings {
+			u.Further++
+			return
+		}
+		tell(f)
+	}
 	err = m.scanTables(ctx, scanner{
 		table: func(off int64) bool {
 			if take(off, l.Dir.TableBytes) {

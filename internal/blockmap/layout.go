@@ -174,8 +174,10 @@ func putWord(order binary.ByteOrder, width int, b []byte, v uint64) {
 }
 
 // decode is Decode with the checks that all formats share.
-func (m *Disk) decode(b []byte) Entry {
-	e := m.l.Decode(word(m.l.Order, m.l.Width, b))
+func (m *Disk) decode(b []byte) Entry { return m.decodeWord(word(m.l.Order, m.l.Width, b)) }
+
+func (m *Disk) decodeWord(raw uint64) Entry {
+	e := m.l.Decode(raw)
 	if (e.State == Data || e.State == Encoded) && (e.Host-m.l.Prefix < m.l.lowest() || e.Host > maxOffset) {
 		e.State = Bad
 	}
@@ -186,7 +188,3 @@ func (m *Disk) decode(b []byte) Entry {
 const maxOffset = 1 << 61
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
-
-func (m *Disk) corrupt(u int64, what string) error {
-	return driver.Errorf(driver.ErrCorrupt, "%s %d at offset %d of the disk: %s", m.l.Noun, u, u*m.l.Unit, what)
-}

@@ -74,9 +74,7 @@ const (
 )
 
 func (m *Disk) visit(s scanner, u int64, raw uint64) error {
-	var b [8]byte
-	putWord(m.l.Order, m.l.Width, b[:], raw)
-	e := m.decode(b[:])
+	e := m.decodeWord(raw)
 	if e.State == Absent {
 		return nil
 	}
