@@ -250,6 +250,7 @@ func (x *extent) close(ctx context.Context) (err error) {
 	if x.chunks != nil {
 		x.chunks.Close()
 	}
+	x.twin.release()
 	return err
 }
 

@@ -44,11 +44,7 @@ func open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
 	}
 	n := &node{file: req.File, write: req.Access.Write}
 	if err := n.load(ctx, req, given); err != nil {
-		for _, x := range n.extents {
-			if x.disk != nil {
-				x.disk.Release()
-			}
-		}
+		n.release()
 		return nil, err
 	}
 	n.cid = n.desc.cid
@@ -58,12 +54,22 @@ func open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
 		}
 		s, err := newStreamNode(ctx, n)
 		if err != nil {
-			n.extents[0].disk.Release()
+			n.release()
 			return nil, err
 		}
 		return s, nil
 	}
 	return writable{n}, nil
+}
+
+// release gives back what the extents hold of the budget, without writing anything.
+func (n *node) release() {
+	for _, x := range n.extents {
+		if x.disk != nil {
+			x.disk.Release()
+		}
+		x.twin.release()
+	}
 }
 
 // load reads what kind of image it is, and opens its extents.
@@ -75,18 +81,24 @@ func (n *node) load(ctx context.Context, req *driver.OpenRequest, given map[stri
 	switch string(head[:4]) {
 	case magicSparse:
 		h := decodeSparse(head)
-		if h.capacity == 0 && h.descOff != 0 {
-			// A descriptor with a header around it, or an image of no length.
-			err := n.openDescriptor(ctx, req, h.descOff, given)
-			if n.desc == nil || n.desc.createType != monolithicSparse && n.desc.createType != streamOptimized {
-				return err
-			}
+		if h.capacity != 0 || h.descOff == 0 {
+			return n.openMonolithic(ctx, req, h)
 		}
-		return n.openMonolithic(ctx, req, h)
+		if err := n.readDescriptor(ctx, h.descOff); err != nil {
+			return err
+		}
+		// A descriptor with a header around it, or an image of no length.
+		if t := n.desc.createType; t == monolithicSparse || t == streamOptimized {
+			return n.openMonolithic(ctx, req, h)
+		}
+		return n.openExtents(ctx, req, given)
 	case magicCOWD:
 		n.descOff = sectorSize
 	default:
-		return n.openDescriptor(ctx, req, 0, given)
+		if err := n.readDescriptor(ctx, 0); err != nil {
+			return err
+		}
+		return n.openExtents(ctx, req, given)
 	}
 	// A sparse extent of ESX that is an image by itself.
 	return n.openMonolithic(ctx, req, nil)
@@ -158,9 +170,8 @@ func (n *node) peek(ctx context.Context, h *sparseHeader, write bool) (*sparseHe
 	return &c, c.check(n.file.Size(), write)
 }
 
-// openDescriptor opens an image of a text and extents in other files. The text is at a
-// sector of the file.
-func (n *node) openDescriptor(ctx context.Context, req *driver.OpenRequest, sector uint64, given map[string]opts.Dict) error {
+// readDescriptor reads the text that is at a sector of the file.
+func (n *node) readDescriptor(ctx context.Context, sector uint64) error {
 	if sector > uint64(n.file.Size())/sectorSize {
 		return driver.Errorf(driver.ErrCorrupt, "the descriptor at sector %d lies beyond the end of the file", sector)
 	}
@@ -169,9 +180,12 @@ func (n *node) openDescriptor(ctx context.Context, req *driver.OpenRequest, sect
 	if err != nil {
 		return err
 	}
-	if n.desc, err = parseDescriptor(text); err != nil {
-		return err
-	}
+	n.desc, err = parseDescriptor(text)
+	return err
+}
+
+// openExtents opens the extents that the descriptor names.
+func (n *node) openExtents(ctx context.Context, req *driver.OpenRequest, given map[string]opts.Dict) error {
 	if !knownType(n.desc.createType) {
 		return driver.Errorf(driver.ErrUnsupported, "unsupported image type '%s'", n.desc.createType)
 	}

@@ -61,12 +61,25 @@ func newStreamNode(ctx context.Context, n *node) (*streamNode, error) {
 	if h.capacity > maxStreamSize/sectorSize {
 		return nil, driver.Errorf(driver.ErrBudget, "a streamOptimized image of more than %d TiB can only be read", maxStreamSize>>40)
 	}
+	if h.dir <= grainSectors {
+		return nil, driver.Errorf(driver.ErrCorrupt, "the grain directory at sector %d lies in the header", h.dir)
+	}
+	before, err := readHead(ctx, x.file, int64(h.dir-1)*sectorSize)
+	if err != nil {
+		return nil, err
+	}
+	if le.Uint32(before[8:]) != 0 || le.Uint32(before[12:]) != markerDirectory {
+		return nil, driver.Errorf(driver.ErrReadOnly, "a streamOptimized image without a marker of its directory can only be read")
+	}
 	s := &streamNode{node: n, x: x}
 	header := *h
 	header.dir = directoryAtEnd
 	s.t = newTail(&header, int64(h.dir-1)*sectorSize)
 	b := make([]byte, 4*len(s.t.dir))
 	if n, err := x.file.ReadAt(ctx, b, int64(h.dir)*sectorSize); n < len(b) {
+		if err == nil || err == io.EOF {
+			err = driver.Errorf(driver.ErrTruncated, "the file ends in the grain directory")
+		}
 		return nil, err
 	}
 	for i := range s.t.dir {

@@ -17,26 +17,50 @@ type twin struct {
 	driver.Storage
 	size   int64 // of a table in bytes
 	tables []tablePair
+	budget *driver.Budget
+	memory int64 // bytes of tables that the budget counts
+}
+
+// maxTwins is how many grain tables are kept twice: those of 64 TiB, as images are made.
+const maxTwins = 2 << 20
+
+// release gives memory back that the budget counts. t may be nil.
+func (t *twin) release() {
+	if t != nil {
+		t.budget.Release(t.memory)
+		t.memory, t.tables = 0, nil
+	}
 }
 
 // tablePair is a table and its copy, in sectors.
 type tablePair struct{ table, copy uint32 }
 
-// openTwin reads both directories. A directory that lacks a table cannot be kept twice.
+// openTwin makes the twin of a file. A directory that lacks a table cannot be kept twice.
 func openTwin(ctx context.Context, env *driver.Env, file driver.Storage, h *sparseHeader) (*twin, error) {
-	t := &twin{Storage: file, size: int64(h.entries) * 4}
-	memory := h.directorySize * 8
-	if err := env.Budget.Table("the list of grain tables", memory); err != nil {
+	if h.directorySize > maxTwins {
+		return nil, driver.Errorf(driver.ErrUnsupported, "an image with %d grain tables can only be read", h.directorySize)
+	}
+	t := &twin{Storage: file, size: int64(h.entries) * 4, budget: env.Budget, memory: h.directorySize * 8}
+	if err := env.Budget.Table("the list of grain tables", t.memory); err != nil {
 		return nil, err
 	}
-	defer env.Budget.Release(memory) // it is small: eight bytes for 32 MiB of the disk
+	if err := t.load(ctx, h); err != nil {
+		t.release()
+		return nil, err
+	}
+	return t, nil
+}
+
+// load reads both directories.
+func (t *twin) load(ctx context.Context, h *sparseHeader) error {
+	file := t.Storage
 	t.tables = make([]tablePair, 0, h.directorySize)
 	const entries = 64 << 10
 	a, b := bufpool.Get(entries*4), bufpool.Get(entries*4)
 	defer bufpool.Put(a)
 	defer bufpool.Put(b)
 	if h.redundant > uint64(file.Size()) {
-		return nil, driver.Errorf(driver.ErrCorrupt, "the redundant grain directory at sector %d lies beyond the end of the file", h.redundant)
+		return driver.Errorf(driver.ErrCorrupt, "the redundant grain directory at sector %d lies beyond the end of the file", h.redundant)
 	}
 	for i := int64(0); i < h.directorySize; i += entries {
 		n := min(entries, h.directorySize-i)
@@ -48,13 +72,13 @@ func openTwin(ctx context.Context, env *driver.Env, file driver.Storage, h *spar
 				if err == nil || err == io.EOF {
 					err = driver.Errorf(driver.ErrCorrupt, "the file ends in the grain directory at sector %d", d.sector)
 				}
-				return nil, err
+				return err
 			}
 		}
 		for k := range n {
 			p := tablePair{le.Uint32(a[k*4:]), le.Uint32(b[k*4:])}
 			if p.table == 0 || p.copy == 0 {
-				return nil, driver.Errorf(driver.ErrUnsupported, "grain table %d is missing: the image can only be read", i+k)
+				return driver.Errorf(driver.ErrUnsupported, "grain table %d is missing: the image can only be read", i+k)
 			}
 			if p.table != p.copy {
 				t.tables = append(t.tables, p)
@@ -62,7 +86,7 @@ func openTwin(ctx context.Context, env *driver.Env, file driver.Storage, h *spar
 		}
 	}
 	slices.SortFunc(t.tables, func(x, y tablePair) int { return int(int64(x.table) - int64(y.table)) })
-	return t, nil
+	return nil
 }
 
 // WriteAt implements driver.Storage.

@@ -392,7 +392,16 @@ func TestCommitted(t *testing.T) {
 func TestTwins(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk.vmdk")
 	create(t, path, 300<<20, opts.Dict{"zeroed_grain": "on"})
-	img := mustOpen(t, path, true)
+	budget := &driver.Budget{MaxMemory: 8 << 20}
+	img, err := tryOpen(path, block.OpenOptions{Write: true, Budget: budget})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := budget.Scratch("all", 8<<20); err != nil {
+			t.Errorf("memory of the budget is not given back: %v", err)
+		}
+	}()
 	r := testkit.Rand(1)
 	for range 50 {
 		off := r.Int64N(img.Size() - 100000)
@@ -631,6 +640,17 @@ func TestHostile(t *testing.T) {
 				t.Errorf("took %v", d)
 			}
 		})
+	}
+	// Where the directory is decides what is overwritten.
+	for dir, want := range map[uint64]string{0: "lies in the header", 5: "lies in the header", 130: "marker of its directory"} {
+		path := filepath.Join(t.TempDir(), "disk.vmdk")
+		write(t, path, stream(56, dir))
+		if img, err := tryOpen(path, block.OpenOptions{Write: true}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("directory at %d: %v", dir, err)
+			if err == nil {
+				closeImage(t, img)
+			}
+		}
 	}
 	// A part of another image says so.
 	create(t, filepath.Join(dir, "split.vmdk"), 1<<20, opts.Dict{"subformat": splitSparse})
