@@ -58,7 +58,7 @@ type writer struct {
 	report  *Report
 	layout  *layout
 
-	entries   []*entry // by number, from the root on
+	entries   []*entry // in the order of their paths
 	numbers   map[*fstree.Node]*entry
 	lastInode int64
 	dirsIn    []int64 // directories by group

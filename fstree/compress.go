@@ -50,32 +50,40 @@ func openLZMA(r io.Reader) (io.Reader, error) {
 // which. Memory is bounded. Closing it does not close r.
 func Decompress(r io.Reader) (plain io.ReadCloser, packed bool, err error) {
 	in := bufio.NewReaderSize(r, 256<<10)
-	head, err := in.Peek(8)
+	head, err := in.Peek(HeadSize)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, false, err
 	}
-	for _, m := range magics {
-		if !bytes.HasPrefix(head, []byte(m.magic)) {
-			continue
-		}
-		u, err := m.open(in)
-		if err != nil {
-			return nil, true, fmt.Errorf("compressed stream: %w", err)
-		}
-		if c, ok := u.(io.ReadCloser); ok {
-			return c, true, nil
-		}
-		return io.NopCloser(u), true, nil
+	open := opener(head)
+	if open == nil {
+		return io.NopCloser(in), false, nil
 	}
-	return io.NopCloser(in), false, nil
+	u, err := open(in)
+	if err != nil {
+		return nil, true, fmt.Errorf("compressed stream: %w", err)
+	}
+	if c, ok := u.(io.ReadCloser); ok {
+		return c, true, nil
+	}
+	return io.NopCloser(u), true, nil
 }
 
-// IsCompressed reports whether bytes are the beginning of a stream that Decompress unpacks.
-func IsCompressed(head []byte) bool {
+// HeadSize is how many bytes tell how a stream is compressed.
+const HeadSize = 262
+
+// IsCompressed reports whether a stream that begins with head, HeadSize bytes of it or all
+// that there are, is one that Decompress unpacks.
+func IsCompressed(head []byte) bool { return opener(head) != nil }
+
+func opener(head []byte) func(io.Reader) (io.Reader, error) {
+	// an archive whose first file has a name like a magic is no compressed stream
+	if len(head) >= HeadSize && string(head[257:262]) == "ustar" {
+		return nil
+	}
 	for _, m := range magics {
 		if bytes.HasPrefix(head, []byte(m.magic)) {
-			return true
+			return m.open
 		}
 	}
-	return false
+	return nil
 }

@@ -49,7 +49,7 @@ type seekable interface {
 func (s *tarSource) read(r io.Reader) error {
 	if file, ok := r.(seekable); ok {
 		if start, err := file.Seek(0, io.SeekCurrent); err == nil {
-			var head [8]byte
+			var head [HeadSize]byte
 			if n, err := file.ReadAt(head[:], start); err != nil && err != io.EOF {
 				return err
 			} else if !IsCompressed(head[:n]) {

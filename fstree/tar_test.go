@@ -268,6 +268,23 @@ func TestLinksOnTheWay(t *testing.T) {
 	}
 }
 
+// TestNamesLikeMagics: an archive is not taken for a compressed stream.
+func TestNamesLikeMagics(t *testing.T) {
+	for _, name := range []string{"]", "BZh", "\x1f\x8b"} {
+		b := archive(t, tar.Header{Name: name + ":1", Format: tar.FormatGNU})
+		for _, r := range []io.Reader{bytes.NewReader(b), struct{ io.Reader }{bytes.NewReader(b)}} {
+			tree, err := fstree.FromTar(r, fstree.Options{TempDir: t.TempDir()})
+			if err != nil {
+				t.Fatalf("%q: %v", name, err)
+			}
+			if tree.Root.Child(name) == nil {
+				t.Errorf("%q is not there", name)
+			}
+			tree.Close()
+		}
+	}
+}
+
 func TestLaterEntriesReplace(t *testing.T) {
 	tree, err := fromBytes(archive(t,
 		tar.Header{Name: "f:old"}, tar.Header{Name: "f:new"},

@@ -146,3 +146,18 @@ dev x user.a=b=c
 		}
 	}
 }
+
+func TestClampTimes(t *testing.T) {
+	tree := fstree.New()
+	old, young := fstree.NewDir(0), fstree.NewDir(0)
+	old.ModTime, young.ModTime = time.Unix(5, 1), time.Unix(10, 1)
+	for name, n := range map[string]*fstree.Node{"old": old, "young": young} {
+		if err := tree.Root.Set(name, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree.ClampTimes(time.Unix(10, 0))
+	if old.ModTime != time.Unix(5, 1) || young.ModTime != time.Unix(10, 0) {
+		t.Errorf("%v %v", old.ModTime, young.ModTime)
+	}
+}

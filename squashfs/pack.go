@@ -61,7 +61,9 @@ func options(c Compression, level int) []byte {
 func newPacker(c Compression, level int, blockSize int) (packer, error) {
 	switch c {
 	case Gzip:
-		w, err := zlib.NewWriterLevel(nil, level)
+		// Level 8 of this compressor comes to the size of zlib's 9 in a third of the time; its
+		// own 9 gains 0 to 2 % for two to three times the time.
+		w, err := zlib.NewWriterLevel(nil, min(level, 8))
 		return &gzipPacker{w: w}, err
 	case Zstd:
 		w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithEncoderConcurrency(1),

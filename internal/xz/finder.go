@@ -9,7 +9,7 @@ const (
 	minMatch  = 2
 	maxMatch  = 273
 	niceMatch = 64 // a match of this length is taken without looking further
-	maxDepth  = 48 // steps in a tree
+	maxDepth  = 24 // steps in a tree
 )
 
 // match is bytes that were there before: length of them, distance+1 bytes back.

@@ -58,8 +58,8 @@ func TestAppendGivesUp(t *testing.T) {
 
 func TestReadsXZ(t *testing.T) {
 	xz := testkit.Tool(t, "xz")
-	src := sample(100000)
-	for _, args := range [][]string{{"-1"}, {"-6"}, {"--check=crc32"}, {"--check=none"}, {"--check=sha256"}, {"-T2", "--block-size=32768"}} {
+	src := sample(30000)
+	for _, args := range [][]string{{"-1"}, {"-6"}, {"--check=crc32"}, {"--check=none"}, {"--check=sha256"}, {"-T2", "--block-size=8192"}} {
 		cmd := exec.Command(xz, append(args, "-c")...)
 		cmd.Stdin = bytes.NewReader(src)
 		packed, err := cmd.Output()
@@ -190,7 +190,7 @@ func TestRatio(t *testing.T) {
 	}
 }
 
-const corpusSize = 512 << 10
+const corpusSize = 384 << 10
 
 // corpus is some of the sources of this module and its tests.
 func corpus(t testing.TB) (b []byte) {
