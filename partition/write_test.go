@@ -38,8 +38,10 @@ func TestWriteGPT(t *testing.T) {
 		if err := partition.WriteGPT(d, int64(len(d.b)), want); err != nil {
 			t.Fatal(err)
 		}
-		for name, damage := range map[string]func(){"primary": func() {}, "backup": func() { clear(d.b[unit : unit+8]) }} {
-			damage()
+		for _, name := range []string{"primary", "backup"} {
+			if name == "backup" {
+				clear(d.b[unit : unit+8])
+			}
 			got, err := partition.Read(d, int64(len(d.b)))
 			if err != nil {
 				t.Fatal(err)
