@@ -268,6 +268,7 @@ func TestManyExtents(t *testing.T) {
 
 // TestFeatures: what mke2fs gives.
 func TestFeatures(t *testing.T) {
+	t.Setenv("TZ", "UTC")
 	o := ext4.Options{Size: 1 << 30, Label: "rootfs", UUID: [16]byte{0xaa, 0xbb}, Time: time.Unix(1e9, 0)}
 	out := testkit.Run(t, "dumpe2fs", "-h", write(t, fstree.NewDir(0o755), o))
 	for _, want := range []string{"has_journal ext_attr resize_inode dir_index filetype extent 64bit flex_bg sparse_super large_file huge_file dir_nlink extra_isize metadata_csum",
