@@ -58,6 +58,9 @@ func TestConformance(t *testing.T) {
 		"zlib": {typeZlib}, "ADC": {typeADC}, "LZFSE": {typeLZFSE}, "LZMA": {typeLZMA}, "raw": {typeRaw},
 		"mixed": {typeZlib, typeZero, typeRaw, typeRaw, typeADC, typeIgnore, typeLZFSE, typeLZMA, typeRaw},
 	} {
+		if testkit.Race && name != "mixed" {
+			continue // the encoders of the tests take long then
+		}
 		t.Run(name, func(t *testing.T) {
 			const chunk = 128 << 10
 			b := &builder{tb: t}
@@ -138,6 +141,9 @@ func TestLZFSEVector(t *testing.T) {
 // TestBesideOthers: other programs read what the tests of this package make. 7-Zip
 // verifies the checksums of the tables; of LZFSE it takes blocks of LZVN only.
 func TestBesideOthers(t *testing.T) {
+	if testkit.Race {
+		t.Skip("other programs are the same with the race detector")
+	}
 	sevenZip := testkit.Tool(t, "7zz")
 	for name, c := range map[string]struct {
 		kinds []uint32
