@@ -370,3 +370,63 @@ func TestPartIsReplaced(t *testing.T) {
 		t.Errorf("the old place at %d is not used again, but %d", old, host)
 	}
 }
+
+// TestGivenUpLast: the last unit of the file, given up before room was looked for, is handed
+// out once and not twice: neither before that is durable, nor while it waits.
+func TestGivenUpLast(t *testing.T) {
+	ctx := t.Context()
+	for _, flushed := range []bool{false, true} {
+		layout := toy(4096, 16)
+		file := mem.NewDisk(layout.First)
+		l := open(t, file, layout, Hooks{}, 16*4096)
+		l.put(0, 1)
+		last := l.put(4096, 1)
+		l.do(l.Close(ctx))
+		l = open(t, file, layout, Hooks{}, 16*4096)
+		l.do(l.Discard(ctx, 4096, 4096))
+		if flushed {
+			l.do(l.Flush(ctx))
+		}
+		hosts := map[int64]bool{l.put(2*4096, 2): true}
+		if !flushed && hosts[last] {
+			t.Error("a unit that the file still names is overwritten")
+		}
+		for u := int64(3); u < 8; u++ {
+			l.do(l.Flush(ctx))
+			host := l.put(u*4096, byte(u))
+			if hosts[host] {
+				t.Fatalf("flushed %v: %d is used twice", flushed, host)
+			}
+			hosts[host] = true
+		}
+		p := make([]byte, 1)
+		for u := int64(2); u < 8; u++ {
+			if _, err := file.ReadAt(ctx, p, l.where(u*4096)); err != nil || p[0] != byte(u) {
+				t.Errorf("flushed %v: unit %d holds %d, %v", flushed, u, p[0], err)
+			}
+		}
+		l.do(l.Close(ctx))
+	}
+}
+
+// TestTableNowhere: a header that is damaged can say that the table, or the directory, lies
+// at the start of the file, which stands for no table.
+func TestTableNowhere(t *testing.T) {
+	env := &driver.Env{Budget: &driver.Budget{MaxMemory: 8 << 20}, Guard: &driver.Guard{}}
+	flat, deep := toy(4096, 16), toy(4096, 16)
+	deep.Dir = &Directory{Off: 512, Entries: 1, Width: 8, TableBytes: 512, Align: 512,
+		Decode: func(raw uint64) (int64, bool) { return int64(raw), true }, Encode: func(off int64) uint64 { return uint64(off) }}
+	for _, at := range []int64{0, -512} {
+		flat.Table, deep.Dir.Off = at, at
+		for _, l := range []Layout{flat, deep} {
+			if _, err := New(l, Hooks{}, mem.NewDisk(1<<20), env, 16*4096); !errors.Is(err, driver.ErrCorrupt) {
+				t.Errorf("a table at %d: %v", at, err)
+			}
+			d, err := New(l, Hooks{}, mem.NewDisk(1<<20), env, 0)
+			if err != nil {
+				t.Fatalf("a disk without units: %v", err)
+			}
+			d.Release()
+		}
+	}
+}

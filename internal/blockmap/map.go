@@ -81,8 +81,19 @@ func (m *Disk) makeCaches() {
 func (l *Layout) checkEntries(size int64) error {
 	if units := roundUp(size, l.Unit) / l.Unit; units > l.units() {
 		return driver.Errorf(driver.ErrCorrupt, "the disk has %d %ss, the table %d entries", units, l.Noun, l.units())
+	} else if at := l.start(); units > 0 && at <= 0 {
+		// Offset 0 stands for no table.
+		return driver.Errorf(driver.ErrCorrupt, "the table of %ss is said to begin at offset %d, where no table can be", l.Noun, at)
 	}
 	return nil
+}
+
+// start returns where the flat table or the directory begins in the file.
+func (l *Layout) start() int64 {
+	if l.Dir != nil {
+		return l.Dir.Off
+	}
+	return l.Table
 }
 
 // Release gives memory back that the budget counts. Close does that, too.

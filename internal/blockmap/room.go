@@ -53,6 +53,10 @@ func (m *Disk) needRoom(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// What was given up is handed out once it can be: see applyReady.
+	m.mu.RLock()
+	drops := slices.Clone(m.drops)
+	m.mu.RUnlock()
 	r := &m.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -60,8 +64,13 @@ func (m *Disk) needRoom(ctx context.Context) error {
 	if given == nil {
 		given = map[int64]struct{}{}
 	}
-	for _, host := range r.ready {
-		given[host] = struct{}{}
+	for _, list := range [][]int64{r.ready, drops} {
+		for _, host := range list {
+			given[host] = struct{}{}
+		}
+	}
+	for host := range given { // what is given up last can lie behind all that is in use
+		end = max(end, host+m.l.Unit)
 	}
 	r.free = slices.DeleteFunc(holes, func(host int64) bool { _, ok := given[host]; return ok })
 	r.next, r.fresh, r.known = end, max(end, m.file.Size()), true
