@@ -105,12 +105,7 @@ func variant(seed uint64) ext4.Options {
 	return o
 }
 
-func seeds() uint64 {
-	if testkit.Long() {
-		return 500
-	}
-	return 15
-}
+func seeds() uint64 { return uint64(testkit.Count(15)) }
 
 func tree(seed uint64) *fstree.Node { return withACL(treetest.Random(seed, shape())) }
 

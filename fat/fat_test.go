@@ -145,12 +145,7 @@ func variant(seed uint64) fat.Options {
 	return o
 }
 
-func seeds() uint64 {
-	if testkit.Long() {
-		return 500
-	}
-	return 15
-}
+func seeds() uint64 { return uint64(testkit.Count(15)) }
 
 func TestAgainstTools(t *testing.T) {
 	for seed := range seeds() {

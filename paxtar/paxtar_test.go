@@ -61,12 +61,7 @@ func removeSockets(dir *fstree.Node) {
 	}
 }
 
-func seeds() uint64 {
-	if testkit.Long() {
-		return 500
-	}
-	return 20
-}
+func seeds() uint64 { return uint64(testkit.Count(20)) }
 
 func TestRoundTrip(t *testing.T) {
 	for seed := range seeds() {

@@ -87,12 +87,7 @@ func variant(seed uint64) squashfs.Options {
 	return o
 }
 
-func seeds() uint64 {
-	if testkit.Long() {
-		return 500
-	}
-	return 20
-}
+func seeds() uint64 { return uint64(testkit.Count(20)) }
 
 func TestRoundTrip(t *testing.T) {
 	for seed := range seeds() {

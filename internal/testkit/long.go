@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"os"
+	"strconv"
 	"testing"
 )
 
@@ -12,3 +13,12 @@ func Long() bool { return os.Getenv("COWL_LONG") == "1" && !testing.Short() }
 // Sample says whether case i of many is run: all of them in the long form, else
 // every so many.
 func Sample(i, every int) bool { return Long() || i%every == 0 }
+
+// Count is how many random cases a test makes: everyday, or what the environment asks for
+// (COWL_COUNT=200), whatever the form.
+func Count(everyday int) int {
+	if n, err := strconv.Atoi(os.Getenv("COWL_COUNT")); err == nil && n > 0 {
+		return n
+	}
+	return everyday
+}

@@ -53,10 +53,7 @@ func bochsGrowing(disk []byte, version uint32, extent int) []byte {
 // TestBochsRandom: disks, versions and sizes of extents by chance.
 func TestBochsRandom(t *testing.T) {
 	tools := needCLI(t)
-	n := 12
-	if testkit.Long() {
-		n = 200
-	}
+	n := testkit.Count(12)
 	for seed := range uint64(n) {
 		r := testkit.Rand(seed)
 		disk := make([]byte, 512*(1+r.IntN(6000)))

@@ -72,10 +72,7 @@ func readsAs(t *testing.T, tools cliBinaries, format, path string, want []byte) 
 // TestCloopRandom: disks and sizes of blocks by chance.
 func TestCloopRandom(t *testing.T) {
 	tools := needCLI(t)
-	n := 12
-	if testkit.Long() {
-		n = 200
-	}
+	n := testkit.Count(12)
 	for seed := range uint64(n) {
 		r := testkit.Rand(seed)
 		block := 512 * (1 + r.IntN(1<<r.IntN(11)))

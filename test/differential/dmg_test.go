@@ -75,10 +75,7 @@ func dmgImage(t *testing.T, seed uint64, disk []byte) []byte {
 // TestDmgRandom: disks in chunks and tables by chance.
 func TestDmgRandom(t *testing.T) {
 	tools := needCLI(t)
-	n := 12
-	if testkit.Long() {
-		n = 200
-	}
+	n := testkit.Count(12)
 	for seed := range uint64(n) {
 		r := testkit.Rand(seed)
 		disk := make([]byte, 512*(1+r.IntN(6000)))

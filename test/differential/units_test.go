@@ -54,10 +54,8 @@ var unitFormats = []unitFormat{
 func eachUnitImage(t *testing.T, first uint64, run func(t *testing.T, r *rand.Rand, f unitFormat, dir string)) {
 	testkit.Tool(t, "qemu-img")
 	testkit.Tool(t, "qemu-io")
-	images := 10
-	if testkit.Long() {
-		images = 200
-	} else if testing.Short() || testkit.Race {
+	images := testkit.Count(10)
+	if testing.Short() || testkit.Race {
 		images = 2
 	}
 	for _, f := range unitFormats {

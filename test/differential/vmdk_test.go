@@ -43,10 +43,7 @@ func vmdkSpec(r *rand.Rand) []string {
 // same description and map.
 func TestVmdkRandom(t *testing.T) {
 	tools := needCLI(t)
-	n := 16
-	if testkit.Long() {
-		n = 200
-	}
+	n := testkit.Count(16)
 	for seed := range uint64(n) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
