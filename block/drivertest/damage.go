@@ -45,6 +45,9 @@ func (s *suite) damaged(t *testing.T, whole *mem.Disk) {
 	if s.light() {
 		runs = 30
 	}
+	if testkit.Race {
+		runs = 8
+	}
 	for seed := range uint64(runs) {
 		disk := whole.Clone()
 		r := testkit.Rand(seed)

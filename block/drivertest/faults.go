@@ -132,6 +132,9 @@ func (s *suite) eachFault(t *testing.T, run func(t *testing.T, seed uint64, n in
 	if s.light() {
 		runs = 30
 	}
+	if testkit.Race {
+		runs = 8 // all faults are tried without the detector, which needs few to find a race
+	}
 	for seed := range uint64(2) {
 		_, img, l, total := s.faultRun(t, seed, &faults{})
 		if err := l.read(img, false); err != nil {
