@@ -127,7 +127,7 @@ func changeOnce(ctx context.Context, r *rand.Rand, img *block.Image, m *testkit.
 		err := img.Resize(ctx, to, driver.ResizeOptions{Prealloc: mode})
 		if err == nil {
 			m.Resize(to)
-		} else if strings.Contains(err.Error(), "Can't resize a v2 image which has snapshots") {
+		} else if strings.Contains(err.Error(), "can't resize a v2 image which has snapshots") {
 			err = nil
 		}
 		return fmt.Sprintf("resize %d to %d, %v", size, to, mode), err

@@ -202,7 +202,7 @@ func (w *world) rebase(ctx context.Context) error {
 
 // noRoom says whether a header in a small cluster cannot take more.
 func noRoom(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "No space left in the file header")
+	return err != nil && strings.Contains(err.Error(), "no space left in the file header")
 }
 
 // markAllBitmaps: what was copied into the image may be recorded as a change, or
