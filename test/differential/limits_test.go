@@ -25,7 +25,7 @@ import (
 type cost struct {
 	Stdout, Stderr string
 	Code           int
-	RSS            int64 // bytes, at most
+	RSS            int64         // bytes, at most
 	Spent          time.Duration // of processors: the clock tells how busy the machine is
 }
 
