@@ -1,6 +1,7 @@
 package http
 
 import (
+	"bytes"
 	"context"
 	"sync"
 )
@@ -113,7 +114,8 @@ func (c *cache) fill(list []*window, off int64) {
 			if done < end {
 				return
 			}
-			list[next].data = buf[int64(next)*c.window : end : end]
+			// A copy: one window that stays must not keep the whole run.
+			list[next].data = bytes.Clone(buf[int64(next)*c.window : end])
 			close(list[next].ready)
 			next++
 		}
