@@ -9,6 +9,7 @@
 #   ./test.sh peer libnbd|nbdkit            those of their tests that call qemu-img or qemu-nbd
 set -eu
 cd "$(dirname "$0")"
+root=$PWD
 export CGO_ENABLED=0
 
 step() { printf '\n== %s\n' "$*"; }
@@ -69,18 +70,24 @@ lint() {
 	step "gofmt, vet, staticcheck"
 	unformatted=$(gofmt -l .)
 	[ -z "$unformatted" ] || { echo "not formatted: $unformatted"; exit 1; }
-	go vet ./...
-	go tool -modfile=tools/go.mod staticcheck ./...
+	for module in . test; do
+		(
+			cd "$module"
+			go vet ./...
+			go tool -modfile="$root/tools/go.mod" staticcheck ./...
+		)
+	done
 }
 
 unit() {
 	step "unit, conformance and command-line tests"
-	go test -timeout 10m $(go list ./... | grep -v -e /test/)
+	go test -timeout 10m ./...
 }
 
 whole() {
 	step "differential, crash and end-to-end tests"
-	go test -timeout 25m ./test/...
+	# Modules of their own: what only they need is not in go.mod.
+	(cd test && go test -timeout 25m ./...)
 	(cd test/library && go test ./...)
 }
 
@@ -100,6 +107,7 @@ cross() {
 		echo "$target"
 		GOOS=${target%/*} GOARCH=${target#*/} go build ./...
 		GOOS=${target%/*} GOARCH=${target#*/} go vet ./...
+		(cd test && GOOS=${target%/*} GOARCH=${target#*/} go vet ./...)
 	done
 }
 
@@ -109,7 +117,7 @@ cross() {
 fuzz_one() {
 	log=$(mktemp)
 	for try in 1 2 3; do
-		if go test -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-10s}" -fuzzminimizetime 1x -parallel 1 "$1" >"$log" 2>&1; then
+		if go test -C "$3" -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-10s}" -fuzzminimizetime 1x -parallel 1 "$1" >"$log" 2>&1; then
 			echo "$1 $2: $(grep -o 'execs: [0-9]*' "$log" | tail -1)"
 			rm -f "$log"
 			return 0
@@ -125,9 +133,11 @@ fuzz_one() {
 # One target for each processor at a time.
 fuzz() {
 	step "fuzzing, ${FUZZTIME:-10s} each target"
-	for pkg in $(go list ./...); do
-		go test -list '^Fuzz' "$pkg" | grep '^Fuzz' | sed "s|^|$pkg |" || true
-	done | xargs -P "$(nproc)" -n 2 "./$(basename "$0")" fuzz-one
+	for module in . test; do
+		for pkg in $(go list -C "$module" ./...); do
+			go test -C "$module" -list '^Fuzz' "$pkg" | grep '^Fuzz' | sed "s|.*|$pkg & $module|" || true
+		done
+	done | xargs -P "$(nproc)" -n 3 "./$(basename "$0")" fuzz-one
 }
 
 # Suites of others with cowl as their qemu-img and qemu-nbd: QEMU's own, libnbd's and nbdkit's.
@@ -148,7 +158,7 @@ case "${1:-all}" in
 all) export COWL_LONG=1; set -- setup lint unit whole race cross fuzz peer ;;
 quick) set -- lint unit ;;
 fuzz-one)
-	fuzz_one "$2" "$3"
+	fuzz_one "$2" "$3" "$4"
 	exit
 	;;
 peer)

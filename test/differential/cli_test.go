@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
 // cliTools finds the original programs and builds ours, once.
@@ -28,12 +30,7 @@ var cliTools = sync.OnceValues(func() (tools cliBinaries, err error) {
 		return tools, err
 	}
 	tools.ours = filepath.Join(cliDir, "qemu-img")
-	build := exec.Command("go", "build", "-o", tools.ours, "github.com/cowl-disk/cowl/cmd/cowl")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return tools, errors.New("go build: " + err.Error() + "\n" + string(out))
-	}
-	return tools, nil
+	return tools, testkit.Build(tools.ours, "./cmd/cowl")
 })
 
 var cliDir string

@@ -4,7 +4,6 @@ package endtoend
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,10 +20,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	program = filepath.Join(dir, "cowl")
-	build := exec.Command("go", "build", "-o", program, "../../cmd/cowl")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
+	if err := testkit.Build(program, "./cmd/cowl"); err != nil {
 		panic(err)
 	}
 	code := m.Run()

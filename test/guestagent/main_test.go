@@ -30,10 +30,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	ours = filepath.Join(dir, "qemu-ga")
-	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", ours, "../../cmd/cowl-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
+	if err := testkit.Build(ours, "./cmd/cowl-agent", "-ldflags", "-s -w"); err != nil {
 		panic(err)
 	}
 	code := m.Run()

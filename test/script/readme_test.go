@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
 // TestReadmeTour runs the commands of the README's tour, in order, in one shell
@@ -37,10 +39,8 @@ func runBlocks(t *testing.T, name string) {
 		t.Fatalf("the commands of %s are not where they were", name)
 	}
 	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", filepath.Join(bin, "cowl"), "../../cmd/cowl")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	if err := testkit.Build(filepath.Join(bin, "cowl"), "./cmd/cowl"); err != nil {
+		t.Fatal(err)
 	}
 	cmd := exec.Command("bash", "-euxo", "pipefail", "-c", script.String())
 	cmd.Dir = t.TempDir()
