@@ -7,9 +7,18 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 )
 
-// Bitmaps lists the dirty bitmaps. ok is false if the image has none and cannot
+// BitmapSet is the dirty bitmaps of an image. It stays valid as long as the image is
+// open.
+type BitmapSet struct{ img *Image }
+
+// Bitmaps returns the dirty bitmaps of the image: also where it can have none, which
+// List then tells.
+func (img *Image) Bitmaps() BitmapSet { return BitmapSet{img} }
+
+// List lists the dirty bitmaps. ok is false if the image has none and cannot
 // have any.
-func (img *Image) Bitmaps(ctx context.Context) (list []driver.BitmapInfo, ok bool, err error) {
+func (s BitmapSet) List(ctx context.Context) (list []driver.BitmapInfo, ok bool, err error) {
+	img := s.img
 	b, img, ok := ability[driver.Bitmapper](img)
 	if !ok {
 		return nil, false, nil
@@ -23,30 +32,30 @@ func (img *Image) Bitmaps(ctx context.Context) (list []driver.BitmapInfo, ok boo
 	return list, true, img.fail("list bitmaps", -1, err)
 }
 
-// AddBitmap adds a dirty bitmap with no bit set, which records every write that
+// Add adds a dirty bitmap with no bit set, which records every write that
 // begins after the call, unless it is disabled.
-func (img *Image) AddBitmap(ctx context.Context, spec driver.BitmapSpec) error {
-	return img.changeBitmaps("add bitmap", func(b driver.Bitmapper) error { return b.AddBitmap(ctx, spec) })
+func (s BitmapSet) Add(ctx context.Context, spec driver.BitmapSpec) error {
+	return s.img.changeBitmaps("add bitmap", func(b driver.Bitmapper) error { return b.AddBitmap(ctx, spec) })
 }
 
-// RemoveBitmap removes a dirty bitmap, whatever its state.
-func (img *Image) RemoveBitmap(ctx context.Context, name string) error {
-	return img.changeBitmaps("remove bitmap", func(b driver.Bitmapper) error { return b.RemoveBitmap(ctx, name) })
+// Remove removes a dirty bitmap, whatever its state.
+func (s BitmapSet) Remove(ctx context.Context, name string) error {
+	return s.img.changeBitmaps("remove bitmap", func(b driver.Bitmapper) error { return b.RemoveBitmap(ctx, name) })
 }
 
-// ClearBitmap unsets all bits of a dirty bitmap.
-func (img *Image) ClearBitmap(ctx context.Context, name string) error {
-	return img.changeBitmaps("clear bitmap", func(b driver.Bitmapper) error { return b.ClearBitmap(ctx, name) })
+// Clear unsets all bits of a dirty bitmap.
+func (s BitmapSet) Clear(ctx context.Context, name string) error {
+	return s.img.changeBitmaps("clear bitmap", func(b driver.Bitmapper) error { return b.ClearBitmap(ctx, name) })
 }
 
-// EnableBitmap lets a dirty bitmap record writes, or stops it.
-func (img *Image) EnableBitmap(ctx context.Context, name string, on bool) error {
-	return img.changeBitmaps("enable bitmap", func(b driver.Bitmapper) error { return b.EnableBitmap(ctx, name, on) })
+// Enable lets a dirty bitmap record writes, or stops it.
+func (s BitmapSet) Enable(ctx context.Context, name string, on bool) error {
+	return s.img.changeBitmaps("enable bitmap", func(b driver.Bitmapper) error { return b.EnableBitmap(ctx, name, on) })
 }
 
-// SetBitmap marks a range of the disk in a dirty bitmap.
-func (img *Image) SetBitmap(ctx context.Context, name string, off, n int64) error {
-	return img.changeBitmaps("set bitmap", func(b driver.Bitmapper) error { return b.SetBitmap(ctx, name, off, n) })
+// Set marks a range of the disk in a dirty bitmap.
+func (s BitmapSet) Set(ctx context.Context, name string, off, n int64) error {
+	return s.img.changeBitmaps("set bitmap", func(b driver.Bitmapper) error { return b.SetBitmap(ctx, name, off, n) })
 }
 
 // changeBitmaps runs f while no write is under way: a write happens wholly
@@ -66,9 +75,10 @@ func (img *Image) changeBitmaps(op string, f func(driver.Bitmapper) error) error
 	return img.fail(op, -1, f(b))
 }
 
-// BitmapExtent tells whether the byte at off is dirty in a bitmap, and how many
+// Extent tells whether the byte at off is dirty in a bitmap, and how many
 // bytes from there on, at most n and within the disk, are of the same state.
-func (img *Image) BitmapExtent(ctx context.Context, name string, off, n int64) (length int64, dirty bool, err error) {
+func (s BitmapSet) Extent(ctx context.Context, name string, off, n int64) (length int64, dirty bool, err error) {
+	img := s.img
 	b, img, ok := ability[driver.Bitmapper](img)
 	if !ok {
 		return 0, false, img.fail("read bitmap", off, driver.Errorf(driver.ErrNoBitmap, "dirty bitmap '%s' not found", name))

@@ -179,6 +179,24 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// TestCannotCompress: a format without compression says so.
+func TestCannotCompress(t *testing.T) {
+	dir := t.TempDir()
+	reg := block.NewRegistry(raw.New(), file.New())
+	img, err := block.Open(t.Context(), reg, block.Source{Filename: rawFile(t, dir, "disk", make([]byte, 4096)), Format: "raw"},
+		block.OpenOptions{Write: true, Gate: driver.AllowAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close(context.Background())
+	if _, ok, err := img.Encode(nil, make([]byte, 512)); ok || !errors.Is(err, driver.ErrUnsupported) {
+		t.Errorf("Encode: %v, %v", ok, err)
+	}
+	if err := img.WriteEncoded(t.Context(), 0, []byte{1}); !errors.Is(err, driver.ErrUnsupported) {
+		t.Errorf("WriteEncoded: %v", err)
+	}
+}
+
 func TestGate(t *testing.T) {
 	dir := t.TempDir()
 	d := &toy{size: 8192, backing: rawFile(t, dir, "base", []byte("secret"))}
@@ -224,7 +242,7 @@ func TestProbedRaw(t *testing.T) {
 	reg := block.NewRegistry(raw.New(), file.New(), magicFormat{})
 	warned := ""
 	img, err := block.Open(t.Context(), reg, block.Source{Filename: name},
-		block.OpenOptions{Write: true, Gate: driver.AllowAll, ProbedRaw: func(n string) { warned = n }})
+		block.OpenOptions{Write: true, Gate: driver.AllowAll, Messages: block.Messages{ProbedRaw: func(n string) { warned = n }}})
 	if err != nil {
 		t.Fatal(err)
 	}

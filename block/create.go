@@ -177,7 +177,7 @@ func checkRoom(ctx context.Context, reg *Registry, req CreateRequest, drv driver
 		return err
 	}
 	file, err := Open(ctx, reg, Source{Filename: req.Filename, Format: proto.Desc().Name},
-		OpenOptions{Gate: driver.DenyAll, Objects: req.Objects, NoIO: true, ForceShare: true})
+		OpenOptions{Gate: driver.DenyAll, Objects: req.Objects, Use: Use{NoIO: true}, Sharing: Sharing{Force: true}})
 	if err != nil {
 		return nil // there is none yet, or creating it tells why it cannot be opened
 	}
@@ -233,7 +233,7 @@ func (c *Creation) format(ctx context.Context, reg *Registry, req CreateRequest,
 	}
 	look := func(ctx context.Context, filename string) (driver.OpenedImage, func(), error) {
 		filename = CombinePath(req.Filename, filename)
-		img, err := Open(ctx, reg, Source{Filename: filename}, OpenOptions{NoBacking: true, NoIO: true, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Warn: req.Warn})
+		img, err := Open(ctx, reg, Source{Filename: filename}, OpenOptions{Chain: ChainUse{NoBacking: true}, Use: Use{NoIO: true}, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Messages: Messages{Warn: req.Warn}})
 		if err != nil {
 			return driver.OpenedImage{}, nil, &OpenError{Path: filename, Role: "backing", Err: err}
 		}
@@ -262,7 +262,7 @@ func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, src
 	}
 	src.Format = proto.Desc().Name
 	return Open(ctx, reg, src,
-		OpenOptions{Write: true, Resize: true, Unmap: true, Cache: req.Cache, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Warn: req.Warn, Words: req.Words})
+		OpenOptions{Write: true, Sharing: Sharing{Resize: true}, Unmap: true, Cache: req.Cache, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Messages: Messages{Warn: req.Warn, Words: req.Words}})
 }
 
 // splitOptions gives each option to the driver that declares it, the format

@@ -17,10 +17,10 @@ const maxNeighbours = 1000
 func (op *opener) findParent(ctx context.Context, img *Image, ref *driver.BackingRef) (string, error) {
 	f, ok := img.node.(driver.ParentFinder)
 	if !ok || ref.Ending == "" {
-		return img.Resolve(ref.Filename)
+		return img.Tree().Resolve(ref.Filename)
 	}
 	candidates := []string{ref.Filename}
-	if n, ok := Ability[driver.Neighbours](img.Protocol()); ok {
+	if n, ok := Ability[driver.Neighbours](img.Tree().Protocol()); ok {
 		for _, dir := range []string{".", ".."} {
 			names, err := n.Neighbours(dir)
 			if err != nil {
@@ -34,11 +34,11 @@ func (op *opener) findParent(ctx context.Context, img *Image, ref *driver.Backin
 		}
 	}
 	for _, name := range candidates[:min(len(candidates), maxNeighbours)] {
-		path, err := img.Resolve(name)
+		path, err := img.Tree().Resolve(name)
 		if err != nil {
 			return "", err
 		}
-		if err := op.o.Gate.Allow(ctx, img.File().name, "backing", path); err != nil {
+		if err := op.o.Gate.Allow(ctx, img.Tree().File().name, "backing", path); err != nil {
 			return "", driver.Errorf(driver.ErrGate, "%w", err)
 		}
 		if head, err := op.head(ctx, path); err == nil && f.IsParent(head) {
@@ -48,7 +48,7 @@ func (op *opener) findParent(ctx context.Context, img *Image, ref *driver.Backin
 			return "", err
 		}
 	}
-	return "", driver.Errorf(driver.ErrNotExist, "no image beside '%s' is the parent that it names by the identifier %s", img.File().name,
+	return "", driver.Errorf(driver.ErrNotExist, "no image beside '%s' is the parent that it names by the identifier %s", img.Tree().File().name,
 		strings.TrimSuffix(ref.Filename, ref.Ending))
 }
 
@@ -59,7 +59,7 @@ func (op *opener) head(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	file, err := Open(ctx, op.reg, Source{Filename: path, Format: proto.Desc().Name},
-		OpenOptions{Gate: driver.DenyAll, Objects: op.o.Objects, ForceShare: true, Budget: op.o.Budget})
+		OpenOptions{Gate: driver.DenyAll, Objects: op.o.Objects, Sharing: Sharing{Force: true}, Budget: op.o.Budget})
 	if err != nil {
 		return nil, err
 	}

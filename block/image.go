@@ -79,15 +79,8 @@ const (
 // is enough, else json:{…}.
 func (img *Image) Filename() string { return img.name }
 
-// Driver returns the driver.
-func (img *Image) Driver() driver.Driver { return img.drv }
-
 // Format returns the driver's name.
 func (img *Image) Format() string { return img.desc.Name }
-
-// Node returns the driver's node, for its optional interfaces. The block layer's
-// rules for writing do not hold for what is done with it.
-func (img *Image) Node() driver.Node { return img.node }
 
 // Writable says whether the image is open for writing.
 func (img *Image) Writable() bool { return img.writable }
@@ -95,10 +88,6 @@ func (img *Image) Writable() bool { return img.writable }
 // Backing returns the backing image, nil if there is none or it was not opened. A
 // filter has that of its child.
 func (img *Image) Backing() *Image { return img.skipFilters().backing }
-
-// PassedThrough returns the child that the image passes through, nil if there is none:
-// filters and raw images have one.
-func (img *Image) PassedThrough() *Image { return img.Child(img.desc.PassesThrough()) }
 
 // skipFilters returns the first image below that is not a filter: the one that
 // answers what the contents are and where they are stored.
@@ -131,33 +120,9 @@ func (img *Image) EventSink() driver.EventSink {
 		if s, ok := img.node.(driver.EventSink); ok {
 			return s
 		}
-		img = img.PassedThrough()
+		img = img.Tree().PassedThrough()
 	}
 	return nil
-}
-
-// Children returns the children except the backing image.
-func (img *Image) Children() []Child { return img.children }
-
-// Child returns the child with a role, nil if there is none.
-func (img *Image) Child(role string) *Image {
-	for _, c := range img.children {
-		if c.Role == role {
-			return c.Image
-		}
-	}
-	return nil
-}
-
-// File returns the "file" child, nil for protocols.
-func (img *Image) File() *Image { return img.Child("file") }
-
-// Protocol returns the image of the chain of "file" children that is a protocol.
-func (img *Image) Protocol() *Image {
-	for img.storage == nil && img.File() != nil {
-		img = img.File()
-	}
-	return img
 }
 
 // Size returns the size of the disk in bytes.
@@ -277,36 +242,6 @@ func (img *Image) flush(ctx context.Context) error {
 	img.lock()
 	defer img.unlock()
 	return img.fail("flush", -1, img.node.Flush(ctx))
-}
-
-// StartWriteback asks the system to begin to write to the devices what it holds
-// back of this image and its children, the backing file excepted. It is a hint for
-// long jobs that end with Flush; it makes nothing durable.
-func (img *Image) StartWriteback() {
-	if !img.writable {
-		return
-	}
-	if s, ok := img.node.(driver.WritebackStarter); ok {
-		s.StartWriteback()
-	}
-	for _, c := range img.children {
-		c.Image.StartWriteback()
-	}
-}
-
-// ExpectNewData tells the image and its children, the backing file excepted, that a
-// job begins which writes much data where there are none. It is a hint that lets the
-// storage prepare.
-func (img *Image) ExpectNewData() {
-	if !img.writable {
-		return
-	}
-	if s, ok := img.node.(driver.NewDataExpecter); ok {
-		s.ExpectNewData()
-	}
-	for _, c := range img.children {
-		c.Image.ExpectNewData()
-	}
 }
 
 // Close flushes, and closes the image and all its children. It goes on to the

@@ -161,7 +161,7 @@ func (zeroMagic) Probe(head []byte, _ int64, _ string) int {
 func TestClosed(t *testing.T) {
 	name := rawFile(t, t.TempDir(), "disk", make([]byte, 8192))
 	img, err := block.Open(t.Context(), block.NewRegistry(raw.New(), file.New()), block.Source{Filename: name, Format: "raw"},
-		block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.AllowAll})
+		block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Gate: driver.AllowAll})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,8 +223,8 @@ func TestPlainNames(t *testing.T) {
 			t.Errorf("%v: %v", c.src, err)
 		}
 		if err == nil {
-			if img.Protocol().Format() != "file" || img.Size() != 4096 {
-				t.Errorf("%v opened %s of %d bytes", c.src, img.Protocol().Format(), img.Size())
+			if img.Tree().Protocol().Format() != "file" || img.Size() != 4096 {
+				t.Errorf("%v opened %s of %d bytes", c.src, img.Tree().Protocol().Format(), img.Size())
 			}
 			img.Close(t.Context())
 		}

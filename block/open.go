@@ -24,45 +24,6 @@ type Source struct {
 	Storage driver.Driver
 }
 
-// OpenOptions say how to open an image.
-type OpenOptions struct {
-	Write      bool
-	Resize     bool // the size will change: ask others not to count on it
-	Cache      driver.Cache
-	Exclusive  bool // no other process may write or resize the image meanwhile
-	FixedSize  bool // no other process may resize it
-	ForceShare bool // -U: do not take image locks
-	Unmap      bool // let discard requests through
-	NoBacking  bool
-	NoIO       bool // only metadata will be read
-	Check      bool // for check and repair: open leniently
-	Sequential bool // the disk will be read or written once, in order: small caches suffice
-	Snapshot   string
-	// WriteBacking opens one layer of the backing chain for writing and resizing:
-	// the one that WriteBase names (as FindBacking finds it), or the first.
-	WriteBacking bool
-	WriteBase    string
-
-	// Gate decides about the files that the image names. It must be set.
-	Gate driver.Gate
-	// Objects holds the secrets and TLS credentials that options refer to by id; nil
-	// if there are none.
-	Objects driver.Objects
-	// Budget bounds what the image may cost; nil means the defaults.
-	Budget *driver.Budget
-	// Warn takes warnings for the user, nil drops them. Log may be nil.
-	Warn func(msg string)
-	Log  *slog.Logger
-	// Report takes lines about what opening repairs in the image, one goroutine's at
-	// a time; they may be very many. Nil drops them.
-	Report func(line string)
-	// Words puts an error into the words in which Warn and Report tell of it. Nil: its text.
-	Words func(err error) string
-	// ProbedRaw is called when no format was given and an image that is to be
-	// written was taken for raw.
-	ProbedRaw func(name string)
-}
-
 // opener carries what is the same for all nodes of a tree.
 type opener struct {
 	reg    *Registry
@@ -90,36 +51,36 @@ func Open(ctx context.Context, reg *Registry, src Source, o OpenOptions) (*Image
 	if o.Gate == nil {
 		return nil, driver.Errorf(driver.ErrInvalid, "no gate given: pass driver.DenyAll, driver.AllowAll or one of your own")
 	}
-	if o.Warn == nil {
-		o.Warn = func(string) {}
+	if o.Messages.Warn == nil {
+		o.Messages.Warn = func(string) {}
 	}
-	if o.Report == nil {
-		o.Report = func(string) {}
+	if o.Messages.Report == nil {
+		o.Messages.Report = func(string) {}
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
+	if o.Messages.Log == nil {
+		o.Messages.Log = slog.New(slog.DiscardHandler)
 	}
 	op := &opener{reg: reg, o: o, budget: o.Budget}
 	if op.budget == nil {
 		op.budget = &driver.Budget{}
 	}
-	access := driver.Access{Write: o.Write, Shared: driver.PermAll, NoLock: o.ForceShare, Check: o.Check, NoIO: o.NoIO}
-	if !o.NoIO {
+	access := driver.Access{Write: o.Write, Shared: driver.PermAll, NoLock: o.Sharing.Force, Check: o.Use.Check, NoIO: o.Use.NoIO}
+	if !o.Use.NoIO {
 		access.Perm = driver.PermConsistentRead
 		if o.Write {
 			access.Perm |= driver.PermWrite
 		}
 	}
-	if o.Exclusive {
+	if o.Sharing.Exclusive {
 		access.Shared &^= driver.PermWrite | driver.PermResize
 	}
-	if o.FixedSize {
+	if o.Sharing.FixedSize {
 		access.Shared &^= driver.PermResize
 	}
-	if o.Resize {
+	if o.Sharing.Resize {
 		access.Perm |= driver.PermResize
 	}
-	img, err := op.open(ctx, nodeSpec{src: src, access: access, unmap: o.Unmap, backing: !o.NoBacking, cache: o.Cache})
+	img, err := op.open(ctx, nodeSpec{src: src, access: access, unmap: o.Unmap, backing: !o.Chain.NoBacking, cache: o.Cache})
 	if err != nil {
 		name := src.Filename
 		if name == "" && len(src.Options) > 0 {

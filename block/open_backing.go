@@ -47,7 +47,7 @@ func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o 
 		if _, given := o["driver"]; !given {
 			src.Format = ref.Format
 		}
-		if err := op.o.Gate.Allow(ctx, img.File().name, "backing", src.Filename); err != nil {
+		if err := op.o.Gate.Allow(ctx, img.Tree().File().name, "backing", src.Filename); err != nil {
 			return driver.Errorf(driver.ErrGate, "%w", err)
 		}
 		if err := chainLoop(chain, identity(strings.TrimPrefix(src.Filename, "file:")), src.Filename); err != nil {
@@ -61,8 +61,8 @@ func (op *opener) openBacking(ctx context.Context, spec nodeSpec, img *Image, o 
 	if !access.NoIO {
 		access.Perm = driver.PermConsistentRead
 	}
-	if op.o.WriteBacking && !op.wroteBacking &&
-		(op.o.WriteBase == "" || ref != nil && namesBacking(img, ref.Filename, op.o.WriteBase)) {
+	if op.o.Chain.WriteBacking && !op.wroteBacking &&
+		(op.o.Chain.WriteBase == "" || ref != nil && namesBacking(img, ref.Filename, op.o.Chain.WriteBase)) {
 		op.wroteBacking = true
 		access.Write = true
 		access.Perm |= driver.PermConsistentRead | driver.PermWrite | driver.PermResize

@@ -318,17 +318,17 @@ func (op *opener) openDriver(ctx context.Context, spec nodeSpec, drv driver.Driv
 	if name == "" {
 		name = d.String("filename")
 	}
-	req := &driver.OpenRequest{Name: name, Access: spec.access, Cache: spec.cache, BackingGiven: len(backOpts) > 0, Sequential: op.o.Sequential, Env: img.env}
+	req := &driver.OpenRequest{Name: name, Access: spec.access, Cache: spec.cache, BackingGiven: len(backOpts) > 0, Sequential: op.o.Use.Sequential, Env: img.env}
 	for _, c := range children {
 		req.Children = append(req.Children, driver.OpenedChild{Role: c.Role, Storage: c.Image})
 	}
-	if f := img.File(); f != nil {
+	if f := img.Tree().File(); f != nil {
 		req.File, req.Name = f, f.name
 	}
 	own := d.Clone()
 	req.Options = own
-	if img.probedRaw && op.o.ProbedRaw != nil && spec.role != "backing" {
-		op.o.ProbedRaw(img.File().name)
+	if img.probedRaw && op.o.Messages.ProbedRaw != nil && spec.role != "backing" {
+		op.o.Messages.ProbedRaw(img.Tree().File().name)
 	}
 	node, err := drv.Open(ctx, req)
 	if err != nil {
@@ -371,7 +371,7 @@ func (op *opener) finishFormat(ctx context.Context, spec nodeSpec, img *Image, o
 			noBacking = false
 		}
 	}
-	file := img.File()
+	file := img.Tree().File()
 	img.name = formatName(img, file, own, backOpts, noBacking)
 	if !spec.backing || leaveOut || !img.desc.HasBacking() {
 		return nil
@@ -387,7 +387,7 @@ func (op *opener) finishFormat(ctx context.Context, spec nodeSpec, img *Image, o
 func (op *opener) newImage(spec nodeSpec, drv driver.Driver, c common) *Image {
 	img := &Image{reg: op.reg, drv: drv, desc: drv.Desc(), writable: spec.access.Write, access: spec.access,
 		unmap: spec.unmap, detect: c.detect, cache: spec.cache}
-	img.env = &driver.Env{Gate: op.o.Gate, Budget: op.budget, Log: op.o.Log, Warn: op.o.Warn, Report: op.o.Report, Words: op.o.Words, Guard: &img.guard, Objects: op.o.Objects}
+	img.env = &driver.Env{Gate: op.o.Gate, Budget: op.budget, Log: op.o.Messages.Log, Warn: op.o.Messages.Warn, Report: op.o.Messages.Report, Words: op.o.Messages.Words, Guard: &img.guard, Objects: op.o.Objects}
 	if img.desc.Serial {
 		img.serial = &sync.Mutex{}
 	}
@@ -425,7 +425,7 @@ func (img *Image) attach(node driver.Node) error {
 		if img.format, ok = node.(driver.Format); !ok {
 			return fmt.Errorf("driver %s opened a node that is not a format", img.desc.Name)
 		}
-		img.events = driver.EventsOf(img.File())
+		img.events = driver.EventsOf(img.Tree().File())
 		if img.probedRaw {
 			// Clients write whole sectors, as with QEMU.
 			img.limits.RequestAlignment = max(img.limits.RequestAlignment, probedUnit)
@@ -436,7 +436,7 @@ func (img *Image) attach(node driver.Node) error {
 		return fmt.Errorf("driver %s opened a node that is not storage", img.desc.Name)
 	}
 	if img.desc.Kind == driver.KindFilter {
-		img.filtered = img.Child(img.desc.PassesThrough())
+		img.filtered = img.Tree().Child(img.desc.PassesThrough())
 	}
 	return nil
 }
@@ -461,10 +461,10 @@ func (op *opener) childOpener(spec nodeSpec, img *Image, d opts.Dict) func(conte
 		src := Source{Options: o, Format: ref.Format}
 		if _, given := o["filename"]; !given && len(o) == 0 {
 			var err error
-			if src.Filename, err = img.Resolve(ref.Filename); err != nil {
+			if src.Filename, err = img.Tree().Resolve(ref.Filename); err != nil {
 				return nil, err
 			}
-			if err := op.o.Gate.Allow(ctx, img.File().name, ref.Role, src.Filename); err != nil {
+			if err := op.o.Gate.Allow(ctx, img.Tree().File().name, ref.Role, src.Filename); err != nil {
 				return nil, driver.Errorf(driver.ErrGate, "%w", err)
 			}
 		}

@@ -4,8 +4,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-
-	"github.com/cowl-disk/cowl/block/driver"
 )
 
 const filepathIsWindows = runtime.GOOS == "windows"
@@ -50,27 +48,6 @@ func CombinePath(base, name string) string {
 // relative says whether a file name depends on a directory.
 func relative(name string) bool {
 	return name != "" && !hasProtocol(name) && !filepath.IsAbs(name) && !strings.HasPrefix(name, "/")
-}
-
-// Resolve returns the file name by which the image refers to a file that it records
-// as name: relative names are in the directory of the file that holds the image. It
-// fails where a relative name has no such directory: several children, or a protocol
-// without file names.
-func (img *Image) Resolve(name string) (string, error) {
-	if !relative(name) {
-		return name, nil
-	}
-	at := img
-	for next := at; next != nil && !at.desc.NoDirectory; {
-		at = next
-		if next = at.PassedThrough(); next == nil && at.desc.Kind != driver.KindProtocol {
-			next = at.File()
-		}
-	}
-	if at.desc.NoDirectory || strings.HasPrefix(at.name, "json:") {
-		return "", driver.Errorf(driver.ErrInvalid, "cannot generate a base directory for %s nodes", at.desc.Name)
-	}
-	return CombinePath(at.name, name), nil
 }
 
 // identity is what two names of one local file have in common, for finding

@@ -112,7 +112,7 @@ func (img *Image) readData(ctx context.Context, child driver.Storage, p []byte, 
 	clear(p[n:])
 	unit := max(img.limits.ClusterSize, sectorSize)
 	lost := max(host, (child.Size()+unit-1)/unit*unit)
-	if img.PassedThrough() != nil || lost >= host+int64(len(p)) {
+	if img.Tree().PassedThrough() != nil || lost >= host+int64(len(p)) {
 		return nil
 	}
 	return &IOError{Op: "read", Image: img.name, Offset: off + lost - host, Err: driver.Errorf(driver.ErrTruncated,

@@ -115,7 +115,7 @@ func (img *Image) statusUnit() int64 {
 	if img.format == nil {
 		return 1
 	}
-	if p := img.Protocol(); p != nil && p.CacheMode().Direct {
+	if p := img.Tree().Protocol(); p != nil && p.CacheMode().Direct {
 		return max(img.unit(), sectorSize)
 	}
 	return img.unit()

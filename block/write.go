@@ -86,7 +86,7 @@ func (img *Image) writeFormat(ctx context.Context, p []byte, off int64, allocate
 		}
 		q := p[done:]
 		q = q[:min(t.Length, int64(len(q)))]
-		if img.PassedThrough() != nil {
+		if img.Tree().PassedThrough() != nil {
 			img.events.Raise("write_aio") // formats with clusters raise theirs
 		}
 		if t.Pending == nil {
@@ -194,79 +194,6 @@ func (img *Image) copyEdge(ctx context.Context, child driver.Storage, off, n, ho
 	return nil
 }
 
-// WriteAtOrdered is WriteAt for callers that write from several goroutines and
-// want the room on disk in their order: it calls allocated, once, as soon as the
-// room for the first part of the range is reserved, and in any case before it
-// returns.
-func (img *Image) WriteAtOrdered(ctx context.Context, p []byte, off int64, allocated func()) (int, error) {
-	if img.format == nil || img.allocator == nil || img.probedRaw || img.detect != detectOff {
-		allocated()
-		return img.WriteAt(ctx, p, off)
-	}
-	done := false
-	pass := func() {
-		if !done {
-			done = true
-			allocated()
-		}
-	}
-	defer pass()
-	if err := img.checkWritable("write", off); err != nil {
-		return 0, err
-	}
-	img.changing.RLock()
-	defer img.changing.RUnlock()
-	if err := img.bounds("write", off, int64(len(p))); err != nil {
-		return 0, err
-	}
-	e := img.guard.Enter()
-	n, err := img.writeFormat(ctx, p, off, pass)
-	img.guard.Exit(e)
-	if err == nil && img.cache.WriteThrough {
-		err = img.Flush(ctx)
-	}
-	return n, err
-}
-
-// CopyRange copies n bytes of src at srcOff to off on the disk without moving
-// them through this process, as far as mode and the systems below allow. It
-// returns how much it copied; with ErrUnsupported the caller copies the rest
-// itself.
-func (img *Image) CopyRange(ctx context.Context, src driver.Storage, srcOff, off, n int64, mode driver.CopyMode) (int64, error) {
-	trace.BdrvCoCopyRange.Log(srcOff, off, n)
-	if img.storage != nil {
-		return img.CopyFrom(ctx, src, srcOff, off, n, mode)
-	}
-	if err := img.checkWritable("copy", off); err != nil {
-		return 0, err
-	}
-	img.changing.RLock()
-	defer img.changing.RUnlock()
-	if err := img.bounds("copy", off, n); err != nil {
-		return 0, err
-	}
-	if img.allocator == nil || img.probedRaw {
-		return 0, driver.ErrUnsupported
-	}
-	if !img.canCopyFrom(ctx, src, mode) {
-		return 0, driver.ErrUnsupported // before room is taken that is left empty
-	}
-	e := img.guard.Enter()
-	defer img.guard.Exit(e)
-	done := int64(0)
-	for done < n {
-		if err := ctx.Err(); err != nil {
-			return done, err
-		}
-		m, err := img.copyOnce(ctx, src, srcOff+done, off+done, n-done, mode)
-		done += m
-		if err != nil {
-			return done, err
-		}
-	}
-	return done, nil
-}
-
 // canCopyFrom says whether a child may be able to copy from src.
 func (img *Image) canCopyFrom(ctx context.Context, src driver.Storage, mode driver.CopyMode) bool {
 	for _, c := range img.children {
@@ -308,30 +235,4 @@ func (img *Image) copyOnce(ctx context.Context, src driver.Storage, srcOff, off,
 		return 0, err
 	}
 	return t.Length, t.Pending.Commit(context.WithoutCancel(ctx))
-}
-
-// CanCompress says whether the format stores compressed clusters.
-func (img *Image) CanCompress() bool { return img.compressor != nil }
-
-// Encode compresses one cluster for WriteEncoded: see driver.Compressor.
-func (img *Image) Encode(dst, cluster []byte) ([]byte, bool, error) {
-	return img.compressor.Encode(dst, cluster)
-}
-
-// WriteEncoded stores a cluster that Encode made at off, which must not be
-// allocated.
-func (img *Image) WriteEncoded(ctx context.Context, off int64, enc []byte) error {
-	if err := img.checkWritable("write", off); err != nil {
-		return err
-	}
-	img.changing.RLock()
-	defer img.changing.RUnlock()
-	if err := img.bounds("write", off, 1); err != nil {
-		return err
-	}
-	e := img.guard.Enter()
-	defer img.guard.Exit(e)
-	img.lock()
-	defer img.unlock()
-	return img.fail("write", off, img.compressor.WriteEncoded(ctx, off, enc))
 }

@@ -43,16 +43,16 @@ func (e *CreationOnlyError) Hint() string {
 // except what a smaller size cuts off.
 func Amend(ctx context.Context, job AmendJob) error {
 	img := job.Image
-	schema, err := AmendSchema(img.Driver())
+	schema, err := AmendSchema(img.Tree().Driver())
 	if err != nil {
 		return err
 	}
-	amender, ok := img.Node().(driver.Amender)
+	amender, ok := img.Tree().Node().(driver.Amender)
 	if !ok {
 		return driver.Errorf(driver.ErrUnsupported, "format driver '%s' does not support option amendment", img.Format())
 	}
 	if err := schema.Check(job.Options); err != nil {
-		if opts.Merge(schema, img.Driver().Desc().CreateOptions).Check(job.Options) == nil {
+		if opts.Merge(schema, img.Tree().Driver().Desc().CreateOptions).Check(job.Options) == nil {
 			return &CreationOnlyError{Err: err}
 		}
 		return err

@@ -12,7 +12,7 @@ import (
 
 // findBitmap returns the description of a bitmap.
 func findBitmap(ctx context.Context, img *block.Image, name string) (driver.BitmapInfo, error) {
-	list, _, err := img.Bitmaps(ctx)
+	list, _, err := img.Bitmaps().List(ctx)
 	if err != nil {
 		return driver.BitmapInfo{}, err
 	}
@@ -42,7 +42,7 @@ func MergeBitmap(ctx context.Context, dst *block.Image, name string, src *block.
 		if !to.Inconsistent {
 			img, bad = src, from
 		}
-		_, _, err := img.BitmapExtent(ctx, bad, 0, 1)
+		_, _, err := img.Bitmaps().Extent(ctx, bad, 0, 1)
 		return err
 	}
 	if to.Size != of.Size {
@@ -55,12 +55,12 @@ func MergeBitmap(ctx context.Context, dst *block.Image, name string, src *block.
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, dirty, err := src.BitmapExtent(ctx, from, off, of.Size-off)
+		n, dirty, err := src.Bitmaps().Extent(ctx, from, off, of.Size-off)
 		if err != nil {
 			return err
 		}
 		if dirty {
-			if err := dst.SetBitmap(ctx, name, off, n); err != nil {
+			if err := dst.Bitmaps().Set(ctx, name, off, n); err != nil {
 				return err
 			}
 		}
@@ -72,12 +72,12 @@ func MergeBitmap(ctx context.Context, dst *block.Image, name string, src *block.
 // RemoveBitmaps removes all bitmaps of an image, whatever their state. An image may
 // have none.
 func RemoveBitmaps(ctx context.Context, img *block.Image) error {
-	list, _, err := img.Bitmaps(ctx)
+	list, _, err := img.Bitmaps().List(ctx)
 	if err != nil {
 		return err
 	}
 	for _, b := range list {
-		if err := img.RemoveBitmap(ctx, b.Name); err != nil {
+		if err := img.Bitmaps().Remove(ctx, b.Name); err != nil {
 			return err
 		}
 	}
@@ -122,7 +122,7 @@ func (e *InconsistentBitmapError) Hint() string {
 // cannot have bitmaps; ErrBitmaps if it has inconsistent ones, unless those are
 // to be left out.
 func CheckBitmaps(ctx context.Context, src *block.Image, skipInconsistent bool) error {
-	list, ok, err := src.Bitmaps(ctx)
+	list, ok, err := src.Bitmaps().List(ctx)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func CheckBitmaps(ctx context.Context, src *block.Image, skipInconsistent bool) 
 // left out and reported to warn. A bitmap that could not be copied completely is
 // removed from dst again; those before it stay.
 func CopyBitmaps(ctx context.Context, src, dst *block.Image, warn func(string)) error {
-	list, _, err := src.Bitmaps(ctx)
+	list, _, err := src.Bitmaps().List(ctx)
 	if err != nil {
 		return err
 	}
@@ -155,12 +155,12 @@ func CopyBitmaps(ctx context.Context, src, dst *block.Image, warn func(string)) 
 		if b.Inconsistent {
 			continue
 		}
-		err := dst.AddBitmap(ctx, driver.BitmapSpec{Name: b.Name, Granularity: b.Granularity, Disabled: !b.Enabled})
+		err := dst.Bitmaps().Add(ctx, driver.BitmapSpec{Name: b.Name, Granularity: b.Granularity, Disabled: !b.Enabled})
 		if err != nil {
 			return &BitmapError{"create", b.Name, err}
 		}
 		if err := MergeBitmap(ctx, dst, b.Name, src, b.Name); err != nil {
-			err = errors.Join(err, dst.RemoveBitmap(context.WithoutCancel(ctx), b.Name))
+			err = errors.Join(err, dst.Bitmaps().Remove(context.WithoutCancel(ctx), b.Name))
 			return &BitmapError{"populate", b.Name, err}
 		}
 	}

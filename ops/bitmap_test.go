@@ -37,7 +37,7 @@ func TestBitmaps(t *testing.T) {
 	src := open("src", "qcow2", 4<<20, opts.Dict{})
 	add := func(img *block.Image, name string, granularity int64, disabled bool) {
 		t.Helper()
-		if err := img.AddBitmap(ctx, driver.BitmapSpec{Name: name, Granularity: granularity, Disabled: disabled}); err != nil {
+		if err := img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: name, Granularity: granularity, Disabled: disabled}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -50,8 +50,8 @@ func TestBitmaps(t *testing.T) {
 	if err := CopyBitmaps(ctx, src, dst, nil); err != nil {
 		t.Fatal(err)
 	}
-	a, _, _ := src.Bitmaps(ctx)
-	b, _, _ := dst.Bitmaps(ctx)
+	a, _, _ := src.Bitmaps().List(ctx)
+	b, _, _ := dst.Bitmaps().List(ctx)
 	if len(a) != 2 || len(b) != 2 || a[0] != b[0] || a[1] != b[1] || a[0].Dirty != 1536 {
 		t.Fatalf("%+v became %+v", a, b)
 	}
@@ -59,13 +59,13 @@ func TestBitmaps(t *testing.T) {
 	if err := MergeBitmap(ctx, dst, "rests", src, "fine"); err != nil {
 		t.Fatal(err)
 	}
-	if b, _, _ = dst.Bitmaps(ctx); b[1].Dirty != 1<<20 {
+	if b, _, _ = dst.Bitmaps().List(ctx); b[1].Dirty != 1<<20 {
 		t.Fatalf("%+v", b[1])
 	}
 	if err := MergeBitmap(ctx, src, "fine", dst, "rests"); err != nil {
 		t.Fatal(err)
 	}
-	if a, _, _ = src.Bitmaps(ctx); a[0].Dirty != 1<<20 {
+	if a, _, _ = src.Bitmaps().List(ctx); a[0].Dirty != 1<<20 {
 		t.Fatalf("%+v", a[0])
 	}
 
@@ -84,9 +84,9 @@ func TestBitmaps(t *testing.T) {
 		"merge to nothing":  {MergeBitmap(ctx, dst, "nope", src, "fine"), driver.ErrNoBitmap, "dirty bitmap 'nope' not found"},
 		"merge raw":         {MergeBitmap(ctx, dst, "fine", plain, "fine"), driver.ErrNoBitmap, "dirty bitmap 'fine' not found"},
 		"merge other size":  {MergeBitmap(ctx, dst, "fine", other, "fine"), driver.ErrInvalid, "bitmaps are of different sizes (destination size is 4194304, source size is 8388608) and can't be merged"},
-		"add to raw":        {plain.AddBitmap(ctx, driver.BitmapSpec{Name: "x"}), driver.ErrUnsupported, "can't store persistent bitmaps to"},
-		"add to version 2":  {old.AddBitmap(ctx, driver.BitmapSpec{Name: "x"}), driver.ErrUnsupported, "cannot store dirty bitmaps in qcow2 v2 files"},
-		"apply a snapshot":  {src.ApplySnapshot(ctx, "x"), driver.ErrBitmaps, "device has active dirty bitmaps"},
+		"add to raw":        {plain.Bitmaps().Add(ctx, driver.BitmapSpec{Name: "x"}), driver.ErrUnsupported, "can't store persistent bitmaps to"},
+		"add to version 2":  {old.Bitmaps().Add(ctx, driver.BitmapSpec{Name: "x"}), driver.ErrUnsupported, "cannot store dirty bitmaps in qcow2 v2 files"},
+		"apply a snapshot":  {src.Snapshots().Apply(ctx, "x"), driver.ErrBitmaps, "device has active dirty bitmaps"},
 		"remove all of raw": {RemoveBitmaps(ctx, plain), nil, ""},
 	} {
 		if !errors.Is(c.err, c.kind) || c.err != nil && !strings.Contains(c.err.Error(), c.text) {
@@ -96,7 +96,7 @@ func TestBitmaps(t *testing.T) {
 	if err := RemoveBitmaps(ctx, src); err != nil {
 		t.Fatal(err)
 	}
-	if a, ok, err := src.Bitmaps(ctx); len(a) != 0 || !ok || err != nil {
+	if a, ok, err := src.Bitmaps().List(ctx); len(a) != 0 || !ok || err != nil {
 		t.Fatal(a, ok, err)
 	}
 	for _, img := range []*block.Image{src, dst, old, other, plain} {

@@ -138,7 +138,7 @@ func (c *chain) verify(i int, want []byte) {
 	}
 	img := c.open(c.layers[i].name, c.layers[i].format, false)
 	defer img.Close(c.t.Context())
-	if k, ok := img.Node().(driver.Checker); ok {
+	if k, ok := img.Tree().Node().(driver.Checker); ok {
 		res, err := k.Check(c.t.Context(), driver.CheckFix{}, func(line string) { c.t.Log(line) }, nil)
 		if err != nil || res.Corruptions+res.Leaks+res.CheckErrors != 0 {
 			c.t.Errorf("layer %d: check finds %+v, %v", i, res, err)
@@ -165,18 +165,18 @@ func TestCommitChains(t *testing.T) {
 			c := newChain(newWorld(t), r, "l", 2+r.IntN(3))
 			top := len(c.layers) - 1
 			base := top - 1
-			o := block.OpenOptions{WriteBacking: true}
+			o := block.OpenOptions{Chain: block.ChainUse{WriteBacking: true}}
 			keep := r.IntN(3) == 0
 			if keep {
 				base = r.IntN(top)
-				o.WriteBase = "mem:" + c.layers[base].name
+				o.Chain.WriteBase = "mem:" + c.layers[base].name
 			}
 			want, was := c.contents(top), c.contents(base)
 			img := c.openTop(o)
 			job := ops.CommitJob{Top: img, Base: img.Backing(), Keep: keep, Workers: 1 + r.IntN(4)}
 			if keep {
 				var err error
-				if job.Base, err = img.FindBacking(t.Context(), o.WriteBase); err != nil || job.Base == nil {
+				if job.Base, err = img.Tree().FindBacking(t.Context(), o.Chain.WriteBase); err != nil || job.Base == nil {
 					t.Fatalf("the base is not found: %v", err)
 				}
 			}
@@ -240,7 +240,7 @@ func TestRebaseChains(t *testing.T) {
 				i := r.IntN(top)
 				job.Backing = driver.BackingRef{Filename: "mem:" + c.layers[i].name, Format: c.layers[i].format}
 				var err error
-				if job.New, err = img.FindBacking(t.Context(), job.Backing.Filename); err != nil || job.New == nil {
+				if job.New, err = img.Tree().FindBacking(t.Context(), job.Backing.Filename); err != nil || job.New == nil {
 					t.Fatalf("the layer is not found: %v", err)
 				}
 			case 2: // another chain
@@ -261,7 +261,7 @@ func TestRebaseChains(t *testing.T) {
 }
 
 func (c *chain) hasDataFile(img *block.Image) bool {
-	for _, ch := range img.Children() {
+	for _, ch := range img.Tree().Children() {
 		if ch.Role == "data-file" {
 			return true
 		}
@@ -334,7 +334,7 @@ func TestCommitCancelled(t *testing.T) {
 	if err := top.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	img := c.openTop(block.OpenOptions{WriteBacking: true})
+	img := c.openTop(block.OpenOptions{Chain: block.ChainUse{WriteBacking: true}})
 	ctx, cancel := context.WithCancel(t.Context())
 	err := ops.Commit(ctx, ops.CommitJob{Top: img, Base: img.Backing(), Workers: 1, Progress: func(p ops.Progress) {
 		if p.Done > 1<<20 {

@@ -20,7 +20,7 @@ type CheckJob struct {
 // fails with driver.ErrUnsupported if the format has no check. The result is
 // valid with an error, too: it has what was found before.
 func Check(ctx context.Context, job CheckJob) (*qapi.ImageCheck, error) {
-	c, ok := job.Image.Node().(driver.Checker)
+	c, ok := job.Image.Tree().Node().(driver.Checker)
 	if !ok {
 		return nil, driver.Errorf(driver.ErrUnsupported, "this image format does not support checks")
 	}

@@ -39,7 +39,7 @@ func Commit(ctx context.Context, job CommitJob) error {
 			return err
 		}
 	}
-	bitmaps, _, err := job.Base.Bitmaps(ctx)
+	bitmaps, _, err := job.Base.Bitmaps().List(ctx)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func Commit(ctx context.Context, job CommitJob) error {
 	if err := job.Base.Flush(ctx); err != nil {
 		return err
 	}
-	if e, ok := job.Top.Node().(driver.Emptier); ok && !job.Keep {
+	if e, ok := job.Top.Tree().Node().(driver.Emptier); ok && !job.Keep {
 		err := e.MakeEmpty(ctx)
 		if err == nil {
 			err = job.Top.Flush(ctx)

@@ -54,7 +54,7 @@ func TestCommitOfClustersWrittenInPart(t *testing.T) {
 	}
 	punch(t, top)
 	img, err := block.Open(t.Context(), registry(), block.Source{Filename: top, Format: "qcow2"},
-		block.OpenOptions{Write: true, WriteBacking: true, Gate: driver.AllowAll})
+		block.OpenOptions{Write: true, Chain: block.ChainUse{WriteBacking: true}, Gate: driver.AllowAll})
 	if err != nil {
 		t.Fatal(err)
 	}

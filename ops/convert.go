@@ -122,7 +122,7 @@ func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
 		}
 	}
 	if job.TargetZero || c.zero {
-		job.Target.ExpectNewData()
+		job.Target.Transfer().ExpectNewData()
 	}
 	return c.run(ctx)
 }
@@ -254,7 +254,7 @@ func (c *converter) looksEncoded(ctx context.Context) bool {
 // own leaves the processors to decoding meanwhile; what was measured is in
 // docs/decisions/004-one-writer.md.
 func oneWriter(ctx context.Context, target *block.Image) bool {
-	p := target.Protocol()
+	p := target.Tree().Protocol()
 	return p.Traits().ZeroOnGrow && !p.CacheMode().Direct
 }
 

@@ -101,7 +101,7 @@ func (c *converter) copyBySystem(ctx context.Context, u unit) (bool, error) {
 	if c.job.CopyRange {
 		mode |= driver.CopyOffload
 	}
-	n, err := c.job.Target.CopyRange(ctx, u.file, u.host, u.off, u.n, mode)
+	n, err := c.job.Target.Transfer().CopyRange(ctx, u.file, u.host, u.off, u.n, mode)
 	if err == nil && n == u.n {
 		c.canShare.Store(true)
 		c.reflinked.Add(n)
@@ -254,7 +254,7 @@ func (c *converter) writeSparse(ctx context.Context, buf []byte, off int64, t *t
 		} else {
 			c.copied.Add(int64(r.n))
 			if last && i == final {
-				_, err = c.job.Target.WriteAtOrdered(ctx, p, off, t.pass)
+				_, err = c.job.Target.Transfer().WriteAtOrdered(ctx, p, off, t.pass)
 			} else {
 				_, err = c.job.Target.WriteAt(ctx, p, off)
 			}

@@ -143,7 +143,7 @@ func (c *copying) openFile(ctx context.Context, src block.Source) error {
 		return driver.Errorf(driver.ErrInvalid, "CopyJob.Registry is not set")
 	}
 	o := c.job.Open
-	o.Write, o.Sequential = false, true
+	o.Write, o.Use.Sequential = false, true
 	img, err := block.Open(ctx, c.job.Registry, src, o)
 	if err == nil {
 		c.opened = append(c.opened, img)
@@ -174,8 +174,8 @@ func (c *copying) toNew(ctx context.Context) (ConvertResult, error) {
 	var res ConvertResult
 	stage := CopyOpenTarget
 	target, err := block.Open(ctx, n.Registry, block.Source{Filename: n.Filename, Format: n.Format, Storage: n.Storage, Options: keyOptions(c.options)},
-		block.OpenOptions{Write: true, Sequential: true, Resize: c.job.Reader != nil, Unmap: c.job.Sparse >= 0, Cache: c.job.NewCache,
-			Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Warn: n.Warn, Words: n.Words})
+		block.OpenOptions{Write: true, Use: block.Use{Sequential: true}, Sharing: block.Sharing{Resize: c.job.Reader != nil}, Unmap: c.job.Sparse >= 0, Cache: c.job.NewCache,
+			Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Messages: block.Messages{Warn: n.Warn, Words: n.Words}})
 	if err == nil {
 		stage = CopyCheck
 		if err = c.checkBitmaps(ctx, target); err == nil {

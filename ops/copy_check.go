@@ -96,7 +96,7 @@ func (c *copying) checkNew(ctx context.Context) error {
 
 // keepFromStorage refuses to make an image in s if it holds a source.
 func keepFromStorage(ctx context.Context, reg *block.Registry, s driver.Driver, sources []*block.Image) error {
-	file, err := block.Open(ctx, reg, block.Source{Storage: s, Format: s.Desc().Name}, block.OpenOptions{Gate: driver.DenyAll, NoIO: true, ForceShare: true})
+	file, err := block.Open(ctx, reg, block.Source{Storage: s, Format: s.Desc().Name}, block.OpenOptions{Gate: driver.DenyAll, Use: block.Use{NoIO: true}, Sharing: block.Sharing{Force: true}})
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (c *copying) checkBitmaps(ctx context.Context, target *block.Image) error {
 	if !c.job.Bitmaps {
 		return nil
 	}
-	_, ok, err := target.Bitmaps(ctx)
+	_, ok, err := target.Bitmaps().List(ctx)
 	if err == nil && !ok {
 		err = driver.Errorf(driver.ErrUnsupported, "format driver '%s' does not support bitmaps", target.Format())
 	}
@@ -176,7 +176,7 @@ func checkCanBeZero(ctx context.Context, t *block.Image) error {
 		if t := img.Traits(); t.Encrypted && !t.ZeroInit {
 			return driver.Errorf(driver.ErrInvalid, "cannot use --target-is-zero when the destination image is encrypted as a whole: it never reads as zeroes by itself")
 		}
-		img = img.PassedThrough()
+		img = img.Tree().PassedThrough()
 	}
 	return nil
 }
@@ -208,7 +208,7 @@ func identities(img *block.Image, backing bool, into map[string]bool) {
 			into[s] = true
 		}
 	}
-	for _, c := range img.Children() {
+	for _, c := range img.Tree().Children() {
 		identities(c.Image, backing, into)
 	}
 	if backing {
@@ -258,7 +258,7 @@ func isIn(img *block.Image, file os.FileInfo) bool {
 		st, err := os.Stat(strings.TrimPrefix(img.Filename(), "file:"))
 		return err == nil && os.SameFile(st, file)
 	}
-	for _, c := range img.Children() {
+	for _, c := range img.Tree().Children() {
 		if isIn(c.Image, file) {
 			return true
 		}
@@ -273,7 +273,7 @@ var (
 
 // CompressionError says why an open image takes no compressed clusters.
 func CompressionError(ctx context.Context, img *block.Image) error {
-	if img.Traits().Encrypted && !img.Driver().Desc().NoCompression {
+	if img.Traits().Encrypted && !img.Tree().Driver().Desc().NoCompression {
 		return errCompressedEncrypted
 	}
 	return errNoCompression
@@ -306,7 +306,7 @@ func checkDataFile(ctx context.Context, job CreateJob, d opts.Dict) error {
 		return err
 	}
 	file, err := block.Open(ctx, job.Registry, block.Source{Filename: name, Format: proto.Desc().Name},
-		block.OpenOptions{Gate: driver.DenyAll, Objects: job.Objects, NoIO: true, ForceShare: true})
+		block.OpenOptions{Gate: driver.DenyAll, Objects: job.Objects, Use: block.Use{NoIO: true}, Sharing: block.Sharing{Force: true}})
 	if err != nil {
 		return nil // there is none yet, or creating it tells what is wrong
 	}

@@ -203,7 +203,7 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 	// A machine may be writing to the backing file: only its size is
 	// read.
 	img, err := block.Open(ctx, job.Registry, block.Source{Filename: full, Format: format},
-		block.OpenOptions{Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words, NoIO: true, ForceShare: true})
+		block.OpenOptions{Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Messages: block.Messages{Warn: job.Warn, Words: job.Words}, Use: block.Use{NoIO: true}, Sharing: block.Sharing{Force: true}})
 	if err != nil {
 		var open *block.OpenError
 		if errors.As(err, &open) && open == err {

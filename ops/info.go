@@ -31,7 +31,7 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 		Compressed:     d.Compressed,
 		FormatSpecific: d.Specific,
 	}
-	if out.Snapshots, _, err = img.Snapshots(ctx); err != nil {
+	if out.Snapshots, _, err = img.Snapshots().List(ctx); err != nil {
 		return nil, err
 	}
 	state, err := img.State(ctx)
@@ -51,11 +51,11 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 		out.Backing = state.Backing.Filename
 		out.BackingFormat = state.Backing.Format
 		// Where there is no directory for a relative name, the full name is unknown.
-		out.FullBacking, _ = img.Resolve(state.Backing.Filename)
+		out.FullBacking, _ = img.Tree().Resolve(state.Backing.Filename)
 	}
 	if out.ClusterSize == 0 {
 		// A filter reports the cluster size of its child.
-		for c := img.PassedThrough(); c != nil && out.ClusterSize == 0; c = c.PassedThrough() {
+		for c := img.Tree().PassedThrough(); c != nil && out.ClusterSize == 0; c = c.Tree().PassedThrough() {
 			below, err := c.Info(ctx)
 			if err != nil {
 				return nil, err
@@ -67,9 +67,9 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 		// The length of a file counts in whole sectors.
 		out.VirtualSize = (out.VirtualSize + 511) &^ 511
 	}
-	for i := range img.Children() {
+	for i := range img.Tree().Children() {
 		// The last one opened comes first, as with QEMU.
-		c := img.Children()[len(img.Children())-1-i]
+		c := img.Tree().Children()[len(img.Tree().Children())-1-i]
 		if c.Role == "data-file" {
 			// The backing file was not opened, so it is not among the children.
 			continue
@@ -115,13 +115,13 @@ func actualSize(ctx context.Context, img *block.Image, out *qapi.ImageInfo) erro
 // a node filters none; -1 if it is unknown, as it is for filters that have file names of their
 // own.
 func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
-	desc := img.Driver().Desc()
+	desc := img.Tree().Driver().Desc()
 	switch {
 	case desc.Kind == driver.KindProtocol:
 		return img.DiskUsage(ctx)
 	case desc.Kind == driver.KindFormat:
-		sum, err := diskUsage(ctx, img.File())
-		for _, c := range img.Children() {
+		sum, err := diskUsage(ctx, img.Tree().File())
+		for _, c := range img.Tree().Children() {
 			// Extents are parts of the image, whatever their number.
 			if d := desc.Child(c.Role); err != nil || sum < 0 || d == nil || !d.List {
 				continue
@@ -136,11 +136,11 @@ func diskUsage(ctx context.Context, img *block.Image) (int64, error) {
 		return sum, err
 	case len(desc.Schemes) > 0:
 		return -1, nil
-	case img.PassedThrough() != nil:
-		return diskUsage(ctx, img.PassedThrough())
+	case img.Tree().PassedThrough() != nil:
+		return diskUsage(ctx, img.Tree().PassedThrough())
 	}
 	sum := int64(0)
-	for _, c := range img.Children() {
+	for _, c := range img.Tree().Children() {
 		n, err := diskUsage(ctx, c.Image)
 		if err != nil || n < 0 {
 			return -1, err

@@ -27,7 +27,7 @@ func create(t *testing.T, job ops.CreateJob) error {
 func open(t *testing.T, name, format string, write bool) *block.Image {
 	t.Helper()
 	img, err := block.Open(t.Context(), registry(), block.Source{Filename: name, Format: format},
-		block.OpenOptions{Write: write, Resize: write, Gate: driver.AllowAll})
+		block.OpenOptions{Write: write, Sharing: block.Sharing{Resize: write}, Gate: driver.AllowAll})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestInfoChainLoop(t *testing.T) {
 		}
 	}
 	_, err := ops.InfoChain(t.Context(), block.Source{Filename: a}, ops.InfoOptions{}, func(ctx context.Context, src block.Source) (*block.Image, error) {
-		return block.Open(ctx, registry(), src, block.OpenOptions{NoBacking: true, NoIO: true, Gate: driver.AllowAll})
+		return block.Open(ctx, registry(), src, block.OpenOptions{Chain: block.ChainUse{NoBacking: true}, Use: block.Use{NoIO: true}, Gate: driver.AllowAll})
 	})
 	if err == nil || !strings.Contains(err.Error(), "creates an infinite loop") {
 		t.Errorf("error %v", err)

@@ -21,11 +21,11 @@ const (
 // bitmapsSize returns how many bytes the persistent bitmaps of source would take in
 // a new qcow2 image with the given options; nil if either side cannot have any.
 func bitmapsSize(ctx context.Context, source *block.Image, options opts.Dict) (*int64, error) {
-	list, ok, err := source.Bitmaps(ctx)
+	list, ok, err := source.Bitmaps().List(ctx)
 	compat := options.String("compat")
-	if _, lists := source.Node().(driver.Bitmapper); !lists {
+	if _, lists := source.Tree().Node().(driver.Bitmapper); !lists {
 		// There may be some, but nobody reads them here.
-		ok = ok || source.Driver().Desc().StoresBitmaps
+		ok = ok || source.Tree().Driver().Desc().StoresBitmaps
 	}
 	if err != nil || !ok || compat == "0.10" || compat == "v2" {
 		return nil, err

@@ -53,7 +53,7 @@ func (w *world) create(name, format string, size int64, o opts.Dict) *block.Imag
 func (w *world) open(name, format string, write bool) *block.Image {
 	w.t.Helper()
 	img, err := block.Open(w.t.Context(), w.reg, block.Source{Filename: "mem:" + name, Format: format},
-		block.OpenOptions{Write: write, Resize: write, Unmap: true, Gate: driver.AllowAll})
+		block.OpenOptions{Write: write, Sharing: block.Sharing{Resize: write}, Unmap: true, Gate: driver.AllowAll})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestConvert(t *testing.T) {
 			if err := dst.Flush(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if ch, ok := dst.Node().(driver.Checker); ok {
+			if ch, ok := dst.Tree().Node().(driver.Checker); ok {
 				r, err := ch.Check(t.Context(), driver.CheckFix{}, nil, nil)
 				if err != nil || r.Corruptions+r.Leaks+r.CheckErrors != 0 {
 					t.Errorf("check: %+v, %v", r, err)
@@ -308,7 +308,7 @@ func TestConvertCancel(t *testing.T) {
 		if err := dst.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		r, err := dst.Node().(driver.Checker).Check(t.Context(), driver.CheckFix{}, nil, nil)
+		r, err := dst.Tree().Node().(driver.Checker).Check(t.Context(), driver.CheckFix{}, nil, nil)
 		if err != nil || r.Corruptions != 0 || r.Leaks != 0 {
 			t.Errorf("check: %+v, %v", r, err)
 		}

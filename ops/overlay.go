@@ -59,7 +59,7 @@ func Overlay(ctx context.Context, job OverlayJob) (*block.Image, error) {
 	}
 	img, err := block.Open(ctx, job.Registry,
 		block.Source{Filename: job.Filename, Storage: job.Storage, Format: job.Format, Options: keyOptions(job.Options)},
-		block.OpenOptions{Write: true, Unmap: true, Cache: job.Cache, Gate: gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words, Log: job.Log})
+		block.OpenOptions{Write: true, Unmap: true, Cache: job.Cache, Gate: gate, Objects: job.Objects, Budget: job.Budget, Messages: block.Messages{Warn: job.Warn, Words: job.Words, Log: job.Log}})
 	if err != nil {
 		return nil, errors.Join(err, made.Undo(ctx))
 	}
@@ -99,7 +99,7 @@ func (job *OverlayJob) check() error {
 // it or a layer below it.
 func (job *OverlayJob) keepBase(ctx context.Context, gate driver.Gate) (err error) {
 	base, err := block.Open(ctx, job.Registry, block.Source{Filename: block.CombinePath(job.Filename, job.Base), Format: job.BaseFormat},
-		block.OpenOptions{Gate: gate, Objects: job.Objects, Budget: job.Budget, NoIO: true, ForceShare: true})
+		block.OpenOptions{Gate: gate, Objects: job.Objects, Budget: job.Budget, Use: block.Use{NoIO: true}, Sharing: block.Sharing{Force: true}})
 	if err != nil {
 		return &BackingError{Err: err}
 	}

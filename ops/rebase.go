@@ -404,7 +404,7 @@ func (r *rebaser) write(ctx context.Context, off int64, p []byte, then func()) e
 		r.writing.Lock()
 		defer r.writing.Unlock()
 	}
-	_, err := r.job.Image.WriteAtOrdered(ctx, p, off, then)
+	_, err := r.job.Image.Transfer().WriteAtOrdered(ctx, p, off, then)
 	return err
 }
 

@@ -26,7 +26,7 @@ func (w *writeback) wrote(n int64) {
 	}
 	w.held.Store(0)
 	w.wg.Go(func() {
-		w.img.StartWriteback()
+		w.img.Transfer().StartWriteback()
 		w.busy.Store(false)
 	})
 }

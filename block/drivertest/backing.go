@@ -112,7 +112,7 @@ func testChangeBacking(t *testing.T, s *suite) {
 	}
 	name := s.create(t, s.on("one"))
 	img := s.open(t, name, true)
-	if _, ok := img.Node().(driver.BackingChanger); !ok {
+	if _, ok := img.Tree().Node().(driver.BackingChanger); !ok {
 		closeImage(t, img)
 		t.Skip("the driver does not change backing files")
 	}
@@ -128,7 +128,7 @@ func testChangeBacking(t *testing.T, s *suite) {
 		{driver.BackingRef{}, 0},
 		{driver.BackingRef{Filename: "mem:one", Format: "raw"}, 'o'},
 	} {
-		if err := img.Node().(driver.BackingChanger).ChangeBacking(ctx, c.ref); err != nil {
+		if err := img.Tree().Node().(driver.BackingChanger).ChangeBacking(ctx, c.ref); err != nil {
 			t.Fatalf("%+v: %v", c.ref, err)
 		}
 		closeImage(t, img)

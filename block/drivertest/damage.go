@@ -117,7 +117,7 @@ func damage(t *testing.T, disk *mem.Disk, r *rand.Rand) {
 func (s *suite) useDamaged(ctx context.Context, t *testing.T, r *rand.Rand) {
 	write := r.IntN(2) == 0
 	budget := &driver.Budget{MaxTableBytes: 16 << 20, MaxMemory: 64 << 20}
-	img, err := s.tryOpen(ctx, "mem:damaged", block.OpenOptions{Write: write, Unmap: true, Check: r.IntN(3) == 0, Budget: budget})
+	img, err := s.tryOpen(ctx, "mem:damaged", block.OpenOptions{Write: write, Unmap: true, Use: block.Use{Check: r.IntN(3) == 0}, Budget: budget})
 	if err != nil {
 		return
 	}
@@ -141,7 +141,7 @@ func (s *suite) useDamaged(ctx context.Context, t *testing.T, r *rand.Rand) {
 		}
 		off += st.Length
 	}
-	if c, ok := img.Node().(driver.Checker); ok && r.IntN(2) == 0 {
+	if c, ok := img.Tree().Node().(driver.Checker); ok && r.IntN(2) == 0 {
 		fix := driver.CheckFix{Leaks: write, Errors: write}
 		_, _ = c.Check(ctx, fix, func(string) {}, nil)
 	}

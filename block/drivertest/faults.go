@@ -231,7 +231,7 @@ func (s *suite) checkDurable(t *testing.T, name string, l *ledger) {
 func (s *suite) dirty(t testing.TB, name string) bool {
 	t.Helper()
 	ctx := context.Background()
-	img, err := s.tryOpen(ctx, name, block.OpenOptions{Check: true})
+	img, err := s.tryOpen(ctx, name, block.OpenOptions{Use: block.Use{Check: true}})
 	if err != nil {
 		t.Fatalf("open for check: %v", err)
 	}

@@ -107,7 +107,7 @@ func (s *filterSuite) open(t testing.TB, write bool) *block.Image {
 		}
 	}
 	img, err := block.Open(context.Background(), s.reg, block.Source{Options: o},
-		block.OpenOptions{Write: write, Resize: write, Unmap: true, Gate: driver.DenyAll, Objects: s.f.Objects})
+		block.OpenOptions{Write: write, Sharing: block.Sharing{Resize: write}, Unmap: true, Gate: driver.DenyAll, Objects: s.f.Objects})
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
@@ -284,34 +284,34 @@ func (s *filterSuite) abilities(t *testing.T) {
 	}
 	ctx := t.Context()
 	img := s.open(t, true)
-	if _, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "s"}); err != nil {
+	if _, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "s"}); err != nil {
 		t.Errorf("create snapshot: %v", err)
 	}
-	if list, ok, err := img.Snapshots(ctx); err != nil || !ok || len(list) != 1 {
+	if list, ok, err := img.Snapshots().List(ctx); err != nil || !ok || len(list) != 1 {
 		t.Errorf("snapshots: %v, %v, %v", list, ok, err)
 	}
-	if err := img.DeleteSnapshot(ctx, "1", "s"); err != nil {
+	if err := img.Snapshots().Delete(ctx, "1", "s"); err != nil {
 		t.Errorf("delete snapshot: %v", err)
 	}
-	if err := img.AddBitmap(ctx, driver.BitmapSpec{Name: "b"}); err != nil {
+	if err := img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: "b"}); err != nil {
 		t.Errorf("add bitmap: %v", err)
 	}
 	if _, err := img.WriteAt(ctx, []byte{1}, 0); err != nil {
 		t.Error(err)
 	}
-	if list, ok, err := img.Bitmaps(ctx); err != nil || !ok || len(list) != 1 || list[0].Dirty == 0 {
+	if list, ok, err := img.Bitmaps().List(ctx); err != nil || !ok || len(list) != 1 || list[0].Dirty == 0 {
 		t.Errorf("bitmaps: %+v, %v, %v", list, ok, err)
 	}
-	if _, dirty, err := img.BitmapExtent(ctx, "b", 0, 512); err != nil || !dirty {
+	if _, dirty, err := img.Bitmaps().Extent(ctx, "b", 0, 512); err != nil || !dirty {
 		t.Errorf("bitmap extent: %v, %v", dirty, err)
 	}
-	if err := img.RemoveBitmap(ctx, "b"); err != nil {
+	if err := img.Bitmaps().Remove(ctx, "b"); err != nil {
 		t.Errorf("remove bitmap: %v", err)
 	}
 	if _, ok := block.Ability[driver.Amender](img); !ok {
 		t.Error("the child's way to amend is not found")
 	}
-	if got, want := img.Limits().ClusterSize, img.PassedThrough().Limits().ClusterSize; got != want {
+	if got, want := img.Limits().ClusterSize, img.Tree().PassedThrough().Limits().ClusterSize; got != want {
 		t.Errorf("clusters of %d bytes, want %d", got, want)
 	}
 	c, ok := block.Ability[driver.Checker](img)

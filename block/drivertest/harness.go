@@ -182,7 +182,7 @@ func (s *suite) source(name string) block.Source {
 // open opens an image; who calls it closes it.
 func (s *suite) open(t testing.TB, name string, write bool) *block.Image {
 	t.Helper()
-	img, err := s.tryOpen(context.Background(), name, block.OpenOptions{Write: write, Resize: write, Unmap: true})
+	img, err := s.tryOpen(context.Background(), name, block.OpenOptions{Write: write, Sharing: block.Sharing{Resize: write}, Unmap: true})
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
@@ -201,12 +201,12 @@ func closeImage(t testing.TB, img *block.Image) {
 func (s *suite) check(t testing.TB, name string, leaks bool) {
 	t.Helper()
 	ctx := context.Background()
-	img, err := s.tryOpen(ctx, name, block.OpenOptions{Check: true})
+	img, err := s.tryOpen(ctx, name, block.OpenOptions{Use: block.Use{Check: true}})
 	if err != nil {
 		t.Fatalf("open for check: %v", err)
 	}
 	defer closeImage(t, img)
-	c, ok := img.Node().(driver.Checker)
+	c, ok := img.Tree().Node().(driver.Checker)
 	if !ok {
 		return
 	}

@@ -49,7 +49,7 @@ func (l *Lab) TryOpen(name string, o block.OpenOptions) (*block.Image, error) {
 // Open opens an image for writing.
 func (l *Lab) Open(name string) *block.Image {
 	l.T.Helper()
-	img, err := l.TryOpen(name, block.OpenOptions{Write: true, Resize: true, Unmap: true})
+	img, err := l.TryOpen(name, block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true})
 	if err != nil {
 		l.T.Fatal(err)
 	}
@@ -115,13 +115,13 @@ func (l *Lab) Peek(name string, off int64, width int) uint64 {
 // returns the lines that were reported, too.
 func (l *Lab) Check(name string, fix driver.CheckFix) (*driver.CheckResult, []string) {
 	l.T.Helper()
-	img, err := l.TryOpen(name, block.OpenOptions{Check: true, Write: fix != driver.CheckFix{}})
+	img, err := l.TryOpen(name, block.OpenOptions{Use: block.Use{Check: true}, Write: fix != driver.CheckFix{}})
 	if err != nil {
 		l.T.Fatal(err)
 	}
 	defer l.Close(img)
 	var lines []string
-	res, err := img.Node().(driver.Checker).Check(l.T.Context(), fix, func(s string) { lines = append(lines, s) }, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(l.T.Context(), fix, func(s string) { lines = append(lines, s) }, nil)
 	if err != nil {
 		l.T.Fatal(err)
 	}

@@ -17,7 +17,7 @@ func testProbe(t *testing.T, s *suite) {
 	if _, ok := s.Driver.(driver.Prober); !ok {
 		t.Skip("the driver does not probe")
 	}
-	img, err := block.Open(context.Background(), s.reg, block.Source{Filename: s.create(t, nil)}, block.OpenOptions{Gate: driver.DenyAll, NoIO: s.Open != nil})
+	img, err := block.Open(context.Background(), s.reg, block.Source{Filename: s.create(t, nil)}, block.OpenOptions{Gate: driver.DenyAll, Use: block.Use{NoIO: s.Open != nil}})
 	if err != nil {
 		t.Fatal(err)
 	}

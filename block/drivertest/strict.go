@@ -86,7 +86,7 @@ func testStrict(t *testing.T, s *suite) {
 	s.reg = block.NewRegistry(s.Driver, s.mem, raw.New(), &strict{t, s.mem})
 	src := block.Source{Filename: "strict:" + name[len("mem:"):], Format: s.desc().Name}
 	open := func(write bool) *block.Image {
-		img, err := block.Open(t.Context(), s.reg, src, block.OpenOptions{Write: write, Resize: write, Unmap: true, Gate: driver.AllowAll})
+		img, err := block.Open(t.Context(), s.reg, src, block.OpenOptions{Write: write, Sharing: block.Sharing{Resize: write}, Unmap: true, Gate: driver.AllowAll})
 		if err != nil {
 			t.Fatal(err)
 		}

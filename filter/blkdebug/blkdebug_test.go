@@ -28,7 +28,7 @@ func open(t *testing.T, o opts.Dict) *block.Image {
 		d["file."+k] = v
 	}
 	img, err := block.Open(t.Context(), block.NewRegistry(raw.New(), blkdebug.New(), m), block.Source{Options: d},
-		block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.DenyAll})
+		block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Gate: driver.DenyAll})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestRules(t *testing.T) {
 func TestLimits(t *testing.T) {
 	img := open(t, opts.Dict{"align": "4k", "max-transfer": "8k", "opt-write-zero": "16k", "max-write-zero": "32k", "opt-discard": "64k", "max-discard": "128k"})
 	want := driver.Limits{RequestAlignment: 4096, MaxTransfer: 8192, ZeroAlignment: 16 << 10, MaxZero: 32 << 10, DiscardAlignment: 64 << 10, MaxDiscard: 128 << 10}
-	if got := img.File().Limits(); got != want {
+	if got := img.Tree().File().Limits(); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if _, err := img.WriteAt(t.Context(), []byte("x"), 5000); err != nil {

@@ -42,7 +42,7 @@ func TestRoom(t *testing.T) {
 	if got := length(); got < 4<<20 || got%(1<<20) != 0 {
 		t.Errorf("the file has %d bytes while it is open", got)
 	}
-	if got := img.File().Size(); got > 1<<20 {
+	if got := img.Tree().File().Size(); got > 1<<20 {
 		t.Errorf("the filter says %d bytes", got)
 	}
 	if err := img.Close(t.Context()); err != nil {

@@ -179,7 +179,7 @@ func TestMap(t *testing.T) {
 	defer img.Close(context.Background())
 	var got []string
 	for off := int64(0); off < img.Size(); {
-		x, err := img.Node().(driver.Format).Map(t.Context(), off, img.Size()-off)
+		x, err := img.Tree().Node().(driver.Format).Map(t.Context(), off, img.Size()-off)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -287,7 +287,7 @@ func FuzzImage(f *testing.F) {
 		for _, off := range []int64{0, 511, img.Size() / 2, img.Size() - 1000} {
 			if off >= 0 && off < img.Size() {
 				_, _ = img.ReadAt(t.Context(), p[:min(int64(len(p)), img.Size()-off)], off)
-				_, _ = img.Node().(driver.Format).Map(t.Context(), off, img.Size()-off)
+				_, _ = img.Tree().Node().(driver.Format).Map(t.Context(), off, img.Size()-off)
 			}
 		}
 	})

@@ -113,7 +113,7 @@ func TestManyPages(t *testing.T) {
 			}
 		}
 	}
-	if got := img.Node().(*node).offsets.Slices(); got*64<<10 > 2<<20 {
+	if got := img.Tree().Node().(*node).offsets.Slices(); got*64<<10 > 2<<20 {
 		t.Errorf("%d pages are kept", got)
 	}
 }

@@ -113,7 +113,7 @@ func openWith(t testing.TB, b []byte, o block.OpenOptions) (*block.Image, error)
 func check(t testing.TB, img *block.Image) (*driver.CheckResult, []string) {
 	t.Helper()
 	var lines []string
-	res, err := img.Node().(driver.Checker).Check(context.Background(), driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(context.Background(), driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +326,7 @@ func TestSegments(t *testing.T) {
 		t.Errorf("wrong, or %v", err)
 	}
 	for off := int64(0); off < img.Size(); {
-		x, err := img.Node().(driver.Format).Map(t.Context(), off, img.Size()-off)
+		x, err := img.Tree().Node().(driver.Format).Map(t.Context(), off, img.Size()-off)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -467,7 +467,7 @@ func TestUnknownType(t *testing.T) {
 	b.table(disk, 32<<10, typeZlib)
 	be.PutUint32(b.tables[0][mishHeader+runSize:], 0x80000099)
 	var warnings []string
-	img, err := openWith(t, b.image(), block.OpenOptions{Warn: func(s string) { warnings = append(warnings, s) }})
+	img, err := openWith(t, b.image(), block.OpenOptions{Messages: block.Messages{Warn: func(s string) { warnings = append(warnings, s) }}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -538,7 +538,7 @@ func FuzzImage(f *testing.F) {
 		for _, off := range []int64{0, 511, img.Size() / 2, img.Size() - 1000} {
 			if off >= 0 && off < img.Size() {
 				_, _ = img.ReadAt(t.Context(), buf[:min(int64(len(buf)), img.Size()-off)], off)
-				_, _ = img.Node().(driver.Format).Map(t.Context(), off, img.Size()-off)
+				_, _ = img.Tree().Node().(driver.Format).Map(t.Context(), off, img.Size()-off)
 			}
 		}
 	})

@@ -50,7 +50,7 @@ func (w *world) open(name string, o opts.Dict, oo block.OpenOptions) (*block.Ima
 
 func (w *world) mustOpen(name string, o opts.Dict) *block.Image {
 	w.t.Helper()
-	img, err := w.open(name, o, block.OpenOptions{Write: true, Resize: true})
+	img, err := w.open(name, o, block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestOpenNeedsTheKey(t *testing.T) {
 			_ = img.Close(t.Context())
 		}
 		// Metadata can be had without.
-		img, err = w.open("x", o, block.OpenOptions{NoIO: true})
+		img, err = w.open("x", o, block.OpenOptions{Use: block.Use{NoIO: true}})
 		if err != nil {
 			t.Errorf("metadata with secret %q: %v", secret, err)
 			continue
@@ -236,7 +236,7 @@ func TestAmendWords(t *testing.T) {
 	amend := func(secret string, force bool, o opts.Dict) error {
 		img := w.mustOpen("x", opts.Dict{"key-secret": secret})
 		defer img.Close(t.Context())
-		return img.Node().(driver.Amender).Amend(t.Context(), &driver.AmendRequest{Options: o, Force: force})
+		return img.Tree().Node().(driver.Amender).Amend(t.Context(), &driver.AmendRequest{Options: o, Force: force})
 	}
 	for _, c := range []struct {
 		secret string

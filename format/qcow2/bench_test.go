@@ -31,7 +31,7 @@ func BenchmarkAllocate(b *testing.B) {
 	const writes, depth = 60000, 32
 	for b.Loop() {
 		img := benchImage(b, 4<<30, "cluster_size=64k")
-		f := img.Node().(driver.Allocator)
+		f := img.Tree().Node().(driver.Allocator)
 		var next atomic.Int64
 		var wg sync.WaitGroup
 		for range depth {
@@ -68,7 +68,7 @@ func closeBench(b *testing.B, img *block.Image) {
 func BenchmarkMap(b *testing.B) {
 	img := benchImage(b, 64<<30, "preallocation=metadata")
 	defer closeBench(b, img)
-	f := img.Node().(driver.Format)
+	f := img.Tree().Node().(driver.Format)
 	b.ReportAllocs()
 	for b.Loop() {
 		for off := int64(0); off < f.Size(); {

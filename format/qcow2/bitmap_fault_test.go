@@ -24,12 +24,12 @@ func faultBitmaps(t *testing.T, options opts.Dict) func() *block.Image {
 	ctx := context.Background()
 	img, _, open := memImage(t, options)
 	for _, name := range []string{"records", "rests", "goes"} {
-		if err := img.AddBitmap(ctx, driver.BitmapSpec{Name: name, Granularity: faultGranule, Disabled: name == "rests"}); err != nil {
+		if err := img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: name, Granularity: faultGranule, Disabled: name == "rests"}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	_, err := img.WriteAt(ctx, bytes.Repeat([]byte{1}, 40<<10), 16<<10)
-	if err = errors.Join(err, img.SetBitmap(ctx, "rests", 512<<10, 1), img.Close(ctx)); err != nil {
+	if err = errors.Join(err, img.Bitmaps().Set(ctx, "rests", 512<<10, 1), img.Close(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	return open
@@ -50,18 +50,18 @@ func TestBitmapFaults(t *testing.T) {
 		},
 		"change": func(img *block.Image) error {
 			_, err := img.WriteAt(ctx, []byte("written"), 900<<10)
-			return errors.Join(err, img.SetBitmap(ctx, "rests", 0, 1), img.ClearBitmap(ctx, "records"), img.RemoveBitmap(ctx, "goes"),
-				img.AddBitmap(ctx, driver.BitmapSpec{Name: "new"}))
+			return errors.Join(err, img.Bitmaps().Set(ctx, "rests", 0, 1), img.Bitmaps().Clear(ctx, "records"), img.Bitmaps().Remove(ctx, "goes"),
+				img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: "new"}))
 		},
 		"enable": func(img *block.Image) error {
-			err := img.EnableBitmap(ctx, "rests", true)
+			err := img.Bitmaps().Enable(ctx, "rests", true)
 			_, werr := img.WriteAt(ctx, []byte("written"), 512<<10)
 			return errors.Join(err, werr)
 		},
 		"resize": func(img *block.Image) error { return img.Resize(ctx, 3<<20, driver.ResizeOptions{}) },
 		"shrink": func(img *block.Image) error { return img.Resize(ctx, 300<<10, driver.ResizeOptions{}) },
 		"remove": func(img *block.Image) error {
-			return errors.Join(img.RemoveBitmap(ctx, "records"), img.RemoveBitmap(ctx, "rests"), img.RemoveBitmap(ctx, "goes"))
+			return errors.Join(img.Bitmaps().Remove(ctx, "records"), img.Bitmaps().Remove(ctx, "rests"), img.Bitmaps().Remove(ctx, "goes"))
 		},
 	}
 	for name, session := range sessions {
@@ -79,7 +79,7 @@ func TestBitmapFaults(t *testing.T) {
 					if _, err := img.ReadAt(ctx, was, 0); err != nil {
 						t.Fatal(err)
 					}
-					im := img.Node().(*image)
+					im := img.Tree().Node().(*image)
 					f := &failing{Storage: im.file, good: good, bad: bad}
 					im.file, im.data = f, f
 					err := session(img)
@@ -101,7 +101,7 @@ func judgeFaults(t *testing.T, where string, img *block.Image, was []byte, sessi
 	if _, err := img.ReadAt(ctx, now, 0); err != nil {
 		t.Fatalf("%s: %v", where, err)
 	}
-	list, _, err := img.Bitmaps(ctx)
+	list, _, err := img.Bitmaps().List(ctx)
 	if err != nil {
 		t.Fatalf("%s: %v", where, err)
 	}
@@ -120,13 +120,13 @@ func judgeFaults(t *testing.T, where string, img *block.Image, was []byte, sessi
 			if bytes.Equal(was[off:end], now[off:end]) {
 				continue
 			}
-			if _, dirty, err := img.BitmapExtent(ctx, b.Name, int64(off), 1); err != nil || !dirty {
+			if _, dirty, err := img.Bitmaps().Extent(ctx, b.Name, int64(off), 1); err != nil || !dirty {
 				t.Fatalf("%s: bitmap %s misses a write at %d: %v", where, b.Name, off, err)
 			}
 		}
 	}
 	var lines []string
-	if _, err := img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil); err != nil {
+	if _, err := img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil); err != nil {
 		t.Fatalf("%s: %v", where, err)
 	}
 	for _, l := range lines {
@@ -145,7 +145,7 @@ func TestBitmapsBesideWrites(t *testing.T) {
 	ctx := context.Background()
 	img, _, open := memImage(t, opts.Dict{"cluster_size": "4k"})
 	for i := range 3 {
-		if err := img.AddBitmap(ctx, driver.BitmapSpec{Name: fmt.Sprint("b", i), Granularity: 512 << i}); err != nil {
+		if err := img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: fmt.Sprint("b", i), Granularity: 512 << i}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -173,24 +173,24 @@ func TestBitmapsBesideWrites(t *testing.T) {
 	}
 	wg.Go(func() {
 		for i := range 100 {
-			err := errors.Join(img.ClearBitmap(ctx, "b0"), img.EnableBitmap(ctx, "b1", i%2 == 0), img.SetBitmap(ctx, "b2", 0, 1<<20))
-			_, _, e := img.BitmapExtent(ctx, "b0", 0, 1<<20)
+			err := errors.Join(img.Bitmaps().Clear(ctx, "b0"), img.Bitmaps().Enable(ctx, "b1", i%2 == 0), img.Bitmaps().Set(ctx, "b2", 0, 1<<20))
+			_, _, e := img.Bitmaps().Extent(ctx, "b0", 0, 1<<20)
 			if err = errors.Join(err, e); err != nil {
 				t.Error(err)
 			}
 			if i%10 == 9 {
-				err = errors.Join(img.RemoveBitmap(ctx, "b2"), img.AddBitmap(ctx, driver.BitmapSpec{Name: "b2"}), img.Resize(ctx, int64(1+i/10%2)<<20, driver.ResizeOptions{}))
+				err = errors.Join(img.Bitmaps().Remove(ctx, "b2"), img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: "b2"}), img.Resize(ctx, int64(1+i/10%2)<<20, driver.ResizeOptions{}))
 				if i/10%2 == 0 && err != nil {
 					t.Error(err)
 				}
 			}
-			if _, _, err := img.Bitmaps(ctx); err != nil {
+			if _, _, err := img.Bitmaps().List(ctx); err != nil {
 				t.Error(err)
 			}
 		}
 	})
 	wg.Wait()
-	if err := img.ClearBitmap(ctx, "b0"); err != nil {
+	if err := img.Bitmaps().Clear(ctx, "b0"); err != nil {
 		t.Fatal(err)
 	}
 	wg = sync.WaitGroup{}
@@ -213,12 +213,12 @@ func TestBitmapsBesideWrites(t *testing.T) {
 		}
 		for g := range int64(4) {
 			for i := range int64(50) {
-				if _, dirty, err := img.BitmapExtent(ctx, "b0", g<<18+i*1000, 1); err != nil || !dirty {
+				if _, dirty, err := img.Bitmaps().Extent(ctx, "b0", g<<18+i*1000, 1); err != nil || !dirty {
 					t.Fatalf("%d is not dirty: %v", g<<18+i*1000, err)
 				}
 			}
 		}
-		if _, dirty, _ := img.BitmapExtent(ctx, "b0", 100_000, 1); dirty {
+		if _, dirty, _ := img.Bitmaps().Extent(ctx, "b0", 100_000, 1); dirty {
 			t.Fatal("what was not written is dirty")
 		}
 	}
@@ -230,7 +230,7 @@ func TestBitmapsBesideWrites(t *testing.T) {
 func TestBitmapExtraData(t *testing.T) {
 	ctx := context.Background()
 	img, disk, open := memImage(t, opts.Dict{})
-	if err := errors.Join(img.AddBitmap(ctx, driver.BitmapSpec{Name: "a name"}), img.Close(ctx)); err != nil {
+	if err := errors.Join(img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: "a name"}), img.Close(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	// directory returns the first bitmap on disk.
@@ -250,7 +250,7 @@ func TestBitmapExtraData(t *testing.T) {
 	edit := func(flags uint32) {
 		t.Helper()
 		img := open()
-		im := img.Node().(*image)
+		im := img.Tree().Node().(*image)
 		e := directory(im)
 		e.Flags, e.Extra = flags, []byte("extra")
 		dir := e.Append(nil)
@@ -269,11 +269,11 @@ func TestBitmapExtraData(t *testing.T) {
 		t.Fatal(err)
 	}
 	img = open()
-	b := directory(img.Node().(*image))
+	b := directory(img.Tree().Node().(*image))
 	if string(b.Extra) != "extra" || b.Flags != ondisk.BitmapExtraCompatible|ondisk.BitmapAuto || b.Name != "a name" {
 		t.Fatalf("%+v", b)
 	}
-	if _, dirty, err := img.BitmapExtent(ctx, "a name", 0, 1); err != nil || !dirty {
+	if _, dirty, err := img.Bitmaps().Extent(ctx, "a name", 0, 1); err != nil || !dirty {
 		t.Fatal("the write is missing", err)
 	}
 	if err := img.Close(ctx); err != nil {

@@ -18,7 +18,7 @@ func bitmapSeed(tb testing.TB, options opts.Dict) (b []byte, dir, table int64) {
 	ctx := context.Background()
 	img, disk := openBytes(tb, seedImage(tb, options), &driver.Budget{})
 	for i, name := range []string{"one", "two"} {
-		if err := img.AddBitmap(ctx, driver.BitmapSpec{Name: name, Granularity: 512, Disabled: i == 1}); err != nil {
+		if err := img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: name, Granularity: 512, Disabled: i == 1}); err != nil {
 			tb.Fatal(err)
 		}
 	}
@@ -66,7 +66,7 @@ func FuzzBitmaps(f *testing.F) {
 		if img == nil {
 			return
 		}
-		list, _, err := img.Bitmaps(ctx)
+		list, _, err := img.Bitmaps().List(ctx)
 		if err != nil {
 			list = nil
 		}
@@ -74,28 +74,28 @@ func FuzzBitmaps(f *testing.F) {
 			_, _ = img.WriteAt(ctx, []byte("written"), 100)
 		}
 		if what&2 != 0 {
-			_ = img.AddBitmap(ctx, driver.BitmapSpec{Name: "new"})
+			_ = img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: "new"})
 		}
 		if what&4 != 0 {
 			_ = img.Resize(ctx, img.Size()*2, driver.ResizeOptions{})
 		}
 		for _, i := range list {
-			_, _, _ = img.BitmapExtent(ctx, i.Name, 0, img.Size())
+			_, _, _ = img.Bitmaps().Extent(ctx, i.Name, 0, img.Size())
 			if what&8 != 0 {
-				_ = img.ClearBitmap(ctx, i.Name)
+				_ = img.Bitmaps().Clear(ctx, i.Name)
 			}
 			if what&16 != 0 {
-				_ = img.EnableBitmap(ctx, i.Name, !i.Enabled)
+				_ = img.Bitmaps().Enable(ctx, i.Name, !i.Enabled)
 			}
 			if what&32 != 0 {
-				_ = img.SetBitmap(ctx, i.Name, 1000, 5000)
+				_ = img.Bitmaps().Set(ctx, i.Name, 1000, 5000)
 			}
 			if what&64 != 0 {
-				_ = img.RemoveBitmap(ctx, i.Name)
+				_ = img.Bitmaps().Remove(ctx, i.Name)
 			}
 		}
-		_ = img.Node().(driver.Checker)
-		_, _ = img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, nil, nil)
+		_ = img.Tree().Node().(driver.Checker)
+		_, _ = img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, nil, nil)
 		_ = img.Close(ctx)
 		if ctx.Err() != nil {
 			t.Fatal("took too long")

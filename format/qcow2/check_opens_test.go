@@ -107,12 +107,12 @@ func checks(t *testing.T, path string, fix driver.CheckFix) bool {
 	t.Helper()
 	ctx := context.Background()
 	img, err := block.Open(ctx, registry(), block.Source{Filename: path, Format: "qcow2"},
-		block.OpenOptions{Write: fix.Leaks, Resize: fix.Leaks, Check: true, Gate: driver.AllowAll})
+		block.OpenOptions{Write: fix.Leaks, Sharing: block.Sharing{Resize: fix.Leaks}, Use: block.Use{Check: true}, Gate: driver.AllowAll})
 	if err != nil {
 		return false
 	}
 	defer img.Close(ctx)
-	res, err := img.Node().(driver.Checker).Check(ctx, fix, nil, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(ctx, fix, nil, nil)
 	return err == nil && res.CheckErrors == 0 && res.Corruptions == 0
 }
 

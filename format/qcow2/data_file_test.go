@@ -35,7 +35,7 @@ func TestMisplacedInDataFile(t *testing.T) {
 	if _, err := img.ReadAt(ctx, p, 64<<10); !errors.Is(err, driver.ErrCorrupt) {
 		t.Errorf("reading: %v", err)
 	}
-	res, err := img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, nil, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, nil, nil)
 	if err != nil || res.Corruptions != 1 {
 		t.Errorf("check: %+v %v", res, err)
 	}

@@ -37,7 +37,7 @@ func TestRoomOnDevice(t *testing.T) {
 			if _, err := img.WriteAt(ctx, make([]byte, 1<<20), 0); err != nil {
 				t.Fatal(err)
 			}
-			im := img.Node().(*image)
+			im := img.Tree().Node().(*image)
 			if err := im.Flush(ctx); err != nil {
 				t.Fatal(err)
 			}

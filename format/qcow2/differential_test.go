@@ -81,7 +81,7 @@ func sameMap(t *testing.T, path string, img *block.Image) {
 	}
 	for _, w := range want {
 		for off, end := w.Start, w.Start+w.Length; off < end; {
-			x, err := img.Node().(driver.Format).Map(context.Background(), off, end-off)
+			x, err := img.Tree().Node().(driver.Format).Map(context.Background(), off, end-off)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,7 +125,7 @@ func TestInfoEqualsOriginal(t *testing.T) {
 			}
 			sameJSON(t, info.Specific, want.Specific)
 			if want.Snapshots != nil {
-				list, _, err := img.Snapshots(context.Background())
+				list, _, err := img.Snapshots().List(context.Background())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -164,7 +164,7 @@ func TestEncryptedInfo(t *testing.T) {
 			t.Fatal(err)
 		}
 		opt := openOpts(false)
-		opt.NoIO = true
+		opt.Use.NoIO = true
 		img, err := block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, opt)
 		if err != nil {
 			t.Fatal(err)

@@ -20,7 +20,7 @@ func TestDowngradeSharedZeroes(t *testing.T) {
 	testkit.Run(t, "qemu-img", "snapshot", "-c", "one", path)
 	testkit.Run(t, "qemu-img", "snapshot", "-c", "two", path)
 	img := openImage(t, path, true)
-	if err := img.Node().(driver.Amender).Amend(t.Context(), &driver.AmendRequest{Options: map[string]any{"compat": "0.10"}}); err != nil {
+	if err := img.Tree().Node().(driver.Amender).Amend(t.Context(), &driver.AmendRequest{Options: map[string]any{"compat": "0.10"}}); err != nil {
 		t.Fatal(err)
 	}
 	closeImage(t, img)

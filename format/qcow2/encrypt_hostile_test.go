@@ -48,13 +48,13 @@ func openHostile(t testing.TB, b []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
 	o := openOpts(false)
-	o.Objects, o.NoIO = keys, true
+	o.Objects, o.Use.NoIO = keys, true
 	source := block.Source{Filename: path, Format: "qcow2", Options: opts.Dict{"encrypt.key-secret": "s"}}
 	if img, err := block.Open(ctx, registry(), source, o); err == nil {
 		_, _ = img.Info(ctx)
 		closeImage(t, img)
 	}
-	o.NoIO = false
+	o.Use.NoIO = false
 	begin := time.Now()
 	img, err := block.Open(ctx, registry(), source, o)
 	if d := time.Since(begin); d > 20*time.Second {

@@ -247,7 +247,7 @@ func TestEncryptedDisks(t *testing.T) {
 				for range 25 {
 					d.change(img)
 				}
-				if s, ok := img.Node().(driver.Snapshotter); ok && round == 0 {
+				if s, ok := img.Tree().Node().(driver.Snapshotter); ok && round == 0 {
 					if _, err := s.CreateSnapshot(context.Background(), driver.SnapshotRequest{Name: "s"}); err != nil {
 						t.Logf("snapshot: %v", err)
 					}
@@ -291,7 +291,7 @@ func TestEncryptedCompressed(t *testing.T) {
 	if img.CanCompress() {
 		t.Error("an encrypted image says that it takes compressed clusters")
 	}
-	err := img.Node().(driver.Compressor).WriteEncoded(ctx, 0, []byte(marker))
+	err := img.Tree().Node().(driver.Compressor).WriteEncoded(ctx, 0, []byte(marker))
 	if err == nil || !strings.Contains(words.Text(err), "Compression and encryption not supported at the same time") {
 		t.Errorf("WriteEncoded: %v", err)
 	}
@@ -311,7 +311,7 @@ func TestEncryptedNoKey(t *testing.T) {
 		}
 		closeImage(t, img)
 		o := openOpts(false)
-		o.NoIO = true
+		o.Use.NoIO = true
 		img, err := block.Open(ctx, registry(), block.Source{Filename: path, Format: "qcow2"}, o)
 		if err != nil {
 			t.Fatal(err)

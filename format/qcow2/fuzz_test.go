@@ -87,7 +87,7 @@ func FuzzImage(f *testing.F) {
 }
 
 func exercise(ctx context.Context, t *testing.T, img *block.Image, write bool) {
-	format := img.Node().(driver.Format)
+	format := img.Tree().Node().(driver.Format)
 	p := make([]byte, 64<<10)
 	for off, i := int64(0), 0; off < img.Size() && i < 200; i++ {
 		x, err := format.Map(ctx, off, img.Size()-off)

@@ -122,12 +122,12 @@ func TestFailingGrowth(t *testing.T) {
 			}
 			break
 		}
-		img2, err := block.Open(ctx, reg, block.Source{Filename: "mem:a", Format: "qcow2"}, block.OpenOptions{Check: true, Gate: driver.AllowAll})
+		img2, err := block.Open(ctx, reg, block.Source{Filename: "mem:a", Format: "qcow2"}, block.OpenOptions{Use: block.Use{Check: true}, Gate: driver.AllowAll})
 		if err != nil {
 			t.Fatalf("change %d failed: %v; then opening: %v", fail, errs, err)
 		}
 		var lines []string
-		res, err := img2.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+		res, err := img2.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
 		if err != nil || res.Corruptions+res.CheckErrors != 0 {
 			t.Fatalf("change %d failed: %v; then check: %+v %v %.3v", fail, errs, res, err, lines)
 		}

@@ -24,7 +24,7 @@ func registry(extra ...driver.Driver) *block.Registry {
 }
 
 func openOpts(write bool) block.OpenOptions {
-	return block.OpenOptions{Write: write, Resize: write, Unmap: true, Gate: driver.AllowAll}
+	return block.OpenOptions{Write: write, Sharing: block.Sharing{Resize: write}, Unmap: true, Gate: driver.AllowAll}
 }
 
 // openImage opens an image with the options given as key=value.

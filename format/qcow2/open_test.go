@@ -228,7 +228,7 @@ func TestChangeBackingKeepsExtensions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := img.Node().(driver.BackingChanger).ChangeBacking(context.Background(), ref); err != nil {
+		if err := img.Tree().Node().(driver.BackingChanger).ChangeBacking(context.Background(), ref); err != nil {
 			t.Fatal(err)
 		}
 		closeImage(t, img)
@@ -307,7 +307,7 @@ func TestDataFileOption(t *testing.T) {
 		t.Fatal("opened without its data file")
 	}
 	noIO := openOpts(false)
-	noIO.NoIO = true
+	noIO.Use.NoIO = true
 	img, err := block.Open(context.Background(), registry(), block.Source{Filename: path, Format: "qcow2"}, noIO)
 	if err != nil {
 		t.Fatalf("looking at metadata: %v", err)
@@ -357,7 +357,7 @@ func TestCheckWhileOpen(t *testing.T) {
 				step(t, r, img, m, true)
 			}
 			var lines []string
-			res, err := img.Node().(driver.Checker).Check(context.Background(), driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+			res, err := img.Tree().Node().(driver.Checker).Check(context.Background(), driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
 			if err != nil || res.Leaks+res.Corruptions+res.CheckErrors != 0 {
 				t.Fatalf("%+v %v\n%s", res, err, strings.Join(lines, "\n"))
 			}

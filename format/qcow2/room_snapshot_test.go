@@ -26,7 +26,7 @@ func fullImage(t *testing.T, version string, pages int) (*block.Image, func() *b
 		if i > 0 {
 			break
 		}
-		if _, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "one"}); err != nil {
+		if _, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "one"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -34,7 +34,7 @@ func fullImage(t *testing.T, version string, pages int) (*block.Image, func() *b
 		t.Fatal(err)
 	}
 	img = open()
-	im := img.Node().(*image)
+	im := img.Tree().Node().(*image)
 	small := newSmallDisk(t, im.file, pages)
 	im.file, im.data = small, small
 	return img, open
@@ -48,7 +48,7 @@ func TestSnapshotOnFullDisk(t *testing.T) {
 		for pages, full := 0, true; full; pages++ {
 			where := fmt.Sprintf("version %s, %d pages", version, pages)
 			img, open := fullImage(t, version, pages)
-			_, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "two"})
+			_, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "two"})
 			if full = err != nil; full && !errors.Is(err, syscall.ENOSPC) {
 				t.Fatalf("%s: %v", where, err)
 			}
@@ -57,7 +57,7 @@ func TestSnapshotOnFullDisk(t *testing.T) {
 			}
 			img = open()
 			mustBeClean(t, img, where)
-			if list, _, err := img.Snapshots(ctx); err != nil || len(list) != 2 && !full || len(list) != 1 && full {
+			if list, _, err := img.Snapshots().List(ctx); err != nil || len(list) != 2 && !full || len(list) != 1 && full {
 				t.Fatalf("%s: snapshots %v, %v", where, list, err)
 			}
 			_ = img.Close(ctx)
@@ -70,7 +70,7 @@ func TestApplyOnFullDisk(t *testing.T) {
 	ctx := context.Background()
 	for _, version := range []string{"0.10", "1.1"} {
 		img, open := fullImage(t, version, 0)
-		if err := img.ApplySnapshot(ctx, "one"); err != nil {
+		if err := img.Snapshots().Apply(ctx, "one"); err != nil {
 			t.Fatalf("version %s: %v", version, err)
 		}
 		if err := img.Close(ctx); err != nil {
@@ -97,9 +97,9 @@ func TestSnapshotUndone(t *testing.T) {
 		for good, failed := 0, true; failed; good++ {
 			where := fmt.Sprintf("version %s, one failure after %d calls", version, good)
 			img, open := fullImage(t, version, 1<<20)
-			im := img.Node().(*image)
+			im := img.Tree().Node().(*image)
 			im.file = &failing{Storage: im.file, good: good, bad: 1}
-			_, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "two"})
+			_, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "two"})
 			failed = err != nil
 			unknown := im.refused.Load() // whether the header names the snapshot
 			_ = img.Close(ctx)

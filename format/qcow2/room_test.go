@@ -116,7 +116,7 @@ func fillDisk(ctx context.Context, t *testing.T, options opts.Dict, size, step i
 	// Tables that hold nothing lie in holes, as after a copy by cp --sparse.
 	sparse(t, disk)
 	img = open()
-	im := img.Node().(*image)
+	im := img.Tree().Node().(*image)
 	small := newSmallDisk(t, im.file, pages)
 	im.file, im.data = small, small
 	good := map[int]bool{}
@@ -170,7 +170,7 @@ func sparse(t *testing.T, disk interface {
 func mustBeClean(t *testing.T, img *block.Image, where string) {
 	t.Helper()
 	var lines []string
-	res, err := img.Node().(driver.Checker).Check(context.Background(), driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(context.Background(), driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
 	if err != nil || res.Corruptions+res.CheckErrors+res.Leaks != 0 {
 		t.Fatalf("%s: check: %v %+v %q", where, err, res, lines[:min(len(lines), 10)])
 	}

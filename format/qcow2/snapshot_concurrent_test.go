@@ -59,12 +59,12 @@ func TestSnapshotsWhileWriting(t *testing.T) {
 				switch k := r.IntN(4); {
 				case len(ids) == 0 || k < 2 && len(ids) < 6:
 					var id string
-					id, err = img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "n"})
+					id, err = img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "n"})
 					ids = append(ids, id)
 				case k == 2:
-					err = img.ApplySnapshot(ctx, ids[r.IntN(len(ids))])
+					err = img.Snapshots().Apply(ctx, ids[r.IntN(len(ids))])
 				default:
-					err = img.DeleteSnapshot(ctx, ids[0], "n")
+					err = img.Snapshots().Delete(ctx, ids[0], "n")
 					ids = ids[1:]
 				}
 			}

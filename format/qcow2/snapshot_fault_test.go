@@ -54,11 +54,11 @@ func TestSnapshotFaults(t *testing.T) {
 	content := func(b byte) []byte { return bytes.Repeat([]byte{b}, 64<<10) }
 	operations := map[string]func(img *block.Image) error{
 		"create": func(img *block.Image) error {
-			_, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "new"})
+			_, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "new"})
 			return err
 		},
-		"apply":  func(img *block.Image) error { return img.ApplySnapshot(ctx, "1") },
-		"delete": func(img *block.Image) error { return img.DeleteSnapshot(ctx, "1", "one") },
+		"apply":  func(img *block.Image) error { return img.Snapshots().Apply(ctx, "1") },
+		"delete": func(img *block.Image) error { return img.Snapshots().Delete(ctx, "1", "one") },
 	}
 	for name, op := range operations {
 		for _, version := range []string{"0.10", "1.1"} {
@@ -69,7 +69,7 @@ func TestSnapshotFaults(t *testing.T) {
 					img, _, open := memImage(t, opts.Dict{"cluster_size": "4k", "compat": version})
 					_, err := img.WriteAt(ctx, content(1), 0)
 					if err == nil {
-						_, err = img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "one"})
+						_, err = img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "one"})
 					}
 					if err == nil {
 						_, err = img.WriteAt(ctx, content(2), 32<<10)
@@ -77,7 +77,7 @@ func TestSnapshotFaults(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					im := img.Node().(*image)
+					im := img.Tree().Node().(*image)
 					f := &failing{Storage: im.file, good: good, bad: bad}
 					im.file = f
 					failed = op(img) != nil
@@ -96,12 +96,12 @@ func TestSnapshotFaults(t *testing.T) {
 					}
 					_ = img.Close(ctx)
 					img = open()
-					list, _, err := img.Snapshots(ctx)
+					list, _, err := img.Snapshots().List(ctx)
 					if err != nil {
 						t.Fatalf("%s: %v", where, err)
 					}
 					for _, s := range list {
-						if err := img.ApplySnapshot(ctx, s.ID); err != nil {
+						if err := img.Snapshots().Apply(ctx, s.ID); err != nil {
 							t.Fatalf("%s: %v", where, err)
 						}
 						p := make([]byte, 128<<10)
@@ -117,7 +117,7 @@ func TestSnapshotFaults(t *testing.T) {
 						}
 					}
 					var lines []string
-					if _, err := img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil); err != nil {
+					if _, err := img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil); err != nil {
 						t.Fatalf("%s: %v", where, err)
 					}
 					for _, l := range lines {

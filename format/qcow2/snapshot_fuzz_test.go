@@ -20,7 +20,7 @@ func snapshotSeed(tb testing.TB, options opts.Dict) []byte {
 	b := seedImage(tb, options)
 	img, disk := openBytes(tb, b, &driver.Budget{})
 	for range 2 {
-		_, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "name", Date: time.Unix(1, 2)})
+		_, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "name", Date: time.Unix(1, 2)})
 		if err == nil {
 			_, err = img.WriteAt(ctx, make([]byte, 700), 900)
 		}
@@ -83,23 +83,23 @@ func FuzzSnapshots(f *testing.F) {
 		if img == nil {
 			return
 		}
-		list, _, err := img.Snapshots(ctx)
+		list, _, err := img.Snapshots().List(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if what&1 != 0 {
-			_, _ = img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "new"})
+			_, _ = img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "new"})
 		}
 		for i, s := range list {
 			if i >= 4 {
 				break
 			}
 			if what&2 != 0 {
-				_ = img.ApplySnapshot(ctx, s.ID)
+				_ = img.Snapshots().Apply(ctx, s.ID)
 			}
 			_, _ = img.WriteAt(ctx, []byte("written"), 100)
 			if what&4 != 0 {
-				_ = img.DeleteSnapshot(ctx, s.ID, s.Name)
+				_ = img.Snapshots().Delete(ctx, s.ID, s.Name)
 			}
 		}
 		_ = img.Close(ctx)

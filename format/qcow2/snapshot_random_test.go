@@ -63,18 +63,18 @@ func (m *snapshotModel) ours(t *testing.T, r *rand.Rand, img *block.Image) strin
 		m.next++
 		what = "create " + name
 		var id string
-		id, err = img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: name, Date: time.Unix(1700000000, 5000)})
+		id, err = img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: name, Date: time.Unix(1700000000, 5000)})
 		m.list = append(m.list, kept{id, name, m.active.Clone()})
 	case k == 2:
 		s := m.list[r.IntN(len(m.list))]
 		what = "apply " + s.id
-		if err = img.ApplySnapshot(ctx, s.id); err == nil {
+		if err = img.Snapshots().Apply(ctx, s.id); err == nil {
 			m.active = s.content.Clone()
 		}
 	default:
 		i := r.IntN(len(m.list))
 		what = "delete " + m.list[i].id
-		err = img.DeleteSnapshot(ctx, m.list[i].id, m.list[i].name)
+		err = img.Snapshots().Delete(ctx, m.list[i].id, m.list[i].name)
 		m.list = slices.Delete(m.list, i, i+1)
 	}
 	if err != nil {
@@ -131,7 +131,7 @@ func (m *snapshotModel) info(t *testing.T) []qapi.SnapshotInfo {
 	t.Helper()
 	img := openImage(t, m.path, false)
 	defer closeImage(t, img)
-	list, ok, err := img.Snapshots(context.Background())
+	list, ok, err := img.Snapshots().List(context.Background())
 	if err != nil || !ok {
 		t.Fatal(ok, err)
 	}
@@ -152,7 +152,7 @@ func (m *snapshotModel) verify(t *testing.T) {
 			t.Fatalf("snapshot %d is %s %q, not %s %q", i, list[i].ID, list[i].Name, s.id, s.name)
 		}
 		img := openImage(t, m.path, false)
-		if err := img.Node().(driver.SnapshotOpener).OpenSnapshot(ctx, s.id); err != nil {
+		if err := img.Tree().Node().(driver.SnapshotOpener).OpenSnapshot(ctx, s.id); err != nil {
 			t.Fatal(err)
 		}
 		if img.Size() != s.content.Size() {
@@ -225,29 +225,29 @@ func TestSnapshotErrors(t *testing.T) {
 	qemuIO(t, path, "write -P 7 0 512k")
 	img := openImage(t, path, true)
 	for i := range 2 {
-		if _, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: fmt.Sprint(i)}); err != nil {
+		if _, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: fmt.Sprint(i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "too many"})
+	_, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "too many"})
 	if !errors.Is(err, driver.ErrInvalid) {
 		t.Fatalf("a third snapshot with 2-bit refcounts: %v", err)
 	}
-	if err := img.ApplySnapshot(ctx, "0"); !errors.Is(err, driver.ErrInvalid) {
+	if err := img.Snapshots().Apply(ctx, "0"); !errors.Is(err, driver.ErrInvalid) {
 		t.Fatalf("applying needs a third reference for a moment: %v", err)
 	}
-	if err := img.ApplySnapshot(ctx, "x"); !errors.Is(err, driver.ErrNoSnapshot) {
+	if err := img.Snapshots().Apply(ctx, "x"); !errors.Is(err, driver.ErrNoSnapshot) {
 		t.Fatal(err)
 	}
-	if err := img.DeleteSnapshot(ctx, "1", "1"); !errors.Is(err, driver.ErrNoSnapshot) {
+	if err := img.Snapshots().Delete(ctx, "1", "1"); !errors.Is(err, driver.ErrNoSnapshot) {
 		t.Fatal(err)
 	}
-	if _, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: strings.Repeat("n", 256)}); !errors.Is(err, driver.ErrInvalid) {
+	if _, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: strings.Repeat("n", 256)}); !errors.Is(err, driver.ErrInvalid) {
 		t.Fatal(err)
 	}
 	stopped, stop := context.WithCancel(ctx)
 	stop()
-	if err := img.ApplySnapshot(stopped, "1"); err == nil {
+	if err := img.Snapshots().Apply(stopped, "1"); err == nil {
 		t.Fatal("a cancelled call succeeds")
 	}
 	closeImage(t, img)
@@ -257,7 +257,7 @@ func TestSnapshotErrors(t *testing.T) {
 	}
 	img = openImage(t, path, false)
 	defer closeImage(t, img)
-	if _, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{}); !errors.Is(err, driver.ErrReadOnly) {
+	if _, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{}); !errors.Is(err, driver.ErrReadOnly) {
 		t.Fatal(err)
 	}
 }

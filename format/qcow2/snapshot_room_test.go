@@ -41,13 +41,13 @@ func TestMetadataRoom(t *testing.T) {
 		"snapshots": {func(path string) error {
 			img := openImage(t, path, true)
 			defer closeImage(t, img)
-			_, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "s"})
+			_, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "s"})
 			return err
 		}, []string{"snapshot", "-c", "s"}},
 		"bitmaps": {func(path string) error {
 			img := openImage(t, path, true)
 			defer closeImage(t, img)
-			return img.AddBitmap(ctx, driver.BitmapSpec{Name: "b"})
+			return img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: "b"})
 		}, []string{"bitmap", "--add", "PATH", "b"}},
 	} {
 		dir := t.TempDir()

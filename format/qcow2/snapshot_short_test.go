@@ -19,22 +19,22 @@ func TestShortSnapshotEntries(t *testing.T) {
 	ctx := context.Background()
 	for name, change := range map[string]func(img *block.Image) error{
 		"create": func(img *block.Image) error {
-			_, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "c", Date: time.Unix(1, 0)})
+			_, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "c", Date: time.Unix(1, 0)})
 			return err
 		},
-		"delete": func(img *block.Image) error { return img.DeleteSnapshot(ctx, "2", "b") },
+		"delete": func(img *block.Image) error { return img.Snapshots().Delete(ctx, "2", "b") },
 		"upgrade": func(img *block.Image) error {
-			return img.Node().(driver.Amender).Amend(ctx, &driver.AmendRequest{Options: opts.Dict{"compat": "1.1"}})
+			return img.Tree().Node().(driver.Amender).Amend(ctx, &driver.AmendRequest{Options: opts.Dict{"compat": "1.1"}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			img, disk, open := memImage(t, opts.Dict{"cluster_size": "4k", "compat": "0.10"})
 			for _, name := range []string{"a", "b"} {
-				if _, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: name, Date: time.Unix(1, 0)}); err != nil {
+				if _, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: name, Date: time.Unix(1, 0)}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			im := img.Node().(*image)
+			im := img.Tree().Node().(*image)
 			at := int64(im.hdr.SnapshotsOffset)
 			var table []byte
 			for i, known := range []int{0, 8} {
@@ -59,7 +59,7 @@ func TestShortSnapshotEntries(t *testing.T) {
 			}
 			img = open()
 			defer img.Close(ctx)
-			im = img.Node().(*image)
+			im = img.Tree().Node().(*image)
 			if im.snap.Short || len(im.snap.Entries) == 0 {
 				t.Errorf("entries of the table are still short, or gone: %+v", im.snap.Entries)
 			}

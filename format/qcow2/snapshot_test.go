@@ -28,7 +28,7 @@ func memImage(t *testing.T, options opts.Dict) (*block.Image, *mem.Disk, func() 
 	open := func() *block.Image {
 		t.Helper()
 		img, err := block.Open(ctx, reg, block.Source{Filename: "mem:a", Format: "qcow2"},
-			block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.DenyAll})
+			block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Gate: driver.DenyAll})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,11 +44,11 @@ func TestSnapshotEntries(t *testing.T) {
 	img, disk, open := memImage(t, opts.Dict{"cluster_size": "4k"})
 	date := time.Unix(1700000000, 123456000)
 	for _, name := range []string{"a", "b"} {
-		if _, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: name, Date: date}); err != nil {
+		if _, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: name, Date: date}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	im := img.Node().(*image)
+	im := img.Tree().Node().(*image)
 	want := ondisk.Snapshot{L1TableOffset: im.snap.Entries[0].L1TableOffset, L1Size: im.snap.Entries[0].L1Size, ID: "1", Name: "a",
 		DateSec: 1700000000, DateNsec: 123456000, DiskSize: 1 << 20, HasDiskSize: true, HasIcount: true}
 	if !equalSnapshots(im.snap.Entries[0], want) {
@@ -66,12 +66,12 @@ func TestSnapshotEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	img = open()
-	id, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "c", Date: date})
+	id, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "c", Date: date})
 	if err == nil {
-		err = img.DeleteSnapshot(ctx, "2", "b")
+		err = img.Snapshots().Delete(ctx, "2", "b")
 	}
 	if err == nil {
-		err = img.ApplySnapshot(ctx, id)
+		err = img.Snapshots().Apply(ctx, id)
 	}
 	if err == nil {
 		err = img.Close(ctx)
@@ -81,7 +81,7 @@ func TestSnapshotEntries(t *testing.T) {
 	}
 	img = open()
 	defer img.Close(ctx)
-	im = img.Node().(*image)
+	im = img.Tree().Node().(*image)
 	if len(im.snap.Entries) != 2 || !equalSnapshots(im.snap.Entries[0], want) || im.snap.Entries[1].Name != "c" {
 		t.Fatalf("%+v\nwant %+v first", im.snap.Entries, want)
 	}
@@ -117,14 +117,14 @@ func TestSnapshotDirtyBit(t *testing.T) {
 		if _, err := img.WriteAt(ctx, []byte("x"), 0); err != nil {
 			t.Fatal(err)
 		}
-		id, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{})
+		id, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{})
 		if err != nil || dirty() != lazy {
 			t.Fatalf("lazy %v: %v, dirty %v", lazy, err, dirty())
 		}
-		if err := img.DeleteSnapshot(ctx, id, "no such name"); !errors.Is(err, driver.ErrNoSnapshot) {
+		if err := img.Snapshots().Delete(ctx, id, "no such name"); !errors.Is(err, driver.ErrNoSnapshot) {
 			t.Fatal(err)
 		}
-		if err := img.DeleteSnapshot(ctx, id, ""); err != nil {
+		if err := img.Snapshots().Delete(ctx, id, ""); err != nil {
 			t.Fatal(err)
 		}
 		if err := img.Close(ctx); err != nil || dirty() {
@@ -141,7 +141,7 @@ func TestSnapshotUncounted(t *testing.T) {
 	if _, err := img.WriteAt(ctx, bytes.Repeat([]byte("guest data"), 400), 0); err != nil {
 		t.Fatal(err)
 	}
-	x, err := img.Node().(driver.Format).Map(ctx, 0, 1)
+	x, err := img.Tree().Node().(driver.Format).Map(ctx, 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,9 +150,9 @@ func TestSnapshotUncounted(t *testing.T) {
 	}
 	img = open()
 	defer img.Close(ctx)
-	im := img.Node().(*image)
+	im := img.Tree().Node().(*image)
 	im.freeNow(ctx, x.HostOffset, im.clusterSize)
-	if _, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{}); !errors.Is(err, driver.ErrCorrupt) {
+	if _, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{}); !errors.Is(err, driver.ErrCorrupt) {
 		t.Fatal(err)
 	}
 	p := make([]byte, 10)
@@ -174,7 +174,7 @@ func TestSnapshotBatches(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	im := img.Node().(*image)
+	im := img.Tree().Node().(*image)
 	im.refRuns = 50
 	for i := range 3 {
 		if i == 2 {
@@ -183,7 +183,7 @@ func TestSnapshotBatches(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		_, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{})
+		_, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{})
 		if (err != nil) != (i == 2) {
 			t.Fatal(i, err)
 		}

@@ -21,7 +21,7 @@ func TestAllocateContiguous(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.qcow2")
 	create(t, path, 2<<30)
 	img := openImage(t, path, true)
-	f := img.Node().(driver.Allocator)
+	f := img.Tree().Node().(driver.Allocator)
 	const table = 512 << 20 // what an L2 table maps
 	w, err := f.Allocate(ctx, table-1<<20, 2<<20)
 	if err != nil {
@@ -103,7 +103,7 @@ func TestEdges(t *testing.T) {
 				qemuIO(t, path, c.prepare...)
 			}
 			img := openImage(t, path, true)
-			w, err := img.Node().(driver.Allocator).Allocate(ctx, c.off, c.n)
+			w, err := img.Tree().Node().(driver.Allocator).Allocate(ctx, c.off, c.n)
 			if err != nil || w.Length != c.n || w.Head != c.head || w.Tail != c.tail || (w.Pending != nil) != c.pending {
 				t.Fatalf("%+v %v, want edges %d and %d", w, err, c.head, c.tail)
 			}

@@ -30,7 +30,7 @@ func tryOpen(path string, write bool, o opts.Dict) (*block.Image, error) {
 	}
 	d["driver"], d["file.driver"], d["file.filename"] = "raw", "file", path
 	return block.Open(ctx, block.NewRegistry(file.New(), raw.New()), block.Source{Options: d},
-		block.OpenOptions{Write: write, Resize: write, Unmap: true, Gate: driver.DenyAll})
+		block.OpenOptions{Write: write, Sharing: block.Sharing{Resize: write}, Unmap: true, Gate: driver.DenyAll})
 }
 
 func open(t *testing.T, path string, write bool, o opts.Dict) *block.Image {
@@ -206,9 +206,9 @@ func TestPartOfAFile(t *testing.T) {
 	if err := img.WriteZeroes(ctx, 512, 512, driver.ZeroMayUnmap); err != nil {
 		t.Fatal(err)
 	}
-	z := img.Node().(driver.ZeroWriter)
-	d := img.Node().(driver.Discarder)
-	a := img.Node().(driver.Allocator)
+	z := img.Tree().Node().(driver.ZeroWriter)
+	d := img.Tree().Node().(driver.Discarder)
+	a := img.Tree().Node().(driver.Allocator)
 	_, err := a.Allocate(ctx, 512, 513)
 	for _, err := range []error{err, z.WriteZeroes(ctx, 1024, 1, 0), d.Discard(ctx, 0, 1025), d.Discard(ctx, -1, 1)} {
 		if !errors.Is(err, driver.ErrRange) && !errors.Is(err, driver.ErrInvalid) {
@@ -249,7 +249,7 @@ func TestResize(t *testing.T) {
 }
 
 func TestReadOnly(t *testing.T) {
-	n := open(t, someFile(t, 4096), false, nil).Node()
+	n := open(t, someFile(t, 4096), false, nil).Tree().Node()
 	_, err := n.(driver.Allocator).Allocate(ctx, 0, 1)
 	for _, err := range []error{err, n.(driver.ZeroWriter).WriteZeroes(ctx, 0, 1, 0), n.(driver.Discarder).Discard(ctx, 0, 1), n.(driver.Resizer).Resize(ctx, 1, driver.ResizeOptions{})} {
 		if !errors.Is(err, driver.ErrReadOnly) {

@@ -251,13 +251,13 @@ func TestNonsense(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Poke("a", table, 4, 0)
-	img, err := w.TryOpen("a", block.OpenOptions{Check: true, Budget: &driver.Budget{MaxMemory: 64 << 20}})
+	img, err := w.TryOpen("a", block.OpenOptions{Use: block.Use{Check: true}, Budget: &driver.Budget{MaxMemory: 64 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close(img)
 	lines := 0
-	res, err := img.Node().(driver.Checker).Check(t.Context(), driver.CheckFix{}, func(string) { lines++ }, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(t.Context(), driver.CheckFix{}, func(string) { lines++ }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

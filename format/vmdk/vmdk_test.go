@@ -356,7 +356,7 @@ func TestCommitted(t *testing.T) {
 				t.Fatal(err)
 			}
 			img := mustOpen(t, base, false)
-			cid := img.Node().(interface{ CID() uint32 }).CID()
+			cid := img.Tree().Node().(interface{ CID() uint32 }).CID()
 			closeImage(t, img)
 			long := fmt.Sprintf("parentCID=%08x\n", cid)
 			short := bytes.Replace(b, []byte(long), []byte("parentCID=7\n"), 1)
@@ -369,7 +369,7 @@ func TestCommitted(t *testing.T) {
 				t.Fatal(err)
 			}
 			write(t, base, bytes.Replace(bb, []byte(fmt.Sprintf("CID=%08x", cid)), []byte("CID=00000007"), 1))
-			img, err = tryOpen(top, block.OpenOptions{Write: true, WriteBacking: true})
+			img, err = tryOpen(top, block.OpenOptions{Write: true, Chain: block.ChainUse{WriteBacking: true}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -534,7 +534,7 @@ func TestStream(t *testing.T) {
 			if !bytes.Equal(readAll(t, img), disk) {
 				t.Errorf("seed %d, %s: reads otherwise", seed, path)
 			}
-			if res, err := img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(string) {}, nil); err != nil || res.Corruptions != 0 {
+			if res, err := img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(string) {}, nil); err != nil || res.Corruptions != 0 {
 				t.Errorf("seed %d, %s: check: %+v, %v", seed, path, res, err)
 			}
 			closeImage(t, img)
@@ -748,7 +748,7 @@ func FuzzImage(f *testing.F) {
 					}
 				}
 			}
-			if c, ok := img.Node().(driver.Checker); ok && img.Size() < 1<<32 {
+			if c, ok := img.Tree().Node().(driver.Checker); ok && img.Size() < 1<<32 {
 				_, _ = c.Check(ctx, driver.CheckFix{}, func(string) {}, nil)
 			}
 			_ = img.Close(ctx)

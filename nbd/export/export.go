@@ -65,7 +65,7 @@ func New(ctx context.Context, img *block.Image, o Options) (server.Device, error
 // addBitmap finds a bitmap in the image or the ones below.
 func (d *Device) addBitmap(ctx context.Context, name string) error {
 	for layer := d.img; layer != nil; layer = layer.Backing() {
-		b, ok := layer.Node().(driver.Bitmapper)
+		b, ok := layer.Tree().Node().(driver.Bitmapper)
 		if !ok {
 			continue
 		}

@@ -21,11 +21,11 @@ type plainFile struct {
 func findFile(ctx context.Context, img *block.Image) (p plainFile) {
 	storage := img.Unwrap()
 	if storage == nil {
-		format, ok := img.Node().(driver.Format)
-		if !ok || img.File() == nil || img.PassedThrough() != img.File() {
+		format, ok := img.Tree().Node().(driver.Format)
+		if !ok || img.Tree().File() == nil || img.Tree().PassedThrough() != img.Tree().File() {
 			return p
 		}
-		if storage = img.File().Unwrap(); storage == nil {
+		if storage = img.Tree().File().Unwrap(); storage == nil {
 			return p
 		}
 		e, err := format.Map(ctx, 0, 1)

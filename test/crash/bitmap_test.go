@@ -135,7 +135,7 @@ func runBitmaps(t *testing.T, s scenario, seed uint64) {
 		}
 		before, initial := state, dev.disk.Clone()
 		state = state.clone()
-		img, err := block.Open(ctx, reg, source, block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.AllowAll})
+		img, err := block.Open(ctx, reg, source, block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Gate: driver.AllowAll})
 		if err != nil {
 			t.Fatalf("%s: %v", where, err)
 		}
@@ -259,19 +259,19 @@ func bitmapStep(t *testing.T, r *rand.Rand, s scenario, img *block.Image, rec *t
 	case b == nil:
 		g := int64(512) << r.IntN(9)
 		enabled := r.IntN(3) > 0
-		err = img.AddBitmap(ctx, driver.BitmapSpec{Name: name, Granularity: g, Disabled: !enabled})
+		err = img.Bitmaps().Add(ctx, driver.BitmapSpec{Name: name, Granularity: g, Disabled: !enabled})
 		state.bitmaps[name] = newDirtyBitmap(size, g, enabled)
 	case k == 12:
-		err = img.RemoveBitmap(ctx, name)
+		err = img.Bitmaps().Remove(ctx, name)
 		delete(state.bitmaps, name)
 	case k == 13:
-		err = img.ClearBitmap(ctx, name)
+		err = img.Bitmaps().Clear(ctx, name)
 		state.bitmaps[name] = newDirtyBitmap(size, b.granularity, b.enabled)
 	case k < 16:
 		b.enabled = r.IntN(3) > 0
-		err = img.EnableBitmap(ctx, name, b.enabled)
+		err = img.Bitmaps().Enable(ctx, name, b.enabled)
 	case k == 16:
-		err = img.SetBitmap(ctx, name, off, n)
+		err = img.Bitmaps().Set(ctx, name, off, n)
 		for g := off / b.granularity; g*b.granularity < off+n; g++ {
 			b.must[g], b.may[g] = true, true
 		}
@@ -295,7 +295,7 @@ func bitmapStep(t *testing.T, r *rand.Rand, s scenario, img *block.Image, rec *t
 func bitsOf(ctx context.Context, img *block.Image, name string, granularity int64) ([]bool, error) {
 	var bits []bool
 	for off := int64(0); off < img.Size(); {
-		n, dirty, err := img.BitmapExtent(ctx, name, off, img.Size()-off)
+		n, dirty, err := img.Bitmaps().Extent(ctx, name, off, img.Size()-off)
 		if err != nil {
 			return nil, err
 		}
@@ -332,12 +332,12 @@ func readBits(t *testing.T, where string, img *block.Image, state *bitmapState) 
 // was stored after.
 func judgeBitmaps(ctx context.Context, source block.Source, left *mem.Disk, before, after *bitmapState, done bool) error {
 	reg := block.NewRegistry(raw.New(), qcow2.New(), &recorded{disk: left})
-	img, err := block.Open(ctx, reg, source, block.OpenOptions{Check: true, Gate: driver.AllowAll})
+	img, err := block.Open(ctx, reg, source, block.OpenOptions{Use: block.Use{Check: true}, Gate: driver.AllowAll})
 	if err != nil {
 		return fmt.Errorf("does not open: %w", err)
 	}
 	var lines []string
-	_, err = img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+	_, err = img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
 	state, stateErr := img.State(ctx)
 	if err := errors.Join(err, stateErr, img.Close(ctx)); err != nil {
 		return fmt.Errorf("check: %w", err)
@@ -368,7 +368,7 @@ func judgeBitmaps(ctx context.Context, source block.Source, left *mem.Disk, befo
 		return err
 	}
 	defer img.Close(ctx)
-	list, _, err := img.Bitmaps(ctx)
+	list, _, err := img.Bitmaps().List(ctx)
 	for _, b := range list {
 		if b.Inconsistent == names[b.Name] {
 			return fmt.Errorf("bitmap %s: inconsistent %t", b.Name, b.Inconsistent)
@@ -376,7 +376,7 @@ func judgeBitmaps(ctx context.Context, source block.Source, left *mem.Disk, befo
 		if b.Inconsistent || !b.Enabled {
 			continue
 		}
-		if _, dirty, err := img.BitmapExtent(ctx, b.Name, 0, 1); err != nil || !dirty {
+		if _, dirty, err := img.Bitmaps().Extent(ctx, b.Name, 0, 1); err != nil || !dirty {
 			return fmt.Errorf("bitmap %s lost the last write: %v", b.Name, err)
 		}
 	}
@@ -389,7 +389,7 @@ func judgeList(ctx context.Context, img *block.Image, before, after *bitmapState
 	if _, err := img.ReadAt(ctx, disk, 0); err != nil {
 		return err
 	}
-	list, _, err := img.Bitmaps(ctx)
+	list, _, err := img.Bitmaps().List(ctx)
 	if err != nil {
 		return err
 	}

@@ -168,7 +168,7 @@ type chainWorld struct {
 
 func openChain(ctx context.Context, reg *block.Registry) (*block.Image, error) {
 	return block.Open(ctx, reg, block.Source{Filename: "recorded:x", Format: "qcow2"},
-		block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.AllowAll, WriteBacking: true})
+		block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Gate: driver.AllowAll, Chain: block.ChainUse{WriteBacking: true}})
 }
 
 func newChainWorld(t *testing.T, cs chainCase, seed uint64) *chainWorld {
@@ -208,7 +208,7 @@ func newChainWorld(t *testing.T, cs chainCase, seed uint64) *chainWorld {
 		if i != 1 {
 			operate(t, w.r, scenario{size: chainSize}, img, w.dev.rec, &h)
 		}
-		id, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: fmt.Sprint("s", i)})
+		id, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: fmt.Sprint("s", i)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -372,7 +372,7 @@ func judgeChain(ctx context.Context, reg *block.Registry, want []byte) error {
 	}
 	defer img.Close(ctx)
 	var lines []string
-	res, err := img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
 	if err != nil {
 		return fmt.Errorf("check: %w", err)
 	}

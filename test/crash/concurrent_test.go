@@ -185,7 +185,7 @@ func judgeStripes(ctx context.Context, memory *mem.Driver, source block.Source, 
 		return fmt.Errorf("does not open: %w", err)
 	}
 	defer img.Close(ctx)
-	res, err := img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, nil, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, nil, nil)
 	if err != nil {
 		return fmt.Errorf("check: %w", err)
 	}

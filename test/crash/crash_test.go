@@ -148,7 +148,7 @@ func run(t *testing.T, s scenario, seed uint64) {
 		}
 		source.Options["encrypt.key-secret"] = "s"
 	}
-	img, err := block.Open(ctx, reg, source, block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.AllowAll, Objects: keys})
+	img, err := block.Open(ctx, reg, source, block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Gate: driver.AllowAll, Objects: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func judge(ctx context.Context, t *testing.T, reg *block.Registry, memory *mem.D
 	}
 	defer img.Close(ctx)
 	var lines []string
-	res, err := img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
 	if err != nil {
 		return fmt.Errorf("check: %w", err)
 	}

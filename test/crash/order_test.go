@@ -56,7 +56,7 @@ func TestCommitFlushesFirst(t *testing.T) {
 	}
 	top.disk = memory.Disk("img")
 	img, err := block.Open(ctx, reg, block.Source{Filename: "watched:x", Format: "qcow2"},
-		block.OpenOptions{Write: true, Unmap: true, Gate: driver.AllowAll, WriteBacking: true})
+		block.OpenOptions{Write: true, Unmap: true, Gate: driver.AllowAll, Chain: block.ChainUse{WriteBacking: true}})
 	if err != nil {
 		t.Fatal(err)
 	}

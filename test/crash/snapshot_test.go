@@ -84,7 +84,7 @@ func runSnapshots(t *testing.T, s scenario, seed uint64) {
 		copy(first.disk, base)
 		source.Options = opts.Dict{"backing.driver": "raw", "backing.file.driver": "mem", "backing.file.filename": "base"}
 	}
-	img, err := block.Open(ctx, reg, source, block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.AllowAll})
+	img, err := block.Open(ctx, reg, source, block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Gate: driver.AllowAll})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,16 +178,16 @@ func snapshotOperation(t *testing.T, r *rand.Rand, img *block.Image, state *snap
 	switch k := r.IntN(3); {
 	case len(ids) == 0 || k == 0 && len(ids) < 4:
 		var id string
-		if id, err = img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "s"}); err == nil {
+		if id, err = img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "s"}); err == nil {
 			state.snapshots[id] = bytes.Clone(state.disk)
 		}
 	case k == 1:
 		id := ids[r.IntN(len(ids))]
-		err = img.ApplySnapshot(ctx, id)
+		err = img.Snapshots().Apply(ctx, id)
 		state.disk = bytes.Clone(state.snapshots[id])
 	default:
 		id := ids[r.IntN(len(ids))]
-		err = img.DeleteSnapshot(ctx, id, "s")
+		err = img.Snapshots().Delete(ctx, id, "s")
 		delete(state.snapshots, id)
 	}
 	if err != nil {
@@ -200,12 +200,12 @@ func judgeSnapshots(ctx context.Context, memory *mem.Driver, source block.Source
 	reg := block.NewRegistry(raw.New(), qcow2.New(), memory, &recorded{disk: left})
 	// Before anything repairs it: a version 2 image has no dirty bit, and so its
 	// flags may disagree with refcounts that are too high.
-	img, err := block.Open(ctx, reg, source, block.OpenOptions{Check: true, Gate: driver.AllowAll})
+	img, err := block.Open(ctx, reg, source, block.OpenOptions{Use: block.Use{Check: true}, Gate: driver.AllowAll})
 	if err != nil {
 		return fmt.Errorf("does not open: %w", err)
 	}
 	var lines []string
-	_, err = img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+	_, err = img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
 	state, stateErr := img.State(ctx)
 	if err := errors.Join(err, stateErr, img.Close(ctx)); err != nil {
 		return fmt.Errorf("check: %w", err)
@@ -276,7 +276,7 @@ func holds(ctx context.Context, reg *block.Registry, source block.Source, state 
 	if err := same(ctx, img, state.disk); err != nil {
 		return fmt.Errorf("the disk: %w", err)
 	}
-	list, _, err := img.Snapshots(ctx)
+	list, _, err := img.Snapshots().List(ctx)
 	if err != nil {
 		return err
 	}
@@ -300,7 +300,7 @@ func holds(ctx context.Context, reg *block.Registry, source block.Source, state 
 		return nil
 	}
 	var lines []string
-	res, err := img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
 	if err != nil || res.CheckErrors != 0 || res.Corruptions != 0 && slices.ContainsFunc(lines, func(l string) bool {
 		return !strings.HasPrefix(l, "Leaked") && !strings.Contains(l, "OFLAG_COPIED")
 	}) {

@@ -81,7 +81,7 @@ func runUnits(t *testing.T, s scenario, seed uint64) {
 		memory.Add("base", base)
 		source.Options = opts.Dict{"backing.driver": "raw", "backing.file.driver": "mem", "backing.file.filename": "base"}
 	}
-	o := block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.AllowAll}
+	o := block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Gate: driver.AllowAll}
 	img, err := block.Open(ctx, reg, source, o)
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +131,7 @@ func judgeUnits(ctx context.Context, reg *block.Registry, source block.Source, h
 	defer func() { err = errors.Join(err, img.Close(ctx)) }()
 	var lines []string
 	res := &driver.CheckResult{}
-	if c, ok := img.Node().(driver.Checker); ok {
+	if c, ok := img.Tree().Node().(driver.Checker); ok {
 		if res, err = c.Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil); err != nil {
 			return fmt.Errorf("check: %w", err)
 		}

@@ -322,12 +322,12 @@ func allBits(t *testing.T, path string) string {
 	t.Helper()
 	ctx := t.Context()
 	img, err := block.Open(ctx, block.NewRegistry(qcow2.New(), file.New()), block.Source{Filename: path, Format: "qcow2"},
-		block.OpenOptions{Gate: driver.AllowAll, NoBacking: true})
+		block.OpenOptions{Gate: driver.AllowAll, Chain: block.ChainUse{NoBacking: true}})
 	if err != nil {
 		return ""
 	}
 	defer img.Close(ctx)
-	list, _, err := img.Bitmaps(ctx)
+	list, _, err := img.Bitmaps().List(ctx)
 	if err != nil {
 		t.Error(err)
 	}

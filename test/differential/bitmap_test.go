@@ -31,7 +31,7 @@ func (d dirtyRanges) add(off, n int64) dirtyRanges {
 func ourRanges(t *testing.T, img *block.Image, name string) (d dirtyRanges) {
 	t.Helper()
 	for off := int64(0); off < img.Size(); {
-		n, dirty, err := img.BitmapExtent(t.Context(), name, off, img.Size()-off)
+		n, dirty, err := img.Bitmaps().Extent(t.Context(), name, off, img.Size()-off)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,7 +110,7 @@ func sameBits(t *testing.T, path string) {
 	t.Helper()
 	img := library(t, path, false)
 	defer closeLibrary(t, img)
-	list, _, err := img.Bitmaps(t.Context())
+	list, _, err := img.Bitmaps().List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +295,7 @@ func TestBitmapAllDirty(t *testing.T) {
 	must(t, dir, tools.img, "create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "a.qcow2", "10M")
 	must(t, dir, tools.img, "bitmap", "--add", "-g", "512", "a.qcow2", "b")
 	img := library(t, path, true)
-	if err := img.SetBitmap(t.Context(), "b", 0, 10<<20); err != nil {
+	if err := img.Bitmaps().Set(t.Context(), "b", 0, 10<<20); err != nil {
 		t.Fatal(err)
 	}
 	closeLibrary(t, img)

@@ -49,7 +49,7 @@ func luksOpen(t *testing.T, path, secret string, o opts.Dict) *block.Image {
 		d[k] = v
 	}
 	img, err := block.Open(t.Context(), block.NewRegistry(drivers.All()...), block.Source{Options: d},
-		block.OpenOptions{Write: true, Resize: true, Gate: driver.AllowAll, Objects: luksKeys})
+		block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Gate: driver.AllowAll, Objects: luksKeys})
 	if err != nil {
 		t.Fatal(err)
 	}

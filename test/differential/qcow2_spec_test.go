@@ -196,7 +196,7 @@ func readByOriginal(t *testing.T, path string, args ...string) []byte {
 func library(t *testing.T, path string, write bool) *block.Image {
 	t.Helper()
 	img, err := block.Open(context.Background(), block.NewRegistry(drivers.All()...), block.Source{Filename: path, Format: "qcow2"},
-		block.OpenOptions{Write: write, Resize: write, Unmap: true, Gate: driver.AllowAll})
+		block.OpenOptions{Write: write, Sharing: block.Sharing{Resize: write}, Unmap: true, Gate: driver.AllowAll})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,7 +90,7 @@ func unitModel(size int64, below []byte) *testkit.Model {
 func openUnits(t *testing.T, f unitFormat, path string, write bool) *block.Image {
 	t.Helper()
 	img, err := block.Open(context.Background(), block.NewRegistry(drivers.All()...), block.Source{Filename: path, Format: f.name},
-		block.OpenOptions{Write: write, Resize: write, Unmap: true, Gate: driver.AllowAll})
+		block.OpenOptions{Write: write, Sharing: block.Sharing{Resize: write}, Unmap: true, Gate: driver.AllowAll})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func TestSavedMachine(t *testing.T) {
 	before := state()
 
 	img, err := block.Open(ctx, block.NewRegistry(qcow2.New(), file.New()), block.Source{Filename: disk, Format: "qcow2"},
-		block.OpenOptions{Write: true, Resize: true, Unmap: true, Gate: driver.AllowAll})
+		block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Gate: driver.AllowAll})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,22 +64,22 @@ func TestSavedMachine(t *testing.T) {
 		}
 	}
 	write(2)
-	two, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "two"})
+	two, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "two"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	write(3)
-	three, err := img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: "three"})
+	three, err := img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: "three"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{two, "saved", three} {
-		if err := img.ApplySnapshot(ctx, id); err != nil {
+		if err := img.Snapshots().Apply(ctx, id); err != nil {
 			t.Fatal(err)
 		}
 		write(4)
 	}
-	if err := img.DeleteSnapshot(ctx, two, "two"); err != nil {
+	if err := img.Snapshots().Delete(ctx, two, "two"); err != nil {
 		t.Fatal(err)
 	}
 	if err := img.Close(ctx); err != nil {

@@ -82,7 +82,7 @@ func (w *world) crash(ctx context.Context, initial *mem.Disk) error {
 		return w.fail("replay: %w", err)
 	}
 	w.top.disk = initial.Clone()
-	img, err := block.Open(ctx, w.reg, w.source(), block.OpenOptions{Write: true, Resize: true, Gate: driver.AllowAll, Objects: secrets{}})
+	img, err := block.Open(ctx, w.reg, w.source(), block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Gate: driver.AllowAll, Objects: secrets{}})
 	if err != nil {
 		w.top.disk = initial // as it was before it was opened
 		return w.fail("open after a crash: %w", err)
@@ -90,7 +90,7 @@ func (w *world) crash(ctx context.Context, initial *mem.Disk) error {
 	w.img = img
 	for _, fix := range []driver.CheckFix{{}, {Leaks: true}} {
 		var lines []string
-		res, err := img.Node().(driver.Checker).Check(ctx, fix, func(l string) { lines = append(lines, l) }, nil)
+		res, err := img.Tree().Node().(driver.Checker).Check(ctx, fix, func(l string) { lines = append(lines, l) }, nil)
 		if err != nil || res.Corruptions+res.CorruptionsFixed != 0 || res.CheckErrors != 0 {
 			return w.fail("check after a crash: %+v %s, %w", res, strings.Join(lines, "; "), err)
 		}
@@ -293,14 +293,14 @@ func (w *world) check(ctx context.Context) error {
 		return err
 	}
 	var lines []string
-	res, err := img.Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
+	res, err := img.Tree().Node().(driver.Checker).Check(ctx, driver.CheckFix{}, func(l string) { lines = append(lines, l) }, nil)
 	if err != nil {
 		return w.fail("check: %w", err)
 	}
 	if res.Corruptions != 0 || res.CheckErrors != 0 || res.Leaks != 0 {
 		return w.fail("check finds %+v: %s", *res, strings.Join(lines, "; "))
 	}
-	list, _, err := img.Snapshots(ctx)
+	list, _, err := img.Snapshots().List(ctx)
 	if err != nil || len(list) != len(w.kept) {
 		return w.fail("%d snapshots are listed, not %d (%w)", len(list), len(w.kept), err)
 	}

@@ -77,7 +77,7 @@ func (w *world) resizeBitmaps(old, size int64) {
 
 // bitmapStep changes the bitmaps.
 func (w *world) bitmapStep(ctx context.Context) error {
-	keeper, ok := w.img.Node().(driver.Bitmapper)
+	keeper, ok := w.img.Tree().Node().(driver.Bitmapper)
 	if !ok || w.v2 {
 		return nil
 	}
@@ -164,7 +164,7 @@ func (w *world) readBitmap(ctx context.Context, keeper driver.Bitmapper, b *bitm
 // verifyBitmaps compares the list of bitmaps and what they say. After a crash they
 // may be inconsistent; those are removed.
 func (w *world) verifyBitmaps(ctx context.Context, crashed bool) error {
-	keeper, ok := w.img.Node().(driver.Bitmapper)
+	keeper, ok := w.img.Tree().Node().(driver.Bitmapper)
 	if !ok || w.v2 {
 		return nil
 	}

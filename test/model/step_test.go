@@ -193,7 +193,7 @@ func (w *world) snapshotStep(ctx context.Context) error {
 		name := fmt.Sprintf("snap %d", w.next)
 		w.next++
 		w.note("create %s", name)
-		id, err := w.img.CreateSnapshot(ctx, driver.SnapshotRequest{Name: name, Date: time.Unix(1700000000, 0)})
+		id, err := w.img.Snapshots().Create(ctx, driver.SnapshotRequest{Name: name, Date: time.Unix(1700000000, 0)})
 		if tooMany(err) {
 			return nil
 		}
@@ -204,7 +204,7 @@ func (w *world) snapshotStep(ctx context.Context) error {
 	case k == 2:
 		s := w.kept[w.r.IntN(len(w.kept))]
 		w.note("apply %s", s.name)
-		err := w.img.ApplySnapshot(ctx, s.id)
+		err := w.img.Snapshots().Apply(ctx, s.id)
 		if len(w.bitmaps) > 0 {
 			if err == nil {
 				return w.fail("a snapshot was applied to an image with bitmaps")
@@ -221,7 +221,7 @@ func (w *world) snapshotStep(ctx context.Context) error {
 	default:
 		i := w.r.IntN(len(w.kept))
 		w.note("delete %s", w.kept[i].name)
-		if err := w.img.DeleteSnapshot(ctx, w.kept[i].id, w.kept[i].name); err != nil {
+		if err := w.img.Snapshots().Delete(ctx, w.kept[i].id, w.kept[i].name); err != nil {
 			return w.fail("delete snapshot: %w", err)
 		}
 		w.kept = slices.Delete(w.kept, i, i+1)

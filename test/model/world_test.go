@@ -213,7 +213,7 @@ func (w *world) makeLayers(ctx context.Context, size int64) error {
 		if err := block.Create(ctx, w.reg, req); err != nil {
 			return w.fail("create %s: %w", name, err)
 		}
-		img, err := block.Open(ctx, w.reg, block.Source{Filename: name, Format: l.format}, block.OpenOptions{Write: true, Resize: true, Gate: driver.AllowAll})
+		img, err := block.Open(ctx, w.reg, block.Source{Filename: name, Format: l.format}, block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Gate: driver.AllowAll})
 		if err != nil {
 			return w.fail("open %s: %w", name, err)
 		}
@@ -271,7 +271,7 @@ func (w *world) open(ctx context.Context, writeBacking bool) error {
 		d["lazy-refcounts"] = "on"
 	}
 	img, err := block.Open(ctx, w.reg, block.Source{Filename: "top:x", Format: "qcow2", Options: d},
-		block.OpenOptions{Write: true, Resize: true, Unmap: true, WriteBacking: writeBacking, Gate: driver.AllowAll, Objects: secrets{}})
+		block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Chain: block.ChainUse{WriteBacking: writeBacking}, Gate: driver.AllowAll, Objects: secrets{}})
 	if err != nil {
 		return w.fail("open: %w", err)
 	}

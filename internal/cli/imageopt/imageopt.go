@@ -84,7 +84,7 @@ func (s Snapshot) Load(ctx context.Context, img *block.Image) error {
 	if !s.Given() {
 		return nil
 	}
-	o, ok := img.Node().(driver.SnapshotOpener)
+	o, ok := img.Tree().Node().(driver.SnapshotOpener)
 	if !ok {
 		return fmt.Errorf("Failed to load snapshot: Block format '%s' used by device '' does not support temporarily loading internal snapshots", img.Format())
 	}
@@ -104,7 +104,7 @@ func (s Snapshot) Load(ctx context.Context, img *block.Image) error {
 // find returns the id of the snapshot that has the id and the name, as far as they
 // are given.
 func (s Snapshot) find(ctx context.Context, img *block.Image) (string, error) {
-	list, _, err := img.Snapshots(ctx)
+	list, _, err := img.Snapshots().List(ctx)
 	if err != nil {
 		return "", err
 	}

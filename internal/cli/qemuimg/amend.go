@@ -57,7 +57,7 @@ func (c *call) amend(list *optionList, force bool) (err error) {
 	if !ok {
 		return fmt.Errorf("Invalid cache option: %s", c.cache)
 	}
-	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Write: true, Resize: true, Cache: cache})
+	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Cache: cache})
 	if err != nil {
 		return err
 	}
@@ -67,10 +67,10 @@ func (c *call) amend(list *optionList, force bool) (err error) {
 		}
 	}()
 	if list.wantsHelp() {
-		return c.amendHelp(img.Driver())
+		return c.amendHelp(img.Tree().Driver())
 	}
 	job := ops.AmendJob{Image: img, Force: force, Progress: progress.Report}
-	if _, err := ops.AmendSchema(img.Driver()); err != nil {
+	if _, err := ops.AmendSchema(img.Tree().Driver()); err != nil {
 		return err
 	}
 	if job.Options, err = list.dict(); err != nil {

@@ -76,7 +76,7 @@ func (b *benching) run(_ context.Context, operands []string) int {
 	if b.aio != "" {
 		im.options = opts.Dict{"file.aio": b.aio}
 	}
-	img, err := c.open(im, block.OpenOptions{Write: job.Write, ForceShare: c.forceShare, Cache: cache})
+	img, err := c.open(im, block.OpenOptions{Write: job.Write, Sharing: block.Sharing{Force: c.forceShare}, Cache: cache})
 	if err != nil {
 		return c.fail(err)
 	}

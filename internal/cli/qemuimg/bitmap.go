@@ -104,7 +104,7 @@ func (w *bitmapWork) rules() []program.Rule {
 func (w *bitmapWork) run(_ context.Context, operands []string) (code int) {
 	c := w.call
 	// What the disk holds does not matter, nor where.
-	img, err := c.open(c.image(operands[0]), block.OpenOptions{Write: true, NoBacking: true})
+	img, err := c.open(c.image(operands[0]), block.OpenOptions{Write: true, Chain: block.ChainUse{NoBacking: true}})
 	if err != nil {
 		return c.fail(err)
 	}
@@ -119,7 +119,7 @@ func (w *bitmapWork) run(_ context.Context, operands []string) (code int) {
 		if w.sourceFormat != nil {
 			from.format = *w.sourceFormat
 		}
-		if src, err = c.open(from, block.OpenOptions{NoBacking: true}); err != nil {
+		if src, err = c.open(from, block.OpenOptions{Chain: block.ChainUse{NoBacking: true}}); err != nil {
 			return c.fail(err)
 		}
 		defer c.close(src)
@@ -140,23 +140,23 @@ func (w *bitmapWork) run(_ context.Context, operands []string) (code int) {
 func (c *call) changeBitmap(img, src *block.Image, name string, granularity int64, a bitmapAction) error {
 	switch a.verb {
 	case bitmapAdd:
-		return img.AddBitmap(c.ctx, driver.BitmapSpec{Name: name, Granularity: granularity})
+		return img.Bitmaps().Add(c.ctx, driver.BitmapSpec{Name: name, Granularity: granularity})
 	case bitmapRemoveAll:
 		return ops.RemoveBitmaps(c.ctx, img)
 	}
 	// Other images than those that can have bitmaps have none.
-	if _, ok, err := img.Bitmaps(c.ctx); err == nil && !ok {
+	if _, ok, err := img.Bitmaps().List(c.ctx); err == nil && !ok {
 		return driver.Errorf(driver.ErrNoBitmap, "Dirty bitmap '%s' not found", name)
 	}
 	switch a.verb {
 	case bitmapRemove:
-		return img.RemoveBitmap(c.ctx, name)
+		return img.Bitmaps().Remove(c.ctx, name)
 	case bitmapClear:
-		return img.ClearBitmap(c.ctx, name)
+		return img.Bitmaps().Clear(c.ctx, name)
 	case bitmapMerge:
 		return ops.MergeBitmap(c.ctx, img, name, src, a.source)
 	default:
-		return img.EnableBitmap(c.ctx, name, a.verb == bitmapEnable)
+		return img.Bitmaps().Enable(c.ctx, name, a.verb == bitmapEnable)
 	}
 }
 

@@ -50,7 +50,7 @@ func (c *call) runCheck(fix driver.CheckFix) int {
 		return c.errorf("Invalid source cache option: %s", c.cache)
 	}
 	repair := fix != driver.CheckFix{}
-	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Check: true, Write: repair, Unmap: true, ForceShare: c.forceShare, Cache: cache})
+	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Use: block.Use{Check: true}, Write: repair, Unmap: true, Sharing: block.Sharing{Force: c.forceShare}, Cache: cache})
 	if err != nil {
 		return c.fail(err)
 	}

@@ -65,7 +65,7 @@ func (c *call) checksum(sum *digest) int {
 	if !ok {
 		return c.errorf("Invalid source cache option: %s", c.cache)
 	}
-	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Sequential: true, ForceShare: c.forceShare, Cache: cache})
+	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Use: block.Use{Sequential: true}, Sharing: block.Sharing{Force: c.forceShare}, Cache: cache})
 	if err != nil {
 		return c.fail(err)
 	}

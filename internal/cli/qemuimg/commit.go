@@ -44,9 +44,9 @@ func (c *call) runCommit(job ops.CommitJob, base *string) int {
 	if !ok {
 		return c.errorf("Invalid cache option: %s", c.cache)
 	}
-	o := block.OpenOptions{Write: true, Unmap: true, Cache: cache, WriteBacking: base == nil || *base != ""}
+	o := block.OpenOptions{Write: true, Unmap: true, Cache: cache, Chain: block.ChainUse{WriteBacking: base == nil || *base != ""}}
 	if base != nil {
-		o.WriteBase = *base
+		o.Chain.WriteBase = *base
 	}
 	top, err := c.open(c.image(c.operands[0]), o)
 	if errors.Is(err, driver.ErrLocked) {
@@ -71,7 +71,7 @@ func (c *call) runCommit(job ops.CommitJob, base *string) int {
 // for writing. If the image alone can be opened, the base is in use, and the error
 // names only that.
 func (c *call) lockError(err error, o block.OpenOptions) error {
-	o.WriteBacking = false
+	o.Chain.WriteBacking = false
 	img, alone := c.open(c.image(c.operands[0]), o)
 	if alone != nil {
 		return alone
@@ -90,7 +90,7 @@ func (c *call) commit(job ops.CommitJob, base *string) (err error) {
 	job.Progress = progress.Report
 	job.Base = job.Top.Backing()
 	if base != nil {
-		if job.Base, err = job.Top.FindBacking(c.ctx, *base); err != nil {
+		if job.Base, err = job.Top.Tree().FindBacking(c.ctx, *base); err != nil {
 			return err
 		}
 	}
@@ -100,7 +100,7 @@ func (c *call) commit(job ops.CommitJob, base *string) (err error) {
 	case job.Base == nil:
 		return fmt.Errorf("Image does not have a backing file")
 	}
-	if err := job.Top.KeepReadersOut(c.ctx, job.Base); err != nil {
+	if err := job.Top.Tree().KeepReadersOut(c.ctx, job.Base); err != nil {
 		return err
 	}
 	if err := ops.Commit(c.ctx, job); err != nil && c.ctx.Err() == nil {

@@ -48,7 +48,7 @@ func (c *call) compare(formatB string, strict bool) int {
 	if !ok {
 		return c.errorf("Invalid source cache option: %s", c.cache)
 	}
-	o := block.OpenOptions{Sequential: true, ForceShare: c.forceShare, Cache: cache}
+	o := block.OpenOptions{Use: block.Use{Sequential: true}, Sharing: block.Sharing{Force: c.forceShare}, Cache: cache}
 	a, err := c.open(c.image(c.operands[0]), o)
 	if err != nil {
 		return c.fail(err)

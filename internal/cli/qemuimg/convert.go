@@ -55,7 +55,7 @@ func (cv *conversion) run() (err error) {
 		}
 	}()
 	for _, name := range cv.sources {
-		img, err := c.open(c.image(name), block.OpenOptions{Sequential: true, ForceShare: c.forceShare, Exclusive: true, Cache: cache})
+		img, err := c.open(c.image(name), block.OpenOptions{Use: block.Use{Sequential: true}, Sharing: block.Sharing{Force: c.forceShare, Exclusive: true}, Cache: cache})
 		if err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func (cv *conversion) toTarget(job ops.CopyJob) (err error) {
 		return errors.New("Cannot use --target-is-zero when the destination image has a backing file")
 	}
 	job.Target, err = cv.open(image{name: cv.target, format: cv.outFormat(), imageOpts: cv.targetImageOpts},
-		block.OpenOptions{Write: true, Sequential: true, Unmap: cv.sparse > 0, Cache: cache})
+		block.OpenOptions{Write: true, Use: block.Use{Sequential: true}, Unmap: cv.sparse > 0, Cache: cache})
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func (c *call) dd(format string) int {
 	if !o.hasIn || !o.hasOut {
 		return c.errorf("Must specify both input and output files")
 	}
-	src, err := c.open(c.image(o.in), block.OpenOptions{Sequential: true, ForceShare: c.forceShare})
+	src, err := c.open(c.image(o.in), block.OpenOptions{Use: block.Use{Sequential: true}, Sharing: block.Sharing{Force: c.forceShare}})
 	if err != nil {
 		return c.fail(err)
 	}
@@ -96,7 +96,7 @@ func (c *call) dd(format string) int {
 	if err != nil {
 		return c.failCreate(o.out+": error while creating output image", err)
 	}
-	dst, err := c.open(image{name: o.out, format: format}, block.OpenOptions{Write: true, Sequential: true, Unmap: true})
+	dst, err := c.open(image{name: o.out, format: format}, block.OpenOptions{Write: true, Use: block.Use{Sequential: true}, Unmap: true})
 	if err != nil {
 		return c.fail(err)
 	}

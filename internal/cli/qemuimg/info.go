@@ -36,7 +36,7 @@ func (c *call) info(chain, limits bool) int {
 	if !ok {
 		return c.errorf("Invalid cache option: %s", c.cache)
 	}
-	list, err := c.collectInfo(c.image(c.operands[0]), chain, ops.InfoOptions{Limits: limits}, block.OpenOptions{NoBacking: true, NoIO: true, ForceShare: c.forceShare, Cache: cache})
+	list, err := c.collectInfo(c.image(c.operands[0]), chain, ops.InfoOptions{Limits: limits}, block.OpenOptions{Chain: block.ChainUse{NoBacking: true}, Use: block.Use{NoIO: true}, Sharing: block.Sharing{Force: c.forceShare}, Cache: cache})
 	if err != nil {
 		return c.fail(err)
 	}

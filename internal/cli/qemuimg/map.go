@@ -34,7 +34,7 @@ func (c *call) mapImage(start, length int64) int {
 	if len(c.operands) != 1 {
 		return c.usage("Expecting one image file name")
 	}
-	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Sequential: true, ForceShare: c.forceShare})
+	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Use: block.Use{Sequential: true}, Sharing: block.Sharing{Force: c.forceShare}})
 	if err != nil {
 		return c.fail(err)
 	}

@@ -63,7 +63,7 @@ func (m *measuring) run(_ context.Context, operands []string) int {
 	}
 	req := ops.MeasureRequest{Size: m.size, Objects: &c.objects}
 	if len(operands) == 1 {
-		img, err := c.open(c.image(operands[0]), block.OpenOptions{Sequential: true, ForceShare: c.forceShare})
+		img, err := c.open(c.image(operands[0]), block.OpenOptions{Use: block.Use{Sequential: true}, Sharing: block.Sharing{Force: c.forceShare}})
 		if err != nil {
 			return c.fail(err)
 		}

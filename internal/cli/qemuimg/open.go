@@ -67,17 +67,17 @@ func openError(name string, err error) error {
 func (c *call) openSource(ctx context.Context, src block.Source, name string, o block.OpenOptions) (*block.Image, error) {
 	o.Gate = driver.AllowAll
 	o.Objects = &c.objects
-	o.Warn = func(msg string) { c.warnf("%s", msg) }
-	o.Words = words.Text
-	o.ProbedRaw = c.probedRaw
-	if o.Write && o.ForceShare {
+	o.Messages.Warn = func(msg string) { c.warnf("%s", msg) }
+	o.Messages.Words = words.Text
+	o.Messages.ProbedRaw = c.probedRaw
+	if o.Write && o.Sharing.Force {
 		return nil, openError(name, errors.New("force-share=on can only be used with read-only images"))
 	}
 	if src.Filename == "" && len(src.Options) == 0 {
 		return nil, openError(name, errors.New("The 'file' block driver requires a file name"))
 	}
 	found := render.NewFindings(c.Stderr)
-	o.Report = found.Report
+	o.Messages.Report = found.Report
 	img, err := block.Open(ctx, c.reg, src, o)
 	found.End()
 	if err != nil {

@@ -68,7 +68,7 @@ func (r *rebasing) run() (err error) {
 	if !ok {
 		return fmt.Errorf("Invalid source cache option: %s", r.sourceCache)
 	}
-	img, err := r.open(r.image(r.operands[0]), block.OpenOptions{Write: true, Cache: cache, NoBacking: r.job.Unsafe})
+	img, err := r.open(r.image(r.operands[0]), block.OpenOptions{Write: true, Cache: cache, Chain: block.ChainUse{NoBacking: r.job.Unsafe}})
 	if err != nil {
 		return err
 	}
@@ -115,11 +115,11 @@ func (r *rebasing) rebase(cache driver.Cache) error {
 func (r *rebasing) openNew(cache driver.Cache) (*block.Image, error) {
 	img, name := r.job.Image, r.job.Backing.Filename
 	overlay := r.operands[0]
-	if f := img.File(); f != nil {
+	if f := img.Tree().File(); f != nil {
 		overlay = f.Filename()
 	}
 	full := block.CombinePath(overlay, name)
-	in, err := img.FindBacking(r.ctx, full)
+	in, err := img.Tree().FindBacking(r.ctx, full)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func (r *rebasing) openNew(cache driver.Cache) (*block.Image, error) {
 		return nil, nil
 	}
 	src := block.Source{Filename: full, Format: r.job.Backing.Format}
-	opened, err := r.openSource(r.ctx, src, full, block.OpenOptions{ForceShare: r.forceShare, Cache: cache})
+	opened, err := r.openSource(r.ctx, src, full, block.OpenOptions{Sharing: block.Sharing{Force: r.forceShare}, Cache: cache})
 	if err != nil {
 		return nil, fmt.Errorf("Could not open new backing file '%s': %w", driver.HidePassword(name), errors.Unwrap(err))
 	}

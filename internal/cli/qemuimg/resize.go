@@ -56,7 +56,7 @@ func (c *call) resize(shrink bool, prealloc driver.Prealloc) int {
 	if err != nil {
 		return c.fail(err)
 	}
-	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Write: true, Resize: true, Unmap: true})
+	img, err := c.open(c.image(c.operands[0]), block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true})
 	if err != nil {
 		return c.fail(err)
 	}

@@ -61,7 +61,7 @@ func (c *call) snapshot(action snapshotAction, name string) (code int) {
 	if action == snapshotNone {
 		action = snapshotList
 	}
-	o := block.OpenOptions{ForceShare: c.forceShare}
+	o := block.OpenOptions{Sharing: block.Sharing{Force: c.forceShare}}
 	if action != snapshotList {
 		o.Write, o.Unmap = true, true
 	}
@@ -86,7 +86,7 @@ func (c *call) snapshot(action snapshotAction, name string) (code int) {
 }
 
 func (c *call) listSnapshots(img *block.Image) int {
-	list, _, err := img.Snapshots(c.ctx)
+	list, _, err := img.Snapshots().List(c.ctx)
 	if err != nil {
 		return c.fail(err)
 	}
@@ -99,21 +99,21 @@ func (c *call) listSnapshots(img *block.Image) int {
 func (c *call) createSnapshot(img *block.Image, name string) int {
 	req := driver.SnapshotRequest{Name: name, Date: time.Now().Truncate(time.Microsecond)}
 	req.Name = name[:min(len(name), driver.MaxSnapshotName)]
-	if _, err := img.CreateSnapshot(c.ctx, req); err != nil {
+	if _, err := img.Snapshots().Create(c.ctx, req); err != nil {
 		return c.errorf("Could not create snapshot '%s': %s", name, snapshotReason(err))
 	}
 	return 0
 }
 
 func (c *call) applySnapshot(img *block.Image, name string) int {
-	err := img.ApplySnapshot(c.ctx, name)
+	err := img.Snapshots().Apply(c.ctx, name)
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, driver.ErrBitmaps):
 		return c.errorf("Could not apply snapshot '%s': Device has active dirty bitmaps", name)
 	}
-	if _, ok, _ := img.Snapshots(c.ctx); !ok {
+	if _, ok, _ := img.Snapshots().List(c.ctx); !ok {
 		return c.errorf("Could not apply snapshot '%s': Block driver does not support snapshots", name)
 	}
 	return c.errorf("Could not apply snapshot '%s': Failed to load snapshot: %s", name, snapshotReason(err))
@@ -121,7 +121,7 @@ func (c *call) applySnapshot(img *block.Image, name string) int {
 
 // deleteSnapshot deletes by name only, unlike applySnapshot: so does QEMU.
 func (c *call) deleteSnapshot(img *block.Image, name string) int {
-	list, _, err := img.Snapshots(c.ctx)
+	list, _, err := img.Snapshots().List(c.ctx)
 	if err != nil {
 		return c.fail(err)
 	}
@@ -129,7 +129,7 @@ func (c *call) deleteSnapshot(img *block.Image, name string) int {
 		if s.Name != name {
 			continue
 		}
-		if err := img.DeleteSnapshot(c.ctx, s.ID, s.Name); err != nil {
+		if err := img.Snapshots().Delete(c.ctx, s.ID, s.Name); err != nil {
 			return c.errorf("Could not delete snapshot '%s': %s", name, snapshotReason(err))
 		}
 		return 0

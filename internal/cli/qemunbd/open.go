@@ -29,8 +29,8 @@ func (s *settings) source(name string) (block.Source, error) {
 
 func (p *Program) openOptions(s *settings) block.OpenOptions {
 	// Clients count on the size that they are told.
-	return block.OpenOptions{Write: !s.readOnly, FixedSize: true, Unmap: s.discard == "unmap", Cache: s.cache, Gate: driver.AllowAll, Objects: &s.objects,
-		Warn: func(m string) { p.warnf("%s", m) }, Words: words.Text, ProbedRaw: func(name string) { fmt.Fprint(p.Stderr, imageopt.ProbedRaw(name)) }}
+	return block.OpenOptions{Write: !s.readOnly, Sharing: block.Sharing{FixedSize: true}, Unmap: s.discard == "unmap", Cache: s.cache, Gate: driver.AllowAll, Objects: &s.objects,
+		Messages: block.Messages{Warn: func(m string) { p.warnf("%s", m) }, Words: words.Text, ProbedRaw: func(name string) { fmt.Fprint(p.Stderr, imageopt.ProbedRaw(name)) }}}
 }
 
 // open opens the image that is to be served.
@@ -51,7 +51,7 @@ func (p *Program) open(ctx context.Context, s *settings, name string) (*block.Im
 	}
 	o := p.openOptions(s)
 	found := render.NewFindings(p.Stderr)
-	o.Report = found.Report
+	o.Messages.Report = found.Report
 	img, err := block.Open(ctx, reg, src, o)
 	found.End()
 	if err != nil {
@@ -77,7 +77,7 @@ func openError(name string, err error) error {
 func (p *Program) openOverlay(ctx context.Context, reg *block.Registry, s *settings, name string, src block.Source) (*block.Image, error) {
 	o := p.openOptions(s)
 	o.Write = false
-	o.ProbedRaw = nil
+	o.Messages.ProbedRaw = nil
 	base, err := block.Open(ctx, reg, src, o)
 	if err != nil {
 		return nil, openError(name, err)
