@@ -12,45 +12,15 @@ import (
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/opts"
-	"github.com/cowl-disk/cowl/protocol/mem"
 )
 
-// batch opens the image, does n operations, closes it or lets it crash, and
-// sometimes changes what it rests on. Then everything is verified.
-func (w *world) batch(ctx context.Context, n int) error {
+// start opens the image for a batch of steps.
+func (w *world) start(ctx context.Context) error {
 	if err := w.open(ctx, false); err != nil {
 		return err
 	}
-	initial := w.top.disk.Clone()
-	if err := w.verifyBitmaps(ctx, false); err != nil {
-		return err
-	}
-	for range n {
-		err := w.step(ctx)
-		if err == nil && w.careful {
-			err = w.readAll(ctx)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if err := w.readAll(ctx); err != nil {
-		return err
-	}
-	crash := w.r.IntN(3) == 0
-	if crash {
-		if err := w.crash(ctx, initial); err != nil {
-			return err
-		}
-	} else if err := w.close(ctx); err != nil {
-		return err
-	}
-	if w.r.IntN(4) == 0 {
-		if err := w.between(ctx); err != nil {
-			return err
-		}
-	}
-	return w.check(ctx)
+	w.initial = w.top.disk.Clone()
+	return w.verifyBitmaps(ctx, false)
 }
 
 func (w *world) readAll(ctx context.Context) error {
@@ -62,7 +32,8 @@ func (w *world) readAll(ctx context.Context) error {
 
 // crash leaves of the changes since the last flush what chance decides, opens the
 // image again, and takes what it finds for the truth if it can be.
-func (w *world) crash(ctx context.Context, initial *mem.Disk) error {
+func (w *world) crash(ctx context.Context) error {
+	initial := w.initial
 	events := w.top.rec.Events()
 	last := 0
 	for i, e := range events {

@@ -16,12 +16,15 @@ var (
 	runTime = flag.Duration("model.time", 0, "how long to run with ever new seeds; 0: a fixed number of them")
 	runAll  = flag.Bool("model.readall", false, "read the whole disk after each operation, to find the one that is wrong")
 	runSeed = flag.Uint64("model.seed", 1, "the first seed")
+
+	logName   = flag.String("model.log", "", "replay this log of a run")
+	shrinkLog = flag.Bool("model.shrink", false, "look for the fewest lines of the log that still fail")
 )
 
 // TestRandom runs worlds, one for each seed, several batches each. A run of a
 // night's length:
 //
-//	go test ./test/model -run TestRandom -timeout 0 -v -model.time 30m -model.seed 1
+//	go test -C test ./model -run TestRandom -timeout 0 -v -model.time 30m -model.seed 1
 func TestRandom(t *testing.T) {
 	testkit.Tool(t, "qemu-img")
 	worlds, batches, steps := uint64(24), 4, 120
@@ -52,23 +55,13 @@ func runWorld(ctx context.Context, t *testing.T, seed uint64, batches, steps int
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	w, err := newWorld(ctx, seed)
+	log := plan(seed, batches, steps)
+	n, err := run(ctx, log, dir, nil)
 	if err != nil {
-		return 0, err
-	}
-	w.careful = *runAll
-	for range batches {
-		err := w.batch(ctx, 1+w.r.IntN(steps*2))
-		if err == nil {
-			err = w.original(ctx, dir)
-		}
-		if err != nil {
-			left := filepath.Join(os.TempDir(), fmt.Sprintf("cowl-model-%d.qcow2", seed))
-			if e := save(ctx, w.top.disk, left); e == nil {
-				err = fmt.Errorf("%w\n(the image is in %s)", err, left)
-			}
-			return w.ops, err
+		left := filepath.Join(os.TempDir(), fmt.Sprintf("cowl-model-%d.log", seed))
+		if e := writeLog(left, log); e == nil {
+			err = fmt.Errorf("%w\n(again: go test ./model -run TestReplay -model.log %s, and -model.shrink)", err, left)
 		}
 	}
-	return w.ops, nil
+	return n, err
 }

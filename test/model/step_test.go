@@ -128,6 +128,9 @@ func (w *world) discard(ctx context.Context, off, n int64) error {
 		return w.fail("discard of %d+%d: a cluster is neither zero nor as it was", off, n)
 	}
 	w.change(got, off)
+	if w.onDiscard != nil {
+		w.onDiscard(off, n)
+	}
 	return nil
 }
 

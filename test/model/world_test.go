@@ -62,6 +62,11 @@ type world struct {
 	seed uint64
 	r    *rand.Rand
 	log  []string
+	did  []string // what the line of the log that is being done did
+	// initial is the file as it was when the image was opened.
+	initial *mem.Disk
+	// onDiscard, if not nil, is called after a discard.
+	onDiscard func(off, n int64)
 	// careful: read everything after each operation.
 	careful bool
 	ops     int
@@ -242,7 +247,8 @@ func (w *world) showThrough() {
 }
 
 func (w *world) note(format string, args ...any) {
-	w.log = append(w.log, fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	w.log, w.did = append(w.log, text), append(w.did, text)
 	if len(w.log) > 4000 {
 		// The first line says what the world is.
 		w.log = slices.Delete(w.log, 1, 2000)
