@@ -1,4 +1,4 @@
-// Command bench measures cowl beside the original tool in one run and prints a
+// Command bench measures cowl beside QEMU's tool in one run and prints a
 // table of ratios: original time divided by ours, and the peak memory of both.
 //
 //	go run ./bench                 # everything, on a real disk that it builds
@@ -70,7 +70,7 @@ func main() {
 func run(ctx context.Context) error {
 	var c config
 	flag.StringVar(&c.dir, "dir", filepath.Join(os.TempDir(), "cowl-bench"), "directory for the disk and the outputs; kept for the next run")
-	flag.StringVar(&c.original, "original", "qemu-img", "the original program")
+	flag.StringVar(&c.original, "original", "qemu-img", "QEMU's program")
 	flag.StringVar(&c.ours, "ours", "", "our program, to be called as qemu-img (default: built from this tree)")
 	flag.IntVar(&c.rounds, "rounds", 3, "measured runs of each row, at least 3")
 	flag.Int64Var(&c.warm, "warm", 4<<30, "bytes of free memory to touch before each run that writes; 0 for none")
@@ -87,7 +87,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	if _, err := exec.LookPath(c.original); err != nil {
-		return fmt.Errorf("the original is needed to compare with: %w", err)
+		return fmt.Errorf("QEMU is needed to compare with: %w", err)
 	}
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return err
@@ -118,7 +118,7 @@ func run(ctx context.Context) error {
 	return reflinkRows(ctx, &c)
 }
 
-// build makes our program and a link by which it answers as the original.
+// build makes our program and a link by which it answers as QEMU.
 func build(ctx context.Context, dir string) (string, error) {
 	bin := filepath.Join(dir, "bin", "cowl")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "./cmd/cowl")
@@ -184,7 +184,7 @@ func runOnce(ctx context.Context, c *config, r row, args []string) (sample, erro
 		}
 	}
 	if r.out != "" {
-		if err := c.settle(ctx, filepath.Dir(r.out)); err != nil {
+		if err := c.waitIdle(ctx, filepath.Dir(r.out)); err != nil {
 			return sample{}, err
 		}
 	}
@@ -195,9 +195,9 @@ func runOnce(ctx context.Context, c *config, r row, args []string) (sample, erro
 	return s, err
 }
 
-// settle makes runs that write alike: the device is idle, and the memory that they
+// waitIdle makes runs that write alike: the device is idle, and the memory that they
 // get is there.
-func (c *config) settle(ctx context.Context, dir string) error {
+func (c *config) waitIdle(ctx context.Context, dir string) error {
 	if err := command(ctx, "sync", "-f", dir); err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 func (c *config) path(name string) string { return filepath.Join(c.dir, name) }
 
 // makeFixtures builds the disk and the images that rows read, unless they are
-// there from an earlier run. All are made by the original.
+// there from an earlier run. All are made by QEMU.
 func makeFixtures(ctx context.Context, c *config) error {
 	disk := c.path("disk.raw")
 	if _, err := os.Stat(disk); errors.Is(err, os.ErrNotExist) {

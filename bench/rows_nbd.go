@@ -222,7 +222,7 @@ func runNBD(ctx context.Context, c *config, r nbdRow, server, self, sock string)
 	defer os.Remove(c.path("target.tmp"))
 	os.Remove(sock)
 	if !r.fio {
-		if err := c.settle(ctx, c.dir); err != nil {
+		if err := c.waitIdle(ctx, c.dir); err != nil {
 			return run, err
 		}
 	}

@@ -37,7 +37,7 @@ type header struct {
 	dataOffWrong, wasUnsafe bool
 }
 
-// decodeHeader takes a header apart and refuses what cannot be worked with, in the
+// decodeHeader decodes a header and refuses what cannot be worked with, in the
 // order in which QEMU does. fileSize is the length of the file.
 func decodeHeader(b []byte, fileSize int64) (*header, error) {
 	le := binary.LittleEndian

@@ -37,7 +37,7 @@ type header struct {
 	cluster, tables int64 // bytes
 }
 
-// decodeHeader takes a header apart and refuses what cannot be worked with, in the order
+// decodeHeader decodes a header and refuses what cannot be worked with, in the order
 // in which QEMU does.
 func decodeHeader(b []byte) (*header, error) {
 	be := binary.BigEndian

@@ -75,7 +75,7 @@ type header struct {
 	link, parentChange uuid // of the parent: the image, and its state
 }
 
-// decodeHeader takes a header apart and refuses what cannot be worked with, in the
+// decodeHeader decodes a header and refuses what cannot be worked with, in the
 // order in which QEMU does.
 func decodeHeader(b []byte) (*header, error) {
 	h := &header{}

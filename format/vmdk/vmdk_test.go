@@ -296,7 +296,7 @@ func TestESX(t *testing.T) {
 				plain := filepath.Join(dir, "plain")
 				testkit.Run(t, "qemu-img", "convert", "-f", "vmdk", "-O", "raw", path, plain)
 				if got, err := os.ReadFile(plain); err != nil || !bytes.Equal(got, want) {
-					t.Errorf("%s, parent %v: the original reads otherwise; %v", c.kind, parent, err)
+					t.Errorf("%s, parent %v: QEMU reads otherwise; %v", c.kind, parent, err)
 				}
 			}
 		}
@@ -542,7 +542,7 @@ func TestStream(t *testing.T) {
 			if testkit.Installed("qemu-img") {
 				testkit.Run(t, "qemu-img", "convert", "-f", "vmdk", "-O", "raw", path, plain)
 				if got, err := os.ReadFile(plain); err != nil || !bytes.Equal(got, disk) {
-					t.Errorf("seed %d, %s: the original reads otherwise; %v", seed, path, err)
+					t.Errorf("seed %d, %s: QEMU reads otherwise; %v", seed, path, err)
 				}
 			}
 			if testkit.Installed("7zz") && (path == piped || seed < 2) {

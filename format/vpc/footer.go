@@ -72,7 +72,7 @@ func checksum(b []byte, off int) uint32 {
 	return ^sum
 }
 
-// decodeFooter takes a footer apart. It returns nil if there is none, and whether its
+// decodeFooter decodes a footer. It returns nil if there is none, and whether its
 // checksum is right.
 func decodeFooter(b []byte) (f *footer, ok bool) {
 	if len(b) < footerSize || string(b[:len(cookie)]) != cookie {

@@ -10,8 +10,8 @@ import (
 // maxDrops is how many units may wait to be given up before tables are written.
 const maxDrops = 1024
 
-// pressed says whether so much is waiting that it should be written.
-func (m *Disk) pressed() bool {
+// mustWrite says whether so much is waiting that it should be written.
+func (m *Disk) mustWrite() bool {
 	if m.tab.Dirty() > m.tab.Slices()/2 || m.dir != nil && m.dir.Dirty() > m.dir.Slices()/2 {
 		return true
 	}
@@ -22,12 +22,12 @@ func (m *Disk) pressed() bool {
 
 // relieve writes tables back if a lot is waiting. No lock is held.
 func (m *Disk) relieve(ctx context.Context) error {
-	if !m.pressed() {
+	if !m.mustWrite() {
 		return nil
 	}
 	m.flushMu.Lock()
 	defer m.flushMu.Unlock()
-	if !m.pressed() {
+	if !m.mustWrite() {
 		return nil
 	}
 	return m.writeback(ctx, false)

@@ -305,5 +305,5 @@ func TestFileRangeStalled(t *testing.T) {
 	if err := s.Shutdown(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("Shutdown: %v", err)
 	}
-	settled(t, s, before)
+	waitIdle(t, s, before)
 }

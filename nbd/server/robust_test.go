@@ -112,8 +112,8 @@ func mutate(r *rand.Rand, b []byte) []byte {
 	return b
 }
 
-// settled waits until s has no clients and there are no more goroutines than before.
-func settled(t *testing.T, s *server.Server, before int) {
+// waitIdle waits until s has no clients and there are no more goroutines than before.
+func waitIdle(t *testing.T, s *server.Server, before int) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); s.Clients() > 0 || runtime.NumGoroutine() > before; {
 		if time.Now().After(end) {
@@ -184,7 +184,7 @@ func TestHostileStreams(t *testing.T) {
 	}
 	wg.Wait()
 	stop()
-	settled(t, s, before)
+	waitIdle(t, s, before)
 	var ms runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&ms)
@@ -229,7 +229,7 @@ func TestLostClients(t *testing.T) {
 		c.Close()
 	}
 	stop()
-	settled(t, s, before)
+	waitIdle(t, s, before)
 }
 
 // TestSilentClients: what says nothing, or not enough, and stays, is left when the time is up.
@@ -248,7 +248,7 @@ func TestSilentClients(t *testing.T) {
 			t.Errorf("a client that says %d bytes is not left", len(say))
 		}
 	}
-	settled(t, s, before)
+	waitIdle(t, s, before)
 }
 
 // TestManyClients serves 200 clients at once.

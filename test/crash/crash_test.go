@@ -369,7 +369,7 @@ func save(t *testing.T, d *mem.Disk, name string) {
 	}
 }
 
-// checkWithOriginal lets the original check an image too: it may find leaks, no more.
+// checkWithOriginal lets QEMU check an image too: it may find leaks, no more.
 func checkWithOriginal(t *testing.T, d *mem.Disk, key bool) {
 	t.Helper()
 	img := testkit.Tool(t, "qemu-img")
@@ -383,10 +383,10 @@ func checkWithOriginal(t *testing.T, d *mem.Disk, key bool) {
 	// A dirty image (lazy refcounts) is repaired when it is opened for writing.
 	_, infoErr, infoCode := testkit.Try(t, img, "info", "-f", "qcow2", name)
 	if infoCode != 0 {
-		t.Fatalf("the original does not open it: %s", infoErr)
+		t.Fatalf("QEMU does not open it: %s", infoErr)
 	}
 	if code != 0 && code != 3 && !isDirty(t, img, name) {
-		t.Fatalf("the original's check exits with %d: %s", code, stderr)
+		t.Fatalf("QEMU's check exits with %d: %s", code, stderr)
 	}
 }
 

@@ -210,7 +210,7 @@ func judgeSnapshots(ctx context.Context, memory *mem.Driver, source block.Source
 	if err := errors.Join(err, stateErr, img.Close(ctx)); err != nil {
 		return fmt.Errorf("check: %w", err)
 	}
-	if err := harmless(lines, state.Dirty, v2); err != nil {
+	if err := acceptable(lines, state.Dirty, v2); err != nil {
 		return err
 	}
 	// Reading comes first: it must not need the repair.
@@ -250,9 +250,9 @@ func overwrite(ctx context.Context, reg *block.Registry, source block.Source, st
 	return nil
 }
 
-// harmless judges what check says: leaks always, and in an image that is marked
+// acceptable judges what check says: leaks always, and in an image that is marked
 // dirty, or cannot be, flags that disagree with refcounts.
-func harmless(lines []string, dirty, v2 bool) error {
+func acceptable(lines []string, dirty, v2 bool) error {
 	for _, l := range lines {
 		switch {
 		case strings.HasPrefix(l, "Leaked cluster "):
@@ -327,7 +327,7 @@ func same(ctx context.Context, img *block.Image, want []byte) error {
 	return nil
 }
 
-// repairWithOriginal lets the original repair what a crash left: afterwards it
+// repairWithOriginal lets QEMU repair what a crash left: afterwards it
 // finds nothing.
 func repairWithOriginal(t *testing.T, d *mem.Disk) {
 	t.Helper()
@@ -336,6 +336,6 @@ func repairWithOriginal(t *testing.T, d *mem.Disk) {
 	save(t, d, name)
 	_, _, _ = testkit.Try(t, tool, "check", "-r", "all", "-f", "qcow2", name)
 	if out, errs, code := testkit.Try(t, tool, "check", "-f", "qcow2", name); code != 0 {
-		t.Fatalf("after the original's repair its check exits with %d: %s%s", code, out, errs)
+		t.Fatalf("after QEMU's repair its check exits with %d: %s%s", code, out, errs)
 	}
 }

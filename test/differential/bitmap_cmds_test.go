@@ -17,14 +17,14 @@ import (
 
 // bitmapDifferences are the command lines in which we differ on purpose.
 var bitmapDifferences = map[string]string{
-	"bitmap --add zero.qcow2 b":                           "the original finds out when it closes the image",
+	"bitmap --add zero.qcow2 b":                           "QEMU finds out when it closes the image",
 	"bitmap --remove-all b.qcow2":                         "later versions have the option",
 	"bitmap --remove-all --add b.qcow2 n":                 "later versions have the option",
 	"bitmap --remove-all empty.qcow2":                     "later versions have the option",
 	"bitmap --remove-all b.qcow2 one":                     "later versions have the option",
-	"bitmap --add -g 4294967808 empty.qcow2 b":            "the original takes the lower 32 bits",
-	"convert --bitmaps -n -O qcow2 b2.qcow2 b2copy.qcow2": "the original goes through the bitmaps backwards, and so another one fails",
-	"convert --bitmaps -n -O qcow2 b2.qcow2 big.qcow2":    "the original goes through the bitmaps backwards, and so another one fails",
+	"bitmap --add -g 4294967808 empty.qcow2 b":            "QEMU takes the lower 32 bits",
+	"convert --bitmaps -n -O qcow2 b2.qcow2 b2copy.qcow2": "QEMU goes through the bitmaps backwards, and so another one fails",
+	"convert --bitmaps -n -O qcow2 b2.qcow2 big.qcow2":    "QEMU goes through the bitmaps backwards, and so another one fails",
 }
 
 const bitmapTable = `
@@ -181,7 +181,7 @@ dd bs=64k count=4 -f qcow2 -O qcow2 if=b2.qcow2 of=out && info out
 bench -w -c 20 -s 4096 -S 8192 -f qcow2 b2.qcow2 --pattern 7
 `
 
-// bitmapFixtures makes images with bitmaps, with the original.
+// bitmapFixtures makes images with bitmaps, with QEMU.
 func bitmapFixtures(t *testing.T, tools cliBinaries) string {
 	t.Helper()
 	dir := scriptDir(t, tools, `
@@ -265,9 +265,9 @@ var places = regexp.MustCompile(`(file length:|Image end offset:|(?:Leaked|Repai
 // normalInfo takes out what depends on where clusters were put.
 func normalInfo(s string) string { return places.ReplaceAllString(trimLengths(s), "$1 X") }
 
-// normalNode takes out what the original calls its nodes.
+// normalNode takes out what QEMU calls its nodes.
 func normalNode(s string) string {
-	s = strings.ReplaceAll(normalInfo(normal(s)), "to fix.Leaked", "to fix.\nLeaked") // the hint of the original ends no line
+	s = strings.ReplaceAll(normalInfo(normal(s)), "to fix.Leaked", "to fix.\nLeaked") // the hint of QEMU ends no line
 	return nodeName.ReplaceAllString(s, "$1 NODE")
 }
 
@@ -311,7 +311,7 @@ func TestBitmapCommands(t *testing.T) {
 				}
 			}
 		}
-		if !strings.Contains(line, "compat=0.10") { // those leave leaks, as the original does
+		if !strings.Contains(line, "compat=0.10") { // those leave leaks, as QEMU does
 			checkChanged(t, tools, base, right)
 		}
 	})

@@ -53,7 +53,7 @@ func describeBitmap(t *testing.T, out *strings.Builder, img *block.Image, b driv
 	out.WriteByte('\n')
 }
 
-// theirRanges lets the original serve a bitmap and asks what is dirty.
+// theirRanges lets QEMU serve a bitmap and asks what is dirty.
 func theirRanges(t *testing.T, path, name string) (d dirtyRanges) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cowl-nbd-") // names of sockets are short
@@ -105,7 +105,7 @@ func theirRanges(t *testing.T, path, name string) (d dirtyRanges) {
 	return d
 }
 
-// sameBits compares all bitmaps of an image as we and the original read them.
+// sameBits compares all bitmaps of an image as we and QEMU read them.
 func sameBits(t *testing.T, path string) {
 	t.Helper()
 	img := library(t, path, false)
@@ -125,7 +125,7 @@ func sameBits(t *testing.T, path string) {
 	}
 }
 
-// TestBitmapTurns lets the original and us change an image in turns, with bitmaps
+// TestBitmapTurns lets QEMU and us change an image in turns, with bitmaps
 // that record, and compares the bits after every turn.
 func TestBitmapTurns(t *testing.T) {
 	tools := needCLI(t)
@@ -273,7 +273,7 @@ func TestBitmapSameWrites(t *testing.T) {
 				inside = inside || y[0] <= x[0] && x[1] <= y[1]
 			}
 			if !inside {
-				t.Errorf("%s: %v is dirty, the original has %v", name, x, theirs)
+				t.Errorf("%s: %v is dirty, QEMU has %v", name, x, theirs)
 			}
 		}
 		if len(ours) == 0 {

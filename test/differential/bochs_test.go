@@ -66,7 +66,7 @@ func TestBochsRandom(t *testing.T) {
 	}
 }
 
-// TestBochsByItsTool: what bximage makes, also in the mode that the original does not
+// TestBochsByItsTool: what bximage makes, also in the mode that QEMU does not
 // read.
 func TestBochsByItsTool(t *testing.T) {
 	tools := needCLI(t)
@@ -96,7 +96,7 @@ func TestBochsByItsTool(t *testing.T) {
 	}
 }
 
-// TestBochsCommands runs command lines by the original and by us.
+// TestBochsCommands runs command lines by QEMU and by us.
 func TestBochsCommands(t *testing.T) {
 	dir := t.TempDir()
 	disk := make([]byte, 1<<20)
@@ -129,7 +129,7 @@ func TestBochsCommands(t *testing.T) {
 	for _, bad := range strings.Fields("negative overflow small disk extent zero power version type") {
 		lines += "info -f bochs " + bad + "\nconvert -f bochs -O raw " + bad + " out\n"
 	}
-	const extents = "the original does not tell what is zero"
+	const extents = "QEMU does not tell what is zero"
 	formatSessions(t, "cp "+dir+"/* .", lines+"map --output=json a.bochs\n", map[string]string{
 		"map --output=json a.bochs": extents,
 		"create -f qcow2 -b a.bochs -F bochs new 2M && map --output=json new": extents,

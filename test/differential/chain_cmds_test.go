@@ -55,7 +55,7 @@ cp base.raw d/base.raw
 // chainDifferences are the command lines in which we differ on purpose. What
 // they leave behind is checked all the same.
 var chainDifferences = map[string]string{
-	"rebase -c -b other.raw -F raw l3.qcow2": "the original fails an assertion on a part of a cluster",
+	"rebase -c -b other.raw -F raw l3.qcow2": "QEMU fails an assertion on a part of a cluster",
 	"rebase -B raw -b other.raw l1.qcow2":    "later versions have the letter",
 	"rebase -F raw -B other.raw l1.qcow2":    "later versions have the letter",
 }
@@ -86,7 +86,7 @@ func TestChainCommands(t *testing.T) {
 	})
 }
 
-// checkChanged lets the original check the images that a command line changed.
+// checkChanged lets QEMU check the images that a command line changed.
 func checkChanged(t *testing.T, tools cliBinaries, base, dir string) {
 	t.Helper()
 	for _, name := range tree(t, dir) {

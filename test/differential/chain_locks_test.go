@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestChainLocks runs commands on chains while the original has a layer open.
+// TestChainLocks runs commands on chains while QEMU has a layer open.
 func TestChainLocks(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("image locks are those of Linux")

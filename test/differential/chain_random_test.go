@@ -9,7 +9,7 @@ import (
 )
 
 // randomChain makes a chain of two to four layers with the given program, and
-// fills it with the original's qemu-io. It returns the names from the base up and
+// fills it with QEMU's qemu-io. It returns the names from the base up and
 // the formats.
 func randomChain(t *testing.T, r *rand.Rand, tools cliBinaries, maker, dir, prefix string) (names, formats []string) {
 	t.Helper()
@@ -54,7 +54,7 @@ func must(t *testing.T, dir, program string, args ...string) outcome {
 	return res
 }
 
-// TestRandomChains does the same to equal chains with the original and with us.
+// TestRandomChains does the same to equal chains with QEMU and with us.
 // Chains are made by both, so that each works on images of the other.
 func TestRandomChains(t *testing.T) {
 	tools := needCLI(t)
@@ -88,7 +88,7 @@ func TestRandomChains(t *testing.T) {
 				i := r.IntN(len(other))
 				args = []string{"rebase", "-b", other[i], "-F", otherFormats[i], names[top]}
 			}
-			// The original cannot make a version 2 base larger over a longer backing
+			// QEMU cannot make a version 2 base larger over a longer backing
 			// file: then there is nothing to compare with.
 			failed := runIn(t, left, tools.img, args...).code != 0
 			must(t, right, tools.ours, args...)

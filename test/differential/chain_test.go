@@ -14,7 +14,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
-// inDir runs a shell script of the original's tools in a new directory.
+// inDir runs a shell script of QEMU's tools in a new directory.
 func inDir(t *testing.T, script string) string {
 	t.Helper()
 	testkit.Tool(t, "qemu-img")
@@ -279,7 +279,7 @@ qemu-img create -q -f qcow2 -b two.q -F qcow2 top.q 3M
 			if strings.HasPrefix(image, "json:") {
 				opt = nil
 			}
-			// No info: the original opens the image alone for it, and then knows no
+			// No info: QEMU opens the image alone for it, and then knows no
 			// options about the backing file; we take them.
 			for _, args := range [][]string{{"map", "--output=json"}, {"measure", "-O", "qcow2"}, {"measure", "-O", "raw", "--output=json"}, {"bench", "-c", "1"}} {
 				sameIn(t, tools, dir, append(append(args, opt...), image)...)

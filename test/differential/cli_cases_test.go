@@ -4,15 +4,15 @@ import "strings"
 
 // cliDifferences are the command lines in which we differ on purpose.
 var cliDifferences = map[string]string{
-	"convert -n --target-is-zero -B a.qcow2 -O qcow2 raw.img mid.qcow2": "the original reports the error and exits with 0",
-	"measure -O qcow2 -o help --size 1M":                                "the original calls help an invalid parameter; the list is of more use",
+	"convert -n --target-is-zero -B a.qcow2 -O qcow2 raw.img mid.qcow2": "QEMU reports the error and exits with 0",
+	"measure -O qcow2 -o help --size 1M":                                "QEMU calls help an invalid parameter; the list is of more use",
 	"measure -s 1M":                                                     "later versions have the letter",
 	"info -t writeback raw.img":                                         "later versions have the letter",
 	"convert -b a.qcow2 -F qcow2 -O qcow2 raw.img out":                  "later versions have the letter",
-	"dd if=raw.img of=raw.img":                                          "the original empties the image that it is about to read",
-	"dd -f raw if=a.qcow2 of=a.qcow2":                                   "the original empties the image that it is about to read",
+	"dd if=raw.img of=raw.img":                                          "QEMU empties the image that it is about to read",
+	"dd -f raw if=a.qcow2 of=a.qcow2":                                   "QEMU empties the image that it is about to read",
 	"bench --object bad raw.img raw.img":                                "later versions have the option",
-	"snapshot -c x corrupt.qcow2":                                       "the original overwrites a cluster that is in use but not counted",
+	"snapshot -c x corrupt.qcow2":                                       "QEMU overwrites a cluster that is in use but not counted",
 	"snapshot --create x a.qcow2":                                       "in later versions the long option takes its argument",
 	"snapshot --apply=first snap.qcow2":                                 "in later versions the long option takes its argument",
 	"snapshot --delete first snap.qcow2":                                "in later versions the long option takes its argument",
@@ -29,7 +29,7 @@ var cliNewestDifferences = map[string]string{
 	"create -f qcow2 -o help x":                                         "keep_data_file is missing",
 	"convert -O qcow2 -o help":                                          "keep_data_file is missing",
 	"convert -O qcow2 -o help raw.img out":                              "keep_data_file is missing",
-	"info 'json:{\"driver\":\"raw\",\"driver\":\"qcow2\"}'":             "the original says where in the text",
+	"info 'json:{\"driver\":\"raw\",\"driver\":\"qcow2\"}'":             "QEMU says where in the text",
 	"convert --b x":                                                     "the spellings of all versions are candidates",
 	"convert --o x":                                                     "the spellings of all versions are candidates",
 	"convert --s x":                                                     "the spellings of all versions are candidates",
@@ -39,12 +39,12 @@ var cliNewestDifferences = map[string]string{
 
 // cliOtherFiles are the command lines that leave other files behind on purpose.
 var cliOtherFiles = map[string]string{
-	"create x 7.9E": "the original leaves an empty file behind",
-	"convert -O qcow2 -B nope -F qcow2 raw.img out": "the original leaves an empty file behind",
-	"convert -t foo raw.img out":                    "the original creates the target before it looks at the cache mode",
+	"create x 7.9E": "QEMU leaves an empty file behind",
+	"convert -O qcow2 -B nope -F qcow2 raw.img out": "QEMU leaves an empty file behind",
+	"convert -t foo raw.img out":                    "QEMU creates the target before it looks at the cache mode",
 }
 
-// cliLines is the table: command lines for the original and for us.
+// cliLines is the table: command lines for QEMU and for us.
 func cliLines() []string {
 	var out []string
 	for _, line := range strings.Split(cliTable, "\n") {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// holdOpen opens an image with the original until the test ends.
+// holdOpen opens an image with QEMU until the test ends.
 func holdOpen(t *testing.T, tools cliBinaries, dir string, args ...string) {
 	t.Helper()
 	cmd := exec.Command(tools.io, args...)
@@ -38,7 +38,7 @@ func holdOpen(t *testing.T, tools cliBinaries, dir string, args ...string) {
 	}
 }
 
-// TestCLILocks runs command lines while the original has the images open.
+// TestCLILocks runs command lines while QEMU has the images open.
 func TestCLILocks(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("image locks are those of Linux")

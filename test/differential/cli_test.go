@@ -17,7 +17,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
-// cliTools finds the original programs and builds ours, once.
+// cliTools finds QEMU's programs and builds ours, once.
 var cliTools = sync.OnceValues(func() (tools cliBinaries, err error) {
 	if tools.img, err = exec.LookPath("qemu-img"); err != nil {
 		return tools, err
@@ -80,7 +80,7 @@ func runIn(t *testing.T, dir, program string, args ...string) outcome {
 	return outcome{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
 }
 
-// fixtures makes the images that the command lines work on, with the original.
+// fixtures makes the images that the command lines work on, with QEMU.
 func fixtures(t *testing.T, tools cliBinaries) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -213,7 +213,7 @@ func words(line string) (out []string) {
 
 func TestCLI(t *testing.T) { testCLI(t, needCLI(t), cliDifferences) }
 
-// TestCLINewest compares with the newest version of the original, whose words ours
+// TestCLINewest compares with the newest version of QEMU, whose words ours
 // are. It is in the directory that COWL_QEMU_NEWEST names.
 func TestCLINewest(t *testing.T) {
 	tools := needCLI(t)
@@ -221,7 +221,7 @@ func TestCLINewest(t *testing.T) {
 	testCLI(t, tools, cliNewestDifferences)
 }
 
-// newestDir is where the newest version of the original is.
+// newestDir is where the newest version of QEMU is.
 func newestDir(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("COWL_QEMU_NEWEST")

@@ -105,7 +105,7 @@ func TestCloopByItsPacker(t *testing.T) {
 	}
 }
 
-// TestCloopCommands runs command lines by the original and by us.
+// TestCloopCommands runs command lines by QEMU and by us.
 func TestCloopCommands(t *testing.T) {
 	dir := t.TempDir()
 	disk := make([]byte, 1<<20)
@@ -137,7 +137,7 @@ func TestCloopCommands(t *testing.T) {
 	for _, bad := range strings.Fields("b513 b0 bhuge n many order long script") {
 		lines += "info -f cloop " + bad + "\ninfo " + bad + "\nconvert " + bad + " out\n"
 	}
-	const compressed = "the blocks are compressed, which the original does not tell"
+	const compressed = "the blocks are compressed, which QEMU does not tell"
 	formatSessions(t, "cp "+dir+"/* .", lines, map[string]string{
 		"create -f qcow2 -b a.cloop -F cloop new 2M && map --output=json new": compressed,
 	})

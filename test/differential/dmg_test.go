@@ -88,7 +88,7 @@ func TestDmgRandom(t *testing.T) {
 	}
 }
 
-// TestDmgCommands runs command lines by the original and by us.
+// TestDmgCommands runs command lines by QEMU and by us.
 func TestDmgCommands(t *testing.T) {
 	dir := t.TempDir()
 	disk := make([]byte, 1<<20)
@@ -111,9 +111,9 @@ func TestDmgCommands(t *testing.T) {
 		}
 	}
 	const (
-		extents = "the original does not tell what is zero, compressed, or where data lies"
+		extents = "QEMU does not tell what is zero, compressed, or where data lies"
 		checks  = "the checksums of the image are checked"
-		reasons = "the original says no more than 'Invalid argument'"
+		reasons = "QEMU says no more than 'Invalid argument'"
 	)
 	lines := readOnlyLines("dmg", "a.dmg")
 	for _, name := range strings.Fields("renamed none.dmg tiny.dmg .dmg padded.dmg data.dmg list.dmg length.dmg fork.dmg sectors.dmg nolist.dmg") {

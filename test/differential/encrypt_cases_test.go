@@ -12,13 +12,13 @@ import (
 
 // encryptDifferences are the command lines in which we differ on purpose.
 var encryptDifferences = map[string]string{
-	"convert -c -n @ --image-opts driver=raw,file.filename=raw.img --target-image-opts $aes": "the original writes compressed clusters into the file unencrypted",
-	"resize @ --preallocation=metadata --image-opts $aes 3M":                                 "the original leaves decrypted zeroes, which look like noise, where the disk grows",
-	"resize @ --preallocation=falloc --image-opts $luks 3M":                                  "the original leaves decrypted zeroes, which look like noise, where the disk grows",
+	"convert -c -n @ --image-opts driver=raw,file.filename=raw.img --target-image-opts $aes": "QEMU writes compressed clusters into the file unencrypted",
+	"resize @ --preallocation=metadata --image-opts $aes 3M":                                 "QEMU leaves decrypted zeroes, which look like noise, where the disk grows",
+	"resize @ --preallocation=falloc --image-opts $luks 3M":                                  "QEMU leaves decrypted zeroes, which look like noise, where the disk grows",
 }
 
 // encryptTable holds command lines. @ stands for the secrets, $name for the image
-// name.qcow2 with its key, $name/id for that with another secret. The original takes
+// name.qcow2 with its key, $name/id for that with another secret. QEMU takes
 // a second to make a LUKS header or a key slot, so that few lines do.
 const encryptTable = `
 create -f qcow2 -o encrypt.format=aes new 1M
@@ -209,7 +209,7 @@ func encryptLine(line string) string {
 // encryptVolatile are random, measured, or follow from the order in which room is taken.
 var encryptVolatile = regexp.MustCompile(`(?m)("?(uuid|iters|master key iters|master-key-iters|image-end-offset|Image end offset)"?: |allocated, )[^,\n]*`)
 
-// TestEncryptedCommands runs command lines by the original and by us.
+// TestEncryptedCommands runs command lines by QEMU and by us.
 func TestEncryptedCommands(t *testing.T) {
 	if testkit.Race {
 		t.Skip("only runs programs, which the race detector does not look into")

@@ -46,7 +46,7 @@ func filterImages(t *testing.T, tools cliBinaries) string {
 }
 
 // TestFilters compares what commands print of nodes below filters. Where ours says more
-// than the original, the words that it must have are given.
+// than QEMU, the words that it must have are given.
 func TestFilters(t *testing.T) {
 	tools := needCLI(t)
 	dir := filterImages(t, tools)
@@ -54,8 +54,8 @@ func TestFilters(t *testing.T) {
 		two     = "children.0.file.filename=x.qcow2,children.1.file.filename="
 		onto    = "driver=qcow2,file.driver=blkdebug,file.image.filename=x.qcow2,file."
 		quorum  = "driver=quorum,vote-threshold="
-		verify  = "the comparison ends the original program; ours says where and goes on to clean up"
-		numbers = "the original aborts"
+		verify  = "the comparison ends QEMU's program; ours says where and goes on to clean up"
+		numbers = "QEMU aborts"
 	)
 	for _, c := range []struct {
 		image string   // a file name, or options

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// formatSessions runs the lines of a table by the original and by us, on the files that
+// formatSessions runs the lines of a table by QEMU and by us, on the files that
 // a script makes. Lines of a session are separated by " && ". A line that changes
 // something gets files of its own, which have the same names and lengths afterwards.
 func formatSessions(t *testing.T, script, table string, differences map[string]string) {

@@ -132,8 +132,8 @@ func holdGuest(t *testing.T, emulator, dir, disk string) {
 	go func() { _, _ = io.Copy(io.Discard, out) }()
 }
 
-// TestLocksOfOurs runs the original's commands while ours has the images open,
-// and while the original has: they fail alike.
+// TestLocksOfOurs runs QEMU's commands while ours has the images open,
+// and while QEMU has: they fail alike.
 func TestLocksOfOurs(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("image locks are those of Linux")
@@ -171,7 +171,7 @@ func TestLocksOfOurs(t *testing.T) {
 				for i, want := range results[0] {
 					got := results[1][i]
 					if got.code != want.code || normal(got.stderr) != normal(want.stderr) {
-						t.Errorf("beside ours: %d %s\nbeside the original: %d %s", got.code, got.stderr, want.code, want.stderr)
+						t.Errorf("beside ours: %d %s\nbeside QEMU: %d %s", got.code, got.stderr, want.code, want.stderr)
 					}
 				}
 			})

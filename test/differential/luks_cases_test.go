@@ -10,16 +10,16 @@ import (
 
 // luksDifferences are the command lines in which we differ on purpose.
 var luksDifferences = map[string]string{
-	"create @ -f luks -o key-secret=s,iter-time=10,detached-header=off new 1M": "the original refuses the option that it lists",
-	"create @ -f luks -o key-secret=s,iter-time=10,detached-header=on new 1M":  "the original refuses the option that it lists",
-	"measure @ -O luks --size 1M -o key-secret=s,detached-header=on":           "the original refuses the option that it lists",
-	"info v2.luks":         "the original takes version 2 for raw",
-	"info -f luks v2.luks": "the original does not support version 2",
+	"create @ -f luks -o key-secret=s,iter-time=10,detached-header=off new 1M": "QEMU refuses the option that it lists",
+	"create @ -f luks -o key-secret=s,iter-time=10,detached-header=on new 1M":  "QEMU refuses the option that it lists",
+	"measure @ -O luks --size 1M -o key-secret=s,detached-header=on":           "QEMU refuses the option that it lists",
+	"info v2.luks":         "QEMU takes version 2 for raw",
+	"info -f luks v2.luks": "QEMU does not support version 2",
 }
 
 // luksTable holds command lines. @ stands for the secrets, $name for the image name.luks
 // with its key, $name/id for that with another secret. Each runs on images of its own
-// if it changes any. The original takes seconds to make an image or a key slot, so
+// if it changes any. QEMU takes seconds to make an image or a key slot, so
 // that few lines do.
 const luksTable = `
 create -f luks -o help
@@ -229,7 +229,7 @@ var luksVolatile = regexp.MustCompile(`(?m)("?(uuid|iters|master key iters|maste
 
 func luksNormal(s string) string { return luksVolatile.ReplaceAllString(s, "${1}0") }
 
-// TestLUKSCommands runs command lines by the original and by us.
+// TestLUKSCommands runs command lines by QEMU and by us.
 func TestLUKSCommands(t *testing.T) {
 	tools := needCLI(t)
 	base := scriptDir(t, tools, luksFixtures)

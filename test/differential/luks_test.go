@@ -25,7 +25,7 @@ func (s luksSecrets) Object(id string) driver.Object { return driver.Secrets(s).
 
 var luksKeys = luksSecrets{"s": "abc", "t": "def", "u": "ghi", "v": "jkl"}
 
-// args are the secrets for the original.
+// args are the secrets for QEMU.
 func (s luksSecrets) args() (out []string) {
 	for id, v := range s {
 		out = append(out, "--object", "secret,id="+id+",data="+v)
@@ -88,7 +88,7 @@ func luksReadByOriginal(t *testing.T, image string) []byte {
 // that varies.
 func luksSpecs() (out []opts.Dict) {
 	hashes := []string{"md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160", "sm3"}
-	// Keys of 24 bytes alone are left out: the original fails an assertion on them, as
+	// Keys of 24 bytes alone are left out: QEMU fails an assertion on them, as
 	// their key material does not fill its last sector.
 	for _, cipher := range []string{"aes-128", "aes-192", "aes-256", "cast5-128", "serpent-128", "serpent-192", "serpent-256",
 		"twofish-128", "twofish-192", "twofish-256"} {
@@ -117,7 +117,7 @@ func luksSpecText(d opts.Dict) string {
 	return strings.Join(list, ",")
 }
 
-// TestLUKSCiphers makes images of all ciphers: the original reads what we wrote and
+// TestLUKSCiphers makes images of all ciphers: QEMU reads what we wrote and
 // we read what it wrote; and what we refuse it refuses in the same words.
 func TestLUKSCiphers(t *testing.T) {
 	testkit.Tool(t, "qemu-img")
@@ -162,7 +162,7 @@ func luksRefused(t *testing.T, path string, s opts.Dict, err error) {
 	args = append(args, "-f", "luks", "-o", "key-secret=s,iter-time=10,"+luksSpecText(s), path, "1M")
 	_, msg, code := testkit.Try(t, "qemu-img", args...)
 	if want := fmt.Sprintf("qemu-img: %s: %s", path, cliwords.Text(err)); code == 0 || strings.TrimSpace(msg) != want {
-		t.Errorf("we say %q, the original (%d) %q", want, code, msg)
+		t.Errorf("we say %q, QEMU (%d) %q", want, code, msg)
 	}
 }
 
@@ -187,17 +187,17 @@ func luksExchange(t *testing.T, path string, seed uint64) {
 	}
 	luksClose(t, img)
 	if d := m.Diff(luksReadByOriginal(t, image), 0); d != "" {
-		t.Errorf("the original reads: %s", d)
+		t.Errorf("QEMU reads: %s", d)
 	}
 }
 
-// TestLUKSAmendInTurn adds and erases keys by the original and by us in turn; after
+// TestLUKSAmendInTurn adds and erases keys by QEMU and by us in turn; after
 // each step both open the image with every passphrase that it should have, and with
 // no other.
 func TestLUKSAmendInTurn(t *testing.T) {
 	tools := needCLI(t)
 	if testing.Short() || testkit.Race {
-		t.Skip("the original takes a second for each key")
+		t.Skip("QEMU takes a second for each key")
 	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "image")
@@ -356,11 +356,11 @@ func TestLUKSDetached(t *testing.T) {
 		got := luksRead(t, img)
 		luksClose(t, img)
 		if header == second {
-			continue // which the original does not know
+			continue // which QEMU does not know
 		}
 		image := "driver=luks,key-secret=s,file.filename=" + payload + ",header.driver=file,header.filename=" + header
 		if !bytes.Equal(got, luksReadByOriginal(t, image)) {
-			t.Errorf("%s: the original reads other bytes", header)
+			t.Errorf("%s: QEMU reads other bytes", header)
 		}
 		for _, output := range []string{"human", "json"} {
 			info := append(append([]string{"info", "--output=" + output}, luksKeys.args()...), "--image-opts", image)

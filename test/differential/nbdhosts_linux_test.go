@@ -47,7 +47,7 @@ func TestNBDHosts(t *testing.T) {
 	for _, host := range []string{"localhost", "LOCALHOST", "127.0.0.1", "::1", "::", ""} {
 		a, b := nbdListens(t, dir, theirs, host), nbdListens(t, dir, ours, host)
 		if a != b || a == "" {
-			t.Errorf("-b '%s': the original listens at [%s], ours at [%s]", host, a, b)
+			t.Errorf("-b '%s': QEMU listens at [%s], ours at [%s]", host, a, b)
 		}
 	}
 	taken, err := net.Listen("tcp4", "127.0.0.1:10809")
@@ -64,7 +64,7 @@ func TestNBDHosts(t *testing.T) {
 	}
 	// One address of two is enough: the other is that of taken.
 	if a, b := nbdListens(t, dir, theirs, "localhost"), nbdListens(t, dir, ours, "localhost"); a != b || !strings.Contains(a, "::1") {
-		t.Errorf("beside a server at 127.0.0.1 the original listens at [%s], ours at [%s]", a, b)
+		t.Errorf("beside a server at 127.0.0.1 QEMU listens at [%s], ours at [%s]", a, b)
 	}
 }
 

@@ -57,7 +57,7 @@ func keyFiles(t *testing.T, certtool string, key *issued) map[string]string {
 	return files
 }
 
-// keyDiffers are encryptions that we do not have, or that the original reads otherwise.
+// keyDiffers are encryptions that we do not have, or that QEMU reads otherwise.
 var keyDiffers = map[string]string{
 	"rc2-40":              "the cipher is weak and not supported",
 	"old, cipher unknown": "we name the cipher",
@@ -104,7 +104,7 @@ func TestTLSCredsKeys(t *testing.T) {
 }
 
 // TestTLSCredsByCerttool has both programs define credentials that certtool has made,
-// as the documentation of the original has it.
+// as the documentation of QEMU has it.
 func TestTLSCredsByCerttool(t *testing.T) {
 	certtool := testkit.Tool(t, "certtool")
 	tools := needCLI(t)

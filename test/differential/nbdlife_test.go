@@ -93,10 +93,10 @@ func (p *nbdProcess) dialTLS(t *testing.T, creds *tls.Config) *client.Conn {
 	return c
 }
 
-// each runs a test with the original server and with ours.
+// each runs a test with QEMU's server and with ours.
 func each(t *testing.T, f func(t *testing.T, program string)) {
 	theirs, ours := nbdPrograms(t)
-	if !testkit.Race { // of the original there is nothing to be detected
+	if !testkit.Race { // of QEMU there is nothing to be detected
 		t.Run("original", func(t *testing.T) { f(t, theirs) })
 	}
 	t.Run("ours", func(t *testing.T) { f(t, ours) })

@@ -15,7 +15,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
-// scatter has the original make many small changes to an image.
+// scatter has QEMU make many small changes to an image.
 func scatter(t *testing.T, image string, size, seed int64, n int) {
 	t.Helper()
 	r := testkit.Rand(uint64(seed))
@@ -111,7 +111,7 @@ func TestQemuNBDMaps(t *testing.T) {
 			compareMaps(t, info, img, dir, c.args, c.args, theirs, ours, c.contexts)
 		})
 	}
-	// The original has no -P any more: the same part by -o and the size.
+	// QEMU has no -P any more: the same part by -o and the size.
 	t.Run("partition", func(t *testing.T) {
 		start, n := int64(42048*512), int64(50001*512)
 		part := fmt.Sprintf("--image-opts -A driver=raw,offset=%d,size=%d,file.driver=qcow2,file.file.filename=parts.qcow2", start, n)
@@ -152,7 +152,7 @@ func compareMaps(t *testing.T, info, img, dir, theirArgs, ourArgs, theirs, ours,
 }
 
 // TestQemuNBDMapSlices has ours show a part of the disk: it must be that part of what
-// the original shows of the whole. With -o the original has no bitmaps, takes data of
+// QEMU shows of the whole. With -o QEMU has no bitmaps, takes data of
 // backing files for holes, and does not get beyond a part of a sector.
 func TestQemuNBDMapSlices(t *testing.T) {
 	theirs, ours := nbdPrograms(t)
@@ -188,7 +188,7 @@ func TestQemuNBDMapSlices(t *testing.T) {
 		}
 		all, got := show(theirs, context, args), show(ours, context, c.part+" "+args)
 		if want := all[c.off : c.off+c.n]; !bytes.Equal(got, want) {
-			t.Errorf("%+v: %d bytes are not the %d of the original", c, len(got), len(want))
+			t.Errorf("%+v: %d bytes are not the %d of QEMU", c, len(got), len(want))
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // nbdClientSessions are command lines of qemu-img on exports. SOCK is a socket on
-// which the original serves EXP, read-only, RW one where a raw disk of 1 MiB can be
+// which QEMU serves EXP, read-only, RW one where a raw disk of 1 MiB can be
 // written, under the empty name.
 const nbdClientSessions = `
 info nbd://127.0.0.1:1
@@ -77,7 +77,7 @@ compare over.qcow2 raw.img
 // nbdClientDiffers are the sessions whose text differs on purpose.
 var nbdClientDiffers = map[string]string{}
 
-// TestNBDCommands compares what both programs say and do on exports of the original
+// TestNBDCommands compares what both programs say and do on exports of QEMU
 // server.
 func TestNBDCommands(t *testing.T) {
 	theirs, _ := nbdPrograms(t)

@@ -45,7 +45,7 @@ func TestQemuNBDSharing(t *testing.T) {
 	}
 	for k, line := range lines {
 		if a, b := got[0][k], got[1][k]; a != b {
-			t.Errorf("%q\nserved by the original: %+v\nserved by ours:         %+v", line, a, b)
+			t.Errorf("%q\nserved by QEMU: %+v\nserved by ours:         %+v", line, a, b)
 		}
 	}
 }

@@ -122,7 +122,7 @@ func makeTLSDirs(t *testing.T) tlsDirs {
 	}
 }
 
-// TestQemuNBDTLS has clients of many kinds connect to the original server and to
+// TestQemuNBDTLS has clients of many kinds connect to QEMU's server and to
 // ours with TLS: what is let in, and what is said, must not depend on who serves or
 // who asks.
 func TestQemuNBDTLS(t *testing.T) {
@@ -153,7 +153,7 @@ func TestQemuNBDTLS(t *testing.T) {
 				if verify == "off" && c.ok && c.dir == dirs.client {
 					return
 				}
-				// What only the client minds, it must say as the original does.
+				// What only the client minds, it must say as QEMU does.
 				byClient := c.dir == dirs.client
 				creds := "tls-creds-x509,id=t,endpoint=client,dir=" + c.dir
 				for _, sock := range socks {

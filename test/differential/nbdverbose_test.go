@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestNBDVerbose holds that -v says what the original says about clients that come, read
+// TestNBDVerbose holds that -v says what QEMU says about clients that come, read
 // and go, or speak something else: test suites compare the output.
 func TestNBDVerbose(t *testing.T) {
 	tools := needCLI(t)

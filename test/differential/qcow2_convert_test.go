@@ -14,14 +14,14 @@ import (
 
 // TestQcow2Convert converts between images of all kinds, into new and into
 // existing ones. What comes out has the content, nothing that either check
-// complains about, and is no larger than what the original makes.
+// complains about, and is no larger than what QEMU makes.
 func TestQcow2Convert(t *testing.T) {
 	testkit.Tool(t, "qemu-img")
 	for seed := range matrixImages(70) {
 		r := testkit.Rand(2000 + uint64(seed))
 		from, to := pickSpec(r), pickSpec(r)
 		if to.cluster == 512 {
-			// The original takes minutes to compress many small clusters.
+			// QEMU takes minutes to compress many small clusters.
 			from.size = min(from.size, 1<<20)
 		}
 		to.size = from.size
@@ -79,7 +79,7 @@ func convertCase(t *testing.T, r *rand.Rand, from, to spec) {
 		if existing {
 			larger := to
 			if !compressing(how) {
-				larger.size += 512 * same.Int64N(1000) // the original cannot end amid a cluster then
+				larger.size += 512 * same.Int64N(1000) // QEMU cannot end amid a cluster then
 			}
 			testkit.Run(t, "qemu-img", append(append([]string{"create", "-q", "-f", "qcow2"}, larger.args(dir)...), path, fmt.Sprint(larger.size))...)
 			if !compressing(how) {
@@ -98,7 +98,7 @@ func convertCase(t *testing.T, r *rand.Rand, from, to spec) {
 	checkBoth(t, results[1])
 	got := readByOriginal(t, results[1])
 	if want := readByOriginal(t, results[0]); !bytes.Equal(got, want) {
-		t.Fatal("the content is not that of the original's image")
+		t.Fatal("the content is not that of QEMU's image")
 	}
 	// What the source leaves to its backing file is left to that of the target.
 	if to.backing == "" || from.backing == "" {
@@ -106,12 +106,12 @@ func convertCase(t *testing.T, r *rand.Rand, from, to spec) {
 			t.Fatalf("the content differs, %d bytes of %d", len(got), len(content))
 		}
 	}
-	// Ours holds no more than the original's, up to a cluster that is all written.
+	// Ours holds no more than QEMU's, up to a cluster that is all written.
 	if a, b := required(t, results[0]), required(t, results[1]); b > a+to.cluster {
-		t.Errorf("measures %d bytes, that of the original %d", b, a)
+		t.Errorf("measures %d bytes, that of QEMU %d", b, a)
 	}
 	if a, b := allocated(t, results[0]), allocated(t, results[1]); b > a+a/10+int64(4*to.cluster) {
-		t.Errorf("takes %d bytes, that of the original %d", b, a)
+		t.Errorf("takes %d bytes, that of QEMU %d", b, a)
 	}
 	raw := filepath.Join(dirs[0], "back.raw")
 	ours(t, "convert", "-f", "qcow2", "-O", "raw", results[1], raw)

@@ -23,7 +23,7 @@ func matrixImages(n int) int {
 	return n
 }
 
-// TestQcow2Ours writes images of all kinds with our library. The original
+// TestQcow2Ours writes images of all kinds with our library. QEMU
 // reads the same and finds nothing to complain about.
 func TestQcow2Ours(t *testing.T) {
 	testkit.Tool(t, "qemu-img")
@@ -48,7 +48,7 @@ func TestQcow2Ours(t *testing.T) {
 				changeByUs(t, r, path, m)
 				checkBoth(t, path)
 				if d := m.Diff(readByOriginal(t, path), 0); d != "" {
-					t.Fatal("the original reads: ", d)
+					t.Fatal("QEMU reads: ", d)
 				}
 			}
 		})

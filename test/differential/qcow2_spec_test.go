@@ -180,7 +180,7 @@ func checkBoth(t *testing.T, path string) {
 	}
 }
 
-// readByOriginal returns the whole disk as the original reads it.
+// readByOriginal returns the whole disk as QEMU reads it.
 func readByOriginal(t *testing.T, path string, args ...string) []byte {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "original.raw")

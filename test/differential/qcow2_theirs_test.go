@@ -12,7 +12,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
-// TestQcow2Theirs lets the original make and change images of all kinds. We read
+// TestQcow2Theirs lets QEMU make and change images of all kinds. We read
 // and describe them as it does, and go on writing them: it finds nothing to
 // complain about then, and its internal snapshots stay as they were.
 func TestQcow2Theirs(t *testing.T) {
@@ -29,7 +29,7 @@ func TestQcow2Theirs(t *testing.T) {
 			snapshots := map[string][]byte{}
 			for round := range 2 {
 				changeByOriginal(t, r, path)
-				// Where narrow refcounts overflow, the original leaves a corrupt image.
+				// Where narrow refcounts overflow, QEMU leaves a corrupt image.
 				if !s.dataFile && s.refcount > 4 && r.IntN(2) == 0 {
 					name := fmt.Sprint("snapshot ", round)
 					testkit.Run(t, "qemu-img", "snapshot", "-c", name, path)
@@ -53,7 +53,7 @@ func TestQcow2Theirs(t *testing.T) {
 				changeByUs(t, r, path, m)
 				describeSame(t, r, path)
 				if d := m.Diff(readByOriginal(t, path), 0); d != "" {
-					t.Fatal("the original reads: ", d)
+					t.Fatal("QEMU reads: ", d)
 				}
 				sameSnapshots(t, path, snapshots)
 			}
@@ -108,7 +108,7 @@ func changeByOriginal(t *testing.T, r *rand.Rand, path string) {
 		case 9, 10:
 			cmd = fmt.Sprintf("write -c -P %d %d %d", 1+r.IntN(255), off/cs*cs, min(cs, size-off/cs*cs))
 		default:
-			// The original may not shrink below what a snapshot holds.
+			// QEMU may not shrink below what a snapshot holds.
 			size = min((size*3/4+r.Int64N(size)+511)&^511, 24<<20)
 			cmd = fmt.Sprintf("truncate %d", size)
 		}
@@ -147,7 +147,7 @@ func describeSame(t *testing.T, r *rand.Rand, path string) {
 	}
 }
 
-// sameSnapshots reads the internal snapshots with both programs. The original
+// sameSnapshots reads the internal snapshots with both programs. QEMU
 // gives them the size that the disk has now, and cuts them off if that is less;
 // we give them the size that the disk had then.
 func sameSnapshots(t *testing.T, path string, want map[string][]byte) {

@@ -20,7 +20,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
-// nbdPrograms returns the original server and ours.
+// nbdPrograms returns QEMU's server and ours.
 func nbdPrograms(t *testing.T) (theirs, ours string) {
 	t.Helper()
 	theirs = testkit.Tool(t, "qemu-nbd")
@@ -150,7 +150,7 @@ func TestQemuNBDErrors(t *testing.T) {
 	testNBDErrors(t, theirs)
 }
 
-// TestQemuNBDErrorsNewest is the same beside the newest version of the original.
+// TestQemuNBDErrorsNewest is the same beside the newest version of QEMU.
 func TestQemuNBDErrorsNewest(t *testing.T) {
 	testNBDErrors(t, filepath.Join(newestDir(t), "qemu-nbd"))
 }
@@ -243,7 +243,7 @@ func endServer(t *testing.T, program string, pid int) {
 	}
 	again := time.Now().Add(time.Second)
 	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		// The original forgets a signal that comes right after its parent has ended.
+		// QEMU forgets a signal that comes right after its parent has ended.
 		if program == testkit.Tool(t, "qemu-nbd") && time.Now().After(again) {
 			_ = syscall.Kill(pid, syscall.SIGTERM)
 			again = time.Now().Add(time.Second)
@@ -281,7 +281,7 @@ var nbdExports = []string{
 // nbdPort matches what differs between two servers in what clients print of them.
 var nbdPort = regexp.MustCompile(`(?m)"uri": .*$|socket=[^"' ]*`)
 
-// TestQemuNBDExports compares what clients see of the original server and of ours:
+// TestQemuNBDExports compares what clients see of QEMU's server and of ours:
 // what it offers, the list of exports, all contexts, and the content.
 func TestQemuNBDExports(t *testing.T) {
 	theirs, ours := nbdPrograms(t)
@@ -321,10 +321,10 @@ func TestQemuNBDExports(t *testing.T) {
 				text[i] = nbdPort.ReplaceAllString(text[i], "")
 			}
 			if !reflect.DeepEqual(told[0], told[1]) {
-				t.Errorf("nbdinfo of the original: %v\nof ours: %v", told[0], told[1])
+				t.Errorf("nbdinfo of QEMU: %v\nof ours: %v", told[0], told[1])
 			}
 			if text[0] != text[1] {
-				t.Errorf("the original: %s\nours: %s", text[0], text[1])
+				t.Errorf("QEMU: %s\nours: %s", text[0], text[1])
 			}
 		})
 	}

@@ -36,7 +36,7 @@ func eachLine(t *testing.T, table string, differences map[string]string, run fun
 }
 
 // scriptDir makes the files that sessions work on: script runs in a new folder, with
-// the programs in its environment (IMG and IO the original's, OURS).
+// the programs in its environment (IMG and IO QEMU's, OURS).
 func scriptDir(t *testing.T, tools cliBinaries, script string) string {
 	t.Helper()
 	return scriptIn(t, t.TempDir(), tools, script)

@@ -283,20 +283,20 @@ func unitsDifferences() map[string]string {
 		"vdi: check twice.vdi": "ours counts blocks",
 		"vdi: check count.vdi": "ours counts blocks",
 		"vdi: check large.vdi": "ours counts blocks; a block that nothing refers to is a leak",
-		"qed: info dirty.qed":  "the original has taken back the mark in memory by then",
-		"vpc: create -f vpc new 1M && info new && info --output=json new && check new && map --output=json new && compare new empty.vpc": "the original has no check",
-		"vpc: check empty.vpc": "the original has no check",
+		"qed: info dirty.qed":  "QEMU has taken back the mark in memory by then",
+		"vpc: create -f vpc new 1M && info new && info --output=json new && check new && map --output=json new && compare new empty.vpc": "QEMU has no check",
+		"vpc: check empty.vpc": "QEMU has no check",
 		"vpc: info sum.vpc":    "the other copy of the footer will do",
-		"parallels: rebase -u -b base.raw -F raw a.parallels": "the original fails for another reason",
-		"parallels: rebase -b base.raw -F raw a.parallels":    "the original fails for another reason",
-		"parallels: rebase -u -b '' a.parallels":              "the original fails for another reason",
-		"parallels: check outside.parallels":                  "the original aborts",
+		"parallels: rebase -u -b base.raw -F raw a.parallels": "QEMU fails for another reason",
+		"parallels: rebase -b base.raw -F raw a.parallels":    "QEMU fails for another reason",
+		"parallels: rebase -u -b '' a.parallels":              "QEMU fails for another reason",
+		"parallels: check outside.parallels":                  "QEMU aborts",
 	}
 	d["qcow: create -f qcow new 0 && info new && map new"] = "ours leaves nothing behind"
-	d["qcow: convert -c -O qcow base.raw new"] = "the original exits with 1 and says nothing"
+	d["qcow: convert -c -O qcow base.raw new"] = "QEMU exits with 1 and says nothing"
 	for _, f := range []string{"vdi", "vpc", "parallels"} {
 		for _, line := range []string{"resize --shrink a.@ 1M", "resize a.@ +1M && info a.@", "resize --preallocation=full a.@ 20M"} {
-			d[f+": "+strings.ReplaceAll(line, "@", f)] = "the original does not resize this format"
+			d[f+": "+strings.ReplaceAll(line, "@", f)] = "QEMU does not resize this format"
 		}
 	}
 	return d
@@ -304,7 +304,7 @@ func unitsDifferences() map[string]string {
 
 var unitsVolatile = regexp.MustCompile(`file length: .*`)
 
-// TestUnitsCommands runs the command lines beside the original: all of them in the long
+// TestUnitsCommands runs the command lines beside QEMU: all of them in the long
 // form, a part every day.
 func TestUnitsCommands(t *testing.T) {
 	tools := needCLI(t)

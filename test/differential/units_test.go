@@ -24,14 +24,14 @@ type unitFormat struct {
 	name    string
 	options func(r *rand.Rand) []string
 	backing bool
-	noCheck bool // the original cannot check images
+	noCheck bool // QEMU cannot check images
 	// neverCheck: nor can we, nor resize them.
 	neverCheck bool
-	// statistics: our check counts clusters, that of the original does not.
+	// statistics: our check counts clusters, that of QEMU does not.
 	statistics bool
-	// leaky: the original leaves room at the end of the file where it discarded.
+	// leaky: QEMU leaves room at the end of the file where it discarded.
 	leaky bool
-	noMap bool // the original does not tell where data is
+	noMap bool // QEMU does not tell where data is
 }
 
 func choose(options ...string) func(r *rand.Rand) []string {
@@ -97,7 +97,7 @@ func openUnits(t *testing.T, f unitFormat, path string, write bool) *block.Image
 	return img
 }
 
-// TestUnitsOurs writes images with our library. The original reads the same, finds
+// TestUnitsOurs writes images with our library. QEMU reads the same, finds
 // nothing to complain about, and says the same of them as we do.
 func TestUnitsOurs(t *testing.T) {
 	eachUnitImage(t, 0, func(t *testing.T, r *rand.Rand, f unitFormat, dir string) {
@@ -121,13 +121,13 @@ func TestUnitsOurs(t *testing.T) {
 			changeUnits(t, r, f, path, m)
 			unitsSame(t, f, path)
 			if d := m.Diff(readUnits(t, f, path), 0); d != "" {
-				t.Fatal("the original reads: ", d)
+				t.Fatal("QEMU reads: ", d)
 			}
 		}
 	})
 }
 
-// TestUnitsTheirs lets the original make and change images. We read and describe them
+// TestUnitsTheirs lets QEMU make and change images. We read and describe them
 // as it does, and go on writing them.
 func TestUnitsTheirs(t *testing.T) {
 	eachUnitImage(t, 1000, func(t *testing.T, r *rand.Rand, f unitFormat, dir string) {
@@ -154,7 +154,7 @@ func TestUnitsTheirs(t *testing.T) {
 			changeUnits(t, r, f, path, m)
 			unitsSame(t, f, path)
 			if d := m.Diff(readUnits(t, f, path), 0); d != "" {
-				t.Fatal("the original reads: ", d)
+				t.Fatal("QEMU reads: ", d)
 			}
 		}
 	})
@@ -290,7 +290,7 @@ func unitsChecked(t *testing.T, f unitFormat, path string) {
 	}
 }
 
-// readUnits returns the whole disk as the original reads it.
+// readUnits returns the whole disk as QEMU reads it.
 func readUnits(t *testing.T, f unitFormat, path string) []byte {
 	t.Helper()
 	raw := filepath.Join(t.TempDir(), "original.raw")

@@ -112,7 +112,7 @@ func TestVmdkRandom(t *testing.T) {
 	}
 }
 
-// TestVmdkLayout: a new image has the same bytes as one of the original, apart from the
+// TestVmdkLayout: a new image has the same bytes as one of QEMU, apart from the
 // content ID.
 func TestVmdkLayout(t *testing.T) {
 	tools := needCLI(t)
@@ -320,16 +320,16 @@ bench -w -c 10 zero.vmdk
 bench -c 10 -s 4096 streamOptimized.vmdk
 `
 
-// TestVmdkCommands runs command lines by the original and by us.
+// TestVmdkCommands runs command lines by QEMU and by us.
 func TestVmdkCommands(t *testing.T) {
 	const (
-		parent  = "the original says no more than 'Invalid argument'"
-		dropped = "the original leaves extents of zeroes out"
-		empty   = "the original cannot open the image of no length that it makes"
+		parent  = "QEMU says no more than 'Invalid argument'"
+		dropped = "QEMU leaves extents of zeroes out"
+		empty   = "QEMU cannot open the image of no length that it makes"
 	)
 	otherLengths := map[string]string{
-		"create -f vmdk -o preallocation=metadata new 1M":                                                          "the original leaves an empty file behind",
-		"convert -O vmdk -o subformat=streamOptimized raw.img new && compare new raw.img && map --output=json new": "the original writes no end of the stream",
+		"create -f vmdk -o preallocation=metadata new 1M":                                                          "QEMU leaves an empty file behind",
+		"convert -O vmdk -o subformat=streamOptimized raw.img new && compare new raw.img && map --output=json new": "QEMU writes no end of the stream",
 	}
 	formatSessionsBut(t, vmdkFixtures, vmdkTable, map[string]string{
 		"info zeroes.vmdk": dropped, "convert changed.vmdk new": parent, "compare changed.vmdk raw.img": parent,

@@ -162,7 +162,7 @@ func TestReadOnlyFile(t *testing.T) {
 		_, gotErr, gotCode := try(t, args...)
 		want := strings.ReplaceAll(wantErr, "qemu-img: ", "cowl: ")
 		if gotCode != wantCode || gotErr != want {
-			t.Errorf("%v: exit code %d, %q; the original: %d, %q", args, gotCode, gotErr, wantCode, want)
+			t.Errorf("%v: exit code %d, %q; QEMU: %d, %q", args, gotCode, gotErr, wantCode, want)
 		}
 	}
 	if after, err := os.ReadFile(img); err != nil || !bytes.Equal(before, after) {
@@ -191,7 +191,7 @@ func TestVanishedBackingFile(t *testing.T) {
 		_, gotErr, gotCode := try(t, args...)
 		want := strings.ReplaceAll(wantErr, "qemu-img: ", "cowl: ")
 		if gotCode != wantCode || gotErr != want {
-			t.Errorf("%v: exit code %d, %q; the original: %d, %q", args, gotCode, gotErr, wantCode, want)
+			t.Errorf("%v: exit code %d, %q; QEMU: %d, %q", args, gotCode, gotErr, wantCode, want)
 		}
 	}
 	cowl(t, "info", img)
@@ -201,7 +201,7 @@ func TestVanishedBackingFile(t *testing.T) {
 }
 
 // TestFullDiskCommands runs out of room in commands that write a lot into an image.
-// What they leave has no leaks, as with the original.
+// What they leave has no leaks, as with QEMU.
 func TestFullDiskCommands(t *testing.T) {
 	original := testkit.Tool(t, "qemu-img")
 	for _, size := range []string{"4k", "64k", "2M"} {

@@ -17,7 +17,7 @@ import (
 	"github.com/cowl-disk/cowl/test/endtoend/treehash"
 )
 
-// TestGuest boots a guest of the original's emulator from disks that cowl
+// TestGuest boots a guest of QEMU's emulator from disks that cowl
 // converted: it mounts the file system, reads every file, and writes one; then
 // cowl and e2fsck check what the guest left.
 func TestGuest(t *testing.T) {

@@ -143,7 +143,7 @@ func TestNBDServerErrors(t *testing.T) {
 	}
 }
 
-// TestNBDOriginal has our client use the original's server, in each mode.
+// TestNBDOriginal has our client use QEMU's server, in each mode.
 func TestNBDOriginal(t *testing.T) {
 	testkit.Tool(t, "qemu-nbd")
 	file := nbdImage(t, "qcow2")

@@ -19,7 +19,7 @@ import (
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
-// nbdServers are the original program and ours: what to run before its options.
+// nbdServers are QEMU's program and ours: what to run before its options.
 func nbdServers(t *testing.T) map[string][]string {
 	t.Helper()
 	return map[string][]string{"original": {testkit.Tool(t, "qemu-nbd")}, "ours": {program, "nbd"}}
@@ -66,7 +66,7 @@ func TestNBDServerKilled(t *testing.T) {
 				out := filepath.Join(dir, "out.raw")
 				interrupted(t, k, 1, `"phase":"copy"`, program, "convert", "-r", "64M", "--progress=json", "--image-opts", "-O", "raw", export, out)
 				if name == "ours" {
-					// The client of the original, which does not write again what was lost.
+					// The client of QEMU, which does not write again what was lost.
 					theirs := filepath.Join(dir, "theirs.raw")
 					interrupted(t, k, 2, "/100%", testkit.Tool(t, "qemu-img"), "convert", "-r", "64M", "-p", "--image-opts", "-O", "raw", export, theirs)
 					testkit.Run(t, "cmp", src, theirs)

@@ -85,7 +85,7 @@ func (q *qmp) wait(name string, had []qmpMessage) map[string]any {
 	}
 }
 
-// TestNBDMirror has the original mirror a disk onto our export while the disk is
+// TestNBDMirror has QEMU mirror a disk onto our export while the disk is
 // written to.
 func TestNBDMirror(t *testing.T) {
 	daemon := testkit.Tool(t, "qemu-storage-daemon")

@@ -18,7 +18,7 @@ import (
 
 var nbdFormats = []string{"raw", "qcow2"}
 
-// TestNBDMap holds block status of our server against that of the original.
+// TestNBDMap holds block status of our server against that of QEMU.
 func TestNBDMap(t *testing.T) {
 	testkit.Tool(t, "qemu-nbd")
 	testkit.Tool(t, "nbdinfo")
@@ -44,7 +44,7 @@ func TestNBDMap(t *testing.T) {
 	}
 }
 
-// TestNBDInfo compares what nbdinfo says of our server and of the original.
+// TestNBDInfo compares what nbdinfo says of our server and of QEMU.
 func TestNBDInfo(t *testing.T) {
 	testkit.Tool(t, "qemu-nbd")
 	testkit.Tool(t, "nbdinfo")
@@ -88,7 +88,7 @@ func TestNBDInfo(t *testing.T) {
 			return strings.ReplaceAll(errOut, sock, "SOCK")
 		}
 		if a, b := said(ours), said(theirs); a != b {
-			t.Errorf("a client says: %s\nof the original: %s", a, b)
+			t.Errorf("a client says: %s\nof QEMU: %s", a, b)
 		}
 	}
 	if testkit.Installed("nbd-client") {

@@ -114,7 +114,7 @@ func activate(t testing.TB, name string, args ...string) (sock string, stop func
 	return sock, stop
 }
 
-// qemuNBD exports an image with the original.
+// qemuNBD exports an image with QEMU.
 func qemuNBD(t testing.TB, file, format string, args ...string) (sock string, stop func()) {
 	t.Helper()
 	return activate(t, "qemu-nbd", append(append([]string{"-t", "-f", format}, args...), file)...)

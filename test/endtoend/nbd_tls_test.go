@@ -64,7 +64,7 @@ func (s secrets) Object(id string) driver.Object { return driver.Secrets{s.id: s
 // TestNBDTLS speaks TLS with the clients and servers that people use, both ways.
 func TestNBDTLS(t *testing.T) {
 	testkit.Tool(t, "qemu-img")
-	// The original wants a usage that only RSA keys have.
+	// QEMU wants a usage that only RSA keys have.
 	dir := makeCerts(t, "", "--key-type", "rsa", "--bits", "2048")
 	file := nbdImage(t, "raw")
 	cfg, err := tlscreds.Server(&driver.TLSCreds{Type: "x509", Server: true, Dir: dir, VerifyPeer: true}, nil)

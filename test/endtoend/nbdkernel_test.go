@@ -108,7 +108,7 @@ func TestKernelDevice(t *testing.T) {
 		want          []string
 	}{
 		{"nbd-client", "nbd-client is not installed", client, []string{"guest-nbd-client: unix", "guest-nbd-client: tcp"}},
-		{"second client of the original", "qemu-nbd is not installed", original, []string{"guest-second-client: original"}},
+		{"second client of QEMU", "qemu-nbd is not installed", original, []string{"guest-second-client: original"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if !c.there {

@@ -193,7 +193,7 @@ func (w *world) amend(ctx context.Context) error {
 		d["refcount_bits"] = pick(w.r, "8", "16", "32", "64")
 	default:
 		if len(w.bitmaps) > 0 {
-			return nil // version 2 loses bitmaps, and leaks them, as with the original
+			return nil // version 2 loses bitmaps, and leaks them, as with QEMU
 		}
 		d["compat"] = pick(w.r, "0.10", "1.1")
 	}

@@ -59,7 +59,7 @@ func (w *world) original(ctx context.Context, dir string) error {
 		return err
 	}
 	if d := w.active.Diff(got, 0); d != "" || int64(len(got)) != w.active.Size() {
-		return w.fail("read by the original, %d bytes: %s", len(got), d)
+		return w.fail("read by QEMU, %d bytes: %s", len(got), d)
 	}
 	if len(w.kept) == 0 {
 		return nil
@@ -71,9 +71,9 @@ func (w *world) original(ctx context.Context, dir string) error {
 	if got, err = os.ReadFile(out); err != nil {
 		return err
 	}
-	// The original copies as much of a snapshot as the disk has now.
+	// QEMU copies as much of a snapshot as the disk has now.
 	if d := s.content.Diff(got[:min(int64(len(got)), s.content.Size())], 0); d != "" {
-		return w.fail("snapshot %s read by the original: %s", s.name, d)
+		return w.fail("snapshot %s read by QEMU: %s", s.name, d)
 	}
 	return nil
 }

@@ -1,8 +1,8 @@
 // Package model changes qcow2 images at random through the library, by every
 // operation that there is, and compares what they hold with models in memory:
 // writes of all kinds, snapshots, bitmaps, resizing, commit, rebase, amendments,
-// reopening, crashes. After each batch of operations our check and the original's
-// must find nothing, and the original must read what the model holds.
+// reopening, crashes. After each batch of operations our check and QEMU's
+// must find nothing, and QEMU must read what the model holds.
 package model
 
 import (

@@ -29,7 +29,7 @@ func exists(name string) bool {
 }
 
 // secondClients has clients come to the socket of a server while the kernel is attached
-// to it: of the original, if it is here, and of ours.
+// to it: of QEMU, if it is here, and of ours.
 func secondClients() error {
 	programs := map[string]func(...string) *exec.Cmd{"ours": func(args ...string) *exec.Cmd { return exec.Command("/qemu-nbd", args...) }}
 	if exists("/original-qemu-nbd") {
@@ -65,7 +65,7 @@ func crowd(program func(...string) *exec.Cmd) error {
 		if err := run("-c", crowdedDevice, "-e", shared, "-f", "raw", crowdedImage); err != nil {
 			return err
 		}
-		// The original does not wait for the kernel.
+		// QEMU does not wait for the kernel.
 		for sysOf(crowdedDevice, "pid") == "" || sysOf(crowdedDevice, "size") != "2048" {
 			time.Sleep(time.Millisecond)
 		}
