@@ -3,6 +3,7 @@
 //
 //	go run ./bench                 # everything, on a real disk that it builds
 //	go run ./bench -run convert    # the rows whose name matches
+//	go run ./bench -against REV    # beside another revision of cowl instead of QEMU
 //
 // It builds the disk from the machine's own files (an ext4 file system of 8 GiB
 // virtual size with about 1.5 GiB of data), with mkfs.ext4, and needs about 15 GiB
@@ -32,6 +33,8 @@ import (
 // config is what the flags say.
 type config struct {
 	dir, original, ours string
+	server              string // what serves beside ours: qemu-nbd
+	revision            string // of cowl that is measured in the place of QEMU; "" for QEMU
 	rounds              int
 	warm                int64 // bytes
 	only                *regexp.Regexp
@@ -76,12 +79,13 @@ func run(ctx context.Context) error {
 	flag.Int64Var(&c.warm, "warm", 4<<30, "bytes of free memory to touch before each run that writes; 0 for none")
 	flag.BoolVar(&c.all, "all", false, "print every run, too, to the standard error")
 	touch := flag.Int64("touch", 0, "touch so many bytes of free memory and end (for the program's own use)")
+	revision := flag.String("against", "", "measure beside this revision of cowl, which is built, instead of QEMU")
 	only := flag.String("run", "", "regular expression that selects rows")
 	flag.Parse()
 	if *touch > 0 {
 		return warm(*touch)
 	}
-	c.rounds = max(c.rounds, 3)
+	c.rounds, c.server = max(c.rounds, 3), "qemu-nbd"
 	var err error
 	if c.only, err = regexp.Compile(*only); err != nil {
 		return err
@@ -89,11 +93,14 @@ func run(ctx context.Context) error {
 	if _, err := exec.LookPath(c.original); err != nil {
 		return fmt.Errorf("QEMU is needed to compare with: %w", err)
 	}
+	if c.dir, err = filepath.Abs(c.dir); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return err
 	}
 	if c.ours == "" {
-		if c.ours, err = build(ctx, c.dir); err != nil {
+		if c.ours, err = build(ctx, ".", filepath.Join(c.dir, "bin")); err != nil {
 			return err
 		}
 	}
@@ -101,8 +108,13 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer os.Remove(c.path("base.tmp"))
+	if *revision != "" {
+		if err := c.against(ctx, *revision); err != nil {
+			return err
+		}
+	}
 	fmt.Print(describeMachine(ctx, c))
-	fmt.Println("\n| what | original | cowl | ratio | goal | peak memory, original | cowl | output, original | cowl |")
+	fmt.Printf("\n| what | %[1]s | cowl | ratio | goal | peak memory, %[1]s | cowl | output, %[1]s | cowl |\n", c.other())
 	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
 	for _, r := range append(rows(&c), changeRows(&c)...) {
 		if !c.only.MatchString(r.name) {
@@ -118,16 +130,17 @@ func run(ctx context.Context) error {
 	return reflinkRows(ctx, &c)
 }
 
-// build makes our program and a link by which it answers as QEMU.
-func build(ctx context.Context, dir string) (string, error) {
-	bin := filepath.Join(dir, "bin", "cowl")
+// build makes the program of a source tree in dir, and a link by which it answers as
+// qemu-img.
+func build(ctx context.Context, tree, dir string) (string, error) {
+	bin := filepath.Join(dir, "cowl")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "./cmd/cowl")
+	cmd.Dir, cmd.Stderr = tree, os.Stderr
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("go build: %w", err)
 	}
-	link := filepath.Join(dir, "bin", "qemu-img")
+	link := filepath.Join(dir, "qemu-img")
 	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
@@ -135,6 +148,7 @@ func build(ctx context.Context, dir string) (string, error) {
 }
 
 func measureRow(ctx context.Context, c *config, r row) error {
+	r.goal = c.goal(r.goal)
 	var samples [2][]sample
 	for i := range c.rounds + 1 {
 		for k := range 2 {
@@ -159,7 +173,7 @@ func measureRow(ctx context.Context, c *config, r row) error {
 	}
 	if c.all {
 		for i := range c.rounds {
-			for side, name := range []string{"original", "cowl"} {
+			for side, name := range []string{c.other(), "cowl"} {
 				if i < len(samples[side]) {
 					s := samples[side][i]
 					fmt.Fprintf(os.Stderr, "%s: %s %s, processor time %s\n", r.name, name, seconds(s.time), seconds(s.cpu))

@@ -119,7 +119,7 @@ func measureNBD(ctx context.Context, c *config) error {
 	if len(list) == 0 {
 		return nil
 	}
-	for _, tool := range []string{"qemu-nbd", "fio", "nbdcopy"} {
+	for _, tool := range []string{c.server, "fio", "nbdcopy"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			fmt.Println("\nrows of NBD left out:", err)
 			return nil
@@ -147,7 +147,7 @@ func makeRandom(ctx context.Context, c *config) error {
 }
 
 func measureNBDRow(ctx context.Context, c *config, r nbdRow) error {
-	r.clients = max(r.clients, 1)
+	r.clients, r.goal = max(r.clients, 1), c.goal(r.goal)
 	dir, err := os.MkdirTemp(c.dir, "nbd")
 	if err != nil {
 		return err
@@ -165,7 +165,7 @@ func measureNBDRow(ctx context.Context, c *config, r nbdRow) error {
 	for i := range c.rounds + 1 {
 		for k := range 2 {
 			side := (i + k) % 2
-			pair := [][2]string{{"qemu-nbd", c.original}, {server, c.ours}}[side]
+			pair := [][2]string{{c.server, c.original}, {server, c.ours}}[side]
 			run, err := runNBD(ctx, c, r, pair[0], pair[1], filepath.Join(dir, "s"))
 			if err != nil {
 				return err

@@ -51,8 +51,8 @@ func command(name, args string) string {
 	return fmt.Sprintf(`{"execute":"%s","arguments":%s}`, name, args)
 }
 
-// harmless are requests that change nothing on the machine that the tests run on.
-func harmless() []string {
+// readOnly are requests that change nothing on the machine that the tests run on.
+func readOnly() []string {
 	var list []string
 	add := func(name string, args ...string) {
 		if len(args) == 0 {
@@ -145,7 +145,7 @@ var odd = []string{
 // TestRequests sends the same requests to both agents: whole, byte by byte, and in
 // pieces.
 func TestRequests(t *testing.T) {
-	requests := append(harmless(), odd...)
+	requests := append(readOnly(), odd...)
 	if len(requests) < 300 {
 		t.Errorf("only %d requests", len(requests))
 	}
@@ -166,7 +166,7 @@ func TestRequestsNewest(t *testing.T) {
 	if dir == "" {
 		t.Skip("COWL_QEMU_NEWEST does not name a directory with the newest version of QEMU's tools")
 	}
-	compareRequests(t, start(t, filepath.Join(dir, "qemu-ga")), start(t, ours), harmless(), 0)
+	compareRequests(t, start(t, filepath.Join(dir, "qemu-ga")), start(t, ours), readOnly(), 0)
 }
 
 func compareRequests(t *testing.T, their, our *agent, requests []string, piece int) {
