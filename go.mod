@@ -3,7 +3,6 @@ module github.com/cowl-disk/cowl
 go 1.26.0
 
 require (
-	github.com/aead/serpent v0.0.0-20160714141033-fba169763ea6
 	github.com/emmansun/gmsm v0.15.5
 	github.com/klauspost/compress v1.20.3
 	github.com/mdlayher/genetlink v1.4.0

@@ -10,12 +10,13 @@ import (
 	"crypto/sha512"
 	"hash"
 
-	"github.com/aead/serpent"
 	"github.com/emmansun/gmsm/sm3"
 	"github.com/emmansun/gmsm/sm4"
 	"golang.org/x/crypto/cast5"     //lint:ignore SA1019 disks that are encrypted with it exist
 	"golang.org/x/crypto/ripemd160" //lint:ignore SA1019 disks that are encrypted with it exist
 	"golang.org/x/crypto/twofish"   //lint:ignore SA1019 disks that are encrypted with it exist
+
+	"github.com/cowl-disk/cowl/crypto/serpent"
 )
 
 // lookup returns the lengths in bytes of the keys of a block cipher, and its
@@ -25,7 +26,7 @@ func lookup(name string) (sizes []int, make func(key []byte) (cipher.Block, erro
 	case "aes":
 		return []int{16, 24, 32}, aes.NewCipher
 	case "serpent":
-		return []int{16, 24, 32}, serpent.NewCipher
+		return []int{16, 24, 32}, serpent.New
 	case "twofish":
 		return []int{16, 24, 32}, func(key []byte) (cipher.Block, error) { return twofish.NewCipher(key) }
 	case "cast5":

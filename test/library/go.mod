@@ -5,7 +5,6 @@ go 1.26.0
 require github.com/cowl-disk/cowl v0.0.0
 
 require (
-	github.com/aead/serpent v0.0.0-20160714141033-fba169763ea6 // indirect
 	github.com/emmansun/gmsm v0.15.5 // indirect
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/mdlayher/socket v0.8.0 // indirect
