@@ -1,0 +1,41 @@
+# Sourced by the scripts that need a Debian of their own: debian_system makes what
+# debootstrap calls a minimal system in $system, with the machine's way to its package
+# archives, and mounts what programs expect. It is removed when the script ends, unless KEEP
+# is set. FRESH names the folder.
+[ "$(id -u)" = 0 ] || { echo "$0: needs root" >&2; exit 1; }
+command -v debootstrap >/dev/null || apt-get install -y -qq debootstrap >/dev/null
+
+clean() {
+	for m in src go sys dev/pts dev/shm dev proc; do
+		umount -l "$system/$m" 2>/dev/null || true
+	done
+	[ -n "${KEEP:-}" ] || rm -rf --one-file-system "$system"
+}
+
+debian_system() {
+	. /etc/os-release
+	system=${FRESH:-$(mktemp -d /var/tmp/cowl-fresh-XXXXXX)}
+	sources=/etc/apt/sources.list.d/debian.sources
+	mirror=$(awk '/^URIs:/ {print $2; exit}' $sources 2>/dev/null || awk '/^deb / {print $2; exit}' /etc/apt/sources.list)
+	trap clean EXIT
+	trap 'exit 1' INT TERM
+	if [ ! -e "$system/etc/debian_version" ]; then
+		debootstrap --variant=minbase "${VERSION_CODENAME:-bookworm}" "$system" "$mirror" >/dev/null
+	fi
+	[ ! -e $sources ] || { cp $sources "$system$sources"; : >"$system/etc/apt/sources.list"; }
+	for f in /etc/apt/apt.conf.d/*proxy* /etc/apt/apt.conf.d/*registry*; do
+		[ ! -e "$f" ] || cp "$f" "$system/etc/apt/apt.conf.d/"
+	done
+	cp /etc/resolv.conf "$system/etc/resolv.conf"
+	cp /etc/ssl/certs/ca-certificates.crt "$system/root/roots.pem"
+	for m in proc dev dev/pts dev/shm sys; do
+		mount --bind "/$m" "$system/$m"
+	done
+}
+
+# inside runs a command of the shell in the system, with the system's own environment.
+inside() {
+	env -i HOME=/root TERM="${TERM:-dumb}" PATH=/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+		GOFLAGS=-buildvcs=false GOPROXY="$(go env GOPROXY)" GOTOOLCHAIN=local SSL_CERT_FILE=/root/roots.pem DEBIAN_FRONTEND=noninteractive \
+		chroot "$system" sh -c "$1"
+}
