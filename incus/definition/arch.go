@@ -108,11 +108,11 @@ func (d *Definition) mappedArchitecture() (string, error) {
 	}
 	names := archMap(d.Mappings.ArchitectureMap)
 	if names == nil {
-		return "", fmt.Errorf("Architecture map isn't supported: %s", d.Mappings.ArchitectureMap)
+		return "", fmt.Errorf("architecture map isn't supported: %s", d.Mappings.ArchitectureMap)
 	}
 	kernel, ok := KernelArchitecture(name)
 	if !ok {
-		return "", fmt.Errorf("Architecture isn't supported: %s", name)
+		return "", fmt.Errorf("architecture isn't supported: %s", name)
 	}
 	if mapped, ok := names[kernel]; ok {
 		return mapped, nil

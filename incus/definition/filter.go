@@ -23,7 +23,7 @@ func (t *Type) UnmarshalYAML(n *yaml.Node) error {
 		return err
 	}
 	if *t = Type(text); *t != Container && *t != VMImage {
-		return fmt.Errorf("line %d: Invalid filter type %q", n.Line, text)
+		return fmt.Errorf("line %d: invalid filter type %q", n.Line, text)
 	}
 	return nil
 }
@@ -71,7 +71,7 @@ func (d *Definition) ActionsFor(trigger string, a Accept) ([]Action, error) {
 		if action.Pongo {
 			var err error
 			if action.Action, err = d.Render(action.Action); err != nil {
-				return nil, fmt.Errorf("Failed to render action: %w", err)
+				return nil, fmt.Errorf("failed to render action: %w", err)
 			}
 		}
 		list = append(list, action)

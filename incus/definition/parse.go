@@ -36,7 +36,7 @@ func Read(r io.Reader, o Options) (*Definition, error) {
 }
 
 // Parse reads a definition, applies the options, fills in defaults and checks everything.
-// Its errors have the words of distrobuilder.
+// Its errors have the words of distrobuilder, in lower case.
 func Parse(text []byte, o Options) (*Definition, error) {
 	if len(text) > MaxSize {
 		return nil, fmt.Errorf("the definition is larger than %d bytes", MaxSize)
@@ -55,10 +55,10 @@ func Parse(text []byte, o Options) (*Definition, error) {
 	for _, option := range o.Set {
 		parts := strings.SplitN(option, "=", 2)
 		if len(parts) != 2 {
-			return nil, errors.New("Options need to be of type key=value")
+			return nil, errors.New("options need to be of type key=value")
 		}
 		if err := d.set(parts[0], parts[1]); err != nil {
-			return nil, fmt.Errorf("Failed to set option %s: %w", option, err)
+			return nil, fmt.Errorf("failed to set option %s: %w", option, err)
 		}
 	}
 	d.defaults(o.Now)
@@ -94,25 +94,25 @@ func (d *Definition) defaults(now time.Time) {
 func (d *Definition) set(key, value string) error {
 	v, err := field(reflect.ValueOf(d).Elem(), strings.Split(key, "."))
 	if err != nil {
-		return fmt.Errorf("Failed to get field by tag: %w", err)
+		return fmt.Errorf("failed to get field by tag: %w", err)
 	}
 	switch v.Kind() {
 	case reflect.Bool:
 		b, err := strconv.ParseBool(value)
 		if err != nil {
-			return fmt.Errorf("Failed to parse bool %q: %w", value, err)
+			return fmt.Errorf("failed to parse bool %q: %w", value, err)
 		}
 		v.SetBool(b)
 	case reflect.Uint, reflect.Uint64:
 		n, err := strconv.ParseUint(value, 10, v.Type().Bits())
 		if err != nil {
-			return fmt.Errorf("Failed to parse uint %q: %w", value, err)
+			return fmt.Errorf("failed to parse uint %q: %w", value, err)
 		}
 		v.SetUint(n)
 	case reflect.String:
 		v.SetString(value)
 	default:
-		return fmt.Errorf("Unsupported type '%s'", v.Kind())
+		return fmt.Errorf("unsupported type '%s'", v.Kind())
 	}
 	return nil
 }
@@ -128,7 +128,7 @@ func field(v reflect.Value, path []string) (reflect.Value, error) {
 				return v, err
 			}
 			if i < 0 || i >= v.Len() {
-				return v, errors.New("Index out of range")
+				return v, errors.New("index out of range")
 			}
 			v = v.Index(i)
 		case reflect.Struct:

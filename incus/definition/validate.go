@@ -69,11 +69,11 @@ func (d *Definition) validate() error {
 	}
 	mapped, err := d.mappedArchitecture()
 	if err != nil {
-		return fmt.Errorf("Failed to get mapped architecture: Failed to translate the architecture name: %w", err)
+		return fmt.Errorf("failed to get mapped architecture: failed to translate the architecture name: %w", err)
 	}
 	arch, ok := findArchitecture(d.Image.Architecture)
 	if !ok {
-		return fmt.Errorf("Failed to get architecture ID: Architecture isn't supported: %s", d.Image.Architecture)
+		return fmt.Errorf("failed to get architecture ID: architecture isn't supported: %s", d.Image.Architecture)
 	}
 	d.Image.ArchitectureMapped, d.Image.ArchitectureKernel = mapped, arch.kernel
 	d.Image.ArchitecturePersonality = fmt.Sprintf("linux%d", arch.bits)

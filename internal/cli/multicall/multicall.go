@@ -6,8 +6,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/cowl-disk/cowl/drivers"
+	"github.com/cowl-disk/cowl/internal/cli/distrobuilder"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/qemuga"
 	"github.com/cowl-disk/cowl/internal/cli/qemuimg"
@@ -51,11 +53,16 @@ func Run(ctx context.Context, s program.Streams, args []string) int {
 		return image(name, s).Run(ctx, args)
 	case program.Server:
 		return server(name, s, nil).Run(ctx, args)
+	case program.Packer:
+		return packer(name, s).Run(ctx, args)
 	case program.IO, program.Daemon:
 		fmt.Fprintf(s.Stderr, "%s: not built into this version of cowl\n", name)
 		return 1
 	}
+	packs := packer("cowl", s)
 	switch {
+	case len(args) > 0 && packs.Has(args[0]), len(args) == 2 && args[0] == "help" && packs.Has(args[1]):
+		return packs.Run(ctx, args)
 	case len(args) > 0 && args[0] == "nbd":
 		return server("cowl nbd", s, args[:1]).Run(ctx, args[1:])
 	case len(args) == 2 && args[0] == "help" && args[1] == "nbd":
@@ -71,12 +78,17 @@ func Cowl(s program.Streams) *qemuimg.Program {
 	nbd.Summary = "Serve an image over NBD, or attach it to a kernel device"
 	nbd.Usage = nbd.Usage[:1]
 	guest := &program.Command{Name: "guest-agent", Summary: "Serve the host that runs this virtual machine, as qemu-ga does", Usage: []string{"[OPTIONS]"}}
-	p.Others = []*program.Command{nbd, guest}
+	p.Others = append(packer("cowl", s).Commands(), nbd, guest)
 	return p
 }
 
 func image(name string, s program.Streams) *qemuimg.Program {
 	return &qemuimg.Program{Name: name, Streams: s, Drivers: drivers.All()}
+}
+
+// packer makes images for Incus.
+func packer(name string, s program.Streams) *distrobuilder.Program {
+	return &distrobuilder.Program{Name: name, Streams: s, Drivers: drivers.All(), Now: time.Now, Getenv: os.Getenv}
 }
 
 // server is the NBD server. prefix is the words before its options.

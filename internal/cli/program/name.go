@@ -16,6 +16,7 @@ const (
 	IO                 // qemu-io
 	Agent              // qemu-ga
 	Daemon             // qemu-storage-daemon
+	Packer             // distrobuilder
 )
 
 // Name is the name under which a program was called, for its messages: the last
@@ -42,6 +43,8 @@ func KindOf(name string) Kind {
 		return Agent
 	case strings.HasSuffix(name, "-storage-daemon"):
 		return Daemon
+	case name == "distrobuilder":
+		return Packer
 	}
 	return Cowl
 }

@@ -1,0 +1,243 @@
+package incus
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os/exec"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz/lzma"
+
+	"github.com/cowl-disk/cowl/internal/resources"
+	"github.com/cowl-disk/cowl/internal/xz"
+)
+
+// newCompressor returns a writer that compresses to w. Closing it ends the stream and
+// does not close w. Large archives become several streams one after the other, which
+// every program for the method reads, so that processors can share the work; where they
+// are cut does not depend on their number.
+func newCompressor(ctx context.Context, w io.Writer, c Compression) (io.WriteCloser, error) {
+	level := c.Level
+	switch c.Method {
+	case "none", "lz4":
+		return nopCloser{w}, nil
+	case "gzip":
+		if !c.HasLevel {
+			level = gzip.DefaultCompression
+		}
+		return newChunked(ctx, w, 4<<20, 12<<20, func() (chunkPacker, error) {
+			z, err := gzip.NewWriterLevel(nil, level)
+			return func(dst, src []byte) ([]byte, error) {
+				b := bytes.NewBuffer(dst)
+				z.Reset(b)
+				_, err := z.Write(src)
+				err = errors.Join(err, z.Close())
+				return b.Bytes(), err
+			}, err
+		})
+	case "zstd":
+		if !c.HasLevel {
+			level = 3
+		}
+		return newChunked(ctx, w, 8<<20, 40<<20, func() (chunkPacker, error) {
+			z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithEncoderConcurrency(1))
+			return func(dst, src []byte) ([]byte, error) { return z.EncodeAll(src, dst), nil }, err
+		})
+	case "xz":
+		chunk := 4 << 20
+		switch {
+		case c.HasLevel && level < 3:
+			chunk = 1 << 20
+		case level > 6:
+			chunk = 8 << 20
+		}
+		return newChunked(ctx, w, chunk, int64(14*chunk), func() (chunkPacker, error) {
+			e := xz.NewEncoder()
+			return func(dst, src []byte) ([]byte, error) {
+				out, ok := e.Append(dst, src, chunk, 2*chunk)
+				if !ok {
+					return nil, errors.New("xz: a chunk became longer than twice its length")
+				}
+				return out, nil
+			}, nil
+		})
+	case "lzma":
+		return lzma.WriterConfig{DictCap: dictionary(c), Size: -1, EOSMarker: true}.NewWriter(w)
+	case "lzip":
+		dict := dictionary(c)
+		return newChunked(ctx, w, dict, 10*int64(dict), func() (chunkPacker, error) {
+			return func(dst, src []byte) ([]byte, error) { return appendLzip(dst, src, dict) }, nil
+		})
+	case "bzip2":
+		return newProgram(ctx, w, c)
+	}
+	return nil, fmt.Errorf("compression %q is not supported", c.Method)
+}
+
+// dictionary is the size that xz takes for a level.
+func dictionary(c Compression) int {
+	if !c.HasLevel {
+		return 8 << 20
+	}
+	return [...]int{256 << 10, 1 << 20, 2 << 20, 4 << 20, 4 << 20, 8 << 20, 8 << 20, 16 << 20, 32 << 20, 64 << 20}[c.Level]
+}
+
+// appendLzip appends src as a member of a lzip file (lzip manual, "File format").
+func appendLzip(dst, src []byte, dict int) ([]byte, error) {
+	const lzmaHeader = 13
+	var b bytes.Buffer
+	z, err := lzma.WriterConfig{DictCap: dict, Size: -1, EOSMarker: true}.NewWriter(&b)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := z.Write(src); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	start := len(dst)
+	bits := byte(0)
+	for 1<<bits < dict {
+		bits++
+	}
+	dst = append(append(dst, 'L', 'Z', 'I', 'P', 1, bits), b.Bytes()[lzmaHeader:]...)
+	dst = binary.LittleEndian.AppendUint32(dst, crc32.ChecksumIEEE(src))
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(len(src)))
+	return binary.LittleEndian.AppendUint64(dst, uint64(len(dst)-start+8)), nil
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
+
+// chunkPacker appends the compressed form of src to dst. One goroutine at a time calls it.
+type chunkPacker func(dst, src []byte) ([]byte, error)
+
+// chunked cuts a stream into chunks of a size and compresses several at a time.
+type chunked struct {
+	ctx   context.Context
+	w     io.Writer
+	size  int
+	buf   []byte
+	free  chan chunkPacker
+	queue []chan packedChunk // in order
+	most  int
+	wrote bool
+	err   error
+}
+
+type packedChunk struct {
+	b   []byte
+	err error
+}
+
+// newChunked starts a stream; each of its workers takes memory bytes.
+func newChunked(ctx context.Context, w io.Writer, size int, memory int64, packer func() (chunkPacker, error)) (io.WriteCloser, error) {
+	n := resources.Workers(resources.Processors(), memory)
+	c := &chunked{ctx: ctx, w: w, size: size, free: make(chan chunkPacker, n), most: n}
+	for range n {
+		p, err := packer()
+		if err != nil {
+			return nil, err
+		}
+		c.free <- p
+	}
+	return c, nil
+}
+
+func (c *chunked) Write(p []byte) (int, error) {
+	total := len(p)
+	for len(p) > 0 && c.err == nil {
+		if c.buf == nil {
+			c.buf = make([]byte, 0, c.size)
+		}
+		n := min(len(p), c.size-len(c.buf))
+		c.buf = append(c.buf, p[:n]...)
+		if p = p[n:]; len(c.buf) == c.size {
+			c.start()
+		}
+	}
+	return total - len(p), c.err
+}
+
+// start gives the buffer to a worker.
+func (c *chunked) start() {
+	if len(c.queue) == c.most {
+		c.next()
+	}
+	src, out := c.buf, make(chan packedChunk, 1)
+	c.buf, c.wrote = nil, true
+	c.queue = append(c.queue, out)
+	pack := <-c.free
+	go func() {
+		b, err := pack(nil, src)
+		c.free <- pack
+		out <- packedChunk{b, err}
+	}()
+}
+
+// next writes the oldest chunk.
+func (c *chunked) next() {
+	p := <-c.queue[0]
+	c.queue = c.queue[1:]
+	if c.err == nil {
+		c.err = errors.Join(p.err, c.ctx.Err())
+	}
+	if c.err == nil {
+		_, c.err = c.w.Write(p.b)
+	}
+}
+
+// Close ends the stream and waits for the workers.
+func (c *chunked) Close() error {
+	if c.err == nil && (len(c.buf) > 0 || !c.wrote) {
+		c.start()
+	}
+	for len(c.queue) > 0 {
+		c.next()
+	}
+	return c.err
+}
+
+// program compresses by a program of the host.
+type program struct {
+	io.WriteCloser
+	cmd    *exec.Cmd
+	errors bytes.Buffer
+}
+
+// newProgram starts the host's program for a method that no maintained library writes.
+func newProgram(ctx context.Context, w io.Writer, c Compression) (io.WriteCloser, error) {
+	path, err := exec.LookPath(c.Method)
+	if err != nil {
+		return nil, fmt.Errorf("compression %s is done by the program of that name, which this machine lacks: %w", c.Method, err)
+	}
+	p := &program{}
+	args := []string{"-c"}
+	if c.HasLevel {
+		args = append(args, fmt.Sprintf("-%d", c.Level))
+	}
+	p.cmd = exec.CommandContext(ctx, path, args...)
+	p.cmd.Env = []string{"LC_ALL=C"} // no options from variables
+	p.cmd.Stdout, p.cmd.Stderr = w, &p.errors
+	if p.WriteCloser, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	return p, p.cmd.Start()
+}
+
+// Close waits for the program.
+func (p *program) Close() error {
+	err := p.WriteCloser.Close()
+	if waitErr := p.cmd.Wait(); waitErr != nil {
+		err = errors.Join(err, fmt.Errorf("%s: %w: %.200s", p.cmd.Path, waitErr, p.errors.String()))
+	}
+	return err
+}

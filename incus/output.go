@@ -1,0 +1,99 @@
+package incus
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// OutputFile is a file of an image that was made.
+type OutputFile struct {
+	Path   string `json:"path"`
+	Size   int64  `json:"size"`   // bytes
+	SHA256 string `json:"sha256"` // in hexadecimal
+}
+
+// outputs are the files of an image while they are written, under temporary names in the
+// folder of their final ones.
+type outputs struct {
+	dir   string
+	files []*output
+}
+
+type output struct {
+	*os.File
+	final string
+	info  OutputFile
+}
+
+// create makes a file that will have a name.
+func (o *outputs) create(name string) (*output, error) {
+	if filepath.Base(name) != name || name == "." || name == ".." {
+		return nil, fmt.Errorf("%q is no name for a file", name)
+	}
+	if err := os.MkdirAll(o.dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(o.dir, ".cowl-incus-*")
+	if err != nil {
+		return nil, err
+	}
+	out := &output{File: f, final: filepath.Join(o.dir, name)}
+	o.files = append(o.files, out)
+	return out, nil
+}
+
+// discard removes what was not published.
+func (o *outputs) discard() {
+	for _, f := range o.files {
+		if f.File != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}
+}
+
+// publish gives the files their names, once all of them are on the disk. One that has the
+// name already is replaced.
+func (o *outputs) publish() error {
+	for _, f := range o.files {
+		if info, err := os.Lstat(f.final); err == nil && info.IsDir() {
+			return fmt.Errorf("%s is a directory", f.final)
+		}
+		if err := errors.Join(f.Chmod(0o666&^umask()), f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("write %s: %w", f.final, err)
+		}
+	}
+	for _, f := range o.files {
+		name := f.Name()
+		if err := os.Rename(name, f.final); err != nil {
+			return err
+		}
+		f.File = nil
+	}
+	return nil
+}
+
+// sum reads the file back and notes its size and its digest. all, where not nil, takes
+// the bytes, too.
+func (f *output) sum(all hash.Hash) error {
+	h := sha256.New()
+	var w io.Writer = h
+	if all != nil {
+		w = io.MultiWriter(h, all)
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = io.CopyBuffer(w, struct{ io.Reader }{io.NewSectionReader(f, 0, size)}, make([]byte, 1<<20))
+	}
+	if err != nil {
+		return fmt.Errorf("read %s back: %w", f.final, err)
+	}
+	f.info = OutputFile{Path: f.final, Size: size, SHA256: hex.EncodeToString(h.Sum(nil))}
+	return nil
+}

@@ -1,0 +1,160 @@
+package distrobuilder
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cowl-disk/cowl/drivers"
+	"github.com/cowl-disk/cowl/internal/cli/program"
+)
+
+const tiny = `image:
+  distribution: tiny
+  release: "3.20"
+  architecture: amd64
+source:
+  downloader: rootfs-http
+packages:
+  manager: apt
+`
+
+// run runs a command line in a clock that stands still.
+func run(t *testing.T, name, stdin string, env map[string]string, args ...string) (code int, out, errs string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	p := &Program{Name: name, Streams: program.Streams{Stdin: strings.NewReader(stdin), Stdout: &o, Stderr: &e, Screen: &e}, Drivers: drivers.All(),
+		Now: func() time.Time { return time.Unix(1800000000, 0).UTC() }, Getenv: func(k string) string { return env[k] }}
+	code = p.Run(t.Context(), args)
+	return code, o.String(), e.String()
+}
+
+// folder has a definition and a root file system.
+func folder(t *testing.T, more string) (dir, definition, root string) {
+	t.Helper()
+	dir = t.TempDir()
+	definition, root = filepath.Join(dir, "d.yaml"), filepath.Join(dir, "root")
+	if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{definition: tiny + more, filepath.Join(root, "etc/hostname"): "x\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Time{}, time.Unix(1700000000, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{filepath.Join(root, "etc"), root} {
+		if err := os.Chtimes(path, time.Time{}, time.Unix(1600000000, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir, definition, root
+}
+
+func TestCommandLines(t *testing.T) {
+	dir, definition, root := folder(t, "")
+	_, acting, _ := folder(t, "actions:\n- {trigger: post-files, action: x}\n- {trigger: post-unpack, action: x}\n")
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		says string
+	}{
+		"validate":           {[]string{"validate", definition}, 0, ""},
+		"standard input":     {[]string{"validate", "-"}, 0, ""},
+		"options before":     {[]string{"--debug", "-o", "image.release=1", "validate", definition}, 0, ""},
+		"two options":        {[]string{"validate", definition, "-o", "image.release=1,image.variant=x"}, 0, ""},
+		"no definition":      {[]string{"validate", dir + "/no.yaml"}, 1, "Error: Failed to get definition: open " + dir + "/no.yaml: no such file or directory\n"},
+		"no arguments":       {[]string{"validate"}, 1, "Error: accepts 1 arg(s), received 0\n"},
+		"few arguments":      {[]string{"pack-incus", definition}, 1, "Error: accepts between 2 and 3 arg(s), received 1\n"},
+		"type":               {[]string{"pack-incus", "--type", "x", definition, root}, 1, "Error: --type needs to be one of ['split', 'unified']\n"},
+		"compression":        {[]string{"pack-incus", "--compression=xz-9", definition, root}, 1, "Error: Failed to parse compression level: Squashfs compression method \"xz\" does not"},
+		"option":             {[]string{"validate", "-o", "image", definition}, 1, "Error: Failed to get definition: Options need to be of type key=value\n"},
+		"command":            {[]string{"pack"}, 1, "Error: unknown command \"pack\" for \"distrobuilder\"\n"},
+		"flag":               {[]string{"pack-incus", "--no-such-thing", definition, root}, 1, "--no-such-thing"},
+		"boolean":            {[]string{"pack-incus", "--vm=perhaps", definition, root}, 1, "invalid argument \"perhaps\" for \"--vm\" flag"},
+		"no source":          {[]string{"pack-incus", definition, dir + "/no"}, 1, "no such file or directory"},
+		"version":            {[]string{"--version"}, 0, ""},
+		"needs a program":    {[]string{"pack-incus", acting, root, dir + "/a"}, 1, "Error: actions.0 (post-files): these parts of the definition run programs"},
+		"leaves out":         {[]string{"pack-incus", "--skip-actions", acting, root, dir + "/a", "--compression", "lz4"}, 0, "msg=\"left out: actions.0 (post-files)\""},
+		"owner":              {[]string{"pack-incus", "--owner", "me", definition, root}, 1, "--owner expects root, keep or UID:GID, not 'me'"},
+		"timeout is no time": {[]string{"pack-incus", "-t", "soon", definition, root}, 1, "invalid argument \"soon\""},
+	} {
+		code, out, errs := run(t, "distrobuilder", tiny, nil, c.args...)
+		if code != c.code || !strings.Contains(errs, c.says) || c.says == "" && errs != "" {
+			t.Errorf("%s: %d, %q, %q; want %d, %q", name, code, out, errs, c.code, c.says)
+		}
+		if c.code == 1 && !strings.Contains(errs, `time="2027-01-15T08:00:00Z" level=error msg="Failed running distrobuilder" err="`) {
+			t.Errorf("%s: no line of the log: %q", name, errs)
+		}
+	}
+	if code, out, _ := run(t, "distrobuilder", "", nil, "--version"); code != 0 || out != "3.4.0\n" {
+		t.Errorf("%d %q", code, out)
+	}
+}
+
+func TestPackIncus(t *testing.T) {
+	dir, definition, root := folder(t, "files:\n- {generator: hostname, path: /etc/hostname}\n")
+	pack := func(env map[string]string, args ...string) (r struct {
+		Fingerprint, Name string
+		Files             []struct{ Path string }
+	}) {
+		t.Helper()
+		code, out, errs := run(t, "cowl", "", env, append([]string{"pack-incus", "--output", "json", "--owner", "root", definition, root, filepath.Join(dir, "out")}, args...)...)
+		if code != 0 {
+			t.Fatalf("%d %s", code, errs)
+		}
+		if err := json.Unmarshal([]byte(out), &r); err != nil {
+			t.Fatalf("%q: %v", out, err)
+		}
+		return r
+	}
+	first := pack(nil, "--compression", "gzip")
+	if first.Name != "tiny-3.20-amd64-default-20231114_2213" || len(first.Files) != 2 || first.Files[0].Path != filepath.Join(dir, "out", "incus.tar.gz") {
+		t.Errorf("%+v", first)
+	}
+	if again := pack(nil, "--compression", "gzip"); again.Fingerprint != first.Fingerprint {
+		t.Error("another fingerprint for the same input")
+	}
+	if at := pack(map[string]string{"SOURCE_DATE_EPOCH": "1500000000"}, "--compression", "gzip"); at.Name != "tiny-3.20-amd64-default-20170714_0240" || at.Fingerprint == first.Fingerprint {
+		t.Errorf("%+v", at)
+	}
+	if now := pack(nil, "--reproducible=false", "--type=unified", "--compression", "none", "-o", "image.name=n"); now.Name != "n" || now.Files[0].Path != filepath.Join(dir, "out", "n.tar") {
+		t.Errorf("%+v", now)
+	}
+	if code, _, errs := run(t, "cowl", "", map[string]string{"SOURCE_DATE_EPOCH": "x"}, "pack-incus", "--owner", "root", definition, root, dir); code != 1 || !strings.Contains(errs, "SOURCE_DATE_EPOCH") {
+		t.Errorf("%d %q", code, errs)
+	}
+	code, out, errs := run(t, "cowl", "", nil, "pack-incus", "--owner", "7:8", "--compression", "lz4", "--progress=json", definition, root, dir)
+	if code != 0 || errs != "" || !strings.Contains(out, "Fingerprint: ") || !strings.Contains(out, `"phase":`) {
+		t.Errorf("%d %q %q", code, out, errs)
+	}
+	list, err := os.ReadDir(filepath.Join(dir, "out"))
+	if err != nil || len(list) != 3 {
+		t.Errorf("%v %v", list, err)
+	}
+}
+
+func TestDeclarations(t *testing.T) {
+	p := &Program{Name: "cowl"}
+	for _, c := range p.Commands() {
+		for _, problem := range c.Problems() {
+			t.Error(problem)
+		}
+		if !p.Has(c.Name) {
+			t.Errorf("%s is not found", c.Name)
+		}
+	}
+	if p.Has("convert") {
+		t.Error("convert is ours")
+	}
+	code, out, _ := run(t, "distrobuilder", "", nil, "help", "pack-incus")
+	if code != 0 || !strings.Contains(out, "--compression METHOD") {
+		t.Errorf("%d %q", code, out)
+	}
+}
