@@ -3,10 +3,8 @@ package incus
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"os/exec"
 
@@ -69,11 +67,6 @@ func newCompressor(ctx context.Context, w io.Writer, c Compression) (io.WriteClo
 		})
 	case "lzma":
 		return lzma.WriterConfig{DictCap: dictionary(c), Size: -1, EOSMarker: true}.NewWriter(w)
-	case "lzip":
-		dict := dictionary(c)
-		return newChunked(ctx, w, dict, 10*int64(dict), func() (chunkPacker, error) {
-			return func(dst, src []byte) ([]byte, error) { return appendLzip(dst, src, dict) }, nil
-		})
 	case "bzip2":
 		return newProgram(ctx, w, c)
 	}
@@ -86,31 +79,6 @@ func dictionary(c Compression) int {
 		return 8 << 20
 	}
 	return [...]int{256 << 10, 1 << 20, 2 << 20, 4 << 20, 4 << 20, 8 << 20, 8 << 20, 16 << 20, 32 << 20, 64 << 20}[c.Level]
-}
-
-// appendLzip appends src as a member of a lzip file (lzip manual, "File format").
-func appendLzip(dst, src []byte, dict int) ([]byte, error) {
-	const lzmaHeader = 13
-	var b bytes.Buffer
-	z, err := lzma.WriterConfig{DictCap: dict, Size: -1, EOSMarker: true}.NewWriter(&b)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := z.Write(src); err != nil {
-		return nil, err
-	}
-	if err := z.Close(); err != nil {
-		return nil, err
-	}
-	start := len(dst)
-	bits := byte(0)
-	for 1<<bits < dict {
-		bits++
-	}
-	dst = append(append(dst, 'L', 'Z', 'I', 'P', 1, bits), b.Bytes()[lzmaHeader:]...)
-	dst = binary.LittleEndian.AppendUint32(dst, crc32.ChecksumIEEE(src))
-	dst = binary.LittleEndian.AppendUint64(dst, uint64(len(src)))
-	return binary.LittleEndian.AppendUint64(dst, uint64(len(dst)-start+8)), nil
 }
 
 type nopCloser struct{ io.Writer }

@@ -12,7 +12,7 @@ import (
 // Compression is how the files of an image are compressed: the words of distrobuilder's
 // --compression.
 type Compression struct {
-	// Method is none, gzip, bzip2, xz, lzma, lzip, zstd or lz4.
+	// Method is none, gzip, bzip2, xz, lzma, zstd or lz4.
 	Method string
 	// Level is 0 where none is given, and HasLevel tells 0 from that.
 	Level    int
@@ -21,9 +21,9 @@ type Compression struct {
 
 var levelForm = regexp.MustCompile(`^(\w+)-(\d{1,2})$`)
 
-// methods are what Incus reads, and lzip.
+// methods are what Incus reads.
 func methods() []string {
-	return []string{"none", "gzip", "bzip2", "xz", "lzma", "lzip", "zstd", "lz4"}
+	return []string{"none", "gzip", "bzip2", "xz", "lzma", "zstd", "lz4"}
 }
 
 // ParseCompression reads METHOD or METHOD-LEVEL. Its errors have the words of
@@ -45,7 +45,7 @@ func ParseCompression(word string) (c Compression, err error) {
 		}
 	}
 	switch {
-	case c.Method == "lzo" || c.Method == "lzop":
+	case slices.Contains([]string{"lzo", "lzop", "lzip"}, c.Method):
 		return c, fmt.Errorf("compression method %q is not supported: Incus refuses images with it", c.Method)
 	case c.Method == "":
 		c.Method = "none"
@@ -70,5 +70,5 @@ func (c Compression) Squashfs() (squashfs.Compression, int, error) {
 // extension is what the name of a compressed archive ends with. Archives beside an lz4
 // squashfs are plain, as those of distrobuilder.
 func (c Compression) extension() string {
-	return map[string]string{"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "lzma": ".lzma", "lzip": ".lz", "zstd": ".zst"}[c.Method]
+	return map[string]string{"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "lzma": ".lzma", "zstd": ".zst"}[c.Method]
 }

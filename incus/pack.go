@@ -276,9 +276,6 @@ func (p *packing) archive(ctx context.Context, f *output, root *fstree.Node, pre
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	if p.Compression.Method == "lzip" { // which this package does not read
-		return nil
-	}
 	r, _, err := fstree.Decompress(struct{ io.Reader }{f})
 	if err != nil {
 		return fmt.Errorf("read %s back: %w", f.final, err)

@@ -38,9 +38,9 @@ func compression(t *testing.T, word string) Compression {
 func richTree(t *testing.T) *fstree.Tree {
 	t.Helper()
 	tree := testTree(t)
-	data := make([]byte, 5<<20)
-	rand.NewChaCha8([32]byte{1}).Read(data[:300<<10])
-	copy(data[2<<20:], data[:300<<10])
+	data := make([]byte, 2<<20+5)
+	rand.NewChaCha8([32]byte{1}).Read(data[:100<<10])
+	copy(data[1<<20:], data[:100<<10])
 	n, err := tree.PutFile("big", data, when())
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func compare(t *testing.T, what string, a, b *fstree.Node) {
 }
 
 func TestPack(t *testing.T) {
-	for _, word := range []string{"gzip", "zstd-3", "lz4", "xz", "lzma", "none", "xz-0", "lzip-1"} {
+	for _, word := range []string{"gzip", "zstd-3", "lz4", "xz", "lzma", "none"} {
 		c, dir := compression(t, word), t.TempDir()
 		i := imageOf(t, "", richTree(t))
 		all := sha256.New()
@@ -106,9 +106,6 @@ func TestPack(t *testing.T) {
 		r := pack(t, i, PackOptions{Dir: dir, Unified: true, Compression: c})
 		if r.Type != "unified" || len(r.Files) != 1 || filepath.Base(r.Files[0].Path) != "tiny-3.20-amd64-default-20231114_2213.tar"+c.extension() || r.Fingerprint != r.Files[0].SHA256 {
 			t.Fatalf("%s: %+v", word, r)
-		}
-		if c.Method == "lzip" {
-			continue // not read; compared beside the program
 		}
 		tree, err := fstree.OpenTar(r.Files[0].Path, fstree.Options{})
 		if err != nil {
@@ -215,7 +212,7 @@ func TestParseCompression(t *testing.T) {
 	for word, want := range map[string]string{"xz": "", "gzip-9": "", "zstd-22": "", "none": "invalid squashfs compression method", "": "invalid squashfs", "bzip2-9": "does not support specifying levels", "bzip2": "invalid squashfs",
 		"xz-9": `squashfs compression method "xz" does not support specifying levels`, "lz4": "", "lz4-1": `"lz4" does not support specifying levels`,
 		"zstd-23": `invalid compression level 23 for method "zstd"`, "gzip-0": "invalid compression level", "foo": "invalid compression method", "XZ": "invalid compression method",
-		"lzo": "Incus refuses", "lzop-3": "Incus refuses", "gzip-": "invalid compression method"} {
+		"lzo": "Incus refuses", "lzop-3": "Incus refuses", "lzip": "Incus refuses", "gzip-": "invalid compression method"} {
 		c, err := ParseCompression(word)
 		if err == nil {
 			_, _, err = c.Squashfs()

@@ -28,6 +28,8 @@ type imaging struct {
 	reproducible bool
 	noVerify     bool
 	skipActions  bool
+	importing    bool
+	alias        string
 }
 
 // packing is one run of pack-incus.
@@ -43,18 +45,24 @@ func newImaging(c *call) imaging {
 	return imaging{call: c, kind: "split", word: "xz", boot: incus.BootAuto, reproducible: true}
 }
 
-const imagingUsage = "[--type split|unified] [--compression METHOD[-LEVEL]] [--vm[=BOOL]] [--boot WAY] [--reproducible[=BOOL]] [--no-verify] [--skip-actions] [-p[=json]] [--output human|json]"
+const imagingUsage = "[--type split|unified] [--compression METHOD[-LEVEL]] [--vm[=BOOL]] [--boot WAY] [--reproducible[=BOOL]] [--no-verify] [--skip-actions] [--import-into-incus[=ALIAS]] [-p[=json]] [--output human|json]"
 
 // options declares what makes an image.
 func (m *imaging) options() []program.Option {
 	return []program.Option{
 		program.Text(&m.kind, "--type split|unified", "one archive with everything (unified), or the metadata and the root file\nsystem in files of their own (default: split)").Offering("split", "unified"),
-		program.Text(&m.word, "--compression METHOD[-LEVEL]", "gzip, xz, zstd, lzma, lz4; for --type unified also bzip2, lzip and none; levels\nof squashfs are for gzip and zstd only (default: xz)").Offering("gzip", "xz", "zstd", "lzma", "lz4", "bzip2", "lzip", "none"),
+		program.Text(&m.word, "--compression METHOD[-LEVEL]", "gzip, xz, zstd, lzma, lz4; for --type unified also bzip2 and none; levels\nof squashfs are for gzip and zstd only (default: xz)").Offering("gzip", "xz", "zstd", "lzma", "lz4", "bzip2", "none"),
 		boolean(&m.vm, "--vm", "make the disk of a virtual machine (qcow2) in place of a squashfs"),
 		program.Text(&m.boot, "--boot WAY", "where the boot files of a virtual machine come from: what is in /boot/efi (esp),\nshim and signed GRUB, a unified kernel image (uki), systemd-boot, or none;\nauto takes the first that is there (default: auto)").Offering(incus.BootWays()...),
 		boolean(&m.reproducible, "--reproducible", "depend on nothing but the source and the definition: the image's time is\nSOURCE_DATE_EPOCH, or that of the newest file; false takes the clock (default: true)"),
 		program.Flag(&m.noVerify, "--no-verify", "do not read back and compare what was written"),
 		program.Flag(&m.skipActions, "--skip-actions", "leave out actions and package management, and tell which"),
+		program.Func("--import-into-incus[=ALIAS]", "import the image into the Incus server of this machine ($INCUS_SOCKET, $INCUS_DIR),\nand give it a name, which may be a template", func(arg string) error {
+			if m.importing = true; arg != "-" {
+				m.alias = arg
+			}
+			return nil
+		}),
 		program.Func("-p, --progress[=json]", "show progress; with =json as one object per line, with the members\ndone, total, bytes_per_second and phase", func(arg string) error {
 			switch arg {
 			case "":
@@ -240,6 +248,11 @@ func (m *imaging) make(image *incus.Image, target string) error {
 	}
 	for _, l := range result.Lost {
 		m.Program.warn("not kept: " + l)
+	}
+	if m.importing {
+		if err := m.importImage(image, result); err != nil {
+			return err
+		}
 	}
 	return m.print(result)
 }
