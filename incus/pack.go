@@ -49,17 +49,19 @@ type Result struct {
 // packing is one run of Pack.
 type packing struct {
 	PackOptions
-	image  *Image
+	image  *Image // nil for one that is packed again
 	out    outputs
 	result *Result
-	meta   *fstree.Tree
+	meta   *fstree.Tree // metadata.yaml and the templates
+	root   *fstree.Node // nil for the disk of a virtual machine that is there already
+	disk   *fstree.Node
+	when   time.Time
+	warn   func(format string, args ...any)
 }
 
-// Pack writes the image. The files appear under their final names when all is written,
-// read back and compared, and those that had the names are replaced. Where it fails, or
-// the process ends, none appears.
-func (i *Image) Pack(ctx context.Context, o PackOptions) (*Result, error) {
-	p := &packing{PackOptions: o, image: i, result: &Result{Type: "split", VM: o.VM != nil}}
+// newPacking begins a run.
+func newPacking(o PackOptions, vm bool) *packing {
+	p := &packing{PackOptions: o, result: &Result{Type: "split", VM: vm}, warn: func(string, ...any) {}}
 	if p.out.dir = o.Dir; o.Dir == "" {
 		p.out.dir = "."
 	}
@@ -69,26 +71,39 @@ func (i *Image) Pack(ctx context.Context, o PackOptions) (*Result, error) {
 	if p.Progress == nil {
 		p.Progress = func(string, int64, int64) {}
 	}
+	return p
+}
+
+// Pack writes the image. The files appear under their final names when all is written,
+// read back and compared, and those that had the names are replaced. Where it fails, or
+// the process ends, none appears.
+func (i *Image) Pack(ctx context.Context, o PackOptions) (*Result, error) {
+	p := newPacking(o, o.VM != nil)
+	p.image, p.root, p.when, p.warn = i, i.Tree.Root, i.Time, i.warn
 	defer p.out.discard()
-	if err := p.run(ctx); err != nil {
+	meta, m, err := i.metadataTree()
+	if err != nil {
+		return nil, fmt.Errorf("failed to create Incus image: %w", err)
+	}
+	p.meta, p.result.Name = meta, m.Properties["name"]
+	p.lose(i.Tree.Lost...)
+	return p.run(ctx)
+}
+
+// run writes the files, and publishes them.
+func (p *packing) run(ctx context.Context) (*Result, error) {
+	if err := p.write(ctx); err != nil {
 		return nil, fmt.Errorf("failed to create Incus image: %w", err)
 	}
 	return p.result, nil
 }
 
-func (p *packing) run(ctx context.Context) error {
-	meta, m, err := p.image.metadataTree()
-	if err != nil {
-		return err
-	}
-	p.meta, p.result.Name = meta, m.Properties["name"]
-	p.lose(p.image.Tree.Lost...)
+func (p *packing) write(ctx context.Context) error {
+	write := p.split
 	if p.Unified {
-		err = p.unified(ctx)
-	} else {
-		err = p.split(ctx)
+		write = p.unified
 	}
-	if err != nil {
+	if err := write(ctx); err != nil {
 		return err
 	}
 	all := sha256.New()
@@ -128,10 +143,10 @@ func (p *packing) split(ctx context.Context) error {
 	if err := p.archive(ctx, archive, nil, "", nil); err != nil {
 		return fmt.Errorf("failed to create metadata tarball: %w", err)
 	}
-	if p.VM != nil {
+	if p.result.VM {
 		disk, err := p.out.create("disk.qcow2")
 		if err == nil {
-			err = p.disk(ctx, disk)
+			err = p.writeDisk(ctx, disk)
 		}
 		if err != nil {
 			return fmt.Errorf("failed to create qcow2 image: %w", err)
@@ -153,8 +168,7 @@ func (p *packing) squashfs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	root := p.image.Tree.Root
-	report, err := squashfs.Write(ctx, f, root, squashfs.Options{Compression: kind, Level: level, BlockSize: 1 << 20, Time: p.image.Time,
+	report, err := squashfs.Write(ctx, f, p.root, squashfs.Options{Compression: kind, Level: level, BlockSize: 1 << 20, Time: p.when,
 		Progress: func(done, total int64) { p.Progress("squashfs", done, total) }})
 	if err != nil {
 		return err
@@ -164,7 +178,7 @@ func (p *packing) squashfs(ctx context.Context) error {
 		return nil
 	}
 	p.Progress("verify", 0, 0)
-	return verifySquashfs(f, report, root)
+	return verifySquashfs(f, report, p.root)
 }
 
 // verifySquashfs compares an image with the tree that it was made of, but for what the
@@ -211,15 +225,18 @@ func (p *packing) unified(ctx context.Context) error {
 	}
 	if strings.ContainsAny(name, "/\\\x00") {
 		plain := strings.NewReplacer("/", "_", "\\", "_", "\x00", "_").Replace(name)
-		p.image.warn("the image's name %q is no name for a file: the file is called %q", name, plain)
+		p.warn("the image's name %q is no name for a file: the file is called %q", name, plain)
 		name = plain
 	}
 	archive, err := p.out.create(name + ".tar" + p.Compression.extension())
 	if err != nil {
 		return err
 	}
-	if p.VM == nil {
-		return p.archive(ctx, archive, p.image.Tree.Root, "rootfs/", nil)
+	switch {
+	case !p.result.VM:
+		return p.archive(ctx, archive, p.root, "rootfs/", nil)
+	case p.disk != nil:
+		return p.archive(ctx, archive, nil, "", p.disk)
 	}
 	temporary := outputs{dir: p.out.dir}
 	defer temporary.discard()
@@ -227,14 +244,14 @@ func (p *packing) unified(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := p.disk(ctx, disk); err != nil {
+	if err := p.writeDisk(ctx, disk); err != nil {
 		return fmt.Errorf("failed to create qcow2 image: %w", err)
 	}
 	size, err := disk.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}
-	node := &fstree.Node{Kind: fstree.File, Mode: 0o644, ModTime: p.image.Time, Size: size, Content: fstree.Section(disk, 0, size)}
+	node := &fstree.Node{Kind: fstree.File, Mode: 0o644, ModTime: p.when, Size: size, Content: fstree.Section(disk, 0, size)}
 	return p.archive(ctx, archive, nil, "", node)
 }
 

@@ -96,8 +96,12 @@ func (p *packing) planDisk() (*vmDisk, error) {
 	return d, nil
 }
 
-// disk writes a disk with its partitions into a new qcow2 in the file, in one pass.
-func (p *packing) disk(ctx context.Context, f *output) error {
+// writeDisk writes a disk with its partitions into a new qcow2 in the file, in one pass, or
+// copies the one that is there.
+func (p *packing) writeDisk(ctx context.Context, f *output) error {
+	if p.disk != nil {
+		return copyContent(ctx, f, p.disk, func(done int64) { p.Progress("disk", done, p.disk.Size) })
+	}
 	if p.Registry == nil {
 		return errors.New("PackOptions.Registry must be set for VM images")
 	}

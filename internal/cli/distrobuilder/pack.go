@@ -50,8 +50,8 @@ const imagingUsage = "[--type split|unified] [--compression METHOD[-LEVEL]] [--v
 // options declares what makes an image.
 func (m *imaging) options() []program.Option {
 	return []program.Option{
-		program.Text(&m.kind, "--type split|unified", "one archive with everything (unified), or the metadata and the root file\nsystem in files of their own (default: split)").Offering("split", "unified"),
-		program.Text(&m.word, "--compression METHOD[-LEVEL]", "gzip, xz, zstd, lzma, lz4; for --type unified also bzip2 and none; levels\nof squashfs are for gzip and zstd only (default: xz)").Offering("gzip", "xz", "zstd", "lzma", "lz4", "bzip2", "none"),
+		m.typeOption(),
+		m.compressionOption(),
 		boolean(&m.vm, "--vm", "make the disk of a virtual machine (qcow2) in place of a squashfs"),
 		program.Text(&m.boot, "--boot WAY", "where the boot files of a virtual machine come from: what is in /boot/efi (esp),\nshim and signed GRUB, a unified kernel image (uki), systemd-boot, or none;\nauto takes the first that is there (default: auto)").Offering(incus.BootWays()...),
 		boolean(&m.reproducible, "--reproducible", "depend on nothing but the source and the definition: the image's time is\nSOURCE_DATE_EPOCH, or that of the newest file; false takes the clock (default: true)"),
@@ -63,19 +63,34 @@ func (m *imaging) options() []program.Option {
 			}
 			return nil
 		}),
-		program.Func("-p, --progress[=json]", "show progress; with =json as one object per line, with the members\ndone, total, bytes_per_second and phase", func(arg string) error {
-			switch arg {
-			case "":
-				m.progress = render.ProgressText
-			case "json":
-				m.progress = render.ProgressJSON
-			default:
-				return program.Usagef("--progress expects 'json' or nothing, not '%s'", arg)
-			}
-			return nil
-		}).Offering("json"),
-		program.Choice("--output human|json", "--output", "how to print what was made (default: human)", func(word string) { m.json = word == "json" }, "human", "json"),
+		m.progressOption(), m.outputOption(),
 	}
+}
+
+func (m *imaging) typeOption() program.Option {
+	return program.Text(&m.kind, "--type split|unified", "one archive with everything (unified), or the metadata and the root file\nsystem in files of their own (default: split)").Offering("split", "unified")
+}
+
+func (m *imaging) compressionOption() program.Option {
+	return program.Text(&m.word, "--compression METHOD[-LEVEL]", "gzip, xz, zstd, lzma, lz4; for --type unified also bzip2 and none; levels\nof squashfs are for gzip and zstd only (default: xz)").Offering("gzip", "xz", "zstd", "lzma", "lz4", "bzip2", "none")
+}
+
+func (m *imaging) progressOption() program.Option {
+	return program.Func("-p, --progress[=json]", "show progress; with =json as one object per line, with the members\ndone, total, bytes_per_second and phase", func(arg string) error {
+		switch arg {
+		case "":
+			m.progress = render.ProgressText
+		case "json":
+			m.progress = render.ProgressJSON
+		default:
+			return program.Usagef("--progress expects 'json' or nothing, not '%s'", arg)
+		}
+		return nil
+	}).Offering("json")
+}
+
+func (m *imaging) outputOption() program.Option {
+	return program.Choice("--output human|json", "--output", "how to print what was made (default: human)", func(word string) { m.json = word == "json" }, "human", "json")
 }
 
 func (m *imaging) rules() []program.Rule {
@@ -228,11 +243,24 @@ func (m *imaging) make(image *incus.Image, target string) error {
 	if m.vm {
 		o.VM, o.Registry = &incus.VMOptions{Boot: m.boot}, m.registry()
 	}
-	mode := m.progress
+	result, err := m.write(o, image.Pack)
+	if err != nil {
+		return err
+	}
+	if m.importing {
+		if err := m.importImage(image, result); err != nil {
+			return err
+		}
+	}
+	return m.print(result)
+}
+
+// write packs an image, shows progress and tells what is not kept.
+func (m *imaging) write(o incus.PackOptions, pack func(context.Context, incus.PackOptions) (*incus.Result, error)) (*incus.Result, error) {
+	mode, show := m.progress, m.Stdout
 	if mode == render.ProgressOff && m.own() && m.Terminal {
 		mode = render.ProgressBar
 	}
-	show := m.Stdout
 	if mode == render.ProgressBar || m.json {
 		show = m.Screen
 	}
@@ -241,20 +269,15 @@ func (m *imaging) make(image *incus.Image, target string) error {
 	o.Progress = func(step string, done, total int64) {
 		progress.Report(ops.Progress{Phase: step, Done: done, Total: total})
 	}
-	result, err := image.Pack(m.ctx, o)
+	result, err := pack(m.ctx, o)
 	progress.Done(err != nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, l := range result.Lost {
 		m.Program.warn("not kept: " + l)
 	}
-	if m.importing {
-		if err := m.importImage(image, result); err != nil {
-			return err
-		}
-	}
-	return m.print(result)
+	return result, nil
 }
 
 // print tells what was made.

@@ -33,7 +33,11 @@ func (p *Program) own() bool { return p.Name == "cowl" }
 
 // builders returns what declares the commands.
 func (p *Program) builders() []func(*call) *program.Command {
-	return []func(*call) *program.Command{packCommand, validateCommand}
+	list := []func(*call) *program.Command{packCommand, validateCommand}
+	if p.own() {
+		list = append(list, repackCommand, indexCommand)
+	}
+	return list
 }
 
 // Commands returns the declarations of the commands, by name.

@@ -158,3 +158,38 @@ func TestDeclarations(t *testing.T) {
 		t.Errorf("%d %q", code, out)
 	}
 }
+
+func TestRepackAndIndex(t *testing.T) {
+	dir, definition, root := folder(t, "")
+	out := filepath.Join(dir, "out")
+	fingerprint := func(args ...string) string {
+		t.Helper()
+		code, out, errs := run(t, "cowl", "", nil, args...)
+		_, sum, ok := strings.Cut(out, "Fingerprint: ")
+		if code != 0 || !ok {
+			t.Fatalf("%v: %d %q %q", args, code, out, errs)
+		}
+		return sum
+	}
+	first := fingerprint("pack-incus", "--owner=root", "--compression=gzip", definition, root, out)
+	archive, rootfs := filepath.Join(out, "incus.tar.gz"), filepath.Join(out, "rootfs.squashfs")
+	fingerprint("repack-incus", "--type", "unified", "--compression", "zstd", archive, rootfs, out)
+	unified := filepath.Join(out, "tiny-3.20-amd64-default-20231114_2213.tar.zst")
+	if again := fingerprint("repack-incus", "--compression=gzip", unified, filepath.Join(dir, "again")); again != first {
+		t.Errorf("%q, before %q", again, first)
+	}
+	code, text, errs := run(t, "cowl", "", nil, "incus-index", archive, rootfs)
+	if code != 0 || !strings.Contains(text, strings.TrimSpace(first)) {
+		t.Errorf("%d %q %q", code, text, errs)
+	}
+	index := filepath.Join(dir, "images.json")
+	if err := os.WriteFile(index, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if code, text, errs := run(t, "cowl", "", nil, "incus-index", "--merge", index, "--prefix", "u/", unified); code != 0 || !strings.Contains(text, "u/tiny") || !strings.Contains(text, strings.TrimSpace(first)) {
+		t.Errorf("%d %q %q", code, text, errs)
+	}
+	if code, _, errs := run(t, "distrobuilder", "", nil, "repack-incus", archive, out); code != 1 || !strings.Contains(errs, "unknown command") {
+		t.Errorf("%d %q", code, errs)
+	}
+}
