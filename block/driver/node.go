@@ -89,6 +89,9 @@ type Info struct {
 	// ClusterSize is printed as cluster_size; 0: nothing is printed.
 	ClusterSize int64
 	Compressed  bool // the image holds (or can only hold) compressed clusters
+	// VMStateOffset is where on the disk the state of a virtual machine would begin, which
+	// snapshots keep; 0 if the format has no room for it.
+	VMStateOffset int64
 	// Specific is printed as "Format specific information"; nil: nothing is.
 	Specific *qapi.ImageInfoSpecific
 }

@@ -10,5 +10,8 @@
 //
 // Not supported: take-child-perms and unshare-child-perms, which are refused.
 //
-// Lock order: node.mu alone; it is not held while the child is called.
+// A breakpoint (driver.Breaker) holds the next request that raises its event until it is
+// told to go on.
+//
+// Lock order: node.mu and breaks.mu alone; neither is held while the child is called.
 package blkdebug

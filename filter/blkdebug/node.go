@@ -18,6 +18,8 @@ type node struct {
 	state int64
 	rules []*rule
 	armed []*rule // the last one first
+
+	breaks breaks
 }
 
 var _ driver.EventSink = (*node)(nil)
@@ -30,6 +32,11 @@ func (n *node) Filename() string { return n.name }
 
 // RaiseEvent implements driver.EventSink.
 func (n *node) RaiseEvent(name string) {
+	n.applyRules(name)
+	n.breaks.at(name)
+}
+
+func (n *node) applyRules(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	state, armed := n.state, false

@@ -69,7 +69,9 @@ func (im *image) Info(context.Context) (*driver.Info, error) {
 		}
 	}
 	spec.Encrypt = im.encrypt
-	return &driver.Info{ClusterSize: im.clusterSize, Specific: &qapi.ImageInfoSpecific{Type: "qcow2", Data: spec}}, nil
+	// Behind the last L1 entry of the disk (VM state, in the specification's words).
+	table := im.clusterSize << im.l2Bits
+	return &driver.Info{ClusterSize: im.clusterSize, VMStateOffset: (im.Size() + table - 1) / table * table, Specific: &qapi.ImageInfoSpecific{Type: "qcow2", Data: spec}}, nil
 }
 
 // zeroInit says whether a new image of these features reads as zeroes. With

@@ -14,6 +14,7 @@
 #   COWL_PEER       where the suite is unpacked (default /var/cache/cowl-test)
 #   COWL_PROGRAMS   a folder with qemu-img and qemu-nbd to use in place of cowl: with
 #                   /usr/bin all scripts of both kinds must pass
+#   COWL_IO         if set, cowl is qemu-io, too
 #   JOBS            scripts at a time (default: the number of processors)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -48,11 +49,14 @@ else
 	(cd "$here/../.." && CGO_ENABLED=0 go build -o "$work/bin/cowl" ./cmd/cowl) || exit 1
 	ln -s cowl "$work/bin/qemu-img"
 	ln -s cowl "$work/bin/qemu-nbd"
+	ln -s cowl "$work/bin/qemu-io"
 fi
 export TEST_DIR=$work/scratch
 export QEMU_PROG=$work/bin/emulator QEMU_IO_PROG QSD_PROG
 export QEMU_IMG_PROG=$work/bin/qemu-img QEMU_NBD_PROG=$work/bin/qemu-nbd
-QEMU_IO_PROG=$(command -v qemu-io) QSD_PROG=$(command -v qemu-storage-daemon)
+QEMU_IO_PROG=$(command -v qemu-io)
+[ -z "${COWL_IO:-}" ] || QEMU_IO_PROG=$work/bin/qemu-io
+QSD_PROG=$(command -v qemu-storage-daemon)
 
 # one FORMAT[:PROTOCOL]: runs the scripts of one list and compares with it.
 one() {

@@ -124,7 +124,7 @@ func TestSynopses(t *testing.T) {
 }
 
 func TestNotBuiltIn(t *testing.T) {
-	for _, name := range []string{"qemu-io", "qemu-storage-daemon"} {
+	for _, name := range []string{"qemu-storage-daemon"} {
 		var out, errs strings.Builder
 		code := Run(t.Context(), program.Streams{Stdout: &out, Stderr: &errs}, []string{name, "x"})
 		if code != 1 || out.Len() > 0 || errs.String() != name+": not built into this version of cowl\n" {

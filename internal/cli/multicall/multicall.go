@@ -13,6 +13,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/qemuga"
 	"github.com/cowl-disk/cowl/internal/cli/qemuimg"
+	"github.com/cowl-disk/cowl/internal/cli/qemuio"
 	"github.com/cowl-disk/cowl/internal/cli/qemunbd"
 )
 
@@ -55,7 +56,9 @@ func Run(ctx context.Context, s program.Streams, args []string) int {
 		return server(name, s, nil).Run(ctx, args)
 	case program.Packer:
 		return packer(name, s).Run(ctx, args)
-	case program.IO, program.Daemon:
+	case program.IO:
+		return exerciser(name, s).Run(ctx, args)
+	case program.Daemon:
 		fmt.Fprintf(s.Stderr, "%s: not built into this version of cowl\n", name)
 		return 1
 	}
@@ -63,6 +66,10 @@ func Run(ctx context.Context, s program.Streams, args []string) int {
 	switch {
 	case len(args) > 0 && packs.Has(args[0]), len(args) == 2 && args[0] == "help" && packs.Has(args[1]):
 		return packs.Run(ctx, args)
+	case len(args) > 0 && args[0] == "io":
+		return exerciser("cowl io", s).Run(ctx, args[1:])
+	case len(args) == 2 && args[0] == "help" && args[1] == "io":
+		return exerciser("cowl io", s).Run(ctx, []string{"--help"})
 	case len(args) > 0 && args[0] == "nbd":
 		return server("cowl nbd", s, args[:1]).Run(ctx, args[1:])
 	case len(args) == 2 && args[0] == "help" && args[1] == "nbd":
@@ -78,12 +85,19 @@ func Cowl(s program.Streams) *qemuimg.Program {
 	nbd.Summary = "Serve an image over NBD, or attach it to a kernel device"
 	nbd.Usage = nbd.Usage[:1]
 	guest := &program.Command{Name: "guest-agent", Summary: "Serve the host that runs this virtual machine, as qemu-ga does", Usage: []string{"[OPTIONS]"}}
-	p.Others = append(packer("cowl", s).Commands(), nbd, guest)
+	io := exerciser("cowl io", s).Command()
+	io.Name = "io"
+	p.Others = append(packer("cowl", s).Commands(), nbd, io, guest)
 	return p
 }
 
 func image(name string, s program.Streams) *qemuimg.Program {
 	return &qemuimg.Program{Name: name, Streams: s, Drivers: drivers.All()}
+}
+
+// exerciser does single requests.
+func exerciser(name string, s program.Streams) *qemuio.Program {
+	return &qemuio.Program{Name: name, Streams: s, Drivers: drivers.All()}
 }
 
 // packer makes images for Incus.

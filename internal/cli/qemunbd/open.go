@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -93,57 +91,18 @@ func (p *Program) openOverlay(ctx context.Context, reg *block.Registry, s *setti
 	if err := base.Close(ctx); err != nil {
 		return nil, openError(name, err)
 	}
-	tmp, err := temporary()
-	if err != nil {
-		return nil, fmt.Errorf("Could not get temporary filename: %w", err)
+	over := imageopt.Base{Size: size, Format: format, Filename: file}
+	if s.imageOpts {
+		over.Options = src.Options
 	}
-	defer os.Remove(tmp)
-	if err := block.Create(ctx, reg, block.CreateRequest{Filename: "file:" + tmp, Format: "qcow2", Size: size, Gate: driver.AllowAll}); err != nil {
-		return nil, fmt.Errorf("Could not create temporary overlay '%s': %w", tmp, err)
-	}
-	d := opts.Dict{}
-	switch {
-	case s.imageOpts:
-		for k, v := range src.Options {
-			d["backing."+k] = v
-		}
-	case strings.HasPrefix(file, "json:"):
-		parsed, err := opts.ParseJSON(strings.TrimPrefix(file, "json:"))
-		if err != nil {
-			return nil, openError(name, err)
-		}
-		for k, v := range parsed {
-			d["backing."+k] = v
-		}
-	default:
-		d["backing.file.filename"] = file
-	}
-	d["backing.driver"] = format
+	extra := opts.Dict{}
 	if s.detect != "off" {
-		d["detect-zeroes"] = s.detect
+		extra["detect-zeroes"] = s.detect
 	}
-	o = p.openOptions(s)
-	o.Write = true
-	o.Cache.NoFlush = true // it is not read after this process
-	img, err := block.Open(ctx, reg, block.Source{Filename: tmp, Format: "qcow2", Options: d}, o)
-	if err != nil {
-		return nil, openError(name, err)
+	img, err := imageopt.Temporary(ctx, reg, over, extra, p.openOptions(s))
+	var opening *imageopt.OpeningError
+	if errors.As(err, &opening) {
+		err = openError(name, opening.Err)
 	}
-	return img, nil
-}
-
-// temporary makes an empty file.
-func temporary() (string, error) {
-	dir := os.Getenv("TMPDIR")
-	if dir == "" {
-		dir = "/var/tmp"
-		if _, err := os.Stat(dir); err != nil {
-			dir = os.TempDir()
-		}
-	}
-	f, err := os.CreateTemp(dir, "cowl-nbd-")
-	if err != nil {
-		return "", err
-	}
-	return f.Name(), f.Close()
+	return img, err
 }

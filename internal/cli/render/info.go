@@ -130,6 +130,13 @@ func padded(text string, n int) string {
 	return text + strings.Repeat(" ", max(0, n-len(text)))
 }
 
+// Specific prints what only a format has, as qemu-img info does.
+func Specific(w io.Writer, s *qapi.ImageInfoSpecific) error {
+	p := &printer{w: w}
+	p.specific(s)
+	return p.err
+}
+
 // specific prints what only this format has, unless that is nothing.
 func (p *printer) specific(s *qapi.ImageInfoSpecific) {
 	if s != nil {
