@@ -82,6 +82,8 @@ var allowed = map[string][]string{
 	"paxtar":                {"fstree"},
 	"incus":                 {"incus/", "fstree", "squashfs", "ext4", "fat", "paxtar", "partition", "block", "block/driver", "ops", "opts", "internal/xz", "internal/zero", "internal/resources"},
 	"incus/definition":      {},
+	"incus/client":          {},
+	"incus/source":          {"incus", "incus/definition", "fstree"},
 	"drivers":               {"block/driver", "format/", "protocol/", "filter/"},
 	"crypto":                {"crypto/", "internal/message", "internal/resources", "internal/trace"},
 	"nbd":                   {"nbd/", "internal/message", "internal/inet", "internal/vsock", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
