@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cowl-disk/cowl/fstree"
+	"github.com/cowl-disk/cowl/incus/definition"
 )
 
 // debootstrap runs the program of that name, which needs root.
@@ -37,6 +38,15 @@ func (g *getter) debootstrap() (*fstree.Tree, error) {
 	}
 	if len(s.Components) > 0 {
 		args = append(args, "--components="+strings.Join(s.Components, ","))
+	}
+	var early []string
+	for _, set := range g.d.Packages.Sets {
+		if set.Early && set.Action == "install" && g.d.For(set.Filter, definition.Untyped|definition.Typed) {
+			early = append(early, set.Packages...)
+		}
+	}
+	if len(early) > 0 {
+		args = append(args, "--include="+strings.Join(early, ","))
 	}
 	switch signatures, err := g.secure("https://" + s.Suite); { // the program verifies by itself
 	case err != nil:
