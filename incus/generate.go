@@ -11,8 +11,18 @@ import (
 
 // Generate runs the generators of the files that are for the image.
 func (i *Image) Generate() error {
+	return i.run(definition.Untyped|definition.Typed, func(string) bool { return true })
+}
+
+// GenerateFiles runs those that only change files and name no types, for a root file
+// system that becomes no image.
+func (i *Image) GenerateFiles() error {
+	return i.run(definition.Untyped, func(name string) bool { return name == "dump" || name == "copy" || name == "remove" })
+}
+
+func (i *Image) run(a definition.Accept, wanted func(generator string) bool) error {
 	for _, f := range i.Definition.Files {
-		if !i.Definition.For(f.Filter, definition.Untyped|definition.Typed) {
+		if !i.Definition.For(f.Filter, a) || !wanted(strings.TrimSpace(f.Generator)) {
 			continue
 		}
 		if i.Running != nil {

@@ -24,6 +24,21 @@ import (
 type VMOptions struct {
 	// Boot is where boot files come from, one of BootWays; "" is BootAuto.
 	Boot string
+	// UUID of the root file system; where it is zero, it depends on the tree.
+	UUID [16]byte
+}
+
+// RootNames returns how the root file system with that UUID and its partition are called,
+// UUID=… and PARTUUID=….
+func RootNames(uuid [16]byte) (fs, part string) {
+	id := hex.EncodeToString(uuid[:])
+	return "UUID=" + id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:], partName(rootGUID(uuid))
+}
+
+func partName(g partition.GUID) string { return "PARTUUID=" + strings.ToLower(g.String()) }
+
+func rootGUID(uuid [16]byte) partition.GUID {
+	return partition.DeriveGUID("root", hex.EncodeToString(uuid[:]))
 }
 
 const (
@@ -74,7 +89,7 @@ func (p *packing) planDisk() (*vmDisk, error) {
 		}
 	}
 	d.boot = partition.Partition{Number: 1, Start: unit, Length: bootSize / sector * sector, TypeGUID: partition.TypeEFISystem}
-	d.ext4 = ext4.Options{BytesPerInode: 8192, ResizeLimit: growth, Label: rootLabel, Time: p.image.Time}
+	d.ext4 = ext4.Options{BytesPerInode: 8192, ResizeLimit: growth, Label: rootLabel, Time: p.image.Time, UUID: p.VM.UUID}
 	need, err := ext4.MinSize(p.image.Tree.Root, d.ext4)
 	if err != nil {
 		return nil, err
@@ -162,9 +177,9 @@ func (p *packing) fill(ctx context.Context, d io.WriterAt, plan *vmDisk) error {
 	p.lose(report.Lost...)
 	id := hex.EncodeToString(report.UUID[:])
 	table := partition.Table{DiskGUID: partition.DeriveGUID("disk", id)}
-	plan.boot.GUID, plan.root.GUID = partition.DeriveGUID("boot", id), partition.DeriveGUID("root", id)
+	plan.boot.GUID, plan.root.GUID = partition.DeriveGUID("boot", id), rootGUID(report.UUID)
 	table.Partitions = []partition.Partition{plan.boot, plan.root}
-	esp, err := plan.loader.tree(p.image.Time, "PARTUUID="+strings.ToLower(plan.root.GUID.String()))
+	esp, err := plan.loader.tree(p.image.Time, partName(plan.root.GUID))
 	if err != nil {
 		return err
 	}

@@ -223,3 +223,37 @@ func FuzzParse(f *testing.F) {
 		d.ActionsFor("post-files", Untyped)
 	})
 }
+
+func TestNeeds(t *testing.T) {
+	d := parse(t, strings.Replace(tiny, "  manager: apt\n", `  manager: apt
+  repositories:
+  - {name: a, url: b}
+  - {name: a, url: b, types: [container]}
+  sets:
+  - {action: install, packages: [a], types: [vm]}
+  - {action: install, packages: [a], releases: ["3.20"]}
+`, 1)+`actions:
+- {trigger: post-files, action: a}
+- {trigger: post-files, action: a, types: [container]}
+- {trigger: post-unpack, action: a}
+- {trigger: post-packages, action: a, types: [container, vm]}
+- {trigger: post-update, action: a, types: [container]}
+`)
+	for name, c := range map[string]struct {
+		work          Work
+		before, after string
+	}{
+		"pack":  {Pack, "packages.repositories.1 actions.3 (post-packages)", "actions.0 (post-files) actions.1 (post-files)"},
+		"build": {Build, "packages.repositories.0 packages.repositories.1 packages.sets.1 actions.2 (post-unpack) actions.3 (post-packages)", "actions.0 (post-files) actions.1 (post-files)"},
+		"dir":   {BuildDir, "packages.repositories.0 packages.sets.1 actions.2 (post-unpack)", "actions.0 (post-files)"},
+	} {
+		before, after := d.Needs(c.work)
+		if strings.Join(before, " ") != c.before || strings.Join(after, " ") != c.after {
+			t.Errorf("%s: %q, %q", name, before, after)
+		}
+	}
+	d.Packages.Update = true
+	if before, _ := d.Needs(Pack); strings.Join(before, " ") != "packages.repositories.1 packages.update actions.3 (post-packages) actions.4 (post-update)" {
+		t.Errorf("%q", before)
+	}
+}

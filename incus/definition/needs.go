@@ -34,34 +34,32 @@ func (w Work) Before() Accept { before, _ := w.accepts(); return before }
 func (w Work) After() Accept { _, after := w.accepts(); return after }
 
 // Needs lists the parts of the definition that run programs in the root file system, by
-// their paths in the definition.
-func (d *Definition) Needs(w Work) []string {
-	before, after := w.accepts()
-	var list []string
+// their paths in the definition: before its files are made, and after.
+func (d *Definition) Needs(w Work) (before, after []string) {
 	for i, r := range d.Packages.Repositories {
-		if d.For(r.Filter, before) {
-			list = append(list, fmt.Sprintf("packages.repositories.%d", i))
+		if d.For(r.Filter, w.Before()) {
+			before = append(before, fmt.Sprintf("packages.repositories.%d", i))
 		}
 	}
 	if d.Packages.Update {
-		list = append(list, "packages.update")
+		before = append(before, "packages.update")
 	}
 	for i, s := range d.Packages.Sets {
-		if d.For(s.Filter, before) {
-			list = append(list, fmt.Sprintf("packages.sets.%d", i))
+		if d.For(s.Filter, w.Before()) {
+			before = append(before, fmt.Sprintf("packages.sets.%d", i))
 		}
 	}
 	for i, a := range d.Actions {
-		accept := before
-		if a.Trigger == "post-files" {
-			accept = after
-		}
-		if a.Trigger == "post-update" && !d.Packages.Update {
-			continue
-		}
-		if d.For(a.Filter, accept) {
-			list = append(list, fmt.Sprintf("actions.%d (%s)", i, a.Trigger))
+		name := fmt.Sprintf("actions.%d (%s)", i, a.Trigger)
+		switch {
+		case a.Trigger == "post-files":
+			if d.For(a.Filter, w.After()) {
+				after = append(after, name)
+			}
+		case a.Trigger == "post-update" && !d.Packages.Update:
+		case d.For(a.Filter, w.Before()):
+			before = append(before, name)
 		}
 	}
-	return list
+	return before, after
 }

@@ -138,6 +138,11 @@ func (g *Guest) Unpack(ctx context.Context, tree *fstree.Tree) error {
 	if err := g.command(ctx, nil, io.Discard, "mkdir", g.root); err != nil {
 		return err
 	}
+	return g.extract(ctx, tree, g.root)
+}
+
+// extract writes a tree into an empty folder.
+func (g *Guest) extract(ctx context.Context, tree *fstree.Tree, dir string) error {
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
@@ -145,12 +150,35 @@ func (g *Guest) Unpack(ctx context.Context, tree *fstree.Tree) error {
 		w.CloseWithError(err)
 		done <- err
 	}()
-	err := g.command(ctx, r, io.Discard, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "--same-permissions", "--delay-directory-restore", "-xf", "-", "-C", g.root)
+	err := g.command(ctx, r, io.Discard, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "--same-permissions", "--delay-directory-restore", "-xf", "-", "-C", dir)
 	r.Close()
 	if err := errors.Join(<-done, err); err != nil {
 		return fmt.Errorf("unpack the root file system: %w", err)
 	}
 	return nil
+}
+
+// Extract writes a tree into a folder, which must be there and empty, with owners and
+// devices. It needs root.
+func Extract(ctx context.Context, tree *fstree.Tree, dir string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("a folder gets owners and devices from root only")
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("the folder %s is not empty", dir)
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	g, err := New(ctx, os.TempDir(), nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(g.extract(ctx, tree, dir), g.Remove())
 }
 
 // archive writes the tree for tar, without devices in a user namespace.

@@ -235,3 +235,28 @@ func TestManagers(t *testing.T) {
 		}
 	}
 }
+
+func TestExtract(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	start(t, busybox(t)) // skips where the system cannot
+	tree, dir := busybox(t), t.TempDir()
+	if err := Extract(t.Context(), tree, dir); err != nil {
+		t.Fatal(err)
+	}
+	after, err := fstree.FromDir(dir, fstree.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ignore := func(path string, n *fstree.Node) {
+		n.SetXattrs(slices.DeleteFunc(slices.Clone(n.Xattrs), func(x fstree.Xattr) bool { return strings.HasPrefix(x.Name, "security.") }))
+	}
+	list, err := fstree.Comparison{Ignore: ignore}.Compare(tree.Root, after.Root)
+	if err != nil || len(list) > 0 {
+		t.Errorf("%v, %v", list, err)
+	}
+	if err := Extract(t.Context(), tree, dir); err == nil || !strings.Contains(err.Error(), "is not empty") {
+		t.Error(err)
+	}
+}

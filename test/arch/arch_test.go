@@ -83,6 +83,7 @@ var allowed = map[string][]string{
 	"incus":                 {"incus/", "fstree", "squashfs", "ext4", "fat", "paxtar", "partition", "block", "block/driver", "ops", "opts", "internal/xz", "internal/zero", "internal/resources"},
 	"incus/definition":      {},
 	"incus/client":          {},
+	"incus/guest":           {"incus/definition", "fstree", "paxtar"},
 	"incus/source":          {"incus", "incus/definition", "fstree"},
 	"drivers":               {"block/driver", "format/", "protocol/", "filter/"},
 	"crypto":                {"crypto/", "internal/message", "internal/resources", "internal/trace"},

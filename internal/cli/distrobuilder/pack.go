@@ -176,22 +176,15 @@ func (m *packing) run(operands []string) error {
 	if err != nil {
 		return err
 	}
-	defer tree.Close()
 	d, when, err := m.definitionAt(text, tree)
 	if err != nil {
-		return err
+		return errors.Join(err, tree.Close())
 	}
 	target := ""
 	if len(operands) == 3 {
 		target = operands[2]
 	}
-	if needs := d.Needs(definition.Pack); len(needs) > 0 {
-		if !m.skipActions {
-			return fmt.Errorf("%s: these parts of the definition run programs in the root file system, which this command does not do: leave them out with --skip-actions", strings.Join(needs, ", "))
-		}
-		m.warn("left out: " + strings.Join(needs, ", "))
-	}
-	return m.make(incus.New(d, tree, when), target)
+	return m.image(d, tree, when, definition.Pack, target)
 }
 
 // foreign refuses a folder whose files belong to the user, who has not said whose they
@@ -228,8 +221,15 @@ func (m *imaging) definitionAt(text []byte, tree *fstree.Tree) (*definition.Defi
 	return d, when, err
 }
 
-// make generates and writes the image, and imports it where that is asked for.
-func (m *imaging) make(image *incus.Image, target string) error {
+// image runs what the definition says in the root file system, generates and writes the
+// image, and imports it where that is asked for. It closes the tree.
+func (m *imaging) image(d *definition.Definition, tree *fstree.Tree, when time.Time, work definition.Work, target string) error {
+	r := &rooted{imaging: m, d: d, tree: tree, when: when, work: work}
+	defer r.close()
+	if err := r.before(); err != nil {
+		return err
+	}
+	image := incus.New(d, r.tree, when)
 	image.Warn = m.Program.warn
 	image.Running = func(generator string) { m.log("info", "Running generator", "generator", generator) }
 	if err := image.Finish(); err != nil {
@@ -238,10 +238,14 @@ func (m *imaging) make(image *incus.Image, target string) error {
 	if err := image.Generate(); err != nil {
 		return err
 	}
+	if err := r.after(); err != nil {
+		return err
+	}
+	image.Tree = r.tree
 	m.log("info", "Creating Incus image", "compression", m.word, "type", m.kind, "vm", strconv.FormatBool(m.vm))
 	o := incus.PackOptions{Dir: target, Unified: m.kind == "unified", Compression: m.compression, NoVerify: m.noVerify}
 	if m.vm {
-		o.VM, o.Registry = &incus.VMOptions{Boot: m.boot}, m.registry()
+		o.VM, o.Registry = &incus.VMOptions{Boot: m.boot, UUID: r.uuid}, m.registry()
 	}
 	result, err := m.write(o, image.Pack)
 	if err != nil {

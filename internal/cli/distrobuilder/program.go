@@ -33,7 +33,7 @@ func (p *Program) own() bool { return p.Name == "cowl" }
 
 // builders returns what declares the commands.
 func (p *Program) builders() []func(*call) *program.Command {
-	list := []func(*call) *program.Command{packCommand, validateCommand}
+	list := []func(*call) *program.Command{packCommand, buildCommand, buildDirCommand, validateCommand}
 	if p.own() {
 		list = append(list, repackCommand, indexCommand)
 	}

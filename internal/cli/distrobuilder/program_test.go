@@ -3,6 +3,7 @@ package distrobuilder
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,7 +11,11 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/drivers"
+	"github.com/cowl-disk/cowl/fstree"
+	"github.com/cowl-disk/cowl/incus"
+	"github.com/cowl-disk/cowl/incus/guest"
 	"github.com/cowl-disk/cowl/internal/cli/program"
+	"github.com/cowl-disk/cowl/paxtar"
 )
 
 const tiny = `image:
@@ -80,7 +85,8 @@ func TestCommandLines(t *testing.T) {
 		"boolean":            {[]string{"pack-incus", "--vm=perhaps", definition, root}, 1, "invalid argument \"perhaps\" for \"--vm\" flag"},
 		"no source":          {[]string{"pack-incus", definition, dir + "/no"}, 1, "no such file or directory"},
 		"version":            {[]string{"--version"}, 0, ""},
-		"needs a program":    {[]string{"pack-incus", acting, root, dir + "/a"}, 1, "Error: actions.0 (post-files): these parts of the definition run programs"},
+		"build of nothing":   {[]string{"build-incus", definition, dir + "/a", "--cache-dir", dir + "/c", "--sources-dir", dir + "/s"}, 1, "Error: Error while downloading source: rootfs-http: source.url: \"\" begins with none of"},
+		"no target":          {[]string{"build-dir", definition}, 1, "Error: accepts 2 arg(s), received 1\n"},
 		"leaves out":         {[]string{"pack-incus", "--skip-actions", acting, root, dir + "/a", "--compression", "lz4"}, 0, "msg=\"left out: actions.0 (post-files)\""},
 		"owner":              {[]string{"pack-incus", "--owner", "me", definition, root}, 1, "--owner expects root, keep or UID:GID, not 'me'"},
 		"timeout is no time": {[]string{"pack-incus", "-t", "soon", definition, root}, 1, "invalid argument \"soon\""},
@@ -191,5 +197,97 @@ func TestRepackAndIndex(t *testing.T) {
 	}
 	if code, _, errs := run(t, "distrobuilder", "", nil, "repack-incus", archive, out); code != 1 || !strings.Contains(errs, "unknown command") {
 		t.Errorf("%d %q", code, errs)
+	}
+}
+
+// TestBuild builds of an archive that is in a file, with programs where the system lets
+// them run.
+func TestBuild(t *testing.T) {
+	dir, _, root := folder(t, "")
+	archive := filepath.Join(dir, "a.tar")
+	tree, err := fstree.FromDir(root, fstree.Options{Owner: &fstree.Owner{UID: 5, GID: 6}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile("/bin/busybox")
+	if err == nil {
+		n, err := tree.PutFile("bin/busybox", program, time.Unix(1600000000, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Mode = 0o755
+		for _, name := range []string{"sh", "env", "cat", "mkdir", "rm"} {
+			tree.Root.Lookup("bin").Set(name, &fstree.Node{Kind: fstree.Symlink, Mode: 0o777, Target: "busybox", ModTime: time.Unix(1600000000, 0)})
+		}
+	}
+	var b bytes.Buffer
+	w := paxtar.NewWriter(&b, paxtar.Options{})
+	if err := errors.Join(w.AddTree("./", tree.Root), w.Close(), os.WriteFile(archive, b.Bytes(), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	definition := filepath.Join(dir, "build.yaml")
+	text := strings.Replace(tiny, "rootfs-http", "rootfs-http\n  url: file://"+filepath.ToSlash(archive), 1)
+	actions := `files:
+- {generator: dump, path: /etc/dumped, content: x}
+- {generator: hostname, path: /etc/hostname}
+actions:
+- {trigger: post-unpack, action: "echo {{ image.release }} >/etc/unpacked", pongo: true}
+- {trigger: post-files, action: "cat /etc/dumped /etc/unpacked >/etc/both; echo $DISTROBUILDER_ROOT_UUID >/etc/uuid"}
+- {trigger: post-files, action: "exit 1", types: [vm], releases: ["4"]}
+`
+	if err := os.WriteFile(definition, []byte(text+actions), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "out")
+	build := func(args ...string) string {
+		t.Helper()
+		code, text, errs := run(t, "cowl", "", nil, append([]string{args[0], "--cache-dir", filepath.Join(dir, "cache"), "--sources-dir", filepath.Join(dir, "sources"), definition, out}, args[1:]...)...)
+		if code != 0 {
+			t.Fatalf("%v: %d %s", args, code, errs)
+		}
+		return text + errs
+	}
+	first := build("build-incus", "--skip-actions", "--compression", "gzip")
+	if !strings.Contains(first, "left out: actions.0 (post-unpack), actions.1 (post-files)") {
+		t.Errorf("%q", first)
+	}
+	if again := build("build-incus", "--skip-actions", "--compression", "gzip"); again != first {
+		t.Errorf("%q and %q", first, again)
+	}
+	g, err := guest.New(t.Context(), t.TempDir(), nil)
+	if err != nil || program == nil {
+		t.Skipf("no programs run in a root file system here, or there is no busybox: %v", err)
+	}
+	if err := g.Remove(); err != nil {
+		t.Error(err)
+	}
+	first = build("build-incus", "--compression", "gzip")
+	if again := build("build-incus", "--compression", "gzip"); again != first {
+		t.Errorf("%q and %q", first, again)
+	}
+	image, err := incus.OpenSource(filepath.Join(out, "rootfs.squashfs"), incus.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	if text, err := image.ReadFile("etc/both", 100); err != nil || string(text) != "x\n3.20\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if n := image.Root.Lookup("etc/hostname"); n == nil || n.UID != 5 || n.GID != 6 {
+		t.Errorf("%+v", n)
+	}
+	build("build-incus", "--vm", "--compression", "zstd-1", "--boot", "none", "-o", "targets.incus.vm.size=400000000")
+	if os.Geteuid() == 0 {
+		out = filepath.Join(dir, "folder")
+		build("build-dir", "--with-post-files")
+		if text, err := os.ReadFile(filepath.Join(out, "etc/both")); err != nil || string(text) != "x\n3.20\n" {
+			t.Errorf("%q, %v", text, err)
+		}
+		if code, _, errs := run(t, "cowl", "", nil, "build-dir", definition, out); code != 1 || !strings.Contains(errs, "is not empty") {
+			t.Errorf("%d %q", code, errs)
+		}
+	}
+	if list, _ := os.ReadDir(filepath.Join(dir, "cache")); len(list) > 0 {
+		t.Errorf("left behind: %v", list)
 	}
 }

@@ -4,7 +4,7 @@ import "regexp"
 
 // capitals are the beginnings of messages, or of parts of them, that distrobuilder writes
 // with a capital.
-var capitals = regexp.MustCompile(`(^|: )(failed to|options need|unsupported type|architecture|index out|invalid filter|unknown cloud-init|compression method|squashfs compression|invalid compression|invalid squashfs|file type of)`)
+var capitals = regexp.MustCompile(`(^|: )(failed to|options need|unsupported type|architecture|index out|invalid filter|unknown cloud-init|compression method|squashfs compression|invalid compression|invalid squashfs|file type of|error while|error for)`)
 
 // capitalised is an error's text in the words of distrobuilder.
 func capitalised(text string) string {
