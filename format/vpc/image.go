@@ -94,7 +94,7 @@ func (im *image) layout(d *dynamic) blockmap.Layout {
 			if raw == absent {
 				return blockmap.Entry{}
 			}
-			return blockmap.Entry{State: blockmap.Data, Host: int64(raw)*sectorSize + bitmap}
+			return blockmap.Entry{State: blockmap.Data, Host: int64(raw)*sectorSize + bitmap, Partial: im.diff}
 		},
 		Encode: func(e blockmap.Entry) uint64 {
 			if e.State == blockmap.Data {
@@ -139,7 +139,7 @@ func (im *image) fillBitmap(ctx context.Context, host int64) error {
 }
 
 // sectors returns the bitmap of a block, nil if all of it is there.
-func (im *image) sectors(ctx context.Context, host int64) ([]byte, error) {
+func (im *image) sectors(ctx context.Context, _, host int64) ([]byte, error) {
 	b := make([]byte, im.bitmap)
 	if err := readAt(ctx, im.file, b, host-im.bitmap); err != nil {
 		return nil, err

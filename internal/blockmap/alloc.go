@@ -72,7 +72,7 @@ func (m *Disk) look(off, n int64) (plan, error) {
 			}
 			break
 		} else if e.State == Data {
-			state, p.ask = m.sectorPlan(e.Host), e.Host
+			state, p.ask = m.sectorPlan(e), e.Host
 		}
 		if u == first {
 			p.state, p.units, p.host = state, 1, e.Host
@@ -130,7 +130,7 @@ func (m *Disk) Allocate(ctx context.Context, off, n int64) (driver.WriteTarget, 
 			}
 			continue
 		case planSectors:
-			if _, err := m.sectors(ctx, p.ask); err != nil {
+			if _, err := m.sectors(ctx, first, p.ask); err != nil {
 				return driver.WriteTarget{}, err
 			}
 			continue

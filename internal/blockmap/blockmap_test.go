@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/protocol/mem"
 )
@@ -32,6 +33,17 @@ func toy(unit, entries int64) Layout {
 			}
 			return 0
 		}}
+}
+
+// partly is a layout whose units have a part of their sectors only.
+func partly(l Layout) Layout {
+	decode := l.Decode
+	l.Decode = func(raw uint64) Entry {
+		e := decode(raw)
+		e.Partial = e.State == Data
+		return e
+	}
+	return l
 }
 
 // lab is a toy image on a disk in memory.
@@ -243,9 +255,9 @@ func TestSectors(t *testing.T) {
 		for i := range bitmap {
 			bitmap[i] = []byte{0, 0xff, byte(r.Uint32())}[r.IntN(3)]
 		}
-		l := open(t, file, layout, Hooks{Sectors: func(_ context.Context, at int64) ([]byte, error) {
-			if at != host {
-				t.Fatalf("asked for %d", at)
+		l := open(t, file, partly(layout), Hooks{Sectors: func(_ context.Context, u, at int64) ([]byte, error) {
+			if u != 1 || at != host {
+				t.Fatalf("asked for %d at %d", u, at)
 			}
 			return bitmap, nil
 		}}, 4*unit)
@@ -360,7 +372,7 @@ func TestPartIsReplaced(t *testing.T) {
 	l := open(t, file, layout, Hooks{}, 16*4096)
 	old := l.put(4096, 1)
 	l.do(l.Close(t.Context()))
-	l = open(t, file, layout, Hooks{Sectors: func(context.Context, int64) ([]byte, error) { return []byte{0x0f}, nil }}, 16*4096)
+	l = open(t, file, partly(layout), Hooks{Sectors: func(context.Context, int64, int64) ([]byte, error) { return []byte{0x0f}, nil }}, 16*4096)
 	if host := l.put(4096, 2); host == old {
 		t.Error("the data was written to the old place")
 	}
@@ -428,5 +440,74 @@ func TestTableNowhere(t *testing.T) {
 			}
 			d.Release()
 		}
+	}
+}
+
+// TestLog: a format can write the table itself, once the data is there, and is told before
+// the file is cut off. New units lie behind the end that the file had.
+func TestLog(t *testing.T) {
+	ctx := t.Context()
+	layout := toy(4096, 16)
+	layout.AtEnd, layout.Reuse = true, false
+	file := mem.NewDisk(layout.First + 5*4096)
+	var logged []int64
+	trimmed := 0
+	l := open(t, file, layout, Hooks{
+		Link: func(ctx context.Context, b *clustertable.Batch) error {
+			for off := range b.All() {
+				logged = append(logged, off)
+			}
+			return b.Write(ctx, file)
+		},
+		Trimming: func(context.Context) error { trimmed++; return nil },
+	}, 16*4096)
+	if host := l.put(4096, 1); host != layout.First+5*4096 {
+		t.Errorf("the first unit lies at %d", host)
+	}
+	if len(logged) != 0 {
+		t.Error("the table was written before it had to be")
+	}
+	l.do(l.Flush(ctx))
+	if len(logged) != 1 || logged[0] != layout.Table {
+		t.Errorf("written: %v", logged)
+	}
+	target, err := l.Allocate(ctx, 8192, 1)
+	l.do(err)
+	if _, err := file.WriteAt(ctx, []byte{1}, target.HostOffset); err != nil {
+		t.Fatal(err)
+	}
+	target.Pending.Abort(ctx)
+	l.do(l.Close(ctx))
+	if trimmed != 1 {
+		t.Errorf("told of cutting off %d times", trimmed)
+	}
+}
+
+// TestPartMoves: what says which sectors a unit has moves with it.
+func TestPartMoves(t *testing.T) {
+	ctx := t.Context()
+	layout := toy(4096, 16)
+	layout.Backing, layout.Prefix = true, 512
+	file := mem.NewDisk(layout.First)
+	l := open(t, file, layout, Hooks{}, 16*4096)
+	old := l.put(4096, 1)
+	l.do(l.Close(ctx))
+	if _, err := file.WriteAt(ctx, []byte{0x80}, old-512); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, file, partly(layout), Hooks{
+		Sectors: func(ctx context.Context, _, host int64) ([]byte, error) {
+			p := make([]byte, 1)
+			_, err := file.ReadAt(ctx, p, host-512)
+			return p, err
+		},
+		NewUnit: func(context.Context, int64) error { t.Error("a unit that moves is no new one"); return nil },
+	}, 16*4096)
+	l.do(l.Vacate(ctx, old+4096))
+	if host := l.where(4096); host < old+4096 {
+		t.Errorf("the unit lies at %d", host)
+	}
+	if host := l.where(4096 + 512); host != -1 {
+		t.Errorf("a sector that is not there lies at %d", host)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/clustertable"
 )
 
 // State says what a table entry makes of its unit.
@@ -24,6 +25,8 @@ type Entry struct {
 	State  State
 	Host   int64 // where the data of the unit begins in the file
 	Length int64 // of Encoded
+	// Partial: of Data, Hooks.Sectors tells which sectors are there.
+	Partial bool
 }
 
 // Layout describes an image to New. Offsets and lengths are bytes.
@@ -59,6 +62,7 @@ type Layout struct {
 	// Limit is the lowest offset at which no unit may begin, 0 if there is none.
 	Limit int64
 
+	AtEnd      bool // new units lie behind the end that the file had when the image was opened
 	Reuse      bool // places between units that nothing names are used for new ones
 	WholeUnits bool // a unit of which a part lies behind the end of the file is damaged
 	Backing    bool // what is Absent is in a backing file
@@ -95,13 +99,19 @@ type Hooks struct {
 	// where the last unit that was handed out ends; nothing is handed out meanwhile.
 	// What it writes is durable before the entries are.
 	Linking func(ctx context.Context, end int64) error
-	// Sectors returns which sectors of 512 bytes of the unit whose data lies at host are
-	// there, in a bitmap that begins with the most significant bit; the backing file
+	// Sectors returns which sectors of 512 bytes of unit u, which is Partial and whose data
+	// lies at host, are there, in a bitmap that begins with the most significant bit; the backing file
 	// answers for the others. nil: all are. A unit of which a part is missing gets room of
 	// its own when it is written to.
-	Sectors func(ctx context.Context, host int64) ([]byte, error)
+	Sectors func(ctx context.Context, u, host int64) ([]byte, error)
 	// Rewrite is called before data is written to a unit that has room, at host.
 	Rewrite func(ctx context.Context, host int64) error
+	// Link writes changed pieces of the table, which the hook may do by way of a log. The
+	// data of units is durable by then. Nil: they are written where they belong. For flat
+	// tables.
+	Link func(ctx context.Context, b *clustertable.Batch) error
+	// Trimming is called before the file is cut off.
+	Trimming func(ctx context.Context) error
 	// NewUnit is called for each unit that gets room at host, before it is linked,
 	// to write the prefix.
 	NewUnit func(ctx context.Context, host int64) error

@@ -125,6 +125,8 @@ type piece struct {
 	state State
 	host  int64
 	n     int64
+	// partial: of a unit that has some sectors only.
+	partial bool
 }
 
 // add extends p by q if q continues it.
@@ -133,7 +135,7 @@ func (p *piece) add(q piece) bool {
 	case p.n == 0:
 		*p = q
 		return true
-	case p.state != q.state, q.state == Encoded, q.state == Bad, p.state == Data && p.host+p.n != q.host:
+	case p.state != q.state, q.state == Encoded, q.state == Bad, p.state == Data && (p.host+p.n != q.host || p.partial != q.partial):
 		return false
 	}
 	p.n += q.n
@@ -195,7 +197,7 @@ func (m *Disk) run(ctx context.Context, off, n int64) (piece, error) {
 			break
 		}
 	}
-	if acc.state == Data && m.hooks.Sectors != nil {
+	if acc.partial {
 		return m.sectorRun(ctx, acc, off, min(acc.n, n))
 	}
 	return acc, nil
@@ -228,7 +230,7 @@ func (m *Disk) runSome(acc *piece, off, n int64) (need need, done bool, err erro
 				}
 				return need, true, m.badEntry(u, b)
 			}
-			if !acc.add(piece{state: e.State, host: e.Host + in, n: unit - in}) {
+			if !acc.add(piece{state: e.State, host: e.Host + in, n: unit - in, partial: e.State == Data && e.Partial}) {
 				return need, true, nil
 			}
 			in, u = 0, u+1

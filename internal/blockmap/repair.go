@@ -66,14 +66,19 @@ func (m *Disk) move(ctx context.Context, u, from int64, to *int64) error {
 			return err
 		}
 	}
-	err := m.copyUnit(ctx, from, host)
-	if err == nil && m.hooks.NewUnit != nil {
+	prefix := int64(0)
+	if m.hooks.Sectors != nil {
+		prefix = m.l.Prefix // tells which sectors are there
+	}
+	err := m.copyBytes(ctx, from-prefix, host-prefix, m.l.Unit+prefix)
+	if err == nil && m.hooks.NewUnit != nil && prefix == 0 {
 		err = m.hooks.NewUnit(ctx, host)
 	}
+	m.forget(host)
 	if err == nil {
 		var c *clustertable.Change
 		if c, err = m.pend.Reserve(ctx, u, u+1); err == nil {
-			_, err = m.edit(ctx, u, u+1, func(int64, Entry) Entry { return Entry{State: Data, Host: host} })
+			_, err = m.edit(ctx, u, u+1, func(_ int64, old Entry) Entry { return Entry{State: Data, Host: host, Partial: old.Partial} })
 			m.pend.Remove(c)
 		}
 	}
@@ -83,11 +88,11 @@ func (m *Disk) move(ctx context.Context, u, from int64, to *int64) error {
 	return err
 }
 
-// copyUnit copies a unit in the file.
-func (m *Disk) copyUnit(ctx context.Context, from, to int64) error {
-	buf := bufpool.Get(int(min(m.l.Unit, copyBuffer)))
+// copyBytes copies n bytes in the file.
+func (m *Disk) copyBytes(ctx context.Context, from, to, n int64) error {
+	buf := bufpool.Get(int(min(n, copyBuffer)))
 	defer bufpool.Put(buf)
-	for n := m.l.Unit; n > 0; {
+	for n > 0 {
 		b := buf[:min(n, int64(len(buf)))]
 		got, err := m.file.ReadAt(ctx, b, from)
 		if err != nil && err != io.EOF {

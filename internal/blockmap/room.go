@@ -82,6 +82,9 @@ func (m *Disk) needRoom(ctx context.Context) error {
 func (m *Disk) usedEnd(ctx context.Context) (end int64, holes []int64, err error) {
 	l := &m.l
 	end = l.reservedEnd()
+	if l.AtEnd {
+		end = max(end, m.file.Size())
+	}
 	var used places
 	if l.Reuse {
 		if used, err = m.newPlaces(); err != nil {

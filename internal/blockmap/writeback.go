@@ -83,13 +83,21 @@ func (m *Disk) writeback(ctx context.Context, durable bool) (err error) {
 	if err = m.file.Flush(ctx); err != nil {
 		return err
 	}
-	if err = clustertable.WriteInOrder(ctx, m.file, tab, dir); err != nil {
+	if err = m.link(ctx, tab, dir); err != nil {
 		return err
 	}
 	if durable || len(drops) > 0 {
 		return m.file.Flush(ctx)
 	}
 	return nil
+}
+
+// link writes changed tables.
+func (m *Disk) link(ctx context.Context, tab, dir *clustertable.Batch) error {
+	if m.hooks.Link != nil {
+		return m.hooks.Link(ctx, tab)
+	}
+	return clustertable.WriteInOrder(ctx, m.file, tab, dir)
 }
 
 // countRoom lets the format note what room is in use. Nobody finds room meanwhile.
@@ -161,6 +169,11 @@ func (m *Disk) trim(ctx context.Context) error {
 	r, ok := m.file.(driver.Resizer)
 	if end += m.l.Trailer; !known || m.room.fixed || !ok || end >= m.file.Size() {
 		return nil
+	}
+	if m.hooks.Trimming != nil {
+		if err := m.hooks.Trimming(ctx); err != nil {
+			return err
+		}
 	}
 	return r.Resize(ctx, end, driver.ResizeOptions{})
 }

@@ -24,7 +24,7 @@ func (m *Disk) WriteZeroes(ctx context.Context, off, n int64, flags driver.ZeroF
 			return z.WriteZeroes(ctx, p.host, p.n, flags)
 		case p.state == Zero, p.state == Absent && !m.l.Backing && !m.l.ZeroState:
 			return nil
-		case !m.l.ZeroState:
+		case !m.l.ZeroState, p.partial:
 			return driver.ErrUnsupported
 		}
 		return m.setState(ctx, off, p.n, Zero)
