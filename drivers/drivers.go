@@ -24,6 +24,7 @@ import (
 	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/format/recognised"
 	"github.com/cowl-disk/cowl/format/vdi"
+	"github.com/cowl-disk/cowl/format/vhdx"
 	"github.com/cowl-disk/cowl/format/vmdk"
 	"github.com/cowl-disk/cowl/format/vpc"
 	"github.com/cowl-disk/cowl/protocol/file"
@@ -45,6 +46,7 @@ func All() []driver.Driver {
 		qed.New(),
 		vdi.New(),
 		vpc.New(),
+		vhdx.New(),
 		vmdk.New(),
 		bochs.New(),
 		cloop.New(),

@@ -20,7 +20,6 @@ func Drivers() []driver.Driver {
 		name, summary string
 		probe         func(head []byte, name string) bool
 	}{
-		{"vhdx", "Hyper-V disks, second generation", at(0, "vhdxfile")},
 		{"asif", "Apple sparse image format", at(0, "shdw")},
 		{"sparseimage", "Apple sparse disk images", at(0, "sprs")},
 	} {
