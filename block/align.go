@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/internal/rangelock"
 )
@@ -153,21 +154,38 @@ func (img *Image) writeBounced(ctx context.Context, p []byte, off, start, end in
 	a := img.unit()
 	head, tail := off > start, off+int64(len(p)) < end
 	last := (end - 1) / a * a
+	one := head && last == start // both edges are in one unit
 	if head {
+		img.raise("pwritev_rmw_head")
+		if one && tail {
+			img.raise("pwritev_rmw_tail")
+		}
 		if err := img.readUnit(ctx, buf[:min(a, end-start)], start); err != nil {
 			return 0, err
 		}
+		img.raise("pwritev_rmw_after_head")
 	}
-	if tail && (!head || last != start) {
+	if tail && !one {
+		img.raise("pwritev_rmw_tail")
 		if err := img.readUnit(ctx, buf[last-start:], last); err != nil {
 			return 0, err
 		}
+	}
+	if tail {
+		img.raise("pwritev_rmw_after_tail")
 	}
 	copy(buf[off-start:], p)
 	if _, err := img.writePieces(ctx, buf, start); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// raise tells a filter that injects errors what is done to it.
+func (img *Image) raise(event string) {
+	if s, ok := img.node.(driver.EventSink); ok {
+		s.RaiseEvent(event)
+	}
 }
 
 // readUnit reads a unit, with zeroes for what is beyond the end of the object.

@@ -15,6 +15,7 @@ require (
 	github.com/emmansun/gmsm v0.15.5 // indirect
 	github.com/flosch/pongo2/v6 v6.0.0 // indirect
 	github.com/google/go-cmp v0.7.0 // indirect
+	github.com/hanwen/go-fuse/v2 v2.12.1 // indirect
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/mdlayher/genetlink v1.4.0 // indirect
 	github.com/mdlayher/netlink v1.11.2 // indirect

@@ -184,18 +184,14 @@ func (s *session) openImage(o opening) (*block.Image, error) {
 	if o.name == "" && len(src.Options) == 0 {
 		return nil, errors.New("The 'file' block driver requires a file name")
 	}
-	if o.aio != "" {
+	if o.aio != "" && o.aio != "threads" { // which is what there is everywhere
 		src.Options["file.aio"] = o.aio
 	}
-	if o.copyOnRead && !o.readOnly {
-		over := opts.Dict{"driver": "copy-on-read"}
-		for k, v := range src.Options {
-			over["file."+k] = v
+	if o.copyOnRead {
+		if o.readOnly {
+			return nil, errors.New("Can't use copy-on-read on read-only device")
 		}
-		src = block.Source{Options: over}
-		if o.name != "" {
-			src.Options["file.filename"] = o.name
-		}
+		src = copyOnRead(src)
 	}
 	found := render.NewFindings(s.Stderr)
 	defer found.End()
@@ -223,6 +219,22 @@ func (s *session) openImage(o opening) (*block.Image, error) {
 		return nil, err
 	}
 	return imageopt.Temporary(s.ctx, s.reg, over, opts.Dict{}, how)
+}
+
+// copyOnRead puts the filter of that name above an image.
+func copyOnRead(src block.Source) block.Source {
+	over := opts.Dict{"driver": "copy-on-read"}
+	for k, v := range src.Options {
+		over["file."+k] = v
+	}
+	switch {
+	case src.Filename == "":
+	case src.Options["driver"] != nil: // a format, whose file it is
+		over["file.file.filename"] = src.Filename
+	default:
+		over["file.filename"] = src.Filename
+	}
+	return block.Source{Options: over}
 }
 
 func (s *session) warn(msg string) { fmt.Fprintf(s.Stderr, "%s: warning: %s\n", s.Name, msg) }

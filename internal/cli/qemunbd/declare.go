@@ -121,8 +121,8 @@ func (s *settings) partOptions() []program.Option {
 		}),
 		program.Func("-P, --partition=N", "only partition N of an MBR (5 and up: logical ones) or GPT", func(arg string) error {
 			n, err := whole(arg)
-			if err != nil || n < 1 || n > maxPartitions {
-				return fmt.Errorf("Invalid partition '%s': partitions are numbered from 1 to %d", arg, maxPartitions)
+			if err != nil || n < 1 || n > imageopt.MaxPartitions {
+				return fmt.Errorf("Invalid partition '%s': partitions are numbered from 1 to %d", arg, imageopt.MaxPartitions)
 			}
 			s.partition = int(n)
 			return nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/internal/cli/imageopt"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/nbd/export"
 	"github.com/cowl-disk/cowl/nbd/server"
@@ -163,7 +164,7 @@ func (p *Program) device(ctx context.Context, s *settings, img *block.Image) (se
 	}
 	switch {
 	case s.partition > 0:
-		part, err := findPartition(ctx, img, s.partition)
+		part, err := imageopt.FindPartition(ctx, img, s.partition)
 		if err != nil {
 			return nil, err
 		}

@@ -1,11 +1,31 @@
 package qemunbd
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
+	"github.com/cowl-disk/cowl/block"
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/drivers"
 	"github.com/cowl-disk/cowl/nbd/export"
 	"github.com/cowl-disk/cowl/nbd/server"
 )
+
+// openDisk opens a raw disk with these contents.
+func openDisk(t testing.TB, disk []byte) *block.Image {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(name, disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	img, err := block.Open(t.Context(), block.NewRegistry(drivers.All()...), block.Source{Filename: name, Format: "raw"}, block.OpenOptions{Gate: driver.DenyAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { img.Close(t.Context()) })
+	return img
+}
 
 // TestSliceFileRange wants a slice to find its bytes where the device has them.
 func TestSliceFileRange(t *testing.T) {

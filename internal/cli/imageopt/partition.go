@@ -1,4 +1,4 @@
-package qemunbd
+package imageopt
 
 import (
 	"context"
@@ -10,11 +10,11 @@ import (
 	"github.com/cowl-disk/cowl/partition"
 )
 
-// maxPartitions is the highest number of a partition that -P takes.
-const maxPartitions = 128
+// MaxPartitions is the highest number of a partition that -P takes.
+const MaxPartitions = 128
 
-// findPartition looks up partition number in the table of a disk.
-func findPartition(ctx context.Context, img *block.Image, number int) (partition.Partition, error) {
+// FindPartition looks up partition number in the table of a disk.
+func FindPartition(ctx context.Context, img *block.Image, number int) (partition.Partition, error) {
 	t, err := partition.Read(img.ReaderAt(ctx), img.Size())
 	if t == nil {
 		if errors.Is(err, partition.ErrNoTable) {

@@ -1,4 +1,4 @@
-package qemunbd
+package imageopt
 
 import (
 	"fmt"
@@ -32,7 +32,7 @@ func openDisk(t testing.TB, disk []byte) *block.Image {
 func found(t testing.TB, img *block.Image, n int) string {
 	var out []string
 	for i := 1; i <= n; i++ {
-		p, err := findPartition(t.Context(), img, i)
+		p, err := FindPartition(t.Context(), img, i)
 		if err != nil {
 			out = append(out, fmt.Sprintf("%d: %v", i, err))
 			continue
