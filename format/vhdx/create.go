@@ -170,12 +170,16 @@ func (p *plan) findParent(ctx context.Context, req *driver.CreateRequest) error 
 // writeTable writes the table of a new image, if it is not zeroes.
 func (p *plan) writeTable(ctx context.Context, file driver.Storage) error {
 	m := &p.meta
-	if zeroes := m.diff || !m.fixed && !p.zeroState; zeroes && file.Traits().ZeroOnGrow && !file.Traits().FixedSize {
-		return nil
+	end := p.bat.length
+	if file.Traits().ZeroOnGrow && !file.Traits().FixedSize {
+		if end = roundUp(m.entries()*8, logSector); m.diff || !m.fixed && !p.zeroState {
+			return nil
+		}
 	}
 	ratio := m.ratio()
-	b := make([]byte, min(mib, p.bat.length))
-	for at := int64(0); at < p.bat.length; at += int64(len(b)) {
+	buf := make([]byte, min(mib, end))
+	for at := int64(0); at < end; at += mib {
+		b := buf[:min(mib, end-at)]
 		clear(b)
 		for i := range int64(len(b)) / 8 {
 			n := at/8 + i

@@ -31,6 +31,9 @@ var unitScenarios = []scenario{
 	{name: "parallels", format: "parallels", size: 512 << 10, options: opts.Dict{"cluster_size": "4096"}, resize: true},
 	{name: "parallels, sectors", format: "parallels", size: 128 << 10, options: opts.Dict{"cluster_size": "512"}, resize: true},
 	{name: "vpc", format: "vpc", size: 10 << 20, options: opts.Dict{"force_size": "on"}, sectors: 6000, resize: true},
+	{name: "vhdx", format: "vhdx", size: 6 << 20, options: opts.Dict{"block_size": "1M"}, sectors: 5000, resize: true},
+	{name: "vhdx fixed", format: "vhdx", size: 4 << 20, options: opts.Dict{"block_size": "1M", "subformat": "fixed"}, sectors: 3000, resize: true},
+	{name: "vhdx with backing file", format: "vhdx", size: 4 << 20, options: opts.Dict{"block_size": "1M", "block_state_zero": "off"}, sectors: 3000, backing: true},
 }
 
 // TestUnits cuts off the writes of images that are tables of units.
