@@ -9,7 +9,7 @@ import (
 )
 
 // Check implements driver.Checker. A log that was replayed when the image was opened counts
-// as a corruption that is repaired, as QEMU has it.
+// as a corruption that is repaired, and blocks are not counted, as QEMU has it.
 func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(line string), _ func(done, total int64)) (*driver.CheckResult, error) {
 	if (fix.Leaks || fix.Errors) && !im.Writable() {
 		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
@@ -45,7 +45,6 @@ func (im *image) Check(ctx context.Context, fix driver.CheckFix, report func(lin
 		return nil, err
 	}
 	res.Corruptions = int64(len(wrong)) + u.Further
-	res.TotalClusters, res.AllocatedClusters, res.FragmentedClusters = u.Units, u.Allocated, u.Fragmented
 	if fix.Errors && res.Corruptions > 0 {
 		if err := im.Repair(ctx, wrong); err != nil {
 			return res, err

@@ -114,9 +114,9 @@ func activeSequence(ctx context.Context, r *ring, id guid) ([]*entry, error) {
 	ends := map[*entry]uint64{} // of those that one was seen to follow: the number that is missing
 	for _, head := range heads {
 		list := []*entry{}
-		e := at[head.tail]
-		for want := uint64(0); ; e = at[(e.off+e.length)%r.length] {
-			ok := e != nil && (want == 0 || e.sequence == want) && e.sequence <= head.sequence && ends[e] == 0
+		e, want := at[head.tail], uint64(0)
+		for ; ; e = at[(e.off+e.length)%r.length] {
+			ok := e != nil && (want == 0 || e.sequence == want) && e.sequence <= head.sequence && (ends[e] == 0 || head.sequence < ends[e])
 			if ok {
 				if ok, err = whole(e); err != nil {
 					return nil, err
@@ -132,7 +132,7 @@ func activeSequence(ctx context.Context, r *ring, id guid) ([]*entry, error) {
 			want = e.sequence + 1
 		}
 		for _, e := range list {
-			ends[e] = head.sequence
+			ends[e] = want
 		}
 	}
 	return nil, nil

@@ -209,6 +209,34 @@ info sum.vpc
 info dynamic.vpc
 info block.vpc
 `,
+	"vhdx": `
+create -f vhdx -o block_size=1M new 3M && info new && check new && compare empty.vhdx new
+create -f vhdx -o block_size=256M new 3M && info new
+create -f vhdx -o block_size=512M new 3M && info new
+create -f vhdx -o block_size=3M new 3M
+create -f vhdx -o block_size=1000 new 3M && info new
+create -f vhdx -o log_size=0 new 3M
+create -f vhdx -o log_size=4G new 3M
+create -f vhdx -o log_size=3000000 new 3M && info new && check new
+create -f vhdx -o subformat=fixed new 3M && info new && check new
+create -f vhdx -o subformat=fixed,block_state_zero=off,block_size=1M new 3M && info --output=json new && compare new empty.vhdx
+create -f vhdx -o subformat=foo new 3M
+create -f vhdx -o block_state_zero=off new 3M && info new && compare new empty.vhdx
+create -f vhdx -o block_state_zero=maybe new 3M
+create -f vhdx new 65T
+create -f vhdx new 33T && info new
+create -f vhdx new 200G && info new
+create -f vhdx new 2G && info new
+convert -O vhdx -o subformat=fixed base.raw new && compare base.raw new
+convert -O vhdx -o block_size=1M base.raw new && compare base.raw new && compare new a.vhdx
+info log.vhdx
+info magic.vhdx
+info first.vhdx
+info heads.vhdx
+info version.vhdx
+check beyond.vhdx
+check -r all a.vhdx
+`,
 }
 
 // unitsFixtures makes the images of the table. poke FILE OFFSET BYTES… writes bytes given
@@ -220,7 +248,7 @@ truncate -s 3M base.raw
 "$IO" -f raw -c 'write -P 5 64k 128k' -c 'write -P 6 2000k 300k' base.raw
 truncate -s 30M large.raw
 printf 'x' >tiny
-for f in vdi qed parallels vpc qcow; do
+for f in vdi qed parallels vpc qcow vhdx; do
 	"$IMG" create -f $f empty.$f 1M
 	"$IMG" create -f $f a.$f 5M
 	"$IO" -f $f -c 'write -P 5 64k 128k' -c 'write -P 6 2000k 300k' -c 'write -P 7 4M 64k' a.$f
@@ -271,6 +299,12 @@ damaged parallels outside; poke outside.parallels 68 '\020'
 damaged parallels used; poke used.parallels 44 'Ynot'
 damaged parallels leak; truncate -s +3000000 leak.parallels
 damaged parallels off; poke off.parallels 48 '\001\000'
+damaged vhdx magic; poke magic.vhdx 0 'X'
+damaged vhdx first; poke first.vhdx 65536 'X'
+damaged vhdx heads; poke heads.vhdx 65536 'X'; poke heads.vhdx 131072 'X'
+damaged vhdx version; poke version.vhdx 65602 '\002'; poke version.vhdx 131138 '\002'
+damaged vhdx log; poke log.vhdx 65609 '\001'; poke log.vhdx 131145 '\001'
+damaged vhdx beyond; poke beyond.vhdx 2097155 '\177'
 damaged vpc sum; poke sum.vpc 70 'x'
 damaged vpc dynamic; poke dynamic.vpc 512 'X'
 damaged vpc block; poke block.vpc 546 '\001'
@@ -294,7 +328,24 @@ func unitsDifferences() map[string]string {
 	}
 	d["qcow: create -f qcow new 0 && info new && map new"] = "ours leaves nothing behind"
 	d["qcow: convert -c -O qcow base.raw new"] = "QEMU exits with 1 and says nothing"
-	for _, f := range []string{"vdi", "vpc", "parallels"} {
+	for line, why := range map[string]string{
+		"check beyond.vhdx": "ours calls the entry what the other formats do",
+		"convert -O vhdx -B base.raw -F raw base.raw new": "QEMU makes no differencing disks",
+		"create -f vhdx -b base.raw -F raw new":           "QEMU makes no differencing disks",
+		"create -f vhdx -b nowhere -F raw new":            "QEMU makes no differencing disks",
+		"create -u -f vhdx -b base.raw -F raw new 1M":     "QEMU makes no differencing disks",
+		"check -f vhdx base.raw":                          "QEMU does not say why",
+		"info -f vhdx base.raw":                           "QEMU does not say why",
+		"info -f vhdx tiny":                               "QEMU does not say why",
+		"convert -f vhdx -O raw tiny new":                 "QEMU does not say why",
+		"map a.vhdx":                                      "QEMU does not tell where data is",
+		"map --output=json a.vhdx":                        "QEMU does not tell where data is",
+		"map --output=json -s 64k -l 128k a.vhdx":         "QEMU does not tell where data is",
+		"create -f vhdx new 1M && info new && info --output=json new && check new && map --output=json new && compare new empty.vhdx": "QEMU does not tell where data is",
+	} {
+		d["vhdx: "+line] = why
+	}
+	for _, f := range []string{"vdi", "vpc", "parallels", "vhdx"} {
 		for _, line := range []string{"resize --shrink a.@ 1M", "resize a.@ +1M && info a.@", "resize --preallocation=full a.@ 20M"} {
 			d[f+": "+strings.ReplaceAll(line, "@", f)] = "QEMU does not resize this format"
 		}

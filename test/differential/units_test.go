@@ -47,7 +47,7 @@ var unitFormats = []unitFormat{
 	{name: "vdi", options: choose("", "", "static=on"), statistics: true},
 	{name: "qed", options: choose("", "cluster_size=4k,table_size=2", "cluster_size=32k,table_size=16"), backing: true},
 	{name: "vpc", options: choose("", "force_size=on", "subformat=fixed,force_size=on", "subformat=fixed"), noCheck: true},
-	{name: "vhdx", options: choose("block_size=1M", "", "block_size=2M,block_state_zero=off", "subformat=fixed", "subformat=fixed,block_state_zero=off,block_size=1M"), statistics: true, noMap: true},
+	{name: "vhdx", options: choose("block_size=1M", "", "block_size=2M,block_state_zero=off", "subformat=fixed", "subformat=fixed,block_state_zero=off,block_size=1M"), noMap: true},
 	{name: "qcow", options: choose(""), backing: true, noCheck: true, neverCheck: true},
 	{name: "parallels", options: choose("", "cluster_size=64k", "cluster_size=512"), leaky: true},
 }
