@@ -494,7 +494,7 @@ func TestParent(t *testing.T) {
 func TestFollowed(t *testing.T) {
 	l := newWorld(t, opts.Dict{})
 	l.Create("b", size, opts.Dict{"backing_file": "mem:a"})
-	img, err := l.TryOpen("b", block.OpenOptions{Write: true, WriteBacking: true})
+	img, err := l.TryOpen("b", block.OpenOptions{Write: true, Chain: block.ChainUse{WriteBacking: true}})
 	if err != nil {
 		t.Fatal(err)
 	}
