@@ -1,12 +1,9 @@
 package qcow
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
-
-	"github.com/klauspost/compress/flate"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/blockmap"
@@ -33,13 +30,16 @@ func (im *image) ReadEncoded(ctx context.Context, p []byte, off int64) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	z := flate.NewReader(bytes.NewReader(enc[:n]))
-	defer z.Close()
-	if _, err := io.CopyN(io.Discard, z, off-u*im.hdr.cluster); err != nil {
+	whole, from := p, int(off-u*im.hdr.cluster)
+	if from > 0 {
+		whole = bufpool.Get(from + len(p))
+		defer bufpool.Put(whole)
+	}
+	if err := im.inflate.Fill(whole, enc[:n]); err != nil {
 		return im.decodeError(u, e, err)
 	}
-	if _, err := io.ReadFull(z, p); err != nil {
-		return im.decodeError(u, e, err)
+	if from > 0 {
+		copy(p, whole[from:])
 	}
 	return nil
 }

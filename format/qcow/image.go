@@ -11,6 +11,7 @@ import (
 	"github.com/cowl-disk/cowl/internal/blockmap"
 	"github.com/cowl-disk/cowl/internal/cryptio"
 	"github.com/cowl-disk/cowl/internal/deflate"
+	"github.com/cowl-disk/cowl/internal/inflate"
 )
 
 // image is an open image. The mapping is that of package blockmap.
@@ -24,6 +25,7 @@ type image struct {
 	noKey   bool             // encrypted, and opened without the key
 
 	encoders sync.Pool // of *deflate.Encoder
+	inflate  inflate.Decoder
 }
 
 func open(ctx context.Context, req *driver.OpenRequest, o *openOptions) (*image, error) {

@@ -20,8 +20,8 @@ var (
 type Decoder struct{ pool sync.Pool }
 
 // Inflate fills dst from the DEFLATE stream that src begins with. It returns how many
-// bytes the stream has, and how many of src it takes. ErrLong: dst is full, and the
-// stream goes on.
+// bytes of dst are filled, and how many of src the stream takes. ErrLong: dst is full,
+// and the stream goes on.
 func (d *Decoder) Inflate(dst, src []byte) (n, used int, err error) {
 	t, _ := d.pool.Get().(*tables)
 	if t == nil {
@@ -31,6 +31,19 @@ func (d *Decoder) Inflate(dst, src []byte) (n, used int, err error) {
 	err = s.run()
 	d.pool.Put(t)
 	return s.out, s.pos - s.cnt/8, err
+}
+
+// Fill fills dst from the beginning of the DEFLATE stream in src. Where the stream ends,
+// or is cut, does not matter if dst is full by then.
+func (d *Decoder) Fill(dst, src []byte) error {
+	n, _, err := d.Inflate(dst, src)
+	switch {
+	case n == len(dst) && (errors.Is(err, ErrLong) || errors.Is(err, io.ErrUnexpectedEOF)):
+		return nil
+	case n < len(dst) && err == nil:
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // Zlib is Inflate for a zlib stream, whose checksum is verified.
@@ -135,10 +148,12 @@ func (s *state) stored() error {
 	switch {
 	case n != ^not:
 		return ErrCorrupt
+	case int(n) > len(s.dst)-s.out && len(s.src)-s.pos >= len(s.dst)-s.out:
+		s.pos += copy(s.dst[s.out:], s.src[s.pos:])
+		s.out = len(s.dst)
+		return ErrLong
 	case int(n) > len(s.src)-s.pos:
 		return io.ErrUnexpectedEOF
-	case int(n) > len(s.dst)-s.out:
-		return ErrLong
 	}
 	copy(s.dst[s.out:], s.src[s.pos:s.pos+int(n)])
 	s.pos, s.out = s.pos+int(n), s.out+int(n)
@@ -312,12 +327,13 @@ func (s *state) block() error {
 		if distance > s.out {
 			return ErrCorrupt
 		}
-		if length > len(s.dst)-s.out {
-			return ErrLong
-		}
-		for ; length > 0; length-- {
+		fits := min(length, len(s.dst)-s.out)
+		for range fits {
 			s.dst[s.out] = s.dst[s.out-distance]
 			s.out++
+		}
+		if fits < length {
+			return ErrLong
 		}
 	}
 }

@@ -80,10 +80,17 @@ func TestDecode(t *testing.T) {
 				}
 				if len(data) > 0 {
 					for _, n := range []int{0, len(data) / 2, len(data) - 1} {
-						if _, _, err := d.Inflate(make([]byte, n), enc); !errors.Is(err, ErrLong) {
-							t.Fatalf("%s, level %d: into %d bytes: %v", name, level, n, err)
+						p := make([]byte, n)
+						if got, _, err := d.Inflate(p, enc); !errors.Is(err, ErrLong) || got != n || !bytes.Equal(p, data[:n]) {
+							t.Fatalf("%s, level %d: %d bytes into %d: %v", name, level, got, n, err)
+						}
+						if err := d.Fill(p, enc[:len(enc)-1]); err != nil && n < len(data)/2 {
+							t.Fatalf("%s, level %d: the first %d bytes: %v", name, level, n, err)
 						}
 					}
+				}
+				if err := d.Fill(make([]byte, len(data)+1), enc); !errors.Is(err, io.ErrUnexpectedEOF) {
+					t.Fatalf("%s, level %d: a byte more than there is: %v", name, level, err)
 				}
 				for cut := 1; cut < len(enc); cut += 1 + len(enc)/15 {
 					if _, _, err := d.Inflate(make([]byte, len(data)), enc[:len(enc)-cut]); !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, ErrLong) {

@@ -1,14 +1,13 @@
 package codec
 
 import (
-	"bytes"
 	"io"
 	"sync"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/cowl-disk/cowl/format/qcow2/ondisk"
+	"github.com/cowl-disk/cowl/internal/inflate"
 )
 
 // Codec compresses and decompresses clusters (section "Compressed Clusters
@@ -17,7 +16,8 @@ type Codec struct {
 	zstd        bool
 	clusterSize int
 
-	inflaters, deflaters, zdecoders, zencoders sync.Pool
+	inflate                         inflate.Decoder
+	deflaters, zdecoders, zencoders sync.Pool
 
 	// last keeps the cluster that was decoded last for reads of parts of it.
 	lastMu  sync.Mutex
@@ -63,23 +63,7 @@ func (c *Codec) Decode(p, enc []byte) error {
 	if c.zstd {
 		return c.decodeZstd(p, enc)
 	}
-	type inflater struct {
-		src bytes.Reader
-		r   io.ReadCloser
-	}
-	z, _ := c.inflaters.Get().(*inflater)
-	if z == nil {
-		z = &inflater{}
-		z.r = flate.NewReader(&z.src)
-	}
-	z.src.Reset(enc)
-	if err := z.r.(flate.Resetter).Reset(&z.src, nil); err != nil {
-		return err
-	}
-	_, err := io.ReadFull(z.r, p)
-	z.src.Reset(nil)
-	c.inflaters.Put(z)
-	return err
+	return c.inflate.Fill(p, enc)
 }
 
 func (c *Codec) decodeZstd(p, enc []byte) error {
