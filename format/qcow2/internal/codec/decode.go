@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"errors"
 	"io"
 	"sync"
 
@@ -66,18 +67,47 @@ func (c *Codec) Decode(p, enc []byte) error {
 	return c.inflate.Fill(p, enc)
 }
 
+// zstdSlack is how many bytes behind the output let the decoder copy whole words. Without
+// it the last block of a frame, of small clusters the only one, takes twice the time.
+const zstdSlack = 32
+
+// maxSlackCluster is the largest cluster that is decoded with slack, into a buffer of its
+// own: larger ones have several blocks, of which only the last one is slow.
+const maxSlackCluster = 256 << 10
+
+// zstdDecoder is a decoder with its buffer, which is nil for large clusters.
+type zstdDecoder struct {
+	*zstd.Decoder
+	buf []byte
+}
+
+func (c *Codec) newZstdDecoder() (*zstdDecoder, error) {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(uint64(max(c.clusterSize+zstdSlack, 1<<20))),
+		zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecodeAllCapLimit(true))
+	if err != nil {
+		return nil, err
+	}
+	z := &zstdDecoder{Decoder: d}
+	if c.clusterSize <= maxSlackCluster {
+		z.buf = make([]byte, 0, c.clusterSize+zstdSlack)
+	}
+	return z, nil
+}
+
 func (c *Codec) decodeZstd(p, enc []byte) error {
-	d, _ := c.zdecoders.Get().(*zstd.Decoder)
+	d, _ := c.zdecoders.Get().(*zstdDecoder)
 	if d == nil {
 		var err error
-		d, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(uint64(max(c.clusterSize, 1<<20))),
-			zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecodeAllCapLimit(true))
-		if err != nil {
+		if d, err = c.newZstdDecoder(); err != nil {
 			return err
 		}
 	}
 	defer c.zdecoders.Put(d)
-	for out := p[:0:len(p)]; ; {
+	out := d.buf
+	if out == nil {
+		out = p[:0:len(p)]
+	}
+	for len(out) < len(p) {
 		n, err := zstdFrame(enc)
 		if err != nil {
 			return err
@@ -85,11 +115,15 @@ func (c *Codec) decodeZstd(p, enc []byte) error {
 		if out, err = d.DecodeAll(enc[:n], out); err != nil {
 			return err
 		}
-		if len(out) == len(p) {
-			return nil
-		}
 		enc = enc[n:]
 	}
+	if len(out) > len(p) {
+		return errors.New("more data than a cluster")
+	}
+	if d.buf != nil {
+		copy(p, out)
+	}
+	return nil
 }
 
 // zstdFrame returns the length of the frame at the start of b: the decoder wants
