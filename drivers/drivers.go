@@ -32,6 +32,7 @@ import (
 	"github.com/cowl-disk/cowl/protocol/mem"
 	"github.com/cowl-disk/cowl/protocol/nbd"
 	"github.com/cowl-disk/cowl/protocol/null"
+	"github.com/cowl-disk/cowl/protocol/ssh"
 )
 
 // All returns every driver, in the order in which formats are probed. The first that has
@@ -56,6 +57,7 @@ func All() []driver.Driver {
 		nbd.New(),
 		http.New(),
 		http.NewTLS(),
+		ssh.New(),
 		mem.New(),
 		blkdebug.New(),
 		blklogwrites.New(),

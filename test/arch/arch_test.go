@@ -71,6 +71,7 @@ var allowed = map[string][]string{
 	"format/qcow2":          {"internal/message", "format/qcow2/", "crypto/", "internal/cryptio", "internal/clustertable", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/deflate", "internal/resources", "internal/trace"},
 	"protocol":              {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources", "internal/trace"},
 	"protocol/nbd":          {"internal/sockaddr", "nbd/client", "nbd/wire", "nbd/tlscreds", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
+	"protocol/ssh":          {"internal/sockaddr", "internal/inet", "block/driver", "opts"},
 	"protocol/http":         {"internal/inet", "internal/message", "block/driver", "opts", "internal/zero"},
 	"filter":                {"filter/pass", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/rangelock", "internal/resources", "internal/trace"},
 	"ops":                   {"block", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},

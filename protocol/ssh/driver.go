@@ -1,0 +1,116 @@
+package ssh
+
+import (
+	"context"
+	"errors"
+	"math"
+	"os"
+	"strings"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/opts"
+)
+
+const sectorSize = 512
+
+var createSchema = opts.SchemaOf(struct{}{})
+
+var desc = driver.Desc{
+	Name:          "ssh",
+	Kind:          driver.KindProtocol,
+	Schemes:       []string{"ssh", "sftp"},
+	Summary:       "Files of SSH servers",
+	OpenOptions:   openSchema,
+	CreateOptions: createSchema,
+}
+
+// New returns the driver "ssh".
+func New() driver.Driver { return sshDriver{} }
+
+type sshDriver struct{}
+
+var (
+	_ driver.FilenameParser = sshDriver{}
+	_ driver.Creator        = sshDriver{}
+)
+
+// Desc implements driver.Driver.
+func (sshDriver) Desc() *driver.Desc { return &desc }
+
+// ParseFilename implements driver.FilenameParser.
+func (sshDriver) ParseFilename(name string) (opts.Dict, error) { return parseName(name) }
+
+// Open implements driver.Driver.
+func (sshDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
+	o, err := decode(req.Options, req.Env)
+	if err != nil {
+		var unknown *opts.UnknownError
+		if errors.As(err, &unknown) {
+			if name, ok := strings.CutPrefix(unknown.Name, "server."); ok {
+				return nil, invalid("parameter '%s' is unexpected", name)
+			}
+		}
+		return nil, err
+	}
+	d, err := newDialer(o, req.Env)
+	if err != nil {
+		return nil, err
+	}
+	n := &node{d: d, write: req.Access.Write, noFlush: req.Cache.NoFlush, most: int(o.Connections)}
+	if n.most == 0 {
+		n.most = defaultConnections
+	}
+	s, size, modified, err := n.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n.sessions, n.modified = []*session{s}, modified
+	n.size.Store(size)
+	n.content = size
+	if _, n.syncs = s.sftp.HasExtension("fsync@openssh.com"); n.write && !n.syncs && req.Env.Warn != nil {
+		req.Env.Warn("ssh server " + d.t.alias + " does not support fsync\nto support fsync, you need OpenSSH >= 6.3")
+	}
+	return n, nil
+}
+
+// Create implements driver.Creator: a file that exists is emptied.
+func (sshDriver) Create(ctx context.Context, req *driver.CreateRequest) (err error) {
+	if err := createSchema.Decode(req.Options, &struct{}{}); err != nil {
+		return err
+	}
+	if req.Size < 0 || req.Size > math.MaxInt64-sectorSize {
+		return driver.Errorf(driver.ErrTooLarge, "image size %d is too large", req.Size)
+	}
+	given, err := parseName(req.Filename)
+	if err != nil {
+		return err
+	}
+	o, err := decode(given, req.Env)
+	if err != nil {
+		return err
+	}
+	d, err := newDialer(o, req.Env)
+	if err != nil {
+		return err
+	}
+	s, err := d.newSession(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close(ctx)) }()
+	if err := s.open(ctx, o.Path, os.O_RDWR|os.O_CREATE|os.O_TRUNC); err != nil {
+		return openError(o.Path, err)
+	}
+	size := (req.Size + sectorSize - 1) / sectorSize * sectorSize
+	if size == 0 {
+		return nil
+	}
+	if err := s.do(ctx, true, func() error { return s.file.Truncate(size) }); err != nil {
+		return driver.Errorf(nil, "failed to resize remote file '%s' to %d bytes: %w", o.Path, size, err)
+	}
+	return nil
+}
+
+func openError(path string, err error) error {
+	return driver.Errorf(nil, "failed to open remote file '%s': %w", path, err)
+}

@@ -1,0 +1,153 @@
+package ssh
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+var errNodeClosed = errors.New("the node is closed")
+
+// ChangedError says that a file is no longer what it was when the disk was opened.
+type ChangedError struct{ size, was int64 }
+
+func (e *ChangedError) Error() string { return driver.Text(e) }
+
+// Template implements driver.Message.
+func (e *ChangedError) Template() (string, []any) {
+	return "the file on the server was changed by another program while the connection was lost: it has %d bytes and had %d", []any{e.size, e.was}
+}
+
+// connect makes a connection with the file open.
+func (n *node) connect(ctx context.Context) (s *session, size int64, modified time.Time, err error) {
+	if s, err = n.d.newSession(ctx); err != nil {
+		return nil, 0, time.Time{}, err
+	}
+	if err = s.open(ctx, n.d.o.Path, n.flags()); err != nil {
+		err = openError(n.d.o.Path, err)
+	} else {
+		var st os.FileInfo
+		err = s.do(ctx, true, func() (err error) { st, err = s.file.Stat(); return err })
+		if err == nil {
+			return s, st.Size(), st.ModTime(), nil
+		}
+		err = driver.Errorf(nil, "failed to read remote file attributes: %w", err)
+	}
+	if reason := s.reason(); reason != nil && ctx.Err() == nil {
+		err = openError(n.d.o.Path, reason)
+	}
+	s.fail(errClosed)
+	return nil, 0, time.Time{}, err
+}
+
+// broken is why a disk that is written cannot be used any more, nil if it can.
+func (n *node) broken() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.prune()
+}
+
+// prune drops lost connections. A disk that is written fails with the first. It is called
+// with mu.
+func (n *node) prune() error {
+	if n.closed {
+		return errNodeClosed
+	}
+	n.sessions = slices.DeleteFunc(n.sessions, func(s *session) bool {
+		reason := s.reason()
+		if reason != nil && n.write && n.failed == nil {
+			n.failed = driver.Errorf(nil, "what was written since the last flush may be lost: %w", reason)
+		}
+		return reason != nil
+	})
+	return n.failed
+}
+
+// session returns the connection with the fewest requests. It makes one more in the
+// background if all have enough to do, and a new one first if there is none.
+func (n *node) session(ctx context.Context) (*session, error) {
+	for {
+		n.mu.Lock()
+		if err := n.prune(); err != nil {
+			n.mu.Unlock()
+			return nil, err
+		}
+		if len(n.sessions) > 0 {
+			s := slices.MinFunc(n.sessions, func(a, b *session) int { return int(a.busy.Load() - b.busy.Load()) })
+			if s.busy.Load() >= perConnection && len(n.sessions) < n.most && !n.dialing {
+				n.more()
+			}
+			n.mu.Unlock()
+			return s, nil
+		}
+		if wait := n.dialed; wait != nil {
+			n.mu.Unlock()
+			select {
+			case <-wait:
+				continue
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		wait := make(chan struct{})
+		n.dialed = wait
+		n.mu.Unlock()
+		err := n.again(ctx)
+		n.mu.Lock()
+		n.dialed = nil
+		n.mu.Unlock()
+		close(wait)
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// again makes a connection to the same file as before.
+func (n *node) again(ctx context.Context) error {
+	s, size, modified, err := n.connect(ctx)
+	if err != nil {
+		return err
+	}
+	if !n.write && (size != n.Size() || !modified.Equal(n.modified)) {
+		s.fail(errClosed)
+		return &ChangedError{size, n.Size()}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		s.fail(errClosed)
+		return errNodeClosed
+	}
+	n.sessions = append(n.sessions, s)
+	return nil
+}
+
+// more makes one more connection in the background. It is called with mu.
+func (n *node) more() {
+	ctx, cancel := context.WithCancel(context.Background())
+	n.dialing, n.stop = true, cancel
+	n.dials.Go(func() {
+		defer cancel()
+		err := n.again(ctx)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.dialing = false
+		if err != nil {
+			n.most = max(1, len(n.sessions)) // the server wants no more
+		}
+	})
+}
+
+// change runs a call that changes the file, on one of the connections.
+func (n *node) change(ctx context.Context, slow bool, call func(*session) error) error {
+	s, err := n.session(ctx)
+	if err != nil {
+		return err
+	}
+	return s.do(ctx, slow, func() error { return call(s) })
+}
