@@ -6,6 +6,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/drivertest"
 	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/internal/testkit/sshd"
 	"github.com/cowl-disk/cowl/protocol/ssh"
 )
 
@@ -22,7 +23,7 @@ func TestConformanceOpenSSH(t *testing.T) {
 	if !testkit.Long() {
 		t.Skip("COWL_LONG is not set")
 	}
-	s := testkit.StartSSHD(t, "")
+	s := sshd.Start(t, "")
 	t.Setenv("HOME", s.Home)
 	t.Setenv("SSH_AUTH_SOCK", "")
 	drivertest.Run(t, drivertest.Harness{Driver: ssh.New(), Light: true,

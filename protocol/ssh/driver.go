@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"os"
-	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/opts"
@@ -46,9 +45,7 @@ func (sshDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	if err != nil {
 		var unknown *opts.UnknownError
 		if errors.As(err, &unknown) {
-			if name, ok := strings.CutPrefix(unknown.Name, "server."); ok {
-				return nil, invalid("parameter '%s' is unexpected", name)
-			}
+			return nil, invalid("parameter '%s' is unexpected", unknown.Name)
 		}
 		return nil, err
 	}

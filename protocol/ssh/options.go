@@ -129,7 +129,7 @@ func decode(d opts.Dict, env *driver.Env) (*openOptions, error) {
 	}
 	switch {
 	case o.Server.Host == "":
-		return nil, invalid("no hostname was specified")
+		return nil, invalid("parameter '%s' is missing", "server")
 	case o.Path == "":
 		return nil, invalid("parameter 'path' is missing")
 	case o.Timeout < 0 || o.Timeout > maxTimeout:
@@ -139,6 +139,9 @@ func decode(d opts.Dict, env *driver.Env) (*openOptions, error) {
 	}
 	if p := o.Server.Port; p != "" {
 		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			if o.Port != "" {
+				return nil, invalid("parameter '%s' expects a number", "port")
+			}
 			return nil, invalid("use only numeric port value")
 		}
 	}
@@ -176,10 +179,10 @@ func (o *openOptions) checkHostKey() error {
 		case k.Hash == "":
 			return invalid("parameter '%s' is missing", "host-key-check.hash")
 		case k.Type != "md5" && k.Type != "sha1" && k.Type != "sha256":
-			return invalid("parameter '%s' does not accept value '%s'", "host-key-check.type", k.Type)
+			return invalid("parameter '%s' does not accept value '%s'", "type", k.Type)
 		}
 	default:
-		return invalid("parameter '%s' does not accept value '%s'", "host-key-check.mode", k.Mode)
+		return invalid("parameter '%s' does not accept value '%s'", "mode", k.Mode)
 	}
 	return nil
 }

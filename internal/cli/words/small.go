@@ -3,6 +3,20 @@ package words
 // small holds messages that begin with a small letter where they are printed: QEMU
 // words some so, and ours have always been so.
 var small = set(
+	"failed to authenticate using publickey authentication and the identities held by your ssh-agent",
+	"failed to authenticate with the password of '%s' or a key",
+	"failed to establish SSH session: %v",
+	"failed to initialize sftp handle: %v",
+	"failed to open remote file '%s': %v",
+	"failed to read remote file attributes: %v",
+	"host key (%s key with fingerprint %s) does not match the one in known_hosts; this may be a possible attack",
+	"host key (%s key with fingerprint %s) is marked as revoked in %s",
+	"host key for this server not found, another type exists",
+	"missing hostname in URI",
+	"missing remote path in URI",
+	"no host key was found in known_hosts",
+	"remote host %s key fingerprint '%s:%s' does not match host_key_check '%s:%s'",
+	"unknown host_key_check setting (%s)",
 	"a disk of size zero cannot have bitmaps",
 	"part of a compressed cluster cannot be zeroed without writing data",
 	"a snapshot can be shown in an image that is open for reading only",

@@ -20,6 +20,7 @@ var qemu = map[string]string{
 	"the backing file cannot be amended: rebase the image":                               "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.",
 	"could not assign backing file '%s' with format '%s': invalid argument":              "Could not assign backing file '%s' with format '%s': Invalid argument",
 	"could not assign backing file '%s' with format '%s': no space left on device":       "Could not assign backing file '%s' with format '%s': No space left on device",
+	"the SFTP server answers: %s (sftp error code: %d)":                                  "SFTP server: %+s (libssh error code: 1, sftp error code: %d)",
 	"error opening file: %v":                                                             "CURL: Error opening file: %v",
 	"could not open '%s': no such file or directory":                                     "Could not open '%s': No such file or directory",
 	"could not read bitmap '%s' from image: invalid argument":                            "Could not read bitmap '%s' from image: Invalid argument",

@@ -1,4 +1,5 @@
-package testkit
+// Package sshd starts servers of OpenSSH for tests.
+package sshd
 
 import (
 	"fmt"
@@ -9,11 +10,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
-// SSHD is a running server of OpenSSH with keys and a configuration of its own, on the
+// Server is a running server of OpenSSH with keys and a configuration of its own, on the
 // loopback.
-type SSHD struct {
+type Server struct {
 	Port int
 	// Home is a home directory whose .ssh has a key that the server takes, and the
 	// server's keys as known_hosts.
@@ -24,16 +27,16 @@ type SSHD struct {
 	PID int
 }
 
-// StartSSHD starts a server for the length of the test, with further lines of its
+// Start starts a server for the length of the test, with further lines of its
 // configuration. It skips the test where there is none.
-func StartSSHD(t testing.TB, config string) *SSHD {
+func Start(t testing.TB, config string) *Server {
 	t.Helper()
 	program := "/usr/sbin/sshd" // it wants to be called by its whole name
 	if _, err := os.Stat(program); err != nil {
 		t.Skip("sshd is not installed (openssh-server)")
 	}
-	Tool(t, "ssh-keygen")
-	s := &SSHD{Dir: t.TempDir(), Home: t.TempDir()}
+	testkit.Tool(t, "ssh-keygen")
+	s := &Server{Dir: t.TempDir(), Home: t.TempDir()}
 	if os.Getuid() == 0 {
 		if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where it puts processes without rights
 			t.Fatal(err)
@@ -43,9 +46,9 @@ func StartSSHD(t testing.TB, config string) *SSHD {
 	if err := os.Mkdir(dotSSH, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	Run(t, "ssh-keygen", "-q", "-N", "", "-t", "ed25519", "-f", filepath.Join(dotSSH, "id_ed25519"))
+	testkit.Run(t, "ssh-keygen", "-q", "-N", "", "-t", "ed25519", "-f", filepath.Join(dotSSH, "id_ed25519"))
 	for _, kind := range []string{"ed25519", "ecdsa", "rsa"} {
-		Run(t, "ssh-keygen", "-q", "-N", "", "-t", kind, "-f", s.Key(kind))
+		testkit.Run(t, "ssh-keygen", "-q", "-N", "", "-t", kind, "-f", s.Key(kind))
 	}
 	// Another program may take the port in between.
 	for try := range 5 {
@@ -60,13 +63,13 @@ func StartSSHD(t testing.TB, config string) *SSHD {
 }
 
 // Key is the file of one of the server's keys; with ".pub" of its public part.
-func (s *SSHD) Key(kind string) string { return filepath.Join(s.Dir, "key_"+kind) }
+func (s *Server) Key(kind string) string { return filepath.Join(s.Dir, "key_"+kind) }
 
 // URL names a file of the server.
-func (s *SSHD) URL(path string) string { return fmt.Sprintf("ssh://127.0.0.1:%d%s", s.Port, path) }
+func (s *Server) URL(path string) string { return fmt.Sprintf("ssh://127.0.0.1:%d%s", s.Port, path) }
 
 // known writes the server's keys into known_hosts.
-func (s *SSHD) known(t testing.TB) {
+func (s *Server) known(t testing.TB) {
 	t.Helper()
 	var b strings.Builder
 	for _, kind := range []string{"ed25519", "ecdsa", "rsa"} {
@@ -81,7 +84,7 @@ func (s *SSHD) known(t testing.TB) {
 	}
 }
 
-func (s *SSHD) start(t testing.TB, program, config string) bool {
+func (s *Server) start(t testing.TB, program, config string) bool {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
