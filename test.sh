@@ -22,7 +22,7 @@ setup() {
 		return 0
 	}
 	export DEBIAN_FRONTEND=noninteractive
-	wanted="file fdisk qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3 7zip dmg2img cloop-utils bximage squashfs-tools dosfstools mtools attr acl lz4 zstd nginx-light qemu-block-extra openssh-server"
+	wanted="file fdisk qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3 7zip dmg2img cloop-utils bximage squashfs-tools dosfstools mtools attr acl lz4 zstd nginx-light qemu-block-extra openssh-server gdisk bzip2"
 	missing=
 	for p in $wanted; do
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"
@@ -48,10 +48,22 @@ setup() {
 		fi
 	fi
 	apt-get update -q >/dev/null
+	# The servers among them are started by the tests, not by their packages.
+	policy=/usr/sbin/policy-rc.d quiet=
+	if [ ! -e $policy ]; then
+		printf '#!/bin/sh\nexit 101\n' >$policy
+		chmod +x $policy
+		quiet=yes
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+	fi
 	# shellcheck disable=SC2086
 	apt-get install -q -y --no-install-recommends $wanted "linux-image-cloud-$(dpkg --print-architecture)" >/dev/null
 	if [ -n "$suite" ]; then
 		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-block-extra qemu-system-x86 qemu-guest-agent >/dev/null
+	fi
+	if [ "$quiet" ]; then
+		rm -f $policy
+		trap - EXIT
 	fi
 	qemu-img --version | head -1
 	qemu_source
