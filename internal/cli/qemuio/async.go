@@ -17,10 +17,29 @@ func asyncCommands() []*command {
  -i counts a request as invalid; the other options are those of write.
 `},
 		{name: "aio_flush", about: "completes all outstanding aio requests", run: func(s *session, _ *command, _ []string) error {
-			s.running.Wait()
+			s.drain()
 			return nil
 		}},
 	}
+}
+
+// drain waits until all requests are done. Those at breakpoints go on if the program is
+// interrupted.
+func (s *session) drain() {
+	done := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return
+	case <-s.ctx.Done():
+	}
+	if b := s.breaker(); b != nil {
+		b.Release()
+	}
+	<-done
 }
 
 // begin runs a request beside what comes next. Without a breakpoint nothing can be seen of

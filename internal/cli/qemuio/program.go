@@ -125,7 +125,7 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 		}
 	}
 	err = s.loop(set.lines)
-	s.running.Wait()
+	s.drain()
 	if e := s.close(); err == nil {
 		err = e
 	}
