@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 
 	"github.com/cowl-disk/cowl/fstree"
 	"github.com/cowl-disk/cowl/paxtar"
@@ -85,7 +86,8 @@ func lookPath(name string) (string, error) {
 	return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
 }
 
-// command runs a program of the host in the name spaces.
+// command runs a program of the host in the name spaces. Where out is nil, its output goes
+// where its messages go.
 func (g *Guest) command(ctx context.Context, in io.Reader, out io.Writer, args ...string) error {
 	program, err := lookPath(g.unshare[0])
 	if err != nil {
@@ -94,9 +96,13 @@ func (g *Guest) command(ctx context.Context, in io.Reader, out io.Writer, args .
 	cmd := exec.CommandContext(ctx, program, append(g.unshare[1:len(g.unshare):len(g.unshare)], args...)...)
 	cmd.Env = []string{"PATH=" + path, "LC_ALL=C"}
 	last := &tail{}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, last
+	messages := &locked{w: io.Writer(last)}
 	if g.Out != nil {
-		cmd.Stderr = io.MultiWriter(last, g.Out)
+		messages.w = io.MultiWriter(last, g.Out)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, messages
+	if out == nil {
+		cmd.Stdout = messages
 	}
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
@@ -105,6 +111,18 @@ func (g *Guest) command(ctx context.Context, in io.Reader, out io.Writer, args .
 		return fmt.Errorf("%w: %s", err, last.String())
 	}
 	return nil
+}
+
+// locked is a writer for several goroutines.
+type locked struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
 }
 
 // tail keeps the end of what is written.
@@ -245,11 +263,7 @@ func (g *Guest) Script(ctx context.Context, text string) error {
 
 func (g *Guest) enter(ctx context.Context, in io.Reader, kind string, args ...string) error {
 	words := append([]string{"sh", "-c", enter, "sh", g.root, kind}, g.Env...)
-	out := g.Out
-	if out == nil {
-		out = io.Discard
-	}
-	return g.command(ctx, in, out, append(words, args...)...)
+	return g.command(ctx, in, nil, append(words, args...)...)
 }
 
 func (g *Guest) clear(ctx context.Context) error {
