@@ -12,14 +12,83 @@ import (
 	"github.com/cowl-disk/cowl/incus/definition"
 )
 
-// debootstrap runs the program of that name, which needs root.
-func (g *getter) debootstrap() (*fstree.Tree, error) {
-	program, err := exec.LookPath("debootstrap")
-	if err != nil {
-		return nil, fmt.Errorf("it is done by the program debootstrap, which this machine lacks: %w", err)
+// program finds a program of the host that makes a root file system, which needs root.
+func program(names ...string) (string, error) {
+	for _, name := range names {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		if os.Geteuid() != 0 {
+			return "", fmt.Errorf("the program %s needs root: pack a root file system that it made with pack-incus", name)
+		}
+		return path, nil
 	}
-	if os.Geteuid() != 0 {
-		return nil, errors.New("the program debootstrap needs root: pack a root file system that it made with pack-incus")
+	return "", fmt.Errorf("it is done by the program %s, which this machine lacks: %w", strings.Join(names, " or "), exec.ErrNotFound)
+}
+
+// run runs a program, and tells the end of what it printed where it fails.
+func (g *getter) run(program string, args ...string) error {
+	cmd := exec.CommandContext(g.ctx, program, args...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out[max(0, len(out)-2000):])))
+	}
+	return nil
+}
+
+// early lists the packages that are installed or removed while the root file system is made.
+func (g *getter) early(action string) (list []string) {
+	for _, set := range g.d.Packages.Sets {
+		if set.Early && set.Action == action && g.d.For(set.Filter, definition.Untyped|definition.Typed) {
+			list = append(list, set.Packages...)
+		}
+	}
+	return list
+}
+
+// rpmbootstrap runs dnf or yum, with the text of source.url as the file of repositories.
+func (g *getter) rpmbootstrap() (*fstree.Tree, error) {
+	manager, err := program("dnf", "yum")
+	if err != nil {
+		return nil, err
+	}
+	if g.url == "" {
+		return nil, errors.New("source.url must have the text of a file for yum.repos.d")
+	}
+	release, err := part("image.release", g.d.Image.Release)
+	if err != nil {
+		return nil, err
+	}
+	repos, root := filepath.Join(g.Work, "repos"), filepath.Join(g.Work, "rpmbootstrap")
+	if err := os.MkdirAll(repos, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(repos, "source.repo"), []byte(g.url+"\n"), 0o644); err != nil {
+		return nil, err
+	}
+	args := []string{"--installroot=" + root, "--releasever=" + release, "--setopt=reposdir=" + repos, "install", "-y"}
+	for _, p := range g.early("remove") {
+		args = append(args, "--exclude="+p)
+	}
+	args = append(args, "yum", "dnf")
+	for _, c := range g.d.Source.Components {
+		if c, err = g.d.Render(c); err != nil {
+			return nil, err
+		}
+		args = append(args, c)
+	}
+	if err := g.run(manager, append(args, g.early("install")...)...); err != nil {
+		return nil, err
+	}
+	return fstree.FromDir(root, g.Tree)
+}
+
+// debootstrap runs the program of that name.
+func (g *getter) debootstrap() (*fstree.Tree, error) {
+	bootstrap, err := program("debootstrap")
+	if err != nil {
+		return nil, err
 	}
 	s := g.d.Source
 	suite, err := part("image.release", g.d.Image.Release)
@@ -39,13 +108,7 @@ func (g *getter) debootstrap() (*fstree.Tree, error) {
 	if len(s.Components) > 0 {
 		args = append(args, "--components="+strings.Join(s.Components, ","))
 	}
-	var early []string
-	for _, set := range g.d.Packages.Sets {
-		if set.Early && set.Action == "install" && g.d.For(set.Filter, definition.Untyped|definition.Typed) {
-			early = append(early, set.Packages...)
-		}
-	}
-	if len(early) > 0 {
+	if early := g.early("install"); len(early) > 0 {
 		args = append(args, "--include="+strings.Join(early, ","))
 	}
 	switch signatures, err := g.secure("https://" + s.Suite); { // the program verifies by itself
@@ -75,10 +138,8 @@ func (g *getter) debootstrap() (*fstree.Tree, error) {
 		}
 		args = append(args, "/usr/share/debootstrap/scripts/"+same)
 	}
-	cmd := exec.CommandContext(g.ctx, program, args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out[max(0, len(out)-2000):])))
+	if err := g.run(bootstrap, args...); err != nil {
+		return nil, err
 	}
 	if err := os.RemoveAll(filepath.Join(root, "var/cache/apt/archives")); err != nil {
 		return nil, err

@@ -9,5 +9,6 @@
 // the definition says skip_verification.
 //
 // Of the downloaders of distrobuilder those that only download and unpack are here, and
-// debootstrap by the program of that name. Others are refused by their names.
+// debootstrap and rpmbootstrap by programs of the host, as root. Others are refused by
+// their names.
 package source

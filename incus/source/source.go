@@ -54,6 +54,7 @@ func downloaders() map[string]func(*getter) (*fstree.Tree, error) {
 		"ubuntu-http":      (*getter).ubuntu,
 		"voidlinux-http":   (*getter).void,
 		"debootstrap":      (*getter).debootstrap,
+		"rpmbootstrap":     (*getter).rpmbootstrap,
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -431,9 +432,44 @@ func TestFedoraAndNixOS(t *testing.T) {
 	}
 }
 
-func TestDebootstrapMissing(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	if _, err := get(t, t.TempDir(), "release: trixie, architecture: amd64", "downloader: debootstrap"); err == nil || !strings.Contains(err.Error(), "which this machine lacks") {
+// TestPrograms has programs that write down how they are called.
+func TestPrograms(t *testing.T) {
+	if runtime.GOOS == "windows" || os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	bin := t.TempDir()
+	script := "#!/bin/sh\nfor a; do case $a in --installroot=*) root=${a#*=};; */debootstrap) root=$a;; esac; done\n/bin/mkdir -p $root/etc && echo \"$@\" >$root/etc/x; case $1 in --fail*|--variant=fail) echo no luck; exit 3;; esac\n"
+	for _, name := range []string{"debootstrap", "dnf"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin)
+	for name, c := range map[string]struct{ image, source, want string }{
+		"debootstrap": {"release: trixie, architecture: amd64", "downloader: debootstrap\nurl: http://deb/\nvariant: minbase\ncomponents: [main, contrib]\nskip_verification: true\nsame_as: sid",
+			"--variant=minbase --arch=amd64 --components=main,contrib --no-check-gpg trixie WORK/debootstrap http://deb /usr/share/debootstrap/scripts/sid\n"},
+		"dnf": {"release: 40, architecture: x86_64", "downloader: rpmbootstrap\nurl: '[base]'\ncomponents: [bash]", "--installroot=WORK/rpmbootstrap --releasever=40 --setopt=reposdir=WORK/repos install -y yum dnf bash\n"},
+	} {
+		tree, err := get(t, t.TempDir(), c.image, c.source)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		text, err := tree.ReadFile("etc/x", 1000)
+		if got := regexp.MustCompile(`/\S*/(debootstrap|rpmbootstrap|repos)( |$)`).ReplaceAllString(string(text), "WORK/$1$2"); err != nil || strings.ReplaceAll(got, "=/", "=") != c.want {
+			t.Errorf("%s: %q, %v, want %q", name, got, err, c.want)
+		}
+	}
+	if _, err := get(t, t.TempDir(), "release: trixie, architecture: amd64", "downloader: debootstrap\nvariant: fail\nskip_verification: true"); err == nil || !strings.Contains(err.Error(), "exit status 3: no luck") {
 		t.Error(err)
+	}
+}
+
+func TestProgramsMissing(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	for _, d := range []string{"debootstrap", "rpmbootstrap"} {
+		if _, err := get(t, t.TempDir(), "release: trixie, architecture: amd64", "downloader: "+d); err == nil || !strings.Contains(err.Error(), "which this machine lacks") {
+			t.Errorf("%s: %v", d, err)
+		}
 	}
 }
