@@ -203,3 +203,11 @@ func (d *disk) Flush() error {
 	d.order = nil
 	return d.drain(0)
 }
+
+// stop waits for the goroutines that are left after an error.
+func (d *disk) stop() {
+	for _, q := range d.queue {
+		<-q.result
+	}
+	d.queue = nil
+}

@@ -424,3 +424,23 @@ func TestOpenSource(t *testing.T) {
 		}
 	}
 }
+
+// TestInterrupted holds that a build ends when its context does, and leaves nothing.
+func TestInterrupted(t *testing.T) {
+	for name, o := range map[string]PackOptions{"split": {Compression: compression(t, "gzip")}, "unified": {Unified: true, Compression: compression(t, "zstd")},
+		"vm": {VM: &VMOptions{}, Registry: registry(), Compression: compression(t, "gzip")}} {
+		ctx, cancel := context.WithCancel(t.Context())
+		o.Dir = t.TempDir()
+		o.Progress = func(_ string, done, _ int64) {
+			if done > 0 {
+				cancel()
+			}
+		}
+		_, err := imageOf(t, "", richTree(t)).Pack(ctx, o)
+		list, _ := os.ReadDir(o.Dir)
+		if !errors.Is(err, context.Canceled) || len(list) > 0 {
+			t.Errorf("%s: %v, %v", name, err, list)
+		}
+		cancel()
+	}
+}

@@ -150,6 +150,7 @@ func (p *packing) writeDisk(ctx context.Context, f *output) error {
 	if err == nil {
 		err = d.Flush()
 	}
+	d.stop()
 	if err := errors.Join(err, img.Close(context.WithoutCancel(ctx))); err != nil {
 		return err
 	}

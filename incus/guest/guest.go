@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cowl-disk/cowl/fstree"
 	"github.com/cowl-disk/cowl/paxtar"
@@ -74,6 +75,9 @@ func New(ctx context.Context, dir string, out io.Writer) (*Guest, error) {
 	return g, nil
 }
 
+// waitDelay is how long the output of a program that was ended is waited for.
+const waitDelay = 10 * time.Second
+
 // path is where programs of the host are.
 const path = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 
@@ -95,6 +99,7 @@ func (g *Guest) command(ctx context.Context, in io.Reader, out io.Writer, args .
 	}
 	cmd := exec.CommandContext(ctx, program, append(g.unshare[1:len(g.unshare):len(g.unshare)], args...)...)
 	cmd.Env = []string{"PATH=" + path, "LC_ALL=C"}
+	cmd.WaitDelay = waitDelay
 	last := &tail{}
 	messages := &locked{w: io.Writer(last)}
 	if g.Out != nil {

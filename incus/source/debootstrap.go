@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cowl-disk/cowl/fstree"
 	"github.com/cowl-disk/cowl/incus/definition"
@@ -31,6 +32,7 @@ func program(names ...string) (string, error) {
 func (g *getter) run(program string, args ...string) error {
 	cmd := exec.CommandContext(g.ctx, program, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.WaitDelay = 10 * time.Second // for the output of its children, once it was ended
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out[max(0, len(out)-2000):])))
 	}
