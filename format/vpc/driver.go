@@ -28,6 +28,9 @@ type createOptions struct {
 	ForceSize *bool  `opt:"force_size" help:"Force disk size calculation to use the actual size specified, rather than using the nearest CHS-based calculation"`
 	Size      int64  `opt:"size" type:"size" help:"Virtual disk size"`
 	Subformat string `opt:"subformat" help:"Type of virtual hard disk format. Supported formats are {dynamic (default) | fixed} "`
+	// Those that are hidden QEMU does not have.
+	BackingFile   string `opt:"backing_file" hidden:"on" help:"File name of a base image"`
+	BackingFormat string `opt:"backing_fmt" hidden:"on" help:"Image format of the base image"`
 }
 
 var desc = driver.Desc{
@@ -38,7 +41,7 @@ var desc = driver.Desc{
 		{Role: "backing", Use: driver.UseBacking, Optional: true},
 	},
 	NoCompression: true,
-	CreateOrder:   strings.Fields("size subformat force_size preallocation nocow extent_size_hint"),
+	CreateOrder:   strings.Fields("size backing_file backing_fmt subformat force_size preallocation nocow extent_size_hint"),
 	Summary:       "Virtual hard disk (VHD) of Virtual PC, Hyper-V, Azure and XenServer",
 	OpenOptions:   opts.SchemaOf(openOptions{}),
 	CreateOptions: opts.SchemaOf(createOptions{}),

@@ -89,7 +89,7 @@ func (im *image) layout(d *dynamic) blockmap.Layout {
 		Noun: "block", Unit: int64(d.block), Table: int64(d.table), Entries: int64(d.entries), Width: 4, Order: binary.BigEndian,
 		First: roundUp(d.tableEnd(), dataAlign), Lowest: footerSize, Align: dataAlign, Grain: sectorSize, Prefix: bitmap, Trailer: footerSize,
 		Limit: absent*sectorSize + bitmap, AbsentZero: true,
-		Reserved: []driver.Range{{Offset: int64(im.footer.data), Length: dynamicSize}, {Offset: int64(d.table), Length: int64(d.entries) * 4}},
+		Reserved: im.reservedBy(d, im.file.Size()),
 		Decode: func(raw uint64) blockmap.Entry {
 			if raw == absent {
 				return blockmap.Entry{}
@@ -237,27 +237,28 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 }
 
 // growTable gives the table n entries at least. Blocks that are in the way move to the
-// end.
+// end, and what names the parent to behind the table.
 func (im *image) growTable(ctx context.Context, d *dynamic, n uint32) error {
 	if err := im.Prepare(ctx); err != nil || n <= d.entries {
 		return err
 	}
-	before := d.tableEnd()
-	d.entries = n
-	if err := im.Vacate(ctx, roundUp(d.tableEnd(), sectorSize)+im.bitmap); err != nil {
+	before, grown := d.tableEnd(), *d
+	grown.entries = n
+	names, from, to := im.inWay(d, roundUp(grown.tableEnd(), sectorSize))
+	if err := im.Vacate(ctx, to+im.bitmap); err != nil {
 		return err
 	}
+	if len(names) > 0 {
+		if err := im.moveLocators(ctx, d, names, from); err != nil {
+			return err
+		}
+	}
+	d.entries = n
 	fill := bytes.Repeat([]byte{0xff}, 64<<10)
 	for off, end := before, roundUp(d.tableEnd(), sectorSize); off < end; off += int64(len(fill)) {
 		if _, err := im.file.WriteAt(ctx, fill[:min(int64(len(fill)), end-off)], off); err != nil {
 			return err
 		}
 	}
-	if err := im.file.Flush(ctx); err != nil {
-		return err
-	}
-	if _, err := im.file.WriteAt(ctx, d.encode(), int64(im.footer.data)); err != nil {
-		return err
-	}
-	return im.file.Flush(ctx)
+	return im.writeDynamic(ctx, d)
 }

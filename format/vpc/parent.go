@@ -43,7 +43,9 @@ func parentName(ctx context.Context, file driver.Storage, d *dynamic) (string, e
 		if code == winRelative && name != "" {
 			return strings.TrimPrefix(name, "./"), nil
 		}
-		other = path.Base(name)
+		if other = path.Base(name); path.IsAbs(name) && !strings.HasPrefix(name, "//") {
+			other = name // as we write it
+		}
 	}
 	if other == "" {
 		other = path.Base(slashes(decodeUTF16(d.raw[dynParentName:dynLocators], be)))

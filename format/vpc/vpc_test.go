@@ -3,6 +3,7 @@ package vpc_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"strings"
 	"testing"
 
@@ -245,6 +246,67 @@ func TestDifferencing(t *testing.T) {
 	img = l.Open("a")
 	l.Want(img, mib, fill(2)) // the parent is as it was
 	l.Close(img)
+}
+
+// TestDifferencingGrows: blocks that make room for the table keep the bitmaps of what they
+// have, and what names the parent stays whole: at the end of the file or behind the table.
+func TestDifferencingGrows(t *testing.T) {
+	for _, behindTable := range []bool{false, true} {
+		l := newLab(t, opts.Dict{})
+		m := makeDiff(t, l)
+		if behindTable { // where Windows has it
+			at := int64(table + 512)
+			b := make([]byte, 512)
+			if _, err := l.Mem.Disk("b").ReadAt(t.Context(), b, int64(l.Peek("b", 512+576+16, 8))); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.Mem.Disk("b").WriteAt(t.Context(), b, at); err != nil {
+				t.Fatal(err)
+			}
+			l.Poke("b", 512+576+16, 8, uint64(at))
+		}
+		img := l.Open("b")
+		const large = 3 << 30
+		if err := img.Resize(t.Context(), large, driver.ResizeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		l.Write(img, large-mib, fill(8))
+		l.Close(img)
+		img = l.Open("b")
+		got := make([]byte, size)
+		if _, err := img.ReadAt(t.Context(), got, 0); err != nil {
+			t.Fatal(err)
+		}
+		if d := m.Diff(got, 0); d != "" {
+			t.Fatal(d)
+		}
+		l.Want(img, large-mib, fill(8))
+		l.Close(img)
+	}
+}
+
+// TestCreateDifferencing: a new image on top of another one shows what that has.
+func TestCreateDifferencing(t *testing.T) {
+	l := newLab(t, opts.Dict{})
+	l.Create("b", size, opts.Dict{"backing_file": "mem:a", "backing_fmt": "vpc"})
+	l.Create("c", 2*size, opts.Dict{"backing_file": "mem:b"})
+	img := l.Open("c")
+	l.Want(img, mib, fill(2))
+	l.Want(img, size, fill(0))
+	l.Write(img, 512, fill(7)[:512])
+	l.Close(img)
+	img = l.Open("c")
+	l.Want(img, 0, append(append(fill(1)[:512:512], fill(7)[:512]...), fill(1)[:512]...))
+	l.Close(img)
+	if res, lines := l.Check("c", driver.CheckFix{}); res.Corruptions+res.Leaks != 0 {
+		t.Errorf("%+v %q", res, lines)
+	}
+	for _, o := range []opts.Dict{{"backing_file": "mem:a", "subformat": "fixed"}, {"backing_file": "mem:a", "backing_fmt": "raw"}} {
+		err := block.Create(t.Context(), l.Reg, block.CreateRequest{Filename: "mem:d", Format: "vpc", Size: size, Options: o, Gate: driver.AllowAll})
+		if !errors.Is(err, driver.ErrInvalid) {
+			t.Errorf("%v: %v", o, err)
+		}
+	}
 }
 
 // TestWrongParent: an image with another identifier than the child names is refused.
