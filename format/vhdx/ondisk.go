@@ -37,9 +37,9 @@ var le = binary.LittleEndian
 // guid is an identifier as it is on disk: the first three fields are little-endian.
 type guid [16]byte
 
-// String returns the form in which parent locators have it.
+// String returns the form in which parent locators have it. libvhdi reads small letters only.
 func (g guid) String() string {
-	return strings.ToUpper(fmt.Sprintf("{%08x-%04x-%04x-%x-%x}", le.Uint32(g[:]), le.Uint16(g[4:]), le.Uint16(g[6:]), g[8:10], g[10:]))
+	return fmt.Sprintf("{%08x-%04x-%04x-%x-%x}", le.Uint32(g[:]), le.Uint16(g[4:]), le.Uint16(g[6:]), g[8:10], g[10:])
 }
 
 // parseGUID reads what String returns, with or without braces.
