@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"path/filepath"
+	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/blockmap"
@@ -20,15 +22,21 @@ func newUUID() (id uuid) {
 	return id
 }
 
-// plan returns the header of a new image for options and a size.
-func plan(d opts.Dict, size int64) (*header, error) {
+// plan returns the header of a new image for options and a size, and the name of its parent.
+func plan(d opts.Dict, size int64) (*header, string, error) {
 	var o createOptions
 	if err := desc.CreateOptions.Decode(d, &o); err != nil {
-		return nil, err
+		return nil, "", err
+	}
+	switch {
+	case o.BackingFormat != "" && o.BackingFormat != "vdi":
+		return nil, "", driver.Errorf(driver.ErrInvalid, "the parent of a vdi image must be one, too")
+	case o.BackingFile != "" && o.Static:
+		return nil, "", driver.Errorf(driver.ErrInvalid, "a static image cannot have a parent")
 	}
 	size = roundUp(max(size, o.Size), sectorSize)
 	if size > maxSize || size < 0 {
-		return nil, unsupported("unsupported VDI image size (size is 0x%x, max supported is 0x%x)", uint64(size), maxSize)
+		return nil, "", unsupported("unsupported VDI image size (size is 0x%x, max supported is 0x%x)", uint64(size), maxSize)
 	}
 	h := newHeader()
 	h.size = size
@@ -38,7 +46,35 @@ func plan(d opts.Dict, size int64) (*header, error) {
 	if o.Static {
 		h.imageType, h.allocated = typeStatic, h.blocks
 	}
-	return h, nil
+	return h, o.BackingFile, nil
+}
+
+// findParent notes in h which image the parent is. Its name is not stored, so that it must
+// be where it is looked for: see driver.BackingRef.Ending.
+func (h *header) findParent(ctx context.Context, req *driver.CreateRequest, name string) error {
+	if req.OpenImage == nil {
+		return unsupported("a parent cannot be opened here")
+	}
+	dir := filepath.Dir(strings.TrimPrefix(req.Filename, "file:"))
+	full := name
+	if !filepath.IsAbs(name) {
+		full = filepath.Join(dir, name)
+	}
+	if at := filepath.Dir(full); !strings.EqualFold(filepath.Ext(name), ending) || at != dir && at != filepath.Join(dir, "..") {
+		return driver.Errorf(driver.ErrInvalid, "the parent '%s' would not be found: a vdi image knows it by its identifier, and it must lie in the same folder or the one above, with the ending '%s'", name, ending)
+	}
+	parent, done, err := req.OpenImage(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	p, ok := parent.Node.(*image)
+	if !ok {
+		return driver.Errorf(driver.ErrInvalid, "the parent of a vdi image must be one, too, and not %s", parent.Format)
+	}
+	h.imageType = typeDiff
+	h.link, h.parentChange = p.identity()
+	return nil
 }
 
 // end returns where the last block of the file ends.
@@ -46,9 +82,14 @@ func (h *header) end() int64 { return h.data + int64(h.allocated)*h.block }
 
 // Create implements driver.Creator.
 func (vdiDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
-	h, err := plan(req.Options, req.Size)
+	h, parent, err := plan(req.Options, req.Size)
 	if err != nil {
 		return err
+	}
+	if parent != "" {
+		if err := h.findParent(ctx, req, parent); err != nil {
+			return err
+		}
 	}
 	if err := writeTable(ctx, req.File, h); err != nil {
 		return err
@@ -99,7 +140,7 @@ func writeTable(ctx context.Context, file driver.Storage, h *header) error {
 
 // Measure implements driver.Measurer.
 func (vdiDriver) Measure(ctx context.Context, req *driver.MeasureRequest) (*driver.Measured, error) {
-	h, err := plan(req.Options, req.Size)
+	h, _, err := plan(req.Options, req.Size)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package vdi
 import (
 	"context"
 	"encoding/binary"
+	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/opts"
@@ -20,6 +21,9 @@ type openOptions struct{}
 type createOptions struct {
 	Size   int64 `opt:"size" type:"size" help:"Virtual disk size"`
 	Static bool  `opt:"static" default:"off" help:"VDI static (pre-allocated) image"`
+	// Those that are hidden QEMU does not have.
+	BackingFile   string `opt:"backing_file" hidden:"on" help:"File name of a base image"`
+	BackingFormat string `opt:"backing_fmt" hidden:"on" help:"Image format of the base image"`
 }
 
 var desc = driver.Desc{
@@ -30,6 +34,7 @@ var desc = driver.Desc{
 		{Role: "backing", Use: driver.UseBacking, Optional: true},
 	},
 	NoCompression: true,
+	CreateOrder:   strings.Fields("size backing_file backing_fmt static preallocation nocow extent_size_hint"),
 	Summary:       "VirtualBox disk image",
 	OpenOptions:   opts.SchemaOf(openOptions{}),
 	CreateOptions: opts.SchemaOf(createOptions{}),

@@ -137,9 +137,19 @@ func (im *image) parent() bool { return im.link != uuid{} }
 func (im *image) State(context.Context) (*driver.State, error) {
 	s := &driver.State{}
 	if im.parent() {
-		s.Backing = &driver.BackingRef{Filename: im.link.String() + ".vdi", Format: "vdi", Ending: ".vdi"}
+		s.Backing = &driver.BackingRef{Filename: im.link.String() + ending, Format: "vdi", Ending: ending}
 	}
 	return s, nil
+}
+
+// ending is that of the names of images.
+const ending = ".vdi"
+
+// identity returns the identifiers of the image and of what it holds.
+func (im *image) identity() (id, contents uuid) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.hdr.image, im.hdr.snap
 }
 
 // IsParent implements driver.ParentFinder.
@@ -157,9 +167,7 @@ func (im *image) CheckParent(_ context.Context, parent driver.Node) error {
 	if !ok || !im.parent() {
 		return nil // somebody chose another one, and knows why
 	}
-	p.mu.Lock()
-	id, change := p.hdr.image, p.hdr.snap
-	p.mu.Unlock()
+	id, change := p.identity()
 	im.mu.Lock()
 	want := im.hdr.parentChange
 	im.mu.Unlock()

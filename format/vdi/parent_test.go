@@ -11,8 +11,10 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/format/vdi"
 	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/protocol/file"
 )
 
@@ -142,6 +144,69 @@ func TestDifferencing(t *testing.T) {
 		t.Errorf("no parent: %v", err)
 		if err == nil {
 			closeImage(img)
+		}
+	}
+}
+
+// TestCreateDifferencing: a new image on top of another one is made only where it finds that
+// again.
+func TestCreateDifferencing(t *testing.T) {
+	dir, ctx := t.TempDir(), t.Context()
+	reg := block.NewRegistry(vdi.New(), file.New(), raw.New())
+	for _, name := range []string{"sub", "sub/sub"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create := func(name string, size int64, o opts.Dict) error {
+		return block.Create(ctx, reg, block.CreateRequest{Filename: filepath.Join(dir, name), Format: "vdi", Size: size, Options: o, Gate: driver.AllowAll})
+	}
+	open := func(name string) *block.Image {
+		t.Helper()
+		img, err := block.Open(ctx, reg, block.Source{Filename: filepath.Join(dir, name), Format: "vdi"}, block.OpenOptions{Write: true, Gate: driver.AllowAll})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img
+	}
+	if err := create("base.vdi", 4*mib, opts.Dict{}); err != nil {
+		t.Fatal(err)
+	}
+	img := open("base.vdi")
+	if _, err := img.WriteAt(ctx, []byte("base"), mib); err != nil {
+		t.Fatal(err)
+	}
+	if err := img.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "raw.vdi"), make([]byte, mib), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		o    opts.Dict
+		ok   bool
+	}{
+		{"a.vdi", opts.Dict{"backing_file": "base.vdi"}, true},
+		{"sub/b.vdi", opts.Dict{"backing_file": "../base.vdi", "backing_fmt": "vdi"}, true},
+		{"sub/sub/c.vdi", opts.Dict{"backing_file": "../../base.vdi"}, false},
+		{"d.vdi", opts.Dict{"backing_file": "raw.vdi"}, false},
+		{"e.vdi", opts.Dict{"backing_file": "base.vdi", "static": "on"}, false},
+		{"f.vdi", opts.Dict{"backing_file": "base.vdi", "backing_fmt": "raw"}, false},
+	} {
+		if err := create(c.name, 4*mib, c.o); (err == nil) != c.ok || err != nil && !errors.Is(err, driver.ErrInvalid) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if !c.ok {
+			continue
+		}
+		img := open(c.name)
+		p := make([]byte, 4)
+		if _, err := img.ReadAt(ctx, p, mib); err != nil || string(p) != "base" {
+			t.Errorf("%s: %q, %v", c.name, p, err)
+		}
+		if err := img.Close(ctx); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -329,21 +329,23 @@ func unitsDifferences() map[string]string {
 	d["qcow: create -f qcow new 0 && info new && map new"] = "ours leaves nothing behind"
 	d["qcow: convert -c -O qcow base.raw new"] = "QEMU exits with 1 and says nothing"
 	for line, why := range map[string]string{
-		"check beyond.vhdx": "ours calls the entry what the other formats do",
-		"convert -O vhdx -B base.raw -F raw base.raw new": "QEMU makes no differencing disks",
-		"create -f vhdx -b base.raw -F raw new":           "QEMU makes no differencing disks",
-		"create -f vhdx -b nowhere -F raw new":            "QEMU makes no differencing disks",
-		"create -u -f vhdx -b base.raw -F raw new 1M":     "QEMU makes no differencing disks",
-		"check -f vhdx base.raw":                          "QEMU does not say why",
-		"info -f vhdx base.raw":                           "QEMU does not say why",
-		"info -f vhdx tiny":                               "QEMU does not say why",
-		"convert -f vhdx -O raw tiny new":                 "QEMU does not say why",
-		"map a.vhdx":                                      "QEMU does not tell where data is",
-		"map --output=json a.vhdx":                        "QEMU does not tell where data is",
-		"map --output=json -s 64k -l 128k a.vhdx":         "QEMU does not tell where data is",
+		"check beyond.vhdx":                       "ours calls the entry what the other formats do",
+		"check -f vhdx base.raw":                  "QEMU does not say why",
+		"info -f vhdx base.raw":                   "QEMU does not say why",
+		"info -f vhdx tiny":                       "QEMU does not say why",
+		"convert -f vhdx -O raw tiny new":         "QEMU does not say why",
+		"map a.vhdx":                              "QEMU does not tell where data is",
+		"map --output=json a.vhdx":                "QEMU does not tell where data is",
+		"map --output=json -s 64k -l 128k a.vhdx": "QEMU does not tell where data is",
 		"create -f vhdx new 1M && info new && info --output=json new && check new && map --output=json new && compare new empty.vhdx": "QEMU does not tell where data is",
 	} {
 		d["vhdx: "+line] = why
+	}
+	for _, f := range []string{"vdi", "vpc", "vhdx"} {
+		for _, line := range []string{"convert -O @ -B base.raw -F raw base.raw new", "create -f @ -b base.raw -F raw new", "create -f @ -b nowhere -F raw new",
+			"create -u -f @ -b base.raw -F raw new 1M"} {
+			d[f+": "+strings.ReplaceAll(line, "@", f)] = "QEMU makes no differencing images of the format"
+		}
 	}
 	for _, f := range []string{"vdi", "vpc", "parallels", "vhdx"} {
 		for _, line := range []string{"resize --shrink a.@ 1M", "resize a.@ +1M && info a.@", "resize --preallocation=full a.@ 20M"} {
