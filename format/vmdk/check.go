@@ -9,15 +9,16 @@ import (
 )
 
 // Check implements driver.Checker: no entry may name a place that is not in the file,
-// and no two the same. Nothing is repaired.
+// and no two the same. Of sparse extents that can be written, a grain that is there twice
+// gets a copy, and one that is not in the file is given up.
 func (n *node) Check(ctx context.Context, fix driver.CheckFix, report func(string), progress func(done, total int64)) (*driver.CheckResult, error) {
-	if fix.Leaks || fix.Errors {
-		return nil, driver.Errorf(driver.ErrUnsupported, "this image format does not support checks")
+	if (fix.Leaks || fix.Errors) && !n.write {
+		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	}
 	res := &driver.CheckResult{}
 	for _, x := range n.extents {
 		if x.disk != nil {
-			if err := n.checkExtent(ctx, x, res, report); err != nil {
+			if err := n.checkExtent(ctx, x, fix, res, report); err != nil {
 				return nil, err
 			}
 		} else if x.flat() && x.access != accessNone && x.file.Size() < x.offset+x.size {
@@ -31,7 +32,7 @@ func (n *node) Check(ctx context.Context, fix driver.CheckFix, report func(strin
 	return res, nil
 }
 
-func (n *node) checkExtent(ctx context.Context, x *extent, res *driver.CheckResult, report func(string)) error {
+func (n *node) checkExtent(ctx context.Context, x *extent, fix driver.CheckFix, res *driver.CheckResult, report func(string)) error {
 	if x.compressed {
 		return x.disk.Entries(ctx, func(unit int64, e blockmap.Entry) error {
 			if e.State == blockmap.Bad || e.State == blockmap.Encoded && e.Host >= x.file.Size() {
@@ -41,7 +42,11 @@ func (n *node) checkExtent(ctx context.Context, x *extent, res *driver.CheckResu
 			return nil
 		})
 	}
-	_, err := x.disk.Check(ctx, func(f blockmap.Finding) {
+	var wrong []blockmap.Finding
+	u, err := x.disk.Check(ctx, func(f blockmap.Finding) {
+		if f.Problem != blockmap.BadTable && f.Problem != blockmap.TableTwice {
+			wrong = append(wrong, f)
+		}
 		res.Corruptions++
 		sector := (x.start + f.Unit*x.grain) / sectorSize
 		switch f.Problem {
@@ -55,5 +60,17 @@ func (n *node) checkExtent(ctx context.Context, x *extent, res *driver.CheckResu
 			report(fmt.Sprintf("ERROR: could not get cluster_offset for sector %d", sector))
 		}
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	res.Corruptions += u.Further
+	if !fix.Errors || len(wrong) == 0 || !x.disk.Writable() {
+		return nil
+	}
+	if err := x.disk.Repair(ctx, wrong); err != nil {
+		return err
+	}
+	res.Corruptions -= int64(len(wrong))
+	res.CorruptionsFixed += int64(len(wrong))
+	return nil
 }

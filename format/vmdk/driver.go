@@ -45,8 +45,9 @@ type vmdkDriver struct{}
 func New() driver.Driver { return vmdkDriver{} }
 
 var (
-	_ driver.Prober  = vmdkDriver{}
-	_ driver.Creator = vmdkDriver{}
+	_ driver.Prober   = vmdkDriver{}
+	_ driver.Creator  = vmdkDriver{}
+	_ driver.Measurer = vmdkDriver{}
 )
 
 // Desc implements driver.Driver.

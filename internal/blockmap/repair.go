@@ -20,28 +20,37 @@ func (m *Disk) Repair(ctx context.Context, found []Finding) error {
 	if err := m.begin(ctx); err != nil {
 		return err
 	}
-	for _, f := range found {
-		var err error
-		switch f.Problem {
-		case Twice:
-			err = m.needRoom(ctx)
-			if err == nil {
-				err = m.move(ctx, f.Unit, f.Entry.Host, nil)
+	// Copies come last: they lie behind all that an entry names, and what names a place far
+	// behind the end of the file is gone by then.
+	for _, copies := range []bool{false, true} {
+		for _, f := range found {
+			if (f.Problem == Twice) != copies {
+				continue
 			}
-		case BadTable:
-			err = m.dropTable(ctx, f.Unit)
-		case TableTwice:
-		default:
-			_, err = m.editAny(ctx, f.Unit, f.Unit+1, true, func(int64, Entry) Entry { return Entry{} })
+			var err error
+			switch f.Problem {
+			case Twice:
+				if err = m.needRoom(ctx); err == nil {
+					err = m.move(ctx, f.Unit, f.Entry.Host, nil)
+				}
+			case BadTable:
+				err = m.dropTable(ctx, f.Unit)
+			case TableTwice:
+			default:
+				_, err = m.editAny(ctx, f.Unit, f.Unit+1, true, func(int64, Entry) Entry { return Entry{} })
+			}
+			if err == nil {
+				err = m.relieve(ctx)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if err == nil {
-			err = m.relieve(ctx)
-		}
-		if err != nil {
+		if err := m.Flush(ctx); err != nil {
 			return err
 		}
 	}
-	return m.Flush(ctx)
+	return nil
 }
 
 // dropTable takes entry i out of the directory.

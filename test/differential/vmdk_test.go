@@ -333,7 +333,10 @@ func TestVmdkCommands(t *testing.T) {
 	}
 	formatSessionsBut(t, vmdkFixtures, vmdkTable, map[string]string{
 		"info zeroes.vmdk": dropped, "convert changed.vmdk new": parent, "compare changed.vmdk raw.img": parent,
-		"info vmfs0.vmdk":                  "VMware writes the offset",
-		"create -f vmdk new 0 && info new": empty,
+		"info vmfs0.vmdk":                    "VMware writes the offset",
+		"check -r all monolithicSparse.vmdk": "QEMU repairs no image of the format",
+		"check -r leaks zero.vmdk":           "QEMU repairs no image of the format",
+		"measure -O vmdk --size 1G":          "QEMU does not measure the format",
+		"create -f vmdk new 0 && info new":   empty,
 	}, otherLengths)
 }
