@@ -53,7 +53,7 @@ func (sshDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	if err != nil {
 		return nil, err
 	}
-	n := &node{d: d, write: req.Access.Write, noFlush: req.Cache.NoFlush, most: int(o.Connections)}
+	n := &node{d: d, write: req.Access.Write, noFlush: req.Cache.NoFlush, most: int(o.Connections), ballast: make([]byte, ballastSize)}
 	if n.most == 0 {
 		n.most = defaultConnections
 	}

@@ -22,6 +22,8 @@ const (
 	// firstWait and then twice as long each time in between.
 	tries     = 6
 	firstWait = 100 * time.Millisecond
+	// ballastSize is that of node.ballast, in bytes.
+	ballastSize = 32 << 20
 	// tailMin is the shortest range of zeroes at the end of a file, in bytes, for which the
 	// file is cut and grown again.
 	tailMin = 1 << 20
@@ -34,9 +36,13 @@ type node struct {
 	noFlush  bool
 	syncs    bool // the server has fsync
 	modified time.Time
-	size     atomic.Int64
-	sizeMu   sync.RWMutex // reads and writes within the file: shared; what changes its length: exclusive
-	content  int64        // from here on the file is zeroes; under sizeMu or mu
+	// ballast is never touched, so that it takes no room. The libraries make garbage of
+	// the length of what is read: with little else alive, the collector would run for
+	// every few packets.
+	ballast []byte
+	size    atomic.Int64
+	sizeMu  sync.RWMutex // reads and writes within the file: shared; what changes its length: exclusive
+	content int64        // from here on the file is zeroes; under sizeMu or mu
 
 	mu       sync.Mutex
 	most     int
