@@ -57,6 +57,8 @@ func All() []driver.Driver {
 		nbd.New(),
 		http.New(),
 		http.NewTLS(),
+		http.NewFTP(),
+		http.NewFTPS(),
 		ssh.New(),
 		mem.New(),
 		blkdebug.New(),

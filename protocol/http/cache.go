@@ -14,7 +14,9 @@ const (
 
 // cache holds windows of the object, each of the same size.
 type cache struct {
-	n      *node
+	src    source
+	ctx    context.Context // of what is fetched
+	size   int64           // of the object
 	window int64
 	most   int // windows
 
@@ -33,8 +35,10 @@ type window struct {
 	used  int64 // by the clock
 }
 
-func newCache(n *node, size int64) *cache {
-	return &cache{n: n, window: size, most: int(cacheBytes / size), windows: map[int64]*window{}, run: 1}
+// newCache returns a cache of an object of size bytes, whose windows have the length
+// given. ctx ends when the cache is to be closed.
+func newCache(ctx context.Context, src source, size, length int64) *cache {
+	return &cache{src: src, ctx: ctx, size: size, window: length, most: int(cacheBytes / length), windows: map[int64]*window{}, run: 1}
 }
 
 // put adds a window that is known.
@@ -82,7 +86,7 @@ func (c *cache) get(number int64) *window {
 		}
 		c.fetch(number, c.run)
 		w = c.windows[number]
-	} else if ahead := number + max(1, c.run/2); follows && c.windows[ahead] == nil && ahead*c.window < c.n.size {
+	} else if ahead := number + max(1, c.run/2); follows && c.windows[ahead] == nil && ahead*c.window < c.size {
 		// The reader comes to the end of what was fetched.
 		c.run = min(c.run*2, max(1, runBytes/c.window))
 		c.fetch(ahead, c.run)
@@ -94,7 +98,7 @@ func (c *cache) get(number int64) *window {
 // fetch begins to fetch a run of windows that are not there yet. The lock is held.
 func (c *cache) fetch(number, count int64) {
 	var list []*window
-	for i := number; i < number+count && i*c.window < c.n.size && c.windows[i] == nil; i++ {
+	for i := number; i < number+count && i*c.window < c.size && c.windows[i] == nil; i++ {
 		w := &window{ready: make(chan struct{}), used: c.clock}
 		c.windows[i] = w
 		list = append(list, w)
@@ -105,7 +109,7 @@ func (c *cache) fetch(number, count int64) {
 
 // fill fetches windows by one request; each is ready as soon as it is complete.
 func (c *cache) fill(list []*window, off int64) {
-	buf := make([]byte, min(int64(len(list))*c.window, c.n.size-off))
+	buf := make([]byte, min(int64(len(list))*c.window, c.size-off))
 	done, next := int64(0), 0
 	complete := func(n int) {
 		done += int64(n)
@@ -120,7 +124,7 @@ func (c *cache) fill(list []*window, off int64) {
 			next++
 		}
 	}
-	err := c.n.c.read(c.n.ctx, buf, off, complete)
+	err := c.src.read(c.ctx, buf, off, complete)
 	for _, w := range list[next:] {
 		w.err = err
 		close(w.ready)

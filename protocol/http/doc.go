@@ -1,5 +1,8 @@
 // Package http reads disks from web servers, over HTTP/1.1 (RFC 9110, RFC 9112) with
-// byte ranges (RFC 9110, section 14). It cannot write.
+// byte ranges (RFC 9110, section 14), and from FTP servers (RFC 959, RFC 3659), over TLS
+// from the first byte with ftps. It cannot write.
+//
+// Of web servers:
 //
 //   - The size comes from the answer to a range (Content-Range): no HEAD request is made,
 //     which signed URLs of object stores refuse.
@@ -18,8 +21,14 @@
 // Credentials, cookies and further header fields are sent to the host of the URL only,
 // not to where it redirects.
 //
+// Of FTP servers: the size comes from SIZE, ranges from REST in binary, passive mode. A
+// transfer stays open for the reader that goes on where it is; others have connections
+// of their own, up to four or what the server allows. SIZE and MDTM are compared for
+// each new connection. What can be expected to pass is tried again as above. Proxies are
+// not used.
+//
 // # Locks
 //
 // client.mu, cache.mu and spool.mu are leaves: none is held while another is taken, nor
-// across I/O.
+// across I/O. So are ftpClient.mu, but for ftpConn.mu below it, and ftpConn.mu.
 package http

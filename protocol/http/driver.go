@@ -46,7 +46,7 @@ func (d *web) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, e
 	if err != nil {
 		return nil, err
 	}
-	n := &node{c: c, name: o.name(d.desc.Name)}
+	n := &node{src: c, c: c, name: o.name(d.desc.Name)}
 	if err := n.open(ctx, o.Readahead, req.Env); err != nil {
 		n.release()
 		return nil, driver.Errorf(driver.ErrInvalid, "error opening file: %w", err)

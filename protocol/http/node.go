@@ -9,9 +9,18 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 )
 
+// source reads ranges of one object.
+type source interface {
+	// read fills p from off, which is within the object, handing on to got how many bytes
+	// arrive (it may be nil). What can be expected to pass has been tried again.
+	read(ctx context.Context, p []byte, off int64, got func(n int)) error
+	close()
+}
+
 // node is an open disk.
 type node struct {
-	c      *client
+	src    source
+	c      *client // src, of a web server
 	name   string
 	size   int64
 	cache  *cache // nil if there is a spool
@@ -28,10 +37,13 @@ var (
 // directMin is the shortest read in bytes that goes to the server by itself.
 const directMin = 512 << 10
 
+// windowOf is the length of the windows of the cache for a value of readahead.
+func windowOf(readahead int64) int64 { return min(max(readahead, minWindow), maxWindow) }
+
 // open asks for the first bytes, to learn the size and whether there are ranges.
 func (n *node) open(ctx context.Context, window int64, env *driver.Env) error {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	window = min(max(window, minWindow), maxWindow)
+	window = windowOf(window)
 	a, err := n.first(ctx, window)
 	if err != nil {
 		return err
@@ -51,7 +63,7 @@ func (n *node) open(ctx context.Context, window int64, env *driver.Env) error {
 		}
 		n.c.moved(a)
 		n.size = total
-		n.cache = newCache(n, window)
+		n.cache = newCache(n.ctx, n.src, n.size, window)
 		if head := make([]byte, min(last+1, window, total)); last+1 >= min(window, total) {
 			if _, err := io.ReadFull(a.body, head); err == nil {
 				n.cache.put(0, head)
@@ -63,7 +75,7 @@ func (n *node) open(ctx context.Context, window int64, env *driver.Env) error {
 		if _, _, total, err := contentRange(a.Header.Get("Content-Range")); err != nil || total != 0 {
 			return statusError(a)
 		}
-		n.cache = newCache(n, window)
+		n.cache = newCache(n.ctx, n.src, n.size, window)
 		return nil
 	default: // 200
 		if err := n.c.check(a, a.ContentLength); err != nil {
@@ -132,7 +144,7 @@ func (n *node) release() {
 	if n.spool != nil {
 		n.spool.close()
 	}
-	n.c.close()
+	n.src.close()
 }
 
 // Map implements driver.Storage: web servers do not tell where holes are.
@@ -165,7 +177,7 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	case n.spool != nil:
 		err = n.spool.read(ctx, p, off)
 	case len(p) >= directMin:
-		err = n.c.read(ctx, p, off, nil)
+		err = n.src.read(ctx, p, off, nil)
 	default:
 		err = n.cache.read(ctx, p, off)
 	}

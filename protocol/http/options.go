@@ -95,8 +95,8 @@ func (o *openOptions) name(scheme string) string {
 	return "json:" + string(b)
 }
 
-// transport returns what makes the connections.
-func (o *openOptions) transport(objects driver.Objects) (*http.Transport, error) {
+// tls returns how connections over TLS are made.
+func (o *openOptions) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: !o.SSLVerify}
 	if o.CACert != "" {
 		pem, err := os.ReadFile(o.CACert)
@@ -107,6 +107,15 @@ func (o *openOptions) transport(objects driver.Objects) (*http.Transport, error)
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
 			return nil, driver.Errorf(driver.ErrInvalid, "there are no certificates in '%s'", o.CACert)
 		}
+	}
+	return config, nil
+}
+
+// transport returns what makes the connections.
+func (o *openOptions) transport(objects driver.Objects) (*http.Transport, error) {
+	config, err := o.tls()
+	if err != nil {
+		return nil, err
 	}
 	login, err := userinfo(o.ProxyUsername, o.ProxyPasswordSecret, objects)
 	if err != nil {

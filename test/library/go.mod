@@ -6,6 +6,7 @@ require github.com/cowl-disk/cowl v0.0.0
 
 require (
 	github.com/emmansun/gmsm v0.15.5 // indirect
+	github.com/jlaffaye/ftp v0.2.4 // indirect
 	github.com/kevinburke/ssh_config v1.6.0 // indirect
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/kr/fs v0.1.0 // indirect
