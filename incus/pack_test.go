@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
@@ -257,7 +258,7 @@ func TestVM(t *testing.T) {
 	if _, err := disk.ReadAt(head[:], table.Partitions[1].Start); err != nil || head[1080] != 0x53 || head[1081] != 0xef || string(head[1144:1150]) != "rootfs" {
 		t.Errorf("no ext4: %x, %v", head[1080:1082], err)
 	}
-	if _, err := disk.ReadAt(head[:512], 1<<20); err != nil || string(head[82:87]) != "FAT32" || string(head[71:75]) != "UEFI" {
+	if _, err := disk.ReadAt(head[:512], 1<<20); err != nil || string(head[82:87]) != "FAT32" || string(head[71:75]) != "UEFI" || binary.LittleEndian.Uint32(head[28:]) != 2048 {
 		t.Errorf("no FAT32: %q, %v", head[71:87], err)
 	}
 }

@@ -33,6 +33,7 @@ import (
 func archive(t *testing.T, prefix string, files map[string]string) []byte {
 	t.Helper()
 	tree := fstree.New()
+	tree.Root.Mode = 0o700
 	for path, text := range files {
 		n, err := tree.PutFile(path, []byte(text), time.Unix(1, 0))
 		if err != nil {
@@ -43,7 +44,7 @@ func archive(t *testing.T, prefix string, files map[string]string) []byte {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	w := paxtar.NewWriter(z, paxtar.Options{})
-	for _, err := range []error{w.AddTree(prefix, tree.Root), w.Close(), z.Close()} {
+	for _, err := range []error{w.AddTree("./"+prefix, tree.Root), w.Close(), z.Close()} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -227,6 +228,9 @@ func TestIndexes(t *testing.T) {
 		if name == "gentoo" {
 			has(t, name, tree, err, "var/db/repos/gentoo/p", "packages")
 		}
+		if name == "alpine" && tree != nil && tree.Root.Mode != 0o755 {
+			t.Errorf("the root has mode %o", tree.Root.Mode)
+		}
 		tree, err = get(t, t.TempDir(), c.image, c.source+"\nskip_verification: true")
 		has(t, name+", not verified", tree, err, "etc/x", "content")
 		if _, err := get(t, t.TempDir(), c.image, c.source); err == nil || !strings.Contains(err.Error(), "GPG keys are required") {
@@ -287,6 +291,46 @@ func TestKept(t *testing.T) {
 	if len(list) > 0 {
 		t.Errorf("left behind: %v", list)
 	}
+}
+
+// TestHash holds that a file without the sum of its list is not taken, nor one that is
+// there already.
+func TestHash(t *testing.T) {
+	a, b := archive(t, "", map[string]string{"etc/x": "content"}), archive(t, "", map[string]string{"etc/x": "changed"})
+	path := "/v3.20/releases/x86_64/alpine-minirootfs-3.20.1-x86_64.tar.gz"
+	s := serve(t, map[string][]byte{path: b, path + ".sha256": []byte(sha2(a) + "\n")})
+	d, err := definition.Parse([]byte("image: {distribution: x, release: 3.20.1, architecture: x86_64}\nsource: {downloader: alpinelinux-http, url: \"https://host\"}\npackages: {manager: apt}\n"), definition.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// over https no keys are needed; the transport asks the test's server
+	client := &http.Client{Transport: plainly{strings.TrimPrefix(s.URL, "http://")}}
+	dir := t.TempDir()
+	if _, err := Get(t.Context(), d, Options{Dir: dir, Client: client}); err == nil || !strings.Contains(err.Error(), "hash mismatch for https://host/v3.20/") {
+		t.Error(err)
+	}
+	for _, content := range [][]byte{a, a, b} { // the sum of the last one is that of what is kept
+		s.mu.Lock()
+		s.files[path] = content
+		s.mu.Unlock()
+		tree, err := Get(t.Context(), d, Options{Dir: dir, Client: client})
+		has(t, "hash", tree, err, "etc/x", "content")
+		if tree != nil {
+			tree.Close()
+		}
+	}
+	if s.sent[path] != 2 {
+		t.Errorf("sent %d times", s.sent[path])
+	}
+}
+
+// plainly asks a host by http, whatever the request says.
+type plainly struct{ host string }
+
+func (p plainly) RoundTrip(r *http.Request) (*http.Response, error) {
+	c := r.Clone(r.Context())
+	c.URL.Scheme, c.URL.Host = "http", p.host
+	return http.DefaultTransport.RoundTrip(c)
 }
 
 // TestShort holds that a download that ends too early is not taken for the file.

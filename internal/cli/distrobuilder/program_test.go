@@ -130,6 +130,14 @@ func TestPackIncus(t *testing.T) {
 	if at := pack(map[string]string{"SOURCE_DATE_EPOCH": "1500000000"}, "--compression", "gzip"); at.Name != "tiny-3.20-amd64-default-20170714_0240" || at.Fingerprint == first.Fingerprint {
 		t.Errorf("%+v", at)
 	}
+	squashed, err := incus.OpenSource(filepath.Join(dir, "out", "rootfs.squashfs"), incus.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer squashed.Close()
+	if got := incus.Latest(squashed).Unix(); got != 1500000000 {
+		t.Errorf("a file of an image of 1500000000 is of %d", got)
+	}
 	if now := pack(nil, "--reproducible=false", "--type=unified", "--compression", "none", "-o", "image.name=n"); now.Name != "n" || now.Files[0].Path != filepath.Join(dir, "out", "n.tar") {
 		t.Errorf("%+v", now)
 	}
