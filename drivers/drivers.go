@@ -13,6 +13,7 @@ import (
 	"github.com/cowl-disk/cowl/filter/quorum"
 	"github.com/cowl-disk/cowl/filter/snapshotaccess"
 	"github.com/cowl-disk/cowl/filter/throttle"
+	"github.com/cowl-disk/cowl/format/asif"
 	"github.com/cowl-disk/cowl/format/bochs"
 	"github.com/cowl-disk/cowl/format/cloop"
 	"github.com/cowl-disk/cowl/format/dmg"
@@ -52,6 +53,7 @@ func All() []driver.Driver {
 		bochs.New(),
 		cloop.New(),
 		dmg.New(),
+		asif.New(),
 		file.New(),
 		file.NewHostDevice(),
 		nbd.New(),

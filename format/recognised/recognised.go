@@ -20,7 +20,6 @@ func Drivers() []driver.Driver {
 		name, summary string
 		probe         func(head []byte, name string) bool
 	}{
-		{"asif", "Apple sparse image format", at(0, "shdw")},
 		{"sparseimage", "Apple sparse disk images", at(0, "sprs")},
 	} {
 		list = append(list, &format{probe: f.probe, desc: driver.Desc{Name: f.name, Kind: driver.KindFormat, NotBuiltIn: true,
