@@ -35,6 +35,15 @@ func TestConformance(t *testing.T) {
 					t.Skip("the long form runs it")
 				}
 			}
+			if testkit.Race {
+				if c.name != "dynamic" {
+					t.Skip("runs without the race detector")
+				}
+				h.Skip = map[string]string{}
+				for _, name := range []string{"FailOnce", "FailForGood", "CancelDuring", "Damaged"} {
+					h.Skip[name] = "runs without the race detector"
+				}
+			}
 			if c.name != "dynamic" {
 				const why = "another variant has run it"
 				if h.Skip == nil {

@@ -156,14 +156,16 @@ func TestFilters(t *testing.T) {
 func TestContainersAreRefused(t *testing.T) {
 	tools := needCLI(t)
 	dir := t.TempDir()
+	starts := map[string]string{"sparseimage": "sprs"} // QEMU makes none
 	for _, d := range drivers.All() {
 		format := d.Desc().Name
-		if !d.Desc().NotBuiltIn || format == "asif" || format == "sparseimage" { // QEMU makes none
+		if !d.Desc().NotBuiltIn {
 			continue
 		}
-		if o := runIn(t, dir, tools.img, "create", "-q", "-f", format, "i."+format, "4M"); o.code != 0 {
-			t.Fatal(o.stderr)
+		if starts[format] == "" {
+			t.Fatalf("how does an image in the format %s begin?", format)
 		}
+		writeFile(t, filepath.Join(dir, "i."+format), append([]byte(starts[format]), make([]byte, 8192)...))
 		for _, args := range [][]string{{"convert", "-O", "qcow2", "i." + format, "out"}, {"info", "i." + format}, {"compare", "i." + format, "i." + format}} {
 			o := runIn(t, dir, tools.ours, args...)
 			if o.code == 0 || !strings.Contains(o.stderr, "'"+format+"'") || o.stdout != "" {
