@@ -123,6 +123,39 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// TestDistances decodes the tokens with no more than the window of readers.
+func TestDistances(t *testing.T) {
+	var e Encoder
+	for name, in := range inputs() {
+		if _, ok := e.Append(nil, in, 1<<30); !ok {
+			t.Fatal(name)
+		}
+		clear(e.head3[:])
+		clear(e.head4[:])
+		var out []byte
+		farthest := 0
+		for i := 0; i < len(in); {
+			i = e.parse(in, i)
+			for _, token := range e.tokens {
+				if token&matchFlag == 0 {
+					out = append(out, byte(token))
+					continue
+				}
+				farthest = max(farthest, token.distance())
+				for range int(token>>16&0xff) + minMatch {
+					out = append(out, out[len(out)-token.distance()])
+				}
+			}
+			if len(out) != i {
+				t.Fatalf("%s: tokens of %d bytes for %d", name, len(out), i)
+			}
+		}
+		if farthest > 4096 || !bytes.Equal(out, in) {
+			t.Errorf("%s: matches up to %d away, or other bytes", name, farthest)
+		}
+	}
+}
+
 func FuzzRoundTrip(f *testing.F) {
 	for _, in := range inputs() {
 		f.Add(in[:min(len(in), 4096)])

@@ -1,7 +1,6 @@
 package deflate
 
 import (
-	"cmp"
 	"math/bits"
 	"slices"
 )
@@ -13,36 +12,42 @@ type code struct {
 	length [288]uint8
 }
 
+// leaf is a symbol below its count.
+type leaf uint64
+
+const symbolBits = 9
+
+func (l leaf) symbol() int { return int(l & (1<<symbolBits - 1)) }
+
+func (l leaf) count() int32 { return int32(l >> symbolBits) }
+
 // build makes the best code for the counts of symbols with at most limit bits.
 func (c *code) build(counts []int32, limit int) {
 	*c = code{}
-	type leaf struct {
-		symbol int
-		n      int32
-	}
+	// Leaves are sorted by their counts, with the symbols below them.
 	var leaves [288]leaf
 	used := leaves[:0]
 	for s, n := range counts {
 		if n > 0 {
-			used = append(used, leaf{s, n})
+			used = append(used, leaf(n)<<symbolBits|leaf(s))
 		}
 	}
 	switch len(used) {
 	case 0:
 		return
 	case 1:
-		c.length[used[0].symbol] = 1
+		c.length[used[0].symbol()] = 1
 		return
 	}
-	slices.SortFunc(used, func(a, b leaf) int { return cmp.Or(cmp.Compare(a.n, b.n), cmp.Compare(a.symbol, b.symbol)) })
+	slices.Sort(used)
 	// Two queues, of leaves and of inner nodes, each in order.
 	var parent [2 * 288]int
 	var weight [288]int32
 	nextLeaf, nextInner := 0, 0
 	take := func(made int) (node int, n int32) {
-		if nextLeaf < len(used) && (nextInner >= made || used[nextLeaf].n <= weight[nextInner]) {
+		if nextLeaf < len(used) && (nextInner >= made || used[nextLeaf].count() <= weight[nextInner]) {
 			nextLeaf++
-			return nextLeaf - 1, used[nextLeaf-1].n
+			return nextLeaf - 1, used[nextLeaf-1].count()
 		}
 		nextInner++
 		return 288 + nextInner - 1, weight[nextInner-1]
@@ -80,7 +85,7 @@ func (c *code) build(counts []int32, limit int) {
 	at := 0
 	for l := limit; l > 0; l-- {
 		for range lengths[l] {
-			c.length[used[at].symbol] = uint8(l)
+			c.length[used[at].symbol()] = uint8(l)
 			at++
 		}
 	}
@@ -117,10 +122,10 @@ func (c *code) size(counts []int32) int {
 // Tables of RFC 1951, section 3.2.5.
 var (
 	lengthBase  = [29]int{3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258}
-	lengthExtra = [29]uint{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0}
+	lengthExtra = [32]uint8{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0}
 
 	// lengthLess is lengthBase, counted from minMatch.
-	lengthLess = func() (t [29]uint8) {
+	lengthLess = func() (t [32]uint8) {
 		for i, base := range lengthBase {
 			t[i] = uint8(base - minMatch)
 		}
