@@ -59,9 +59,10 @@ func (e *Encoder) flush(raw []byte, final bool) {
 	tokens := e.newDynamic()
 	sizeFixed := fixedLits.size(e.lits[:]) + fixedDists.size(e.dists[:]) + e.extraBits()
 	best := min(tokens.size, sizeFixed, (len(raw)+5*(len(raw)/0xffff+1))*8+8)
-	// The bytes one by one may take less than with matches in between, if there are few.
+	// The bytes one by one may take less than with matches in between, if there are few. A
+	// block may have less entropy than the buffer: an eighth is allowed for.
 	var literals *dynamicBlock
-	if len(e.tokens) > len(raw)/4 {
+	if len(e.tokens) > len(raw)/4 && float64(len(raw))*e.perByte*7/8 < float64(best) {
 		e.countBytes(raw)
 		if literals = e.newDynamic(); literals.size >= best {
 			literals = nil

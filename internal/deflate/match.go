@@ -64,6 +64,8 @@ type Encoder struct {
 	far   [maxMatch + 2]int32
 	chain int // maxChain, less where matches rarely are
 
+	perByte float64 // bits that a literal takes at least, by the entropy of the buffer
+
 	tokens []token
 	lits   [286]int32
 	dists  [30]int32
@@ -110,6 +112,7 @@ func (e *Encoder) price(src []byte) {
 		}
 	}
 	perByte = max(perByte, 1) // no code is shorter
+	e.perByte = perByte
 	e.chain = maxChain
 	if perByte < 2.5 {
 		e.chain /= 4
