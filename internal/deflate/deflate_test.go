@@ -8,6 +8,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"testing"
+
+	kflate "github.com/klauspost/compress/flate"
+
+	whole "github.com/cowl-disk/cowl/internal/inflate"
 )
 
 // inputs are data of many kinds.
@@ -61,6 +65,16 @@ func inflate(t testing.TB, p []byte) []byte {
 	out, err := io.ReadAll(flate.NewReader(bytes.NewReader(p)))
 	if err != nil {
 		t.Fatal(err)
+	}
+	// Other decoders agree.
+	other, err := io.ReadAll(kflate.NewReader(bytes.NewReader(p)))
+	if err != nil || !bytes.Equal(other, out) {
+		t.Fatalf("klauspost's decoder: %d bytes, not %d, %v", len(other), len(out), err)
+	}
+	var d whole.Decoder
+	other = make([]byte, len(out))
+	if n, used, err := d.Inflate(other, p); err != nil || n != len(out) || used != len(p) || !bytes.Equal(other, out) {
+		t.Fatalf("internal/inflate: %d of %d bytes, %d of %d used, %v", n, len(out), used, len(p), err)
 	}
 	return out
 }
