@@ -348,70 +348,84 @@ func (s *state) bad() error {
 
 // fast decodes symbols for as long as there is input and output in plenty. done: the
 // block has ended.
+//
+// The entry of the next symbol is looked up before a match is copied, so that the one
+// does not wait for the other. Of cnt only the low byte counts: entries are subtracted
+// from it as a whole.
 func (s *state) fast() (done bool, err error) {
 	src, dst, t := s.src, s.dst, s.t
-	pos, out, buf, cnt := s.pos, s.out, s.buf, uint(s.cnt)
-	for pos+fastInput <= len(src) && out+fastOutput <= len(dst) {
-		// What is above cnt in the buffer is what is read again: the same bits.
-		buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
-		pos += int((63 - cnt) >> 3)
-		cnt |= 56
-		e := t.lit[buf&(1<<literalBits-1)]
+	pos, out, buf, cnt := s.pos, s.out, s.buf, uint32(s.cnt)
+	lastIn, lastOut := len(src)-fastInput, len(dst)-fastOutput
+	if pos > lastIn || out > lastOut {
+		return false, nil
+	}
+	// What is above cnt in the buffer is what is read again: the same bits.
+	buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
+	pos += int(^cnt >> 3 & 7)
+	cnt |= 56
+	e := t.lit[buf&(1<<literalBits-1)]
+	for {
+		before := buf
+		buf >>= e & 63
+		cnt -= e
 		if e&literalFlag != 0 {
-			n := uint(e & 15)
-			buf >>= n
-			cnt -= n
 			dst[out] = byte(e >> 16)
+			e = t.lit[buf&(1<<literalBits-1)]
+			before = buf
+			buf >>= e & 63
+			cnt -= e
 			out++
-			if e = t.lit[buf&(1<<literalBits-1)]; e&literalFlag != 0 {
-				n = uint(e & 15)
-				buf >>= n
-				cnt -= n
+			if e&literalFlag != 0 {
 				dst[out] = byte(e >> 16)
+				e = t.lit[buf&(1<<literalBits-1)]
+				before = buf
+				buf >>= e & 63
+				cnt -= e
 				out++
-				if e = t.lit[buf&(1<<literalBits-1)]; e&literalFlag != 0 {
-					n = uint(e & 15)
-					buf >>= n
-					cnt -= n
+				if e&literalFlag != 0 {
 					dst[out] = byte(e >> 16)
 					out++
+					if pos > lastIn || out > lastOut {
+						break
+					}
+					buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
+					pos += int(^cnt >> 3 & 7)
+					cnt |= 56
+					e = t.lit[buf&(1<<literalBits-1)]
 					continue
 				}
 			}
-			// At least 34 bits are left: more than a length takes.
 		}
+		// At least 23 bits are left, with those of e: more than a length takes.
 		if e&otherFlag != 0 {
 			if e&moreFlag != 0 {
-				buf >>= literalBits
-				cnt -= literalBits
 				e = t.lit[e>>16&0x7fff+uint32(buf&(1<<(e>>8&15)-1))]
+				before = buf
+				buf >>= e & 63
+				cnt -= e
 				if e&literalFlag != 0 {
-					n := uint(e & 15)
-					buf >>= n
-					cnt -= n
 					dst[out] = byte(e >> 16)
 					out++
+					if pos > lastIn || out > lastOut {
+						break
+					}
+					buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
+					pos += int(^cnt >> 3 & 7)
+					cnt |= 56
+					e = t.lit[buf&(1<<literalBits-1)]
 					continue
 				}
 			}
 			if e&otherFlag != 0 {
-				if e&endFlag == 0 {
+				if done = e&endFlag != 0; !done {
 					err = ErrCorrupt
-					break
 				}
-				n := uint(e & 15)
-				buf >>= n
-				cnt -= n
-				done = true
 				break
 			}
 		}
-		n := uint(e & 31)
-		length := int(e>>16) + int(buf&(1<<n-1)>>(e>>8&15))
-		buf >>= n
-		cnt -= n
+		length := int(e>>16) + int(before&(1<<(e&31)-1)>>(e>>8&15))
 		buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
-		pos += int((63 - cnt) >> 3)
+		pos += int(^cnt >> 3 & 7)
 		cnt |= 56
 		e = t.dist[buf&(1<<distanceBits-1)]
 		if e&otherFlag != 0 {
@@ -426,40 +440,53 @@ func (s *state) fast() (done bool, err error) {
 				break
 			}
 		}
-		n = uint(e & 31)
-		distance := int(e>>16) + int(buf&(1<<n-1)>>(e>>8&15))
-		buf >>= n
-		cnt -= n
+		distance := int(e>>16) + int(buf&(1<<(e&31)-1)>>(e>>8&15))
+		buf >>= e & 63
+		cnt -= e
 		if distance > out {
 			err = ErrCorrupt
 			break
 		}
 		from, end := out-distance, out+length
+		more := pos <= lastIn && end <= lastOut
+		if more {
+			buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
+			pos += int(^cnt >> 3 & 7)
+			cnt |= 56
+			e = t.lit[buf&(1<<literalBits-1)]
+		}
 		switch {
-		case distance >= length && length > 32:
-			out += copy(dst[out:end], dst[from:])
 		case distance >= 8:
-			for out < end {
-				binary.LittleEndian.PutUint64(dst[out:], binary.LittleEndian.Uint64(dst[from:]))
-				out, from = out+8, from+8
+			a, b := (*[16]byte)(dst[out:]), (*[16]byte)(dst[from:])
+			binary.LittleEndian.PutUint64(a[:], binary.LittleEndian.Uint64(b[:]))
+			binary.LittleEndian.PutUint64(a[8:], binary.LittleEndian.Uint64(b[8:]))
+			if length > 16 {
+				if distance >= length && length > 64 {
+					copy(dst[out:end], dst[from:])
+					break
+				}
+				for out, from = out+16, from+16; out < end; out, from = out+8, from+8 {
+					binary.LittleEndian.PutUint64(dst[out:], binary.LittleEndian.Uint64(dst[from:]))
+				}
 			}
-			out = end
 		case distance == 1:
 			v := uint64(dst[from]) * 0x0101010101010101
-			for out < end {
+			for ; out < end; out += 8 {
 				binary.LittleEndian.PutUint64(dst[out:], v)
-				out += 8
 			}
-			out = end
 		default:
 			for ; out < end; out++ {
 				dst[out] = dst[from]
 				from++
 			}
 		}
+		out = end
+		if !more {
+			break
+		}
 	}
 	// Bits above cnt are read again by who goes on.
-	s.pos, s.out, s.cnt = pos, out, int(cnt)
-	s.buf = buf & (1<<cnt - 1)
+	s.pos, s.out, s.cnt = pos, out, int(cnt&63)
+	s.buf = buf & (1<<s.cnt - 1)
 	return done, err
 }
