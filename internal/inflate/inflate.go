@@ -261,6 +261,8 @@ func (s *state) dynamic() error {
 }
 
 const (
+	maxDistance = 15 + 13 // bits
+
 	fastInput  = 16       // bytes that must be left for the fast loop
 	fastOutput = 258 + 16 // the longest match, and what copies write behind it
 )
@@ -355,8 +357,7 @@ func (s *state) bad() error {
 func (s *state) fast() (done bool, err error) {
 	src, dst, t := s.src, s.dst, s.t
 	pos, out, buf, cnt := s.pos, s.out, s.buf, uint32(s.cnt)
-	lastIn, lastOut := len(src)-fastInput, len(dst)-fastOutput
-	if pos > lastIn || out > lastOut {
+	if len(src)-pos < fastInput || len(dst)-out < fastOutput {
 		return false, nil
 	}
 	// What is above cnt in the buffer is what is read again: the same bits.
@@ -385,7 +386,7 @@ func (s *state) fast() (done bool, err error) {
 				if e&literalFlag != 0 {
 					dst[out] = byte(e >> 16)
 					out++
-					if pos > lastIn || out > lastOut {
+					if len(src)-pos < fastInput || len(dst)-out < fastOutput {
 						break
 					}
 					buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
@@ -406,7 +407,7 @@ func (s *state) fast() (done bool, err error) {
 				if e&literalFlag != 0 {
 					dst[out] = byte(e >> 16)
 					out++
-					if pos > lastIn || out > lastOut {
+					if len(src)-pos < fastInput || len(dst)-out < fastOutput {
 						break
 					}
 					buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
@@ -424,9 +425,11 @@ func (s *state) fast() (done bool, err error) {
 			}
 		}
 		length := int(e>>16) + int(before&(1<<(e&31)-1)>>(e>>8&15))
-		buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
-		pos += int(^cnt >> 3 & 7)
-		cnt |= 56
+		if uint8(cnt) < maxDistance {
+			buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
+			pos += int(^cnt >> 3 & 7)
+			cnt |= 56
+		}
 		e = t.dist[buf&(1<<distanceBits-1)]
 		if e&otherFlag != 0 {
 			if e&moreFlag == 0 {
@@ -448,7 +451,7 @@ func (s *state) fast() (done bool, err error) {
 			break
 		}
 		from, end := out-distance, out+length
-		more := pos <= lastIn && end <= lastOut
+		more := len(src)-pos >= fastInput && len(dst)-end >= fastOutput
 		if more {
 			buf |= binary.LittleEndian.Uint64(src[pos:]) << (cnt & 63)
 			pos += int(^cnt >> 3 & 7)
@@ -475,9 +478,10 @@ func (s *state) fast() (done bool, err error) {
 				binary.LittleEndian.PutUint64(dst[out:], v)
 			}
 		default:
-			for ; out < end; out++ {
-				dst[out] = dst[from]
-				from++
+			// Of each word the bytes up to the distance are right; the next one
+			// overwrites the others.
+			for ; out < end; out, from = out+distance, from+distance {
+				binary.LittleEndian.PutUint64(dst[out:], binary.LittleEndian.Uint64(dst[from:]))
 			}
 		}
 		out = end
