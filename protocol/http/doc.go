@@ -15,8 +15,9 @@
 //     416, 425, 429 and 5xx.
 //   - Small reads go through a cache of windows. Reads that follow each other make the
 //     windows that are fetched by one request more, ahead of the reader.
-//   - From a server without byte ranges the whole object is fetched once, into a sparse
-//     temporary file that has no name. Reads wait for their part of it.
+//   - From a server without byte ranges the whole object is fetched as one stream. As long as
+//     reads follow it, it goes through memory and is fetched no faster than it is read; what reads
+//     do not follow goes into a sparse temporary file that has no name.
 //
 // Credentials, cookies and further header fields are sent to the host of the URL only,
 // not to where it redirects.

@@ -47,7 +47,7 @@ func (d *web) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, e
 		return nil, err
 	}
 	n := &node{src: c, c: c, name: o.name(d.desc.Name)}
-	if err := n.open(ctx, o.Readahead, req.Env); err != nil {
+	if err := n.open(ctx, o.Readahead, req.Env, req.Sequential); err != nil {
 		n.release()
 		return nil, driver.Errorf(driver.ErrInvalid, "error opening file: %w", err)
 	}

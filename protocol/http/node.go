@@ -41,7 +41,7 @@ const directMin = 512 << 10
 func windowOf(readahead int64) int64 { return min(max(readahead, minWindow), maxWindow) }
 
 // open asks for the first bytes, to learn the size and whether there are ranges.
-func (n *node) open(ctx context.Context, window int64, env *driver.Env) error {
+func (n *node) open(ctx context.Context, window int64, env *driver.Env, sequential bool) error {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	window = windowOf(window)
 	a, err := n.first(ctx, window)
@@ -83,7 +83,7 @@ func (n *node) open(ctx context.Context, window int64, env *driver.Env) error {
 			return err
 		}
 		n.c.moved(a)
-		return n.openSpool(ctx, a, env)
+		return n.openSpool(ctx, a, env, sequential)
 	}
 }
 
@@ -175,7 +175,7 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	var err error
 	switch {
 	case n.spool != nil:
-		err = n.spool.read(ctx, p, off)
+		err = n.spool.fill(ctx, p, off)
 	case len(p) >= directMin:
 		err = n.src.read(ctx, p, off, nil)
 	default:

@@ -46,6 +46,13 @@ func (w *watched) progress() {
 	}
 }
 
+// rest stops the clock until there is progress again: nothing is asked for meanwhile.
+func (w *watched) rest() {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
 // Read implements io.Reader.
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.body.Read(p)
