@@ -133,6 +133,9 @@ func (d *dialer) connect(ctx context.Context, t *target, through bool, depth int
 			return fail(invalid("failed to connect to '%s:%s' over '%s': %w", t.host, t.port, jump, err))
 		}
 	case command != "" && !strings.EqualFold(command, "none"):
+		if err := t.safeInShell(); err != nil {
+			return nil, err
+		}
 		if conn, err = runProxy(d.c.expand(command, t)); err != nil {
 			return nil, invalid("could not start the ProxyCommand of '%s': %w", t.alias, err)
 		}
@@ -243,6 +246,17 @@ type proxy struct {
 	out  io.ReadCloser
 	cmd  *exec.Cmd
 	once sync.Once
+}
+
+// safeInShell refuses names that the shell of a ProxyCommand would take apart: they may
+// come from a file that a stranger made, such as an image with a backing file.
+func (t *target) safeInShell() error {
+	for _, name := range []string{t.alias, t.host, t.user} {
+		if strings.HasPrefix(name, "-") || strings.ContainsAny(name, "'`\"$\\;&<>|(){}!*?[]#~ \t\r\n") {
+			return invalid("'%s' cannot be part of the ProxyCommand", name)
+		}
+	}
+	return nil
 }
 
 // runProxy starts a ProxyCommand.

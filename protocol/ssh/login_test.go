@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -266,4 +267,17 @@ func TestProxies(t *testing.T) {
 	opens(t, "command", "ssh://hidden"+path, openOptions{}, "")
 	jump.write(t, "config", strings.Replace(command, self, "/nonexistent 2>/dev/null #", 1))
 	opens(t, "no command", "ssh://hidden"+path, openOptions{}, "failed to establish SSH session")
+	// Names may come from an image of a stranger; the shell must not see them as its own.
+	mark := filepath.Join(t.TempDir(), "mark")
+	jump.write(t, "config", "Host *\n ProxyCommand echo %h %r\n")
+	name := "ssh://$(id%3E" + url.PathEscape(mark) + ")@hidden" + path
+	if _, err := tryOpen(t.Context(), name, openOptions{}); err == nil {
+		t.Errorf("%s: opened", name)
+	}
+	if _, err := os.Stat(mark); err == nil {
+		t.Errorf("%s: the shell has run it", name)
+	}
+	opens(t, "unsafe user", "ssh://$(id)@hidden"+path, openOptions{}, "cannot be part of the ProxyCommand")
+	opens(t, "unsafe host", "ssh://a;id"+path, openOptions{}, "cannot be part of the ProxyCommand")
+	opens(t, "host like an option", "ssh://-oX"+path, openOptions{}, "cannot be part of the ProxyCommand")
 }
