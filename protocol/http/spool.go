@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -28,9 +29,10 @@ type spool struct {
 
 	chunks [][]byte // without f: spoolStep bytes each from base on, nil for zeroes
 	base   int64
-	read   int64 // the furthest end of what was read
-	wanted int64 // and of what somebody waits for
-	file   bool  // somebody waits for what only a file can give
+	read   int64   // the furthest end of what was read
+	wanted int64   // and of what somebody waits for
+	file   bool    // somebody waits for what only a file can give
+	reads  []int64 // where the reads begin that are under way: nothing from there on is forgotten
 }
 
 const (
@@ -273,6 +275,15 @@ func (s *spool) fail(err error) {
 // fill fills p from off, as soon as that has come.
 func (s *spool) fill(ctx context.Context, p []byte, off int64) error {
 	end := off + int64(len(p))
+	s.mu.Lock()
+	s.reads = append(s.reads, off)
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		i := slices.Index(s.reads, off)
+		s.reads = slices.Delete(s.reads, i, i+1)
+	}()
 	for {
 		s.mu.Lock()
 		f, have, failed, more := s.f, s.have, s.failed, s.more
@@ -336,7 +347,8 @@ func (s *spool) fromMemory(p []byte, off int64) bool {
 	}
 	if end > s.read {
 		s.read = end
-		for s.sequential && s.read-s.base >= spoolBehind+spoolStep {
+		first := slices.Min(s.reads)
+		for s.sequential && s.read-s.base >= spoolBehind+spoolStep && first-s.base >= spoolStep {
 			s.chunks, s.base = s.chunks[1:], s.base+spoolStep
 		}
 		s.wake()
