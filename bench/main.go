@@ -124,7 +124,7 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
-	if err := measureNBD(ctx, &c); err != nil {
+	if err := errors.Join(measureNBD(ctx, &c), measureRemote(ctx, &c)); err != nil {
 		return err
 	}
 	return reflinkRows(ctx, &c)

@@ -219,10 +219,14 @@ func TestCancel(t *testing.T) {
 		w.set(nil)
 		n := open(t, url, openOptions{write: write, options: one(0)})
 		ctx, cancel := context.WithCancel(context.Background())
+		var silent atomic.Bool
 		w.set(func(_ int64, down bool, _ int) error {
 			if down {
+				silent.Store(true)
 				cancel()
-				return errStall
+			}
+			if silent.Load() {
+				return errStall // in both directions: writes wait for room
 			}
 			return nil
 		})
@@ -376,4 +380,11 @@ func TestZeroes(t *testing.T) {
 	if err := z.WriteZeroes(ctx, 7<<20, 512, 0); !errors.Is(err, driver.ErrUnsupported) {
 		t.Errorf("zeroes over data: %v", err)
 	}
+}
+
+// TestNoSFTP: a server without SFTP says so.
+func TestNoSFTP(t *testing.T) {
+	path, _ := newFile(t, 1000)
+	s := newServer(t, func(s *sshServer) { s.subsystem = "other" })
+	opens(t, "no SFTP", s.url(path), openOptions{}, "failed to initialize sftp handle: ssh: subsystem request failed")
 }

@@ -116,6 +116,9 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
+		if errors.Is(err, driver.ErrTimeout) {
+			failed++ // each try takes the whole time-out
+		}
 		if failed++; n.write || failed > tries || !passing(err) {
 			return 0, driver.Errorf(nil, "reading %d bytes at offset %d: %w", len(p)-done, off+int64(done), err)
 		}

@@ -46,17 +46,17 @@ type sshServer struct {
 	home   string // of the client
 	config *xssh.ServerConfig
 	// serve runs SFTP; nil: with the files of this machine.
-	serve func(io.ReadWriteCloser)
-	// hosts counts connections that asked to be passed on.
+	serve     func(io.ReadWriteCloser)
+	subsystem string // that there is: sftp
+
 	mu     sync.Mutex
-	passed int
-	logins int
+	passed int // connections, on to other servers
 }
 
 // newServer starts a server that takes the key of home, whose .ssh is that of the client.
 func newServer(t testing.TB, change func(*sshServer)) *sshServer {
 	t.Helper()
-	s := &sshServer{home: t.TempDir(), config: &xssh.ServerConfig{}}
+	s := &sshServer{home: t.TempDir(), config: &xssh.ServerConfig{}, subsystem: "sftp"}
 	_, s.host = newKey(t)
 	private, client := newKey(t)
 	if err := os.Mkdir(s.dotSSH(""), 0o700); err != nil {
@@ -141,9 +141,6 @@ func (s *sshServer) connection(c net.Conn) {
 	if err != nil {
 		return
 	}
-	s.mu.Lock()
-	s.logins++
-	s.mu.Unlock()
 	defer conn.Close()
 	go xssh.DiscardRequests(requests)
 	var running sync.WaitGroup
@@ -198,7 +195,7 @@ func (s *sshServer) session(nc xssh.NewChannel) {
 	}
 	defer ch.Close()
 	for r := range requests {
-		ok := r.Type == "subsystem" && string(r.Payload[4:]) == "sftp"
+		ok := r.Type == "subsystem" && string(r.Payload[4:]) == s.subsystem
 		_ = r.Reply(ok, nil)
 		if !ok {
 			continue

@@ -107,7 +107,14 @@ func (d *dialer) newSession(ctx context.Context) (*session, error) {
 		s.fail(driver.Errorf(nil, "the connection to the server was lost: %w", err))
 	}()
 	go s.watch()
-	if err := s.do(ctx, true, s.start); err != nil {
+	var refused error // by the server, whose connection is fine
+	err = s.do(ctx, true, func() error { refused = s.start(); return nil })
+	if err == nil && refused != nil {
+		if err = s.reason(); err == nil {
+			err = refused
+		}
+	}
+	if err != nil {
 		s.fail(errClosed)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
