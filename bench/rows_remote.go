@@ -247,19 +247,20 @@ func (s *remoteServers) startFTP(ctx context.Context, program string) error {
 // remoteRows are the rows about disks on other machines.
 func (s *remoteServers) rows(c *config) (list []row) {
 	const quiet = "?host_key_check=no"
-	large, small, out := filepath.Join(s.files, "half.raw"), filepath.Join(s.files, "small.raw"), filepath.Join(s.files, "out.img")
+	at := func(name string) string { return filepath.Join(s.files, name) }
+	large, small, medium, out := at("half.raw"), at("small.raw"), at("medium.raw"), at("out.img")
 	copied := func(name string, goal float64, options []string, from, to string) row {
 		args := append(append([]string{"convert"}, options...), "-f", "raw", "-O", "raw", from, to)
 		r := row{name: name, goal: goal, original: append([]string{c.original}, args...), ours: append([]string{c.ours}, args...), out: out}
 		return r
 	}
 	if s.ssh != "" {
-		at, slow := "ssh://"+s.ssh, "ssh://"+s.sshSlow
+		near, slow := "ssh://"+s.ssh, "ssh://"+s.sshSlow
 		list = append(list,
-			copied("ssh: read", 2, nil, at+large+quiet, out),
-			copied("ssh: write", 2, nil, large, at+out+quiet),
+			copied("ssh: read", 2, nil, near+large+quiet, out),
+			copied("ssh: write", 2, nil, large, near+out+quiet),
 			copied("ssh: read 16 MiB, 20 ms of round trip", 10, nil, slow+small+quiet, out),
-			copied("ssh: write 16 MiB, 20 ms of round trip", 10, nil, small, slow+out+quiet))
+			copied("ssh: write 64 MiB, 20 ms of round trip", 10, nil, medium, slow+out+quiet))
 	}
 	if s.http != "" {
 		// More than one request at a time hangs some versions of QEMU.
@@ -297,7 +298,7 @@ func measureRemote(ctx context.Context, c *config) error {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(files, 0o755)); err != nil {
 		return err
 	}
-	script := `set -e; cd "$1"; truncate -s 1G half.raw; for i in 0 2 4 6; do head -c 128M /dev/urandom | dd of=half.raw bs=1M seek=$((i * 128)) conv=notrunc iflag=fullblock status=none; done; head -c 16M /dev/urandom >small.raw; chmod 644 *.raw`
+	script := `set -e; cd "$1"; truncate -s 1G half.raw; for i in 0 2 4 6; do head -c 128M /dev/urandom | dd of=half.raw bs=1M seek=$((i * 128)) conv=notrunc iflag=fullblock status=none; done; head -c 16M /dev/urandom >small.raw; head -c 64M /dev/urandom >medium.raw; chmod 644 *.raw`
 	if err := command(ctx, "sh", "-c", script, "sh", files); err != nil {
 		return err
 	}

@@ -138,7 +138,7 @@ func decode(d opts.Dict, env *driver.Env) (*openOptions, error) {
 		return nil, invalid("parameter 'connections' expects a number from 1 to %d", maxConnections)
 	}
 	if p := o.Server.Port; p != "" {
-		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+		if _, err := strconv.ParseUint(p, 10, 16); err != nil {
 			if o.Port != "" {
 				return nil, invalid("parameter '%s' expects a number", "port")
 			}
