@@ -66,6 +66,9 @@ func inflate(t testing.TB, p []byte) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if testing.Short() {
+		return out
+	}
 	// Other decoders agree.
 	other, err := io.ReadAll(kflate.NewReader(bytes.NewReader(p)))
 	if err != nil || !bytes.Equal(other, out) {
@@ -141,6 +144,7 @@ func TestWindow(t *testing.T) {
 func TestDistances(t *testing.T) {
 	var e Encoder
 	for name, in := range inputs() {
+		in = in[:min(len(in), 200<<10)]
 		if _, ok := e.Append(nil, in, 1<<30); !ok {
 			t.Fatal(name)
 		}
