@@ -41,7 +41,7 @@ func TestIncusBoot(t *testing.T) {
 	tree := fstree.New()
 	when := time.Unix(1700000000, 0)
 	for path, from := range map[string]string{"bin/busybox": program, "boot/vmlinuz-" + version: kernels[0], "boot/initrd.img-" + version: "/boot/initrd.img-" + version,
-		"usr/lib/shim/shimx64.efi.signed":                    base + "/usr/lib/shim/shimx64.efi.signed",
+		"usr/lib/shim/shimx64.efi.signed":                   base + "/usr/lib/shim/shimx64.efi.signed",
 		"usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": base + "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"} {
 		content, err := os.ReadFile(from)
 		if err != nil {
