@@ -44,8 +44,6 @@ const (
 	stored, fixed, dynamic = 0, 1, 2
 
 	endOfBlock = 256
-
-	maxCode = 15 // bits of a code
 )
 
 // flush writes the tokens of raw as one block in the shortest form, and
@@ -56,15 +54,16 @@ func (e *Encoder) flush(raw []byte, final bool) {
 		last = 1
 	}
 	e.count()
-	tokens := e.newDynamic()
+	tokens := &e.blocks[0]
+	e.makeDynamic(tokens)
 	sizeFixed := fixedLits.size(e.lits[:]) + fixedDists.size(e.dists[:]) + e.extraBits()
 	best := min(tokens.size, sizeFixed, (len(raw)+5*(len(raw)/0xffff+1))*8+8)
-	// The bytes one by one may take less than with matches in between, if there are few. A
-	// block may have less entropy than the buffer: an eighth is allowed for.
+	// The bytes one by one may take less than with matches in between, if there are few.
 	var literals *dynamicBlock
-	if len(e.tokens) > len(raw)/4 && float64(len(raw))*e.perByte*7/8 < float64(best) {
+	if len(e.tokens) > len(raw)/4 {
 		e.countBytes(raw)
-		if literals = e.newDynamic(); literals.size >= best {
+		literals = &e.blocks[1]
+		if e.makeDynamic(literals); literals.size >= best {
 			literals = nil
 		}
 	}
@@ -72,7 +71,7 @@ func (e *Encoder) flush(raw []byte, final bool) {
 	case literals != nil:
 		e.w.put(last|dynamic<<1, 3)
 		literals.header.write(&e.w)
-		e.writeBytes(&literals.lits, raw, literals.size)
+		e.writeBytes(&literals.lits, raw)
 	case best == tokens.size:
 		e.w.put(last|dynamic<<1, 3)
 		tokens.header.write(&e.w)
@@ -89,18 +88,16 @@ func (e *Encoder) flush(raw []byte, final bool) {
 // dynamicBlock is what a block with codes of its own is made with.
 type dynamicBlock struct {
 	lits, dists code
-	header      *treeHeader
+	header      treeHeader
 	size        int // in bits, of all of the block
 }
 
-// newDynamic makes the codes for the symbols that were counted.
-func (e *Encoder) newDynamic() *dynamicBlock {
-	var d dynamicBlock
-	d.lits.build(e.lits[:], maxCode)
-	d.dists.build(e.dists[:], maxCode)
-	d.header = newTreeHeader(&d.lits, &d.dists)
+// makeDynamic makes the codes for the symbols that were counted.
+func (e *Encoder) makeDynamic(d *dynamicBlock) {
+	d.lits.build(e.lits[:], 15)
+	d.dists.build(e.dists[:], 15)
+	d.header.make(&d.lits, &d.dists)
 	d.size = d.header.size() + d.lits.size(e.lits[:]) + d.dists.size(e.dists[:]) + e.extraBits()
-	return &d
 }
 
 // count counts the symbols of the tokens.
@@ -119,29 +116,8 @@ func (e *Encoder) count() {
 // countBytes counts the symbols of bytes one by one.
 func (e *Encoder) countBytes(raw []byte) {
 	e.lits, e.dists = [286]int32{endOfBlock: 1}, [30]int32{}
-	histogram(e.lits[:256], raw)
-}
-
-// histogram adds to counts how often each byte is in p. Neighbours are counted apart: the
-// next of equal bytes would wait for the count of the one before.
-func histogram(counts []int32, p []byte) {
-	var c [4][256]int32
-	for ; len(p) >= 8; p = p[8:] {
-		v := binary.LittleEndian.Uint64(p)
-		c[0][byte(v)]++
-		c[1][byte(v>>8)]++
-		c[2][byte(v>>16)]++
-		c[3][byte(v>>24)]++
-		c[0][byte(v>>32)]++
-		c[1][byte(v>>40)]++
-		c[2][byte(v>>48)]++
-		c[3][byte(v>>56)]++
-	}
-	for _, b := range p {
-		c[0][b]++
-	}
-	for i := range counts {
-		counts[i] += c[0][i] + c[1][i] + c[2][i] + c[3][i]
+	for _, b := range raw {
+		e.lits[b]++
 	}
 }
 
@@ -174,21 +150,8 @@ func (e *Encoder) store(raw []byte, last uint64) {
 	}
 }
 
-// word is a code of a symbol as one number: its bits, above their number.
-type word uint32
-
-const wordShift = 5
-
 func (e *Encoder) writeTokens(lits, dists *code, size int) {
 	w := &e.w
-	var words [512]word // indexed by 9 bits without a check
-	for s, n := range lits.length {
-		words[s] = word(lits.bits[s])<<wordShift | word(n)
-	}
-	var distWords [32]word
-	for s := range 30 {
-		distWords[s] = word(dists.bits[s])<<wordShift | word(dists.length[s])
-	}
 	// A token takes 48 bits at most, so that each is stored at once with the bits before.
 	w.whole()
 	at := len(w.out)
@@ -197,24 +160,21 @@ func (e *Encoder) writeTokens(lits, dists *code, size int) {
 	acc, n := w.acc, w.n
 	for _, t := range e.tokens {
 		if t&matchFlag == 0 {
-			c := words[t&0xff]
-			acc |= uint64(c>>wordShift) << (n & 63)
-			n += uint(c & 31)
+			acc |= uint64(lits.bits[t&0xff]) << n
+			n += uint(lits.length[t&0xff])
 		} else {
 			length, distance := uint8(t>>16), uint64(t&0xffff)
 			s := lengthCodes[length] & 0x1ff
-			c := words[s]
-			acc |= (uint64(c>>wordShift) | uint64(length-lengthLess[(s-257)&31])<<(c&31)) << (n & 63)
-			n += uint(c&31) + uint(lengthExtra[(s-257)&31])
+			acc |= (uint64(lits.bits[s]) | uint64(length-lengthLess[s-257])<<lits.length[s]) << n
+			n += uint(lits.length[s]) + lengthExtra[s-257]
 			d := distanceCode(int(distance) + 1)
 			x := distanceExtra(d)
-			c = distWords[d&31]
-			acc |= (uint64(c>>wordShift) | distance&(1<<(x&31)-1)<<(c&31)) << (n & 63)
-			n += uint(c&31) + x
+			acc |= (uint64(dists.bits[d]) | distance&(1<<x-1)<<dists.length[d]) << n
+			n += uint(dists.length[d]) + x
 		}
 		binary.LittleEndian.PutUint64(out[at:], acc)
 		at += int(n >> 3)
-		acc >>= n & 0x38
+		acc >>= n &^ 7
 		n &= 7
 	}
 	w.out, w.acc, w.n = out[:at], acc, n
@@ -222,41 +182,18 @@ func (e *Encoder) writeTokens(lits, dists *code, size int) {
 }
 
 // writeBytes writes the bytes of raw one by one.
-func (e *Encoder) writeBytes(lits *code, raw []byte, size int) {
-	var words [256]word
-	for s := range words {
-		words[s] = word(lits.bits[s])<<wordShift | word(lits.length[s])
-	}
-	w := &e.w
-	w.whole()
-	at := len(w.out)
-	w.out = slices.Grow(w.out, size/8+16)
-	out := w.out[:cap(w.out)]
-	acc, n := w.acc, w.n
-	// Three codes and the bits before them fit.
-	for len(raw) >= 3 {
-		for _, b := range raw[:3] {
-			c := words[b]
-			acc |= uint64(c>>wordShift) << (n & 63)
-			n += uint(c & 31)
-		}
-		raw = raw[3:]
-		binary.LittleEndian.PutUint64(out[at:], acc)
-		at += int(n >> 3)
-		acc >>= n & 0x38
-		n &= 7
-	}
-	w.out, w.acc, w.n = out[:at], acc, n
+func (e *Encoder) writeBytes(lits *code, raw []byte) {
 	for _, b := range raw {
-		w.put(uint64(lits.bits[b]), uint(lits.length[b]))
+		e.w.put(uint64(lits.bits[b]), uint(lits.length[b]))
 	}
-	w.put(uint64(lits.bits[endOfBlock]), uint(lits.length[endOfBlock]))
+	e.w.put(uint64(lits.bits[endOfBlock]), uint(lits.length[endOfBlock]))
 }
 
 // treeHeader is the description of the codes of a dynamic block (section 3.2.7).
 type treeHeader struct {
 	lits, dists int // numbers of lengths
 	symbols     []treeSymbol
+	all         [286 + 30]treeSymbol // what symbols is a part of
 	code        code
 	lengths     int // of the code for lengths
 }
@@ -280,8 +217,9 @@ func treeExtra(symbol uint8) uint {
 	return 0
 }
 
-func newTreeHeader(lits, dists *code) *treeHeader {
-	h := &treeHeader{lits: 286, dists: 30, lengths: 19}
+// make describes two codes.
+func (h *treeHeader) make(lits, dists *code) {
+	h.lits, h.dists, h.lengths, h.symbols = 286, 30, 19, h.all[:0]
 	for h.lits > 257 && lits.length[h.lits-1] == 0 {
 		h.lits--
 	}
@@ -328,7 +266,6 @@ func newTreeHeader(lits, dists *code) *treeHeader {
 	for h.lengths > 4 && h.code.length[treeOrder[h.lengths-1]] == 0 {
 		h.lengths--
 	}
-	return h
 }
 
 // size is the number of bits of the description.

@@ -1,9 +1,6 @@
 package deflate
 
-import (
-	"math/bits"
-	"slices"
-)
+import "math/bits"
 
 // code is a prefix code of RFC 1951, section 3.2.2: for each symbol its bits, as they
 // are written, and their number.
@@ -12,42 +9,64 @@ type code struct {
 	length [288]uint8
 }
 
-// leaf is a symbol below its count.
-type leaf uint64
-
+// symbolBits is how many bits of a key have the symbol; the others have its count.
 const symbolBits = 9
 
-func (l leaf) symbol() int { return int(l & (1<<symbolBits - 1)) }
+// sortKeys sorts keys by their counts; those of equal counts stay in order. It returns
+// them in one of the two buffers, which have the same length.
+func sortKeys(keys, other []uint32) []uint32 {
+	most := uint32(0)
+	for _, k := range keys {
+		most |= k
+	}
+	for shift := symbolBits; most>>shift > 0; shift += 8 {
+		var at [256]uint16
+		for _, k := range keys {
+			at[uint8(k>>shift)]++
+		}
+		sum := uint16(0)
+		for i, n := range at {
+			at[i] = sum
+			sum += n
+		}
+		for _, k := range keys {
+			p := &at[uint8(k>>shift)]
+			other[*p] = k
+			*p++
+		}
+		keys, other = other, keys
+	}
+	return keys
+}
 
-func (l leaf) count() int32 { return int32(l >> symbolBits) }
-
-// build makes the best code for the counts of symbols with at most limit bits.
+// build makes the best code for the counts of symbols with at most limit bits. Counts
+// are less than 1<<23.
 func (c *code) build(counts []int32, limit int) {
 	*c = code{}
-	// Leaves are sorted by their counts, with the symbols below them.
-	var leaves [288]leaf
-	used := leaves[:0]
-	for s, n := range counts {
-		if n > 0 {
-			used = append(used, leaf(n)<<symbolBits|leaf(s))
+	var buffers [2][288]uint32
+	n := 0
+	for s, k := range counts {
+		if k > 0 {
+			buffers[0][n] = uint32(k)<<symbolBits | uint32(s)
+			n++
 		}
 	}
-	switch len(used) {
+	switch n {
 	case 0:
 		return
 	case 1:
-		c.length[used[0].symbol()] = 1
+		c.length[buffers[0][0]&(1<<symbolBits-1)] = 1
 		return
 	}
-	slices.Sort(used)
+	used := sortKeys(buffers[0][:n], buffers[1][:n])
 	// Two queues, of leaves and of inner nodes, each in order.
-	var parent [2 * 288]int
-	var weight [288]int32
+	var parent [2 * 288]uint16
+	var weight [288]uint32
 	nextLeaf, nextInner := 0, 0
-	take := func(made int) (node int, n int32) {
-		if nextLeaf < len(used) && (nextInner >= made || used[nextLeaf].count() <= weight[nextInner]) {
+	take := func(made int) (node int, n uint32) {
+		if nextLeaf < len(used) && (nextInner >= made || used[nextLeaf]>>symbolBits <= weight[nextInner]) {
 			nextLeaf++
-			return nextLeaf - 1, used[nextLeaf-1].count()
+			return nextLeaf - 1, used[nextLeaf-1] >> symbolBits
 		}
 		nextInner++
 		return 288 + nextInner - 1, weight[nextInner-1]
@@ -56,16 +75,16 @@ func (c *code) build(counts []int32, limit int) {
 	for made := range inner {
 		a, x := take(made)
 		b, y := take(made)
-		parent[a], parent[b], weight[made] = made, made, x+y
+		parent[a], parent[b], weight[made] = uint16(made), uint16(made), x+y
 	}
 	// Inner nodes come after their children, so that depths follow from the root.
-	var depth [288]int
+	var depth [288]uint8
 	var lengths [32]int
 	for i := inner - 2; i >= 0; i-- {
 		depth[i] = depth[parent[288+i]] + 1
 	}
 	for i := range used {
-		lengths[min(depth[parent[i]]+1, limit)]++
+		lengths[min(int(depth[parent[i]])+1, limit)]++
 	}
 	// Where codes were cut to the limit others must get longer.
 	total := 0
@@ -85,25 +104,25 @@ func (c *code) build(counts []int32, limit int) {
 	at := 0
 	for l := limit; l > 0; l-- {
 		for range lengths[l] {
-			c.length[used[at].symbol()] = uint8(l)
+			c.length[used[at]&(1<<symbolBits-1)] = uint8(l)
 			at++
 		}
 	}
-	c.assign(len(counts))
+	c.assign()
 }
 
-// assign derives the bits of the first symbols from their lengths.
-func (c *code) assign(symbols int) {
+// assign derives the bits from the lengths.
+func (c *code) assign() {
 	var count, next [16]uint16
-	for _, l := range c.length[:symbols] {
-		count[l&15]++
+	for _, l := range c.length {
+		count[l]++
 	}
 	count[0] = 0
 	for l := 1; l < 16; l++ {
 		next[l] = (next[l-1] + count[l-1]) << 1
 	}
-	for s, l := range c.length[:symbols] {
-		if l &= 15; l > 0 {
+	for s, l := range c.length {
+		if l > 0 {
 			c.bits[s] = bits.Reverse16(next[l]) >> (16 - l)
 			next[l]++
 		}
@@ -122,10 +141,10 @@ func (c *code) size(counts []int32) int {
 // Tables of RFC 1951, section 3.2.5.
 var (
 	lengthBase  = [29]int{3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258}
-	lengthExtra = [32]uint8{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0}
+	lengthExtra = [29]uint{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0}
 
 	// lengthLess is lengthBase, counted from minMatch.
-	lengthLess = func() (t [32]uint8) {
+	lengthLess = func() (t [29]uint8) {
 		for i, base := range lengthBase {
 			t[i] = uint8(base - minMatch)
 		}
@@ -156,7 +175,7 @@ var (
 				c.length[s] = 8
 			}
 		}
-		c.assign(len(c.length))
+		c.assign()
 		return &c
 	}()
 	fixedDists = func() *code {
@@ -164,7 +183,7 @@ var (
 		for s := range 30 {
 			c.length[s] = 5
 		}
-		c.assign(len(c.length))
+		c.assign()
 		return &c
 	}()
 )

@@ -15,22 +15,28 @@ const (
 	// How hard matches are sought: how many candidates of four equal bytes are compared,
 	// a quarter of them once a match of goodMatch is there; one of niceMatch ends the
 	// search, and one of lazyMatch is taken without a look at the next byte.
-	maxChain  = 16
+	maxChain  = 24
 	goodMatch = 8
 	niceMatch = 64
 	lazyMatch = 16
 
 	// matchBits is about what a match costs, in bits, but for those of its distance.
-	matchBits = 7
-
-	// After each 1<<skipShift literals in a row one more byte is passed over, up to maxSkip.
-	skipShift = 7
-	maxSkip   = 7
+	matchBits = 4
 
 	// blockTokens is how many tokens share a pair of codes.
-	blockTokens = 8 << 10
+	blockTokens = 10 << 10
 
-	hashBits3  = 12
+	// Of repeats of up to shortPeriod bytes only longMatch places at the end are stored:
+	// those before are like them.
+	shortPeriod = 8
+	longMatch   = 32
+
+	// After each quietBytes places without a match one more byte is passed over from one
+	// place to the next, up to maxSkip.
+	quietBytes = 512
+	maxSkip    = 7
+
+	hashBits3  = 13
 	hashBits4  = 13
 	hashFactor = 2654435761
 
@@ -51,24 +57,26 @@ func match(length, distance int) token {
 
 func (t token) distance() int { return int(t&0xffff) + 1 }
 
+// entry is where a hash was seen last, modulo 64 KiB, below the rest of the hash. What is
+// too old is recognised by its distance, or else by its bytes.
+type entry uint32
+
 // Encoder compresses buffers, one at a time. The zero value is ready for use.
 type Encoder struct {
-	// Where a hash was seen last, modulo 64 KiB. What is too old is recognised by its
-	// distance, or else by its bytes.
-	head3 [1 << hashBits3]uint16 // by the hash of three bytes
-	head4 [1 << hashBits4]uint16 // by the hash of four
-	prev  [window]uint16         // for each position the one before it in head4
+	head3 [1 << hashBits3]entry // by the hash of three bytes
+	head4 [1 << hashBits4]entry // by the hash of four
+	prev  [window]uint16        // for each position the one before it in head4
 
 	// far is, by the length of a match, the longest distance at which it takes fewer bits
 	// than its bytes one by one.
 	far   [maxMatch + 2]int32
+	quiet int // places without a match since the last one
 	chain int // maxChain, less where matches rarely are
-
-	perByte float64 // bits that a literal takes at least, by the entropy of the buffer
 
 	tokens []token
 	lits   [286]int32
 	dists  [30]int32
+	blocks [2]dynamicBlock
 	w      bitWriter
 }
 
@@ -78,11 +86,11 @@ func (e *Encoder) Append(dst, src []byte, limit int) (out []byte, ok bool) {
 	clear(e.head3[:])
 	clear(e.head4[:])
 	if e.tokens == nil {
-		e.tokens = make([]token, 0, blockTokens+2*maxMatch)
+		e.tokens = make([]token, 0, blockTokens+maxMatch)
 	}
 	e.w = bitWriter{out: dst}
 	limit += len(dst)
-	e.tokens = e.tokens[:0]
+	e.tokens, e.quiet = e.tokens[:0], 0
 	e.price(src)
 	n := len(src)
 	for i := 0; ; {
@@ -103,8 +111,26 @@ func (e *Encoder) Append(dst, src []byte, limit int) (out []byte, ok bool) {
 
 // price derives from the entropy of src which matches are worth it.
 func (e *Encoder) price(src []byte) {
-	var counts [256]int32
-	histogram(counts[:], src)
+	// Two tables, so that an equal byte does not wait for the one before.
+	var counts, odd [256]int32
+	rest := src
+	for ; len(rest) >= 8; rest = rest[8:] {
+		v := binary.LittleEndian.Uint64(rest)
+		counts[uint8(v)]++
+		odd[uint8(v>>8)]++
+		counts[uint8(v>>16)]++
+		odd[uint8(v>>24)]++
+		counts[uint8(v>>32)]++
+		odd[uint8(v>>40)]++
+		counts[uint8(v>>48)]++
+		odd[uint8(v>>56)]++
+	}
+	for _, b := range rest {
+		counts[b]++
+	}
+	for b, n := range odd {
+		counts[b] += n
+	}
 	perByte, all := 0.0, float64(len(src))
 	for _, n := range counts {
 		if n > 0 {
@@ -112,7 +138,6 @@ func (e *Encoder) price(src []byte) {
 		}
 	}
 	perByte = max(perByte, 1) // no code is shorter
-	e.perByte = perByte
 	e.chain = maxChain
 	if perByte < 2.5 {
 		e.chain /= 4
@@ -125,69 +150,71 @@ func (e *Encoder) price(src []byte) {
 	}
 }
 
-// insert puts position i, where the bytes v are, into the tables. It returns how far
-// before are the last positions with the same hashes, less one.
-func (e *Encoder) insert(i int, v uint32) (d3, d4 uint16) {
-	p3, p4 := &e.head3[v<<8*hashFactor>>(32-hashBits3)], &e.head4[v*hashFactor>>(32-hashBits4)]
-	last3, last4 := *p3, *p4
-	*p3, *p4 = uint16(i), uint16(i)
-	e.prev[i&(window-1)] = last4
-	return uint16(i-1) - last3, uint16(i-1) - last4
-}
-
 // parse makes the tokens of a block from src[i:] and returns where it ends.
 func (e *Encoder) parse(src []byte, i int) int {
+	last, lastDist := 0, 0 // the match at i-1, not yet taken: the one at i may be longer
 	end := len(src) - tail
-	matched := i // where the last match ends
 	tokens := e.tokens[:0]
 	for i < end && len(tokens) < blockTokens {
 		v := binary.LittleEndian.Uint64(src[i:])
-		d3, d4 := e.insert(i, uint32(v))
+		h3, h4 := uint32(v)<<8*hashFactor, uint32(v)*hashFactor
+		p3, p4 := &e.head3[h3>>(32-hashBits3)], &e.head4[h4>>(32-hashBits4)]
+		e3, e4 := *p3, *p4
+		*p3, *p4 = entry(h3<<hashBits3&^0xffff|uint32(uint16(i))), entry(h4<<hashBits4&^0xffff|uint32(uint16(i)))
+		e.prev[i&(window-1)] = uint16(e4)
 		length, distance := 0, 0
-		if d4 < window {
-			length, distance = e.find(src, i, v, int(d4)+1, minMatch, e.chain)
-		}
-		if length == 0 {
-			if d := int(d3) + 1; int32(d) <= e.far[minMatch] && d <= i && (binary.LittleEndian.Uint32(src[i-d:])^uint32(v))<<8 == 0 {
-				length, distance = minMatch, d
-			} else {
-				tokens = append(tokens, literal(byte(v)))
-				i++
-				// Where matches are rare they are looked for in fewer places.
-				for skip := min((i-matched)>>skipShift, maxSkip, end-i); skip > 0; skip-- {
-					tokens = append(tokens, literal(src[i]))
-					i++
+		if last < lazyMatch {
+			// The distance is less than the window and the rest of the hash is equal.
+			d4 := uint32(uint16(i-1) - uint16(e4))
+			if d4>>windowBits == 0 {
+				length, distance = e.find(src, i, v, int(d4)+1, last)
+			}
+			if length == 0 && last == 0 {
+				d3 := uint32(uint16(i-1) - uint16(e3))
+				if (uint32(e3)^h3<<hashBits3)>>16|d3>>windowBits == 0 && int32(d3) < e.far[minMatch] {
+					if d := int(d3) + 1; (binary.LittleEndian.Uint32(src[i-d:])^uint32(v))<<8 == 0 {
+						length, distance = minMatch, d
+					}
 				}
-				continue
 			}
 		}
-		// The match at the next byte may be longer.
-		start := i
-		i++
-		for length < lazyMatch && i < end {
-			v := binary.LittleEndian.Uint64(src[i:])
-			_, d4 := e.insert(i, uint32(v))
+		switch {
+		case length > last: // better than the one before, if any
+			if last > 0 {
+				tokens = append(tokens, literal(src[i-1]))
+			}
+			last, lastDist = length, distance
 			i++
-			if d4 >= window {
-				break
+		case last > 0:
+			e.quiet = 0
+			tokens = append(tokens, match(last, lastDist))
+			stop := i - 1 + last
+			i++
+			if last > longMatch && lastDist <= shortPeriod {
+				i = max(i, stop-longMatch)
 			}
-			tries := e.chain
-			if length >= goodMatch {
-				tries /= 4
+			for k := min(stop, end); i < k; i++ {
+				v := uint32(binary.LittleEndian.Uint64(src[i:]))
+				h3, h4 := v<<8*hashFactor, v*hashFactor
+				p3, p4 := &e.head3[h3>>(32-hashBits3)], &e.head4[h4>>(32-hashBits4)]
+				e.prev[i&(window-1)] = uint16(*p4)
+				*p3, *p4 = entry(h3<<hashBits3&^0xffff|uint32(uint16(i))), entry(h4<<hashBits4&^0xffff|uint32(uint16(i)))
 			}
-			l, d := e.find(src, i-1, v, int(d4)+1, length, tries)
-			if l == 0 {
-				break
+			i, last = stop, 0
+		default:
+			tokens = append(tokens, literal(src[i]))
+			i++
+			// Where nothing matched for long, fewer places are looked at.
+			e.quiet++
+			for k := min(e.quiet/quietBytes, maxSkip); k > 0 && i < end; k-- {
+				tokens = append(tokens, literal(src[i]))
+				i++
 			}
-			tokens = append(tokens, literal(src[start]))
-			start, length, distance = i-1, l, d
 		}
-		tokens = append(tokens, match(length, distance))
-		stop := start + length
-		for k := min(stop, end); i < k; i++ {
-			e.insert(i, binary.LittleEndian.Uint32(src[i:]))
-		}
-		i, matched = stop, stop
+	}
+	if last > 0 {
+		tokens = append(tokens, match(last, lastDist))
+		i += last - 1
 	}
 	if i >= end {
 		for ; i < len(src); i++ {
@@ -198,31 +225,39 @@ func (e *Encoder) parse(src []byte, i int) int {
 	return i
 }
 
-// find returns the longest match at i that is longer than least, which is minMatch or
-// more; none has no length. v are the bytes there; the first candidate is d bytes before.
-func (e *Encoder) find(src []byte, i int, v uint64, d, least, tries int) (length, distance int) {
+// find returns the longest match at i that is longer than least, of four bytes at least;
+// none has no length. v are the bytes there; the first candidate is d bytes before.
+func (e *Encoder) find(src []byte, i int, v uint64, d, least int) (length, distance int) {
 	farthest := min(i, window-1)
 	n := min(len(src)-i, maxMatch)
-	best := least
+	best := max(least, minMatch)
 	if best >= n {
 		return 0, 0
 	}
-	word := binary.LittleEndian.Uint32(src[i+best-3:])
+	tries := e.chain
+	if least >= goodMatch {
+		tries /= 4
+	}
 	for before := 0; d > before && d <= farthest; {
 		before = d
 		at := i - d
-		if binary.LittleEndian.Uint32(src[at+best-3:]) == word {
+		for d > int(e.far[uint8(best)+1]) {
+			best++
+		}
+		if i+best >= len(src) {
+			break
+		}
+		if binary.LittleEndian.Uint32(src[at+best-3:]) == binary.LittleEndian.Uint32(src[i+best-3:]) {
 			x := binary.LittleEndian.Uint64(src[at:]) ^ v
 			got := bits.TrailingZeros64(x) / 8
 			if x == 0 {
 				got = same(src[at:], src[i:i+n])
 			}
-			if got > best && d <= int(e.far[got]) {
+			if got > best {
 				best, length, distance = got, min(got, n), d
 				if got >= niceMatch || got >= n {
 					break
 				}
-				word = binary.LittleEndian.Uint32(src[i+best-3:])
 			}
 		}
 		if tries--; tries <= 0 {
