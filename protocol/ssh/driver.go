@@ -78,26 +78,25 @@ func (sshDriver) Create(ctx context.Context, req *driver.CreateRequest) (err err
 	if req.Size < 0 || req.Size > math.MaxInt64-sectorSize {
 		return driver.Errorf(driver.ErrTooLarge, "image size %d is too large", req.Size)
 	}
-	given, err := parseName(req.Filename)
-	if err != nil {
-		return err
-	}
-	o, err := decode(given, req.Env)
-	if err != nil {
-		return err
-	}
-	d, err := newDialer(o, req.Env)
-	if err != nil {
-		return err
-	}
-	s, err := d.newSession(ctx)
+	o, s, err := connect(ctx, req.Filename, req.Env)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close(ctx)) }()
-	if err := s.open(ctx, o.Path, os.O_RDWR|os.O_CREATE|os.O_TRUNC); err != nil {
-		return openError(o.Path, err)
+	made := s.open(ctx, o.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL) == nil
+	if !made { // in version 3 of SFTP the server cannot say that the file exists
+		if err := s.open(ctx, o.Path, os.O_RDWR|os.O_CREATE|os.O_TRUNC); err != nil {
+			return openError(o.Path, err)
+		}
 	}
+	defer func() {
+		if made && err != nil {
+			_ = s.remove(context.WithoutCancel(ctx), o.Path)
+		}
+		if req.Made != nil {
+			*req.Made = made && err == nil
+		}
+	}()
 	size := (req.Size + sectorSize - 1) / sectorSize * sectorSize
 	if size == 0 {
 		return nil
@@ -106,6 +105,36 @@ func (sshDriver) Create(ctx context.Context, req *driver.CreateRequest) (err err
 		return driver.Errorf(nil, "failed to resize remote file '%s' to %d bytes: %w", o.Path, size, err)
 	}
 	return nil
+}
+
+// connect connects to the server that a name means.
+func connect(ctx context.Context, name string, env *driver.Env) (*openOptions, *session, error) {
+	given, err := parseName(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	o, err := decode(given, env)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := newDialer(o, env)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := d.newSession(ctx)
+	return o, s, err
+}
+
+// Delete implements driver.Deleter.
+func (sshDriver) Delete(ctx context.Context, filename string) error {
+	o, s, err := connect(ctx, filename, nil)
+	if err != nil {
+		return err
+	}
+	if err = s.remove(ctx, o.Path); err != nil {
+		err = driver.Errorf(nil, "failed to remove remote file '%s': %w", o.Path, err)
+	}
+	return errors.Join(err, s.close(ctx))
 }
 
 func openError(path string, err error) error {

@@ -162,6 +162,13 @@ func (s *session) open(ctx context.Context, path string, flags int) error {
 	})
 }
 
+// remove removes a file; it does not wait longer for it than for the end of a session.
+func (s *session) remove(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
+	return s.do(ctx, true, func() error { return s.sftp.Remove(path) })
+}
+
 var errClosed = errors.New("the connection is closed")
 
 // fail ends the connection, for a reason.
