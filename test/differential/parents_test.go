@@ -37,7 +37,7 @@ func TestParents(t *testing.T) {
 					args = append(args, "-o", o)
 				}
 				testkit.Run(t, "qemu-img", append(args, base, fmt.Sprint(size))...)
-				unitsByOriginal(t, r, f, base)
+				unitsByQEMU(t, r, f, base)
 				m := testkit.NewModel(size)
 				m.Write(readUnits(t, f, base), 0)
 				if got := ourProgram(t, append([]string{"create", "-q", "-f", c.format, "-b", "base" + c.ending, "-F", c.format, path}, c.child...)...); got.code != 0 {

@@ -142,7 +142,7 @@ func TestUnitsTheirs(t *testing.T) {
 		testkit.Run(t, "qemu-img", append(create, path, fmt.Sprint(size))...)
 		_ = below
 		for range 2 {
-			unitsByOriginal(t, r, f, path)
+			unitsByQEMU(t, r, f, path)
 			unitsSame(t, f, path)
 			content := readUnits(t, f, path)
 			m := testkit.NewModel(int64(len(content)))
@@ -226,8 +226,8 @@ func changeUnits(t *testing.T, r *rand.Rand, f unitFormat, path string, m *testk
 	closeLibrary(t, img)
 }
 
-// unitsByOriginal runs random commands of qemu-io.
-func unitsByOriginal(t *testing.T, r *rand.Rand, f unitFormat, path string) {
+// unitsByQEMU runs random commands of qemu-io.
+func unitsByQEMU(t *testing.T, r *rand.Rand, f unitFormat, path string) {
 	t.Helper()
 	img := openUnits(t, f, path, false)
 	size := img.Size()

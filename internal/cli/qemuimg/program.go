@@ -50,7 +50,7 @@ func (p *Program) builders() []func(*call) *program.Command {
 		snapshotCommand,
 	}
 	if p.cowl() {
-		list = append(list, checksumCommand, completionCommand, mountCommand)
+		list = append(list, checksumCommand, completionCommand)
 	}
 	return list
 }

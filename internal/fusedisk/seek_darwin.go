@@ -1,3 +1,0 @@
-package fusedisk
-
-const seekHole = 3 // SEEK_HOLE

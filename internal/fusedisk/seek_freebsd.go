@@ -1,3 +1,0 @@
-package fusedisk
-
-const seekHole = 4 // SEEK_HOLE
