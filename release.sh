@@ -41,7 +41,7 @@ release_tool() { GOEXPERIMENT='' GOFLAGS='' go tool -modfile="$work/source/tools
 # licences prints the texts of cowl and of every module that the program holds.
 licences() {
 	cat LICENSE
-	go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./cmd/cowl | sort -u | while read -r path v dir; do
+	go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./cmd/cowl ./cmd/cowl-incus | sort -u | while read -r path v dir; do
 		printf '\n\n==== %s %s ====\n\n' "$path" "$v"
 		found=
 		for f in "$dir"/LICENSE* "$dir"/LICENCE* "$dir"/COPYING* "$dir"/NOTICE*; do
@@ -63,6 +63,7 @@ for target in $targets; do
 	suffix=
 	[ "$GOOS" != windows ] || suffix=.exe
 	go build -ldflags='-s -w -buildid=' -o "$tree/cowl$suffix" ./cmd/cowl
+	go build -ldflags='-s -w -buildid=' -o "$tree/cowl-incus$suffix" ./cmd/cowl-incus
 	case $GOOS in
 	linux | freebsd | windows) go build -ldflags='-s -w -buildid=' -o "$tree/cowl-agent$suffix" ./cmd/cowl-agent ;;
 	esac
@@ -74,7 +75,7 @@ for target in $targets; do
 	done
 	cp README.md CHANGELOG.md "$tree/"
 	licences >"$tree/LICENSES.txt"
-	release_tool cyclonedx-gomod app -json -noserial -licenses -main cmd/cowl -output "$work/sbom.json" . 2>"$work/sbom.log" || {
+	release_tool cyclonedx-gomod app -json -noserial -licenses -main cmd/cowl-incus -output "$work/sbom.json" . 2>"$work/sbom.log" || {
 		cat "$work/sbom.log" >&2
 		exit 1
 	}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,11 +36,19 @@ files:
 - {generator: remove, path: /gone}
 `
 
+// buildPacker makes the program that packs, beside ours.
+var buildPacker = sync.OnceValue(func() error {
+	return testkit.Build(filepath.Join(cliDir, "cowl-incus"), "./cmd/cowl-incus")
+})
+
 // packer returns the path of our program by the name distrobuilder, and a folder with the
 // definition.
 func packer(t *testing.T) (program, dir string) {
 	t.Helper()
 	tools := needCLI(t)
+	if err := buildPacker(); err != nil {
+		t.Fatal(err)
+	}
 	dir = t.TempDir()
 	program = filepath.Join(t.TempDir(), "distrobuilder")
 	if err := errors.Join(os.Symlink(tools.ours, program), os.WriteFile(filepath.Join(dir, "d.yaml"), []byte(definition), 0o644)); err != nil {

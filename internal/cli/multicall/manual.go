@@ -25,7 +25,7 @@ func Pages() map[string]*program.Page {
 				return c.Name == server.Name // has a page of its own
 			}),
 			ExitStatus: "0 for success and 1 for an error, where a command does not say otherwise. A command that a signal interrupts dies of it.",
-			SeeAlso:    "cowl-nbd(1), qemu-ga(8)",
+			SeeAlso:    "cowl-nbd(1), cowl-incus(1), qemu-ga(8)",
 		},
 		"cowl-nbd.1": {
 			Name: "cowl nbd", Summary: server.Summary,

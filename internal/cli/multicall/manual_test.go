@@ -5,11 +5,53 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cowl-disk/cowl/internal/cli/distrobuilder"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 )
+
+// packerPage is the manual of the packer, whose commands are those that this program
+// passes on.
+func packerPage(t *testing.T) *program.Page {
+	commands := (&distrobuilder.Program{Name: "cowl"}).Commands()
+	var names []string
+	for _, c := range commands {
+		names = append(names, c.Name)
+	}
+	for _, c := range packs() {
+		i := slices.Index(names, c.Name)
+		if i < 0 {
+			t.Fatalf("the packer has no command %s", c.Name)
+		}
+		names = slices.Delete(names, i, i+1)
+	}
+	if len(names) > 0 {
+		t.Errorf("%q are not passed on", names)
+	}
+	return &program.Page{
+		Name: packerName, Summary: "make images for Incus",
+		Synopsis:    []string{"COMMAND [options] …"},
+		Description: []string{"Makes images of containers and virtual machines for Incus, as distrobuilder does, without root. The commands of cowl for that are passed on to this program, which is looked for beside cowl and on PATH; called by the name distrobuilder it takes that program's command lines."},
+		Frame:       &program.Command{}, Commands: commands,
+		ExitStatus: "0 for success and 1 for an error.",
+		SeeAlso:    "cowl(1)",
+	}
+}
+
+// TestPackerMissing: without the packer its commands say what is missing.
+func TestPackerMissing(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	for _, args := range [][]string{{"cowl", "pack-incus", "x", "y"}, {"cowl", "help", "validate"}, {"distrobuilder", "validate", "x"}} {
+		var out, errs strings.Builder
+		code := Run(t.Context(), program.Streams{Stdout: &out, Stderr: &errs}, args)
+		if code != 1 || out.Len() > 0 || !strings.HasPrefix(errs.String(), args[0]+": images for Incus are made by the program cowl-incus") {
+			t.Errorf("%q: %d, %q, %q", args, code, out.String(), errs.String())
+		}
+	}
+}
 
 // TestManuals holds that the pages in docs/man are what the declarations make. With
 // COWL_UPDATE set they are written.
@@ -19,6 +61,7 @@ func TestManuals(t *testing.T) {
 	}
 	const dir = "../../../docs/man"
 	pages := Pages()
+	pages[packerName+".1"] = packerPage(t)
 	for name, page := range pages {
 		var b strings.Builder
 		if err := page.WriteMan(&b); err != nil {

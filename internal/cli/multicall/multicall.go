@@ -6,10 +6,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/cowl-disk/cowl/drivers"
-	"github.com/cowl-disk/cowl/internal/cli/distrobuilder"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/qemuga"
 	"github.com/cowl-disk/cowl/internal/cli/qemuimg"
@@ -55,17 +53,18 @@ func Run(ctx context.Context, s program.Streams, args []string) int {
 	case program.Server:
 		return server(name, s, nil).Run(ctx, args)
 	case program.Packer:
-		return packer(name, s).Run(ctx, args)
+		return pack(ctx, s, name, args)
 	case program.IO:
 		return exerciser(name, s).Run(ctx, args)
 	case program.Daemon:
 		fmt.Fprintf(s.Stderr, "%s: not built into this version of cowl\n", name)
 		return 1
 	}
-	packs := packer("cowl", s)
 	switch {
-	case len(args) > 0 && packs.Has(args[0]), len(args) == 2 && args[0] == "help" && packs.Has(args[1]):
-		return packs.Run(ctx, args)
+	case len(args) > 0 && isPack(args[0]):
+		return pack(ctx, s, "cowl", args)
+	case len(args) == 2 && args[0] == "help" && isPack(args[1]):
+		return pack(ctx, s, "cowl", []string{args[1], "--help"})
 	case len(args) > 0 && args[0] == "io":
 		return exerciser("cowl io", s).Run(ctx, args[1:])
 	case len(args) == 2 && args[0] == "help" && args[1] == "io":
@@ -87,7 +86,7 @@ func Cowl(s program.Streams) *qemuimg.Program {
 	guest := &program.Command{Name: "guest-agent", Summary: "Serve the host that runs this virtual machine, as qemu-ga does", Usage: []string{"[OPTIONS]"}}
 	io := exerciser("cowl io", s).Command()
 	io.Name = "io"
-	p.Others = append(packer("cowl", s).Commands(), nbd, io, guest)
+	p.Others = append(packs(), nbd, io, guest)
 	return p
 }
 
@@ -98,11 +97,6 @@ func image(name string, s program.Streams) *qemuimg.Program {
 // exerciser does single requests.
 func exerciser(name string, s program.Streams) *qemuio.Program {
 	return &qemuio.Program{Name: name, Streams: s, Drivers: drivers.All()}
-}
-
-// packer makes images for Incus.
-func packer(name string, s program.Streams) *distrobuilder.Program {
-	return &distrobuilder.Program{Name: name, Streams: s, Drivers: drivers.All(), Now: time.Now, Getenv: os.Getenv}
 }
 
 // server is the NBD server. prefix is the words before its options.
