@@ -107,7 +107,7 @@ race() {
 	step "race detector"
 	# The race detector needs cgo.
 	if command -v cc >/dev/null; then
-		CGO_ENABLED=1 go test -race -short -timeout 15m ./block/... ./crypto/... ./filter/... ./format/... ./guestagent/... ./nbd/... ./protocol/... ./ops/... ./opts/... ./internal/...
+		COWL_LONG= CGO_ENABLED=1 go test -race -short -timeout 15m ./block/... ./crypto/... ./filter/... ./format/... ./guestagent/... ./nbd/... ./protocol/... ./ops/... ./opts/... ./internal/...
 	else
 		echo "left out: the race detector needs a C compiler"
 	fi
