@@ -16,14 +16,23 @@ func watch(path string) (changed <-chan struct{}, stop func()) {
 		return nil, func() {}
 	}
 	const events = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_ATTRIB | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
-	dir := filepath.Dir(path)
 	for {
-		_, err = unix.InotifyAddWatch(fd, dir, events)
-		up := filepath.Dir(dir)
-		if !errors.Is(err, unix.ENOENT) || up == dir {
+		dir, below := filepath.Dir(path), path
+		for {
+			_, err = unix.InotifyAddWatch(fd, dir, events)
+			up := filepath.Dir(dir)
+			if !errors.Is(err, unix.ENOENT) || up == dir {
+				break
+			}
+			dir, below = up, dir
+		}
+		if err != nil || below == path {
 			break
 		}
-		dir = up
+		// What was missing below the folder may have come before it was watched.
+		if _, e := os.Lstat(below); e != nil {
+			break
+		}
 	}
 	if err != nil {
 		unix.Close(fd)
