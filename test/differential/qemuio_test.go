@@ -42,6 +42,7 @@ const ioSessions = `
 -t nonsense raw.img length
 -d nonsense raw.img length
 --image-opts driver=qcow2,file.filename=a.qcow2 length; open -o driver=raw raw.img; close; open driver=raw,file.filename=raw.img; length
+--image-opts file.filename=a.qcow2 length; info; close; open file.filename=raw.img; length
 --image-opts -f raw raw.img length
 -f qcow2 @comp.qcow2 map; read -P 5 64k 128k; write 64k 512; read -P 0xcd 64k 512; map
 -f qcow2 @ext.qcow2 write -P 4 64k 64k; read -P 3 0 64k; map; info

@@ -201,9 +201,6 @@ func (s *session) openImage(o opening) (*block.Image, error) {
 	if how.Write && o.forceShare {
 		return nil, errors.New("force-share=on can only be used with read-only images")
 	}
-	if o.name == "" && src.Options["driver"] == nil {
-		src.Options["driver"] = "file"
-	}
 	if !o.snapshot || o.readOnly {
 		return block.Open(s.ctx, s.reg, src, how)
 	}

@@ -140,7 +140,7 @@ func (s *session) first(set *settings, operand string) error {
 	o := set.opening
 	switch {
 	case s.imageOpts:
-		if err := o.options.ParseList(operand, "file"); err != nil {
+		if err := o.options.ParseList(operand, ""); err != nil {
 			return s.reported(err)
 		}
 	default:
