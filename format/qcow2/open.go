@@ -198,8 +198,10 @@ func (im *image) readTableInto(ctx context.Context, into []uint64, off, n int64)
 	table := into
 	if int64(cap(table)) < n {
 		table = make([]uint64, n)
+	} else {
+		table = table[:n]
+		clear(table)
 	}
-	table = table[:n]
 	buf := make([]byte, min(n*8, 1<<20))
 	for i := int64(0); i < n; {
 		p := buf[:min(int64(len(buf)), (n-i)*8)]
@@ -207,7 +209,11 @@ func (im *image) readTableInto(ctx context.Context, into []uint64, off, n int64)
 			return nil, err
 		}
 		for j := 0; j < len(p); j += 8 {
-			table[i] = be64(p[j:])
+			// Pages of the room that are never written to take no memory: an
+			// empty table of 32 MiB takes none.
+			if entry := be64(p[j:]); entry != 0 {
+				table[i] = entry
+			}
 			i++
 		}
 	}
