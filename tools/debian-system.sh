@@ -1,7 +1,7 @@
 # Sourced by the scripts that need a Debian of their own: debian_system makes what
 # debootstrap calls a minimal system in $system, with the machine's way to its package
 # archives, and mounts what programs expect. It is removed when the script ends, unless KEEP
-# is set. FRESH names the folder.
+# is set. FRESH names the folder, SUITE another version of Debian than the machine's.
 [ "$(id -u)" = 0 ] || { echo "$0: needs root" >&2; exit 1; }
 command -v debootstrap >/dev/null || apt-get install -y -qq debootstrap >/dev/null
 
@@ -20,9 +20,14 @@ debian_system() {
 	trap clean EXIT
 	trap 'exit 1' INT TERM
 	if [ ! -e "$system/etc/debian_version" ]; then
-		debootstrap --variant=minbase "${VERSION_CODENAME:-bookworm}" "$system" "$mirror" >/dev/null
+		debootstrap --variant=minbase "${SUITE:-${VERSION_CODENAME:-bookworm}}" "$system" "$mirror" >/dev/null
 	fi
-	[ ! -e $sources ] || { cp $sources "$system$sources"; : >"$system/etc/apt/sources.list"; }
+	if [ -n "${SUITE:-}" ]; then
+		echo "deb $mirror $SUITE main" >"$system/etc/apt/sources.list"
+	elif [ -e $sources ]; then
+		cp $sources "$system$sources"
+		: >"$system/etc/apt/sources.list"
+	fi
 	for f in /etc/apt/apt.conf.d/*proxy* /etc/apt/apt.conf.d/*registry*; do
 		[ ! -e "$f" ] || cp "$f" "$system/etc/apt/apt.conf.d/"
 	done

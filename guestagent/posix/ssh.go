@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,40 +20,11 @@ import (
 	"github.com/cowl-disk/cowl/guestagent"
 )
 
-// maxKeys bounds an authorized_keys file, in bytes.
-const maxKeys = 16 << 20
-
 // SSH changes the keys that may log in as a user of the system below Root.
 type SSH struct{ Root string }
 
-type sshUserArgs struct {
-	User string `qga:"username"`
-}
-
-type sshAddArgs struct {
-	User  string   `qga:"username"`
-	Keys  []string `qga:"keys"`
-	Reset *bool    `qga:"reset,optional"`
-}
-
-type sshRemoveArgs struct {
-	User string   `qga:"username"`
-	Keys []string `qga:"keys"`
-}
-
-// AuthorizedKeys is the reply of guest-ssh-get-authorized-keys.
-type AuthorizedKeys struct {
-	Keys []string `qga:"keys"`
-}
-
 // Commands returns the commands for keys.
-func (s SSH) Commands() []guestagent.Command {
-	return []guestagent.Command{
-		guestagent.New("guest-ssh-get-authorized-keys", "5.2", "Report the keys that may log in as a user", s.get),
-		guestagent.New("guest-ssh-add-authorized-keys", "5.2", "Let keys log in as a user", s.add),
-		guestagent.New("guest-ssh-remove-authorized-keys", "5.2", "Let keys no longer log in as a user", s.remove),
-	}
-}
+func (s SSH) Commands() []guestagent.Command { return guestagent.KeyCommands(s.keyFile) }
 
 type account struct {
 	home     string
@@ -100,13 +70,21 @@ func parseAccount(line, name string) (account, bool) {
 	return account{p[5], uid, gid}, err1 == nil && err2 == nil && filepath.IsAbs(p[5])
 }
 
-func checkKeys(keys []string) error {
-	for _, k := range keys {
-		if strings.HasPrefix(k, "#") || strings.Contains(k, "\n") {
-			return fmt.Errorf("invalid OpenSSH public key: '%s'", k)
-		}
+// keyFile opens the folder of a user's keys.
+func (s SSH) keyFile(user string, create bool) (guestagent.KeyFile, error) {
+	a, err := s.lookup(user)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	d, err := s.open(a, create)
+	if err != nil && !create {
+		file := filepath.Join(a.home, ".ssh", "authorized_keys")
+		return nil, fmt.Errorf("failed to read '%s': %w", file, readError(file, err))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // sshDir is the open .ssh folder of a user. A link is not followed: the user may have
@@ -143,30 +121,27 @@ func (s SSH) open(a account, create bool) (*sshDir, error) {
 	return &sshDir{fd, path, a}, nil
 }
 
-func (d *sshDir) close() { unix.Close(d.fd) }
+// Close closes the folder.
+func (d *sshDir) Close() { unix.Close(d.fd) }
 
 func (d *sshDir) file() string { return filepath.Join(d.path, "authorized_keys") }
 
-// read returns the lines of the file.
-func (d *sshDir) read() ([]string, error) {
+// Read returns the lines of the file.
+func (d *sshDir) Read() ([]string, error) {
 	fd, err := unix.Openat(d.fd, "authorized_keys", unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("failed to read '%s': %w", d.file(), readError(d.file(), err))
 	}
 	f := os.NewFile(uintptr(fd), d.file())
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxKeys+1))
-	if err == nil && len(data) > maxKeys {
+	data, err := io.ReadAll(io.LimitReader(f, guestagent.MaxKeyFile+1))
+	if err == nil && len(data) > guestagent.MaxKeyFile {
 		err = unix.EFBIG
 	}
 	if err != nil {
 		return nil, fmt.Errorf("failed to read '%s': %w", d.file(), guestagent.Cause(err))
 	}
-	text := strings.TrimSuffix(string(data), "\n")
-	if text == "" {
-		return nil, nil
-	}
-	return strings.Split(text, "\n"), nil
+	return guestagent.KeyLines(data), nil
 }
 
 // readError has GLib's words for a file that cannot be opened.
@@ -174,12 +149,8 @@ func readError(file string, err error) error {
 	return fmt.Errorf("Failed to open file “%s”: %w", file, guestagent.Words(err))
 }
 
-// write replaces the file as a whole: whoever reads it sees the old or the new one.
-func (d *sshDir) write(lines []string) error {
-	text := strings.Join(lines, "\n")
-	if text != "" {
-		text += "\n"
-	}
+// Write replaces the file as a whole: whoever reads it sees the old or the new one.
+func (d *sshDir) Write(lines []string) error {
 	const name = ".authorized_keys.new"
 	fail := func(err error) error {
 		_ = unix.Unlinkat(d.fd, name, 0)
@@ -191,7 +162,7 @@ func (d *sshDir) write(lines []string) error {
 		return fail(err)
 	}
 	f := os.NewFile(uintptr(fd), name)
-	_, err = f.WriteString(text)
+	_, err = f.WriteString(guestagent.KeyText(lines))
 	if err = errors.Join(err, f.Chown(d.uid, d.gid), f.Chmod(0o600), f.Sync()); err != nil {
 		f.Close()
 		return fail(err)
@@ -203,81 +174,4 @@ func (d *sshDir) write(lines []string) error {
 		return fail(err)
 	}
 	return nil
-}
-
-func (s SSH) get(_ context.Context, args sshUserArgs) (AuthorizedKeys, error) {
-	a, err := s.lookup(args.User)
-	if err != nil {
-		return AuthorizedKeys{}, err
-	}
-	d, err := s.open(a, false)
-	if err != nil {
-		file := filepath.Join(a.home, ".ssh", "authorized_keys")
-		return AuthorizedKeys{}, fmt.Errorf("failed to read '%s': %w", file, readError(file, err))
-	}
-	defer d.close()
-	lines, err := d.read()
-	if err != nil {
-		return AuthorizedKeys{}, err
-	}
-	keys := []string{}
-	for _, l := range lines {
-		if l = strings.TrimSpace(l); l != "" && l[0] != '#' {
-			keys = append(keys, l)
-		}
-	}
-	return AuthorizedKeys{keys}, nil
-}
-
-func (s SSH) add(_ context.Context, args sshAddArgs) (guestagent.None, error) {
-	if err := checkKeys(args.Keys); err != nil {
-		return guestagent.None{}, err
-	}
-	a, err := s.lookup(args.User)
-	if err != nil {
-		return guestagent.None{}, err
-	}
-	d, err := s.open(a, true)
-	if err != nil {
-		return guestagent.None{}, err
-	}
-	defer d.close()
-	var lines []string
-	if args.Reset == nil || !*args.Reset {
-		if lines, err = d.read(); err != nil && !errors.Is(err, unix.ENOENT) {
-			return guestagent.None{}, err
-		}
-	}
-	for _, k := range args.Keys {
-		if k != "" && !slices.Contains(lines, k) {
-			lines = append(lines, k)
-		}
-	}
-	return guestagent.None{}, d.write(lines)
-}
-
-func (s SSH) remove(_ context.Context, args sshRemoveArgs) (guestagent.None, error) {
-	if err := checkKeys(args.Keys); err != nil {
-		return guestagent.None{}, err
-	}
-	a, err := s.lookup(args.User)
-	if err != nil {
-		return guestagent.None{}, err
-	}
-	d, err := s.open(a, false)
-	if errors.Is(err, unix.ENOENT) {
-		return guestagent.None{}, nil
-	}
-	if err != nil {
-		return guestagent.None{}, err
-	}
-	defer d.close()
-	lines, err := d.read()
-	if errors.Is(err, unix.ENOENT) {
-		return guestagent.None{}, nil
-	}
-	if err != nil {
-		return guestagent.None{}, err
-	}
-	return guestagent.None{}, d.write(slices.DeleteFunc(lines, func(l string) bool { return slices.Contains(args.Keys, l) }))
 }

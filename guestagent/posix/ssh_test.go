@@ -3,6 +3,7 @@
 package posix
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,24 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cowl-disk/cowl/guestagent"
 )
+
+// asker sends requests to an agent with the commands for keys below root, and returns
+// what is in the reply.
+func asker(t *testing.T, root string) func(command, args string) string {
+	agent := guestagent.NewAgent(guestagent.Config{Commands: SSH{root}.Commands()})
+	return func(command, args string) string {
+		t.Helper()
+		var out bytes.Buffer
+		request := fmt.Sprintf(`{"execute": "guest-ssh-%s-authorized-keys", "arguments": {%s}}`, command, args)
+		if err := agent.NewSession(t.Context(), &out).Feed([]byte(request)); err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out.String())
+	}
+}
 
 // TestSSH changes the keys of a user of a test tree.
 func TestSSH(t *testing.T) {
@@ -28,28 +46,28 @@ func TestSSH(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "etc/passwd"), []byte(passwd), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s, ctx := SSH{root}, context.Background()
+	ask := asker(t, root)
 	file := filepath.Join(root, "home/u/.ssh/authorized_keys")
-	check := func(step string, err error, want string) {
+	check := func(command, args, want string) {
 		t.Helper()
-		data, rerr := os.ReadFile(file)
-		if err != nil || rerr != nil || string(data) != want {
-			t.Errorf("%s: %v, %v, %q, want %q", step, err, rerr, data, want)
+		reply := ask(command, args)
+		data, err := os.ReadFile(file)
+		if reply != `{"return": {}}` || err != nil || string(data) != want {
+			t.Errorf("%s %s: %s, %v, %q, want %q", command, args, reply, err, data, want)
 		}
 	}
-	_, err := s.add(ctx, sshAddArgs{User: "u", Keys: []string{"a", "b", "a", ""}})
-	check("add", err, "a\nb\n")
-	_, err = s.add(ctx, sshAddArgs{User: "u", Keys: []string{"c", "b"}})
-	check("add more", err, "a\nb\nc\n")
-	keys, err := s.get(ctx, sshUserArgs{"u"})
-	if err != nil || fmt.Sprint(keys.Keys) != "[a b c]" {
-		t.Errorf("%v %v", keys, err)
+	check("add", `"username": "u", "keys": ["a", "b", "a", ""]`, "a\nb\n")
+	check("add", `"username": "u", "keys": ["c", "b"]`, "a\nb\nc\n")
+	if reply := ask("get", `"username": "u"`); reply != `{"return": {"keys": ["a", "b", "c"]}}` {
+		t.Error(reply)
 	}
-	_, err = s.remove(ctx, sshRemoveArgs{User: "u", Keys: []string{"b"}})
-	check("remove", err, "a\nc\n")
-	reset := true
-	_, err = s.add(ctx, sshAddArgs{User: "u", Keys: []string{"d"}, Reset: &reset})
-	check("reset", err, "d\n")
+	check("remove", `"username": "u", "keys": ["b"]`, "a\nc\n")
+	check("add", `"username": "u", "keys": ["d"], "reset": true`, "d\n")
+	for _, key := range []string{"# k", `k\nl`} {
+		if reply := ask("add", `"username": "u", "keys": ["`+key+`"]`); !strings.Contains(reply, "invalid OpenSSH public key") {
+			t.Errorf("%s: %s", key, reply)
+		}
+	}
 	// The file as a link to something else.
 	other := filepath.Join(root, "other")
 	if err := os.WriteFile(other, []byte("secret\n"), 0o600); err != nil {
@@ -61,11 +79,11 @@ func TestSSH(t *testing.T) {
 	if err := os.Symlink(other, file); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.get(ctx, sshUserArgs{"u"}); err == nil {
-		t.Error("a link was read")
+	if reply := ask("get", `"username": "u"`); !strings.Contains(reply, "error") {
+		t.Errorf("a link was read: %s", reply)
 	}
-	if _, err := s.add(ctx, sshAddArgs{User: "u", Keys: []string{"k"}}); err == nil {
-		t.Error("a link was read for adding to it")
+	if reply := ask("add", `"username": "u", "keys": ["k"]`); !strings.Contains(reply, "error") {
+		t.Errorf("a link was read for adding to it: %s", reply)
 	}
 	if data, err := os.ReadFile(other); err != nil || string(data) != "secret\n" {
 		t.Errorf("%q %v", data, err)
@@ -85,15 +103,15 @@ func TestSSHDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s, ctx := SSH{root}, context.Background()
-	if _, err := s.add(ctx, sshAddArgs{User: "far", Keys: []string{"k"}}); err != nil {
-		t.Error(err)
+	ask := asker(t, root)
+	if reply := ask("add", `"username": "far", "keys": ["k"]`); reply != `{"return": {}}` {
+		t.Error(reply)
 	}
 	if data, err := os.ReadFile(filepath.Join(root, "home/far/.ssh/authorized_keys")); string(data) != "k\n" {
 		t.Errorf("%q %v", data, err)
 	}
-	if _, err := s.get(ctx, sshUserArgs{"nobody"}); err == nil || !strings.Contains(err.Error(), "failed to lookup user 'nobody': no such user") {
-		t.Error(err)
+	if reply := ask("get", `"username": "nobody"`); !strings.Contains(reply, "failed to lookup user 'nobody': no such user") {
+		t.Error(reply)
 	}
 }
 

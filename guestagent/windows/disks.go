@@ -126,15 +126,28 @@ func disks(context.Context, guestagent.None) ([]Disk, error) {
 
 // fsinfo describes the volumes. What cannot be found out about one is left out.
 func fsinfo(context.Context, guestagent.None) ([]FileSystem, error) {
+	names, err := volumes()
+	if err != nil {
+		return nil, err
+	}
+	list := []FileSystem{}
+	for _, name := range names {
+		list = append(list, volume(name))
+	}
+	return list, nil
+}
+
+// volumes returns the names of all volumes, which end with a backslash.
+func volumes() ([]string, error) {
 	var name [windows.MAX_PATH + 1]uint16
 	h, err := windows.FindFirstVolume(&name[0], uint32(len(name)))
 	if err != nil {
 		return nil, fmt.Errorf("failed to find any volume: %w", err)
 	}
 	defer windows.FindVolumeClose(h)
-	list := []FileSystem{}
+	var list []string
 	for {
-		list = append(list, volume(windows.UTF16ToString(name[:])))
+		list = append(list, windows.UTF16ToString(name[:]))
 		if err := windows.FindNextVolume(h, &name[0], uint32(len(name))); err != nil {
 			if errors.Is(err, windows.ERROR_NO_MORE_FILES) {
 				return list, nil
@@ -144,6 +157,16 @@ func fsinfo(context.Context, guestagent.None) ([]FileSystem, error) {
 	}
 }
 
+// mountedAt returns the first path of a volume, "" if it has none.
+func mountedAt(volume *uint16) string {
+	paths := make([]uint16, 4096)
+	var n uint32
+	if windows.GetVolumePathNamesForVolumeName(volume, &paths[0], uint32(len(paths)), &n) != nil {
+		return ""
+	}
+	return windows.UTF16ToString(paths)
+}
+
 // volume describes a volume, whose name ends with a backslash.
 func volume(name string) FileSystem {
 	f := FileSystem{Name: name, Mountpoint: "System Reserved", Disks: []DiskAddress{}}
@@ -151,16 +174,12 @@ func volume(name string) FileSystem {
 	if err != nil {
 		return f
 	}
-	paths := make([]uint16, 4096)
-	var n uint32
-	if windows.GetVolumePathNamesForVolumeName(wide, &paths[0], uint32(len(paths)), &n) == nil {
-		if first := windows.UTF16ToString(paths); first != "" {
-			f.Mountpoint = first
-			var available, total, free uint64
-			if windows.GetDiskFreeSpaceEx(wide, &available, &total, &free) == nil {
-				used := total - free
-				f.Used, f.Total = &used, &total
-			}
+	if first := mountedAt(wide); first != "" {
+		f.Mountpoint = first
+		var available, total, free uint64
+		if windows.GetDiskFreeSpaceEx(wide, &available, &total, &free) == nil {
+			used := total - free
+			f.Used, f.Total = &used, &total
 		}
 	}
 	var kind [windows.MAX_PATH + 1]uint16

@@ -65,7 +65,10 @@ func Commands() []guestagent.Command {
 	for _, c := range []*guestagent.Command{&shutdown, &toDisk, &toRAM} {
 		c.NoReply = true
 	}
-	return []guestagent.Command{shutdown, toDisk, toRAM,
+	return append(guestagent.KeyCommands(openKeys), shutdown, toDisk, toRAM,
+		guestagent.New("guest-get-devices", "5.2", "Report the devices and their drivers", devices),
+		guestagent.New("guest-set-user-password", "2.3", "Set the password of a user", setPassword),
+		guestagent.New("guest-fstrim", "1.2", "Discard what file systems do not use", trim),
 		guestagent.New("guest-get-vcpus", "1.5", "Report the processors", processors),
 		guestagent.New("guest-get-disks", "5.2", "Report the disks", disks),
 		guestagent.New("guest-get-fsinfo", "2.2", "Report the mounted file systems and their disks", fsinfo),
@@ -84,7 +87,7 @@ func Commands() []guestagent.Command {
 				return OSInfo{KernelRelease: fmt.Sprint(v.BuildNumber), KernelVersion: version, Machine: machine, ID: "mswindows",
 					Name: "Microsoft Windows", VersionID: version}, nil
 			}),
-	}
+	)
 }
 
 func shutdown(_ context.Context, args modeArgs) (guestagent.None, error) {

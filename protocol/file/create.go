@@ -65,7 +65,7 @@ func (d *regular) Create(ctx context.Context, req *driver.CreateRequest) (err er
 	// caller.
 	want := locks{perm: driver.PermWrite | driver.PermResize, unshared: driver.PermResize}
 	defer unlockNode(f, want, locks{}) // for the reason given at Close
-	if err := lockNode(f, name, want, false); err != nil {
+	if err := lockNode(f, name, locks{}, want, false); err != nil {
 		return err
 	}
 	if err := setLength(ctx, f, 0, driver.PreallocOff); err != nil {

@@ -31,7 +31,7 @@ func (n *node) Relock(_ context.Context, access driver.Access) error {
 	}
 	n.lockMu.Lock()
 	defer n.lockMu.Unlock()
-	err := lockNode(n.f, n.name, next, n.locking == "on")
+	err := lockNode(n.f, n.name, n.held, next, n.locking == "on")
 	if err == nil {
 		n.held, next = next, n.held
 	}

@@ -10,16 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The bytes of a file that represent permissions: one range for those in use,
-// one for those that are not shared.
-const (
-	lockUsed     = 100
-	lockUnshared = 200
-)
-
-// permNames are the permissions, by bit.
-var permNames = [...]string{"consistent read", "write", "write unchanged", "resize"}
-
 // ofdLock sets or tests a lock on one byte of f.
 func ofdLock(f *os.File, cmd int, typ int16, at int64) (*unix.Flock_t, error) {
 	l := &unix.Flock_t{Type: typ, Whence: io.SeekStart, Start: at, Len: 1}
@@ -27,30 +17,15 @@ func ofdLock(f *os.File, cmd int, typ int16, at int64) (*unix.Flock_t, error) {
 	return l, err
 }
 
-// bytes returns the offsets of the lock bytes.
-func (l locks) bytes() (at []int64) {
-	for bit := range permNames {
-		if l.perm>>bit&1 != 0 {
-			at = append(at, lockUsed+int64(bit))
-		}
-	}
-	for bit := range permNames {
-		if l.unshared>>bit&1 != 0 {
-			at = append(at, lockUnshared+int64(bit))
-		}
-	}
-	return at
-}
-
 // lockNode takes image locks, and fails with a LockError if another process holds locks
 // to the contrary. All locks go when f is closed; on error, the caller closes f
-// or calls unlockNode. Where the system has no such
+// or calls unlockNode. held are those that f has. Where the system has no such
 // locks nothing is locked, or, if they are required, the error says so.
 //
 // Every party first announces itself, with shared locks that never conflict,
 // and then looks for announcements that exclude it: so of two that come at
 // the same time at least one sees the other.
-func lockNode(f *os.File, name string, want locks, required bool) error {
+func lockNode(f *os.File, name string, _, want locks, required bool) error {
 	for _, at := range want.bytes() {
 		if _, err := ofdLock(f, ofdSetLock, unix.F_RDLCK, at); err != nil {
 			if errors.Is(err, unix.EINVAL) {

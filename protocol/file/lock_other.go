@@ -1,10 +1,10 @@
-//go:build !linux && !darwin
+//go:build !linux && !darwin && !windows
 
 package file
 
 import "os"
 
-func lockNode(_ *os.File, _ string, _ locks, required bool) error {
+func lockNode(_ *os.File, _ string, _, _ locks, required bool) error {
 	return lockUnavailable(required)
 }
 

@@ -26,8 +26,8 @@ func preadOnce(f *os.File, p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Identity implements driver.Identifier. The system's locks keep two users of a file
-// apart here.
+// Identity implements driver.Identifier. The image locks keep two users of a file apart
+// here.
 func (n *node) Identity() string { return "" }
 
 // handleWritable is not known: the first request tells.

@@ -20,6 +20,9 @@ func matrixImages(n int) int {
 	if testing.Short() || testkit.Race {
 		return n / 8
 	}
+	if !testkit.Long() {
+		return n / 3
+	}
 	return n
 }
 

@@ -4,9 +4,6 @@ package differential
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -256,17 +253,6 @@ func endServer(t *testing.T, program string, pid int) {
 			t.Fatalf("%s does not end", program)
 		}
 	}
-}
-
-// ended says whether a process has given back all that it held, its sockets too. It may
-// still be waited for by its parent.
-func ended(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
-	}
-	_, state, _ := strings.Cut(string(stat), ") ") // the state follows the name
-	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
 }
 
 // nbdExports are options under which an image is served.

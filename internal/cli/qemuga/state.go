@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -30,6 +31,10 @@ func openState(dir string) (s *stateFiles, frozen bool, err error) {
 	s = &stateFiles{path: filepath.Join(dir, "qga.state"), next: firstHandle}
 	if strings.HasPrefix(dir, ".") || dir == "" {
 		s.path = dir + "/qga.state"
+	}
+	if runtime.GOOS == "windows" {
+		// The folder is the agent's own there. What fails is told of when the file is made.
+		_ = os.MkdirAll(dir, 0o700)
 	}
 	if _, err := os.Stat(s.frozenPath()); err == nil {
 		frozen = true

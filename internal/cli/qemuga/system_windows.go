@@ -60,8 +60,6 @@ func isDaemon() bool                 { return true }
 func (p *invocation) daemonize() int { return 1 }
 func detach() error                  { return nil }
 
-func rawDevice(*os.File) error { return nil }
-
 // pidFile names the process of a daemon.
 type pidFile struct{ name string }
 
