@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"unsafe"
 
 	"golang.org/x/sys/windows"
 
@@ -30,7 +29,7 @@ type Disk struct {
 	Address   *DiskAddress `qga:"address,optional"`
 }
 
-// DiskAddress is where a disk is. The address of its PCI controller is not known.
+// DiskAddress is where a disk is.
 type DiskAddress struct {
 	PCI    PCIAddress `qga:"pci-controller"`
 	Bus    string     `qga:"bus-type"`
@@ -39,14 +38,6 @@ type DiskAddress struct {
 	Unit   int64      `qga:"unit"`
 	Serial *string    `qga:"serial,optional"`
 	Device *string    `qga:"dev,optional"`
-}
-
-// PCIAddress is the address of a controller; -1 where it is not known.
-type PCIAddress struct {
-	Domain   int64 `qga:"domain"`
-	Bus      int64 `qga:"bus"`
-	Slot     int64 `qga:"slot"`
-	Function int64 `qga:"function"`
 }
 
 // Requests to a device.
@@ -85,7 +76,7 @@ func query(h windows.Handle, request uint32, in []byte, size int) ([]byte, error
 // describe says where the disk of a device is. What the device does not tell is left
 // out.
 func describe(h windows.Handle) DiskAddress {
-	a := DiskAddress{PCI: PCIAddress{-1, -1, -1, -1}}
+	a := DiskAddress{PCI: unknownPCI}
 	// STORAGE_PROPERTY_QUERY of zeroes asks for the descriptor of the device.
 	data, _ := query(h, ioctlStorageQueryProperty, make([]byte, 12), 4096)
 	bus, serial := parseDescriptor(data)
@@ -93,10 +84,12 @@ func describe(h windows.Handle) DiskAddress {
 	if serial != "" {
 		a.Serial = &serial
 	}
-	// STORAGE_DEVICE_NUMBER: type, number and partition.
-	if data, err := query(h, ioctlStorageGetDeviceNumber, nil, 12); err == nil && len(data) == 12 {
-		dev := fmt.Sprintf(`\\.\PhysicalDrive%d`, *(*uint32)(unsafe.Pointer(&data[4])))
+	if number, ok := deviceNumber(h); ok {
+		dev := fmt.Sprintf(`\\.\PhysicalDrive%d`, number)
 		a.Device = &dev
+		if bus != "usb" {
+			a.PCI = controllerOf(number)
+		}
 	}
 	// SCSI_ADDRESS: length, port, path, target and unit.
 	if data, err := query(h, ioctlScsiGetAddress, nil, 8); err == nil && len(data) == 8 {

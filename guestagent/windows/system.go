@@ -66,6 +66,7 @@ func Commands() []guestagent.Command {
 		c.NoReply = true
 	}
 	return append(guestagent.KeyCommands(openKeys), shutdown, toDisk, toRAM,
+		guestagent.New("guest-get-load", "10.0", "Report the load averages", new(loadMeter).report),
 		guestagent.New("guest-get-devices", "5.2", "Report the devices and their drivers", devices),
 		guestagent.New("guest-set-user-password", "2.3", "Set the password of a user", setPassword),
 		guestagent.New("guest-fstrim", "1.2", "Discard what file systems do not use", trim),

@@ -3,7 +3,6 @@
 package windows
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -82,14 +81,20 @@ func (m *machine) run(args ...string) result {
 	ctx, cancel := context.WithTimeout(m.Context(), limit)
 	defer cancel()
 	cmd := m.command(ctx, args...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		m.Fatalf("%q: %v: %s", args, err, out.String())
+	// No pipe: Wine's own programs keep it open for longer than the program runs.
+	out, err := os.CreateTemp(m.TempDir(), "out")
+	if err != nil {
+		m.Fatal(err)
 	}
-	return result{strings.ReplaceAll(out.String(), "\r\n", "\n"), cmd.ProcessState.ExitCode()}
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	err = cmd.Run()
+	text, readErr := os.ReadFile(out.Name())
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) || readErr != nil {
+		m.Fatalf("%q: %v: %s", args, errors.Join(err, readErr), text)
+	}
+	return result{strings.ReplaceAll(string(text), "\r\n", "\n"), cmd.ProcessState.ExitCode()}
 }
 
 // cowl runs the program for Windows, which must succeed, and returns what it prints.
