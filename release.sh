@@ -41,7 +41,7 @@ release_tool() { GOEXPERIMENT='' GOFLAGS='' go tool -modfile="$work/source/tools
 # licences prints the texts of cowl and of every module that the program holds.
 licences() {
 	cat LICENSE
-	go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./cmd/cowl ./cmd/cowl-incus | sort -u | while read -r path v dir; do
+	go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./cmd/cowl ./cmd/cowl-incus ./cmd/cowl-mount | sort -u | while read -r path v dir; do
 		printf '\n\n==== %s %s ====\n\n' "$path" "$v"
 		found=
 		for f in "$dir"/LICENSE* "$dir"/LICENCE* "$dir"/COPYING* "$dir"/NOTICE*; do
@@ -64,6 +64,7 @@ for target in $targets; do
 	[ "$GOOS" != windows ] || suffix=.exe
 	go build -ldflags='-s -w -buildid=' -o "$tree/cowl$suffix" ./cmd/cowl
 	go build -ldflags='-s -w -buildid=' -o "$tree/cowl-incus$suffix" ./cmd/cowl-incus
+	[ "$GOOS" = windows ] || go build -ldflags='-s -w -buildid=' -o "$tree/cowl-mount" ./cmd/cowl-mount
 	case $GOOS in
 	linux | freebsd | windows) go build -ldflags='-s -w -buildid=' -o "$tree/cowl-agent$suffix" ./cmd/cowl-agent ;;
 	esac

@@ -45,7 +45,7 @@ func isPack(name string) bool {
 
 // pack runs the packer by the name that this program was called by.
 func pack(ctx context.Context, s program.Streams, name string, args []string) int {
-	path, err := companion()
+	path, err := companion(packerName)
 	if err != nil {
 		fmt.Fprintf(s.Stderr, "%s: images for Incus are made by the program %s, which is neither beside this one nor on PATH: install it, or build it from cmd/%[2]s\n", name, packerName)
 		return 1
@@ -76,9 +76,8 @@ func interrupt(p *os.Process) error {
 	return p.Signal(os.Interrupt)
 }
 
-// companion finds the packer.
-func companion() (string, error) {
-	name := packerName
+// companion finds a program of ours beside this one, or on PATH.
+func companion(name string) (string, error) {
 	if runtime.GOOS == "windows" {
 		name += ".exe"
 	}

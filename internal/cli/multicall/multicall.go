@@ -21,6 +21,9 @@ func Main() {
 	if name, args, ok := agent(os.Args); ok {
 		os.Exit(qemuga.Main(context.Background(), name, args, os.Stdin, os.Stdout, os.Stderr))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "mount" && program.KindOf(program.Name(os.Args)) == program.Cowl {
+		becomeMounter(os.Args)
+	}
 	program.Main(func(ctx context.Context, s program.Streams) int { return Run(ctx, s, os.Args) })
 }
 

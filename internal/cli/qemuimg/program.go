@@ -25,6 +25,8 @@ type Program struct {
 	// Others are commands of other packages, which the caller runs itself: for the
 	// help, completion and manual pages.
 	Others []*program.Command
+	// Mounter does what the command mount is for; nil in programs that only describe it.
+	Mounter Mounter
 }
 
 // cowl says whether the program was called by its own name.
@@ -50,7 +52,7 @@ func (p *Program) builders() []func(*call) *program.Command {
 		snapshotCommand,
 	}
 	if p.cowl() {
-		list = append(list, checksumCommand, completionCommand)
+		list = append(list, checksumCommand, completionCommand, mountCommand)
 	}
 	return list
 }

@@ -1,0 +1,3 @@
+package fusedisk
+
+const seekHole = 3 // SEEK_HOLE

@@ -1,0 +1,3 @@
+package fusedisk
+
+const seekHole = 4 // SEEK_HOLE
