@@ -391,14 +391,13 @@ func TestRemoveExport(t *testing.T) {
 // crowd is a device whose reads return when n of them are under way.
 type crowd struct {
 	*memory
-	n    int
-	in   chan struct{}
+	n    int32
+	in   atomic.Int32
 	full chan struct{}
 }
 
 func (d *crowd) ReadAt(ctx context.Context, p []byte, off int64) error {
-	d.in <- struct{}{}
-	if len(d.in) == d.n {
+	if d.in.Add(1) == d.n {
 		close(d.full)
 	}
 	select {
@@ -412,7 +411,7 @@ func (d *crowd) ReadAt(ctx context.Context, p []byte, off int64) error {
 // TestParallel checks that a device that is not known to be fast gets requests in
 // parallel.
 func TestParallel(t *testing.T) {
-	dev := &crowd{memory: newMemory(1 << 20), n: 12, in: make(chan struct{}, 12), full: make(chan struct{})}
+	dev := &crowd{memory: newMemory(1 << 20), n: 12, full: make(chan struct{})}
 	_, sock := start(t, server.Config{Workers: 12}, &server.Export{Device: dev})
 	c := dial(t, sock)
 	errs := make(chan error)
