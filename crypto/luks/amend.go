@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/cowl-disk/cowl/internal/message"
@@ -30,20 +31,33 @@ type EraseOptions struct {
 	Force bool
 }
 
-var errVersion2 = errorf(ErrUnsupported, "key slots of LUKS version 2 cannot be changed")
+// slotCount is how many key slots there may be.
+func (h *Header) slotCount() int64 {
+	if h.v2 != nil {
+		return maxSlots2
+	}
+	return slotCount1
+}
 
-func slotRange(slot int64, signed bool) error {
-	switch {
-	case slot >= 0 && slot < slotCount1:
+func (h *Header) slotRange(slot int64, signed bool) error {
+	switch most := h.slotCount() - 1; {
+	case slot >= 0 && slot <= most:
 		return nil
 	case signed:
-		return errorf(ErrInvalid, "invalid keyslot %d specified, must be between 0 and %d", int32(slot), slotCount1-1)
+		return errorf(ErrInvalid, "invalid keyslot %d specified, must be between 0 and %d", int32(slot), most)
+	default:
+		return errorf(ErrInvalid, "invalid keyslot %d specified, must be between 0 and %d", uint32(slot), most)
 	}
-	return errorf(ErrInvalid, "invalid keyslot %d specified, must be between 0 and %d", uint32(slot), slotCount1-1)
 }
 
 // active returns the numbers of the active slots.
 func (h *Header) active() (list []int) {
+	if h.v2 != nil {
+		for _, s := range h.v2.slots {
+			list = append(list, s.number)
+		}
+		return list
+	}
 	for i := range h.v1.slots {
 		if h.v1.slots[i].active() {
 			list = append(list, i)
@@ -52,7 +66,12 @@ func (h *Header) active() (list []int) {
 	return list
 }
 
+func (h *Header) isActive(slot int) bool { return slices.Contains(h.active(), slot) }
+
 func (h *Header) freeSlot() int {
+	if h.v2 != nil {
+		return h.v2.freeSlot()
+	}
 	for i := range h.v1.slots {
 		if !h.v1.slots[i].active() {
 			return i
@@ -63,37 +82,36 @@ func (h *Header) freeSlot() int {
 
 // CanAddKey tells what AddKey would refuse before any passphrase is needed.
 func (h *Header) CanAddKey(o AddOptions) error {
-	if h.v1 == nil {
-		return errVersion2
-	}
 	if o.Slot == nil {
 		if h.freeSlot() < 0 {
 			return errorf(ErrInvalid, "can't add a keyslot - all keyslots are in use")
 		}
 		return nil
 	}
-	if err := slotRange(*o.Slot, false); err != nil {
+	if err := h.slotRange(*o.Slot, false); err != nil {
 		return err
 	}
-	if h.v1.slots[*o.Slot].active() && !o.Force {
+	if h.isActive(int(*o.Slot)) && !o.Force {
 		return errorf(ErrInvalid, "refusing to overwrite active keyslot %d - please erase it first", *o.Slot)
 	}
 	return nil
 }
 
-// AddKey lets another passphrase open the volume, and returns its slot. Version 1
-// only. After a crash at any moment the volume opens with a passphrase that opened
+// AddKey lets another passphrase open the volume, and returns its slot. After a crash at any moment the volume opens with a passphrase that opened
 // it before, or with the new one.
 func (h *Header) AddKey(ctx context.Context, k *Key, passphrase []byte, o AddOptions) (int, error) {
 	if err := h.CanAddKey(o); err != nil {
 		return 0, err
 	}
+	if o.IterTime == 0 {
+		o.IterTime = DefaultIterTime
+	}
+	if h.v2 != nil {
+		return h.addKey2(ctx, k, passphrase, o)
+	}
 	newHash, err := h.hash1()
 	if err != nil {
 		return 0, err
-	}
-	if o.IterTime == 0 {
-		o.IterTime = DefaultIterTime
 	}
 	rate, err := pbkdf2Rate(ctx, newHash, o.IterTime)
 	if err != nil {
@@ -151,6 +169,9 @@ func (h *Header) setSlot(ctx context.Context, slot int, s slot1) error {
 // erase frees a slot and overwrites its key material. The record goes first: without
 // it, the rest of the key material cannot be taken for a key.
 func (h *Header) erase(ctx context.Context, slot int) error {
+	if h.v2 != nil {
+		return h.erase2(ctx, slot)
+	}
 	fail := func(err error) error { return message.Errorf(nil, "failed to erase keyslot %d: %w", slot, err) }
 	s := h.v1.slots[slot]
 	err := h.setSlot(ctx, slot, slot1{state: slotOff1, offset: s.offset, stripes: s.stripes})
@@ -163,12 +184,9 @@ func (h *Header) erase(ctx context.Context, slot int) error {
 	return nil
 }
 
-// EraseKey erases slots and overwrites their key material. Version 1 only. ErrLastKey:
+// EraseKey erases slots and overwrites their key material. ErrLastKey:
 // no slot would be left.
 func (h *Header) EraseKey(ctx context.Context, o EraseOptions) error {
-	if h.v1 == nil {
-		return errVersion2
-	}
 	if o.Slot != nil {
 		return h.eraseOne(ctx, o)
 	}
@@ -202,7 +220,7 @@ func (h *Header) EraseKey(ctx context.Context, o EraseOptions) error {
 
 // opens says whether a passphrase opens an active slot.
 func (h *Header) opens(ctx context.Context, slot int, passphrase []byte) (bool, error) {
-	k, err := h.unlockSlot1(ctx, slot, passphrase)
+	k, err := h.unlockSlot(ctx, slot, passphrase)
 	if errors.Is(err, errWrongKey) {
 		return false, nil
 	}
@@ -211,11 +229,11 @@ func (h *Header) opens(ctx context.Context, slot int, passphrase []byte) (bool, 
 }
 
 func (h *Header) eraseOne(ctx context.Context, o EraseOptions) error {
-	if err := slotRange(*o.Slot, true); err != nil {
+	if err := h.slotRange(*o.Slot, true); err != nil {
 		return err
 	}
 	slot := int(*o.Slot)
-	isActive := h.v1.slots[slot].active()
+	isActive := h.isActive(slot)
 	if o.Passphrase != nil {
 		ok := false
 		if isActive {

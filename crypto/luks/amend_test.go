@@ -6,25 +6,24 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
 // ledger knows which passphrase each slot of a volume holds.
-type ledger [slotCount1]string
+type ledger [maxSlots2]string
 
 func (l *ledger) check(t *testing.T, m *memArea, key *Key) {
 	t.Helper()
 	h := openArea(t, m)
-	for i, p := range l {
-		if h.v1.slots[i].active() != (p != "") {
-			t.Fatalf("slot %d: active %v, want passphrase %q", i, h.v1.slots[i].active(), p)
+	for i, p := range l[:h.slotCount()] {
+		if h.isActive(i) != (p != "") {
+			t.Fatalf("slot %d: active %v, want passphrase %q", i, h.isActive(i), p)
 		}
 		if p == "" {
 			continue
 		}
-		k, err := h.unlockSlot1(t.Context(), i, []byte(p))
+		k, err := h.unlockSlot(t.Context(), i, []byte(p))
 		if err != nil || !bytes.Equal(k.bytes, key.bytes) {
 			t.Fatalf("slot %d does not open with %q: %v", i, p, err)
 		}
@@ -46,8 +45,23 @@ func TestRandomAmends(t *testing.T) {
 	if testing.Short() || testkit.Race {
 		steps = 15
 	}
+	for _, version := range []int{1, 2} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) { randomAmends(t, version, steps) })
+	}
+}
+
+// versionOptions are those of a volume that opens soon.
+func versionOptions(version int) CreateOptions {
+	o := CreateOptions{CipherAlg: "aes-128", Version: version, IterTime: fast}
+	if version == 2 {
+		o.PBKDF = "pbkdf2"
+	}
+	return o
+}
+
+func randomAmends(t *testing.T, version, steps int) {
 	r := rand.New(rand.NewPCG(1, 2))
-	m, h, key := create(t, CreateOptions{CipherAlg: "aes-128"})
+	m, h, key := create(t, versionOptions(version))
 	l := ledger{string(secret)}
 	for step := range steps {
 		slot := r.Int64N(slotCount1)
@@ -56,7 +70,7 @@ func TestRandomAmends(t *testing.T) {
 		case 0:
 			p := fmt.Sprint("p", r.IntN(4))
 			got, err := h.AddKey(t.Context(), key, []byte(p), AddOptions{IterTime: fast})
-			if (err != nil) != (l.count() == slotCount1) {
+			if (err != nil) != (l.count() == int(h.slotCount())) {
 				t.Fatalf("step %d: %v with %d slots in use", step, err, l.count())
 			}
 			if err == nil {
@@ -130,7 +144,13 @@ func TestEraseOverwrites(t *testing.T) {
 }
 
 func TestLastKey(t *testing.T) {
-	_, h, _ := create(t, CreateOptions{})
+	for _, version := range []int{1, 2} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) { lastKey(t, version) })
+	}
+}
+
+func lastKey(t *testing.T, version int) {
+	_, h, _ := create(t, versionOptions(version))
 	slot := int64(0)
 	for _, o := range []EraseOptions{{Slot: &slot}, {Passphrase: secret}, {Slot: &slot, Passphrase: secret}} {
 		if err := h.EraseKey(t.Context(), o); !errors.Is(err, ErrLastKey) {
@@ -184,42 +204,48 @@ func TestAmendCrash(t *testing.T) {
 			return h.EraseKey(t.Context(), EraseOptions{Passphrase: []byte("a")})
 		}, []string{"b"}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			m := &memArea{}
-			h, key, err := Create(t.Context(), m, CreateOptions{CipherAlg: "aes-128", IterTime: fast}, []byte(c.keys[0]))
-			if err != nil {
-				t.Fatal(err)
-			}
-			m.b = append(m.b, make([]byte, h.PayloadOffset-int64(len(m.b)))...)
-			for _, p := range c.keys[1:] {
-				if _, err := openArea(t, m).AddKey(t.Context(), key, []byte(p), AddOptions{IterTime: fast}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			start := m.clone()
-			var writes []write
-			flushed := true
-			m.before = func(p []byte, off int64) error {
-				if p == nil {
-					flushed = true
-					return nil
-				}
-				if !flushed {
-					t.Error("a write follows another without a flush between them")
-				}
-				flushed = false
-				writes = append(writes, write{bytes.Clone(p), off})
-				return nil
-			}
-			if err := c.change(openArea(t, m), key); err != nil {
-				t.Fatal(err)
-			}
-			if !flushed {
-				t.Error("the last write is not flushed")
-			}
-			crash(t, start, writes, c.after, key)
-		})
+		for _, version := range []int{1, 2} {
+			t.Run(fmt.Sprint(c.name, " ", version), func(t *testing.T) { amendCrash(t, version, c.keys, c.change, c.after) })
+		}
 	}
+}
+
+func amendCrash(t *testing.T, version int, keys []string, change func(*Header, *Key) error, after []string) {
+	m := &memArea{}
+	h, key, err := Create(t.Context(), m, versionOptions(version), []byte(keys[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Most of the room for keys of version 2 is not used here.
+	room := min(h.PayloadOffset, 4<<20)
+	m.b = append(m.b, make([]byte, max(room-int64(len(m.b)), 0))...)[:room]
+	for _, p := range keys[1:] {
+		if _, err := openArea(t, m).AddKey(t.Context(), key, []byte(p), AddOptions{IterTime: fast}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := m.clone()
+	var writes []write
+	flushed := true
+	m.before = func(p []byte, off int64) error {
+		if p == nil {
+			flushed = true
+			return nil
+		}
+		if !flushed {
+			t.Error("a write follows another without a flush between them")
+		}
+		flushed = false
+		writes = append(writes, write{bytes.Clone(p), off})
+		return nil
+	}
+	if err := change(openArea(t, m), key); err != nil {
+		t.Fatal(err)
+	}
+	if !flushed {
+		t.Error("the last write is not flushed")
+	}
+	crash(t, start, writes, after, key)
 }
 
 func crash(t *testing.T, start *memArea, writes []write, passphrases []string, key *Key) {
@@ -258,8 +284,9 @@ func tear(r *rand.Rand, m *memArea, w write, try int) {
 // TestAmendFails lets a write fail and looks at what the header says of itself then.
 func TestAmendFails(t *testing.T) {
 	broken := errors.New("broken")
-	for n := range 8 {
-		m, h, key := create(t, CreateOptions{CipherAlg: "aes-128"})
+	for i := range 16 {
+		n, version := i/2, 1+i%2
+		m, h, key := create(t, versionOptions(version))
 		left := n
 		m.before = func(p []byte, _ int64) error {
 			if left--; left < 0 {
@@ -279,15 +306,5 @@ func TestAmendFails(t *testing.T) {
 		if errOld != nil && errNew != nil {
 			t.Errorf("failure of call %d: neither key opens: %v, %v", n, errOld, errNew)
 		}
-	}
-}
-
-func TestVersion2IsNotAmended(t *testing.T) {
-	h := &Header{Version: 2, v2: &luks2{}}
-	if _, err := h.AddKey(t.Context(), &Key{}, secret, AddOptions{IterTime: time.Second}); !errors.Is(err, ErrUnsupported) {
-		t.Error(err)
-	}
-	if err := h.EraseKey(t.Context(), EraseOptions{Passphrase: secret}); !errors.Is(err, ErrUnsupported) {
-		t.Error(err)
 	}
 }

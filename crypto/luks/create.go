@@ -28,6 +28,22 @@ type CreateOptions struct {
 	IterTime time.Duration
 	// Detached: the payload is in another file, from its beginning.
 	Detached bool
+
+	// Version is 1 or 2; 0 is 1. The fields below are for version 2.
+	Version int
+	// PBKDF is how the key of a slot follows from a passphrase: argon2id (the default),
+	// argon2i or pbkdf2.
+	PBKDF string
+	// Memory, in bytes, and Parallel are what argon2 takes; 0 for what cryptsetup takes: up
+	// to 1 GiB, but no more than half of what there is, and up to four threads.
+	Memory   int64
+	Parallel int
+	// SectorSize is 512 (the default) to 4096 bytes, a power of two.
+	SectorSize int
+	// Label is a name of at most 47 bytes.
+	Label string
+	// Reserve is that of Header.
+	Reserve func(n int64) (release func(), err error)
 }
 
 func or(s, def string) string {
@@ -49,6 +65,9 @@ func (o CreateOptions) complete() (CreateOptions, error) {
 	if o.IterTime == 0 {
 		o.IterTime = DefaultIterTime
 	}
+	if err := o.complete2(); err != nil {
+		return o, err
+	}
 	known := knownOther
 	for _, a := range algorithms {
 		known = append(known[:len(known):len(known)], a.option)
@@ -65,6 +84,42 @@ func (o CreateOptions) complete() (CreateOptions, error) {
 		}
 	}
 	return o, nil
+}
+
+// complete2 does so for what only version 2 has.
+func (o *CreateOptions) complete2() error {
+	switch o.Version {
+	case 0, 1:
+		if o.PBKDF != "" || o.Memory != 0 || o.Parallel != 0 || o.SectorSize != 0 || o.Label != "" {
+			return errorf(ErrInvalid, "key derivation, sector size and label can be chosen with version 2 only")
+		}
+		o.Version = 1
+		return nil
+	case 2:
+	default:
+		return errorf(ErrInvalid, "LUKS version %d is not supported", o.Version)
+	}
+	o.PBKDF = or(o.PBKDF, "argon2id")
+	if o.SectorSize == 0 {
+		o.SectorSize = sectorSize
+	}
+	switch {
+	case !contains([]string{"argon2id", "argon2i", "pbkdf2"}, o.PBKDF):
+		return errorf(ErrInvalid, "parameter '%s' does not accept value '%s'", "pbkdf", o.PBKDF)
+	case o.PBKDF == "pbkdf2" && (o.Memory != 0 || o.Parallel != 0):
+		return errorf(ErrInvalid, "pbkdf2 takes no memory and no threads")
+	case o.Memory != 0 && (o.Memory < 32<<10 || o.Memory > maxMemory2<<10 || o.Memory%1024 != 0):
+		return errorf(ErrInvalid, "argon2 takes 32 KiB to 4 GiB of memory")
+	case o.Parallel < 0 || o.Parallel > maxThreads2:
+		return errorf(ErrInvalid, "argon2 takes 1 to %d threads", maxThreads2)
+	case o.Memory != 0 && o.Memory < int64(max(o.Parallel, maxThreads2))*8<<10:
+		return errorf(ErrInvalid, "argon2 takes at least 8 KiB of memory for each thread")
+	case o.SectorSize < sectorSize || o.SectorSize > 4096 || o.SectorSize&(o.SectorSize-1) != 0:
+		return errorf(ErrInvalid, "sector size %d is impossible", o.SectorSize)
+	case len(o.Label) >= labelLen2:
+		return errorf(ErrInvalid, "the label is longer than %d bytes", labelLen2-1)
+	}
+	return nil
 }
 
 // spec returns the cipher and the length of its key.
@@ -111,6 +166,9 @@ func HeaderSize(o CreateOptions) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	if o.Version == 2 {
+		return newPayload2, nil
+	}
 	return slotOffset(n, slotCount1), nil
 }
 
@@ -121,7 +179,7 @@ func slotOffset(keyBytes, i int) int64 {
 	return slotAlign1 + (n+slotAlign1-1)/slotAlign1*slotAlign1*int64(i)
 }
 
-// Create writes the header of a new volume of version 1 with a new volume key, which
+// Create writes the header of a new volume with a new volume key, which
 // key slot 0 holds. The area has room for HeaderSize bytes. The header itself is
 // written last.
 func Create(ctx context.Context, area Area, o CreateOptions, passphrase []byte) (*Header, *Key, error) {
@@ -132,6 +190,9 @@ func Create(ctx context.Context, area Area, o CreateOptions, passphrase []byte) 
 	spec, keyBytes, err := o.spec()
 	if err != nil {
 		return nil, nil, err
+	}
+	if o.Version == 2 {
+		return create2(ctx, area, o, spec, keyBytes, passphrase)
 	}
 	h1 := &luks1{cipher: spec.Cipher, mode: specMode(o.CipherMode, o.IVGenAlg, o.IVGenHashAlg), hash: o.HashAlg,
 		payload: uint32(slotOffset(keyBytes, slotCount1) / sectorSize), keyBytes: uint32(keyBytes), uuid: newUUID()}

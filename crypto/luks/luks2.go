@@ -41,6 +41,8 @@ type luks2 struct {
 	slots   []slot2 // in the order in which they are tried
 	digest  digest2
 	segment segment2
+
+	copy *headerCopy // what was read; changes begin with it
 }
 
 // open2 reads the copies of the header and takes the valid one with the higher
@@ -61,7 +63,7 @@ func open2(ctx context.Context, area Area, areaSize int64, o OpenOptions) (*Head
 	if err != nil {
 		return nil, err
 	}
-	h2.label = best.label
+	h2.label, h2.copy = best.label, best
 	spec, err := parseSpec2(h2.segment.encryption)
 	if err != nil {
 		return nil, err
@@ -77,6 +79,7 @@ type headerCopy struct {
 	size        int64
 	seqID       uint64
 	label, uuid string
+	binary      []byte // without its checksum
 	text        []byte
 }
 
@@ -143,6 +146,7 @@ func read2(ctx context.Context, area Area, areaSize, off int64) (*headerCopy, er
 	if !bytes.Equal(h.Sum(nil), sum[:h.Size()]) {
 		return corrupt("LUKS2 header at %d has a wrong checksum", off)
 	}
+	c.binary = b
 	c.text, _, _ = bytes.Cut(body, []byte{0})
 	return c, nil
 }

@@ -135,6 +135,8 @@ type configText struct {
 
 var errReencrypt = errorf(ErrUnsupported, "LUKS2 volume is being reencrypted: finish that with cryptsetup first")
 
+var errNoKeyslot = errorf(ErrUnsupported, "LUKS2 volume has no keyslot for its payload")
+
 func corruptJSON(format string, args ...any) error {
 	return errorf(ErrCorrupt, "LUKS2 header: "+format, args...)
 }
@@ -178,7 +180,7 @@ func parse2(text []byte) (*luks2, error) {
 		h.slots = append(h.slots, s)
 	}
 	if len(h.slots) == 0 {
-		return nil, errorf(ErrUnsupported, "LUKS2 volume has no keyslot for its payload")
+		return nil, errNoKeyslot
 	}
 	slices.SortFunc(h.slots, func(a, b slot2) int { return a.number - b.number })
 	return h, nil

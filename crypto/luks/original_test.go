@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // tool skips the test where a program is missing.
@@ -57,6 +59,88 @@ func TestCryptsetupOpensOurs(t *testing.T) {
 				t.Errorf("luksDump does not say %s:\n%s", want, dump)
 			}
 		}
+	}
+}
+
+// TestCryptsetupWithOurs2 has cryptsetup open, describe and change volumes of version 2 that
+// Create made, and AddKey and EraseKey change them after that: what cryptsetup has put
+// there stays.
+func TestCryptsetupWithOurs2(t *testing.T) {
+	tool(t, "cryptsetup")
+	for _, o := range []CreateOptions{{}, {PBKDF: "pbkdf2", CipherAlg: "aes-128", CipherMode: "cbc", IVGenAlg: "essiv", HashAlg: "sha512", Label: "a label"},
+		{PBKDF: "argon2i", Memory: 1 << 20, Parallel: 2, SectorSize: 4096}} {
+		o.Version = 2
+		m, h, k := create(t, o)
+		if n, err := h.AddKey(t.Context(), k, []byte("second"), AddOptions{IterTime: fast}); err != nil || n != 1 {
+			t.Fatal(n, err)
+		}
+		name := filepath.Join(t.TempDir(), "volume")
+		m.save(t, name, int64(len(m.b))+1<<20)
+		for _, p := range []string{string(secret), "second"} {
+			cryptsetup(t, []byte(p), "open", "--test-passphrase", name)
+		}
+		third := filepath.Join(t.TempDir(), "third")
+		if err := os.WriteFile(third, []byte("third"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cryptsetup(t, secret, "luksAddKey", "--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000", "--key-slot=5", name, third)
+		run(t, `{"type":"ours","keyslots":["1","5"],"more":{"a":[1,2]}}`, "cryptsetup", "--batch-mode", "token", "import", "--json-file=-", name)
+		m = loadArea(t, name)
+		h = openArea(t, m)
+		k, err := h.Unlock(t.Context(), []byte("third"))
+		if err != nil || k.Slot() != 5 {
+			t.Fatal(k, err)
+		}
+		slot := int64(1)
+		if _, err := h.AddKey(t.Context(), k, []byte("fourth"), AddOptions{IterTime: fast}); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.EraseKey(t.Context(), EraseOptions{Slot: &slot}); err != nil {
+			t.Fatal(err)
+		}
+		m.save(t, name, int64(len(m.b)))
+		for p, slot := range map[string]string{string(secret): "0", "third": "5", "fourth": "2"} {
+			cryptsetup(t, []byte(p), "open", "--test-passphrase", "--key-slot="+slot, name)
+		}
+		dump := cryptsetup(t, secret, "luksDump", "--dump-json-metadata", name)
+		for _, want := range []string{`"type":"ours"`, `"more":{"a":[1,2]}`, `"keyslots":["5"]`} {
+			if !strings.Contains(strings.NewReplacer(" ", "", "\n", "", "\t", "").Replace(dump), want) {
+				t.Errorf("the header has no %s:\n%s", want, dump)
+			}
+		}
+		dump = cryptsetup(t, secret, "luksDump", name)
+		for _, want := range []string{h.UUID, "Epoch:", h.Spec.Cipher + "-" + specMode(h.Spec.Mode, h.Spec.IVGen, h.Spec.IVHash), o.Label} {
+			if !strings.Contains(dump, want) {
+				t.Errorf("luksDump does not say %s:\n%s", want, dump)
+			}
+		}
+		cryptsetup(t, secret, "repair", name)
+	}
+}
+
+// TestArgon2Cost divides work into memory and passes.
+func TestArgon2Cost(t *testing.T) {
+	for _, c := range []struct {
+		rate   float64
+		ms     int
+		most   int64
+		fixed  bool
+		memory int64
+		passes uint32
+	}{
+		{4 << 30, 2000, 1 << 30, false, 1 << 30, 8},
+		{1 << 30, 2000, 1 << 30, false, 512 << 20, 4},
+		{1 << 30, 2000, 1 << 30, true, 1 << 30, 4},
+		{1 << 30, 1, 1 << 30, false, 1 << 20, 4},
+		{1 << 30, 1000, 1 << 20, false, 1 << 20, 1024},
+	} {
+		memory, passes, err := argon2Cost(c.rate, time.Duration(c.ms)*time.Millisecond, c.most, c.fixed)
+		if memory != c.memory || passes != c.passes || err != nil {
+			t.Errorf("%+v: %d, %d, %v", c, memory, passes, err)
+		}
+	}
+	if _, _, err := argon2Cost(1<<30, 1000*time.Hour, 1<<30, false); !errors.Is(err, ErrInvalid) {
+		t.Error(err)
 	}
 }
 

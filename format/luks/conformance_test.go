@@ -22,8 +22,8 @@ func harness(o opts.Dict, light bool) drivertest.Harness {
 
 func TestConformance(t *testing.T) {
 	// The first has small key slots, which are opened many times.
-	for i, o := range []opts.Dict{{"cipher-alg": "aes-128", "cipher-mode": "cbc", "ivgen-alg": "essiv"}, {}} {
-		t.Run([]string{"cbc", "xts"}[i], func(t *testing.T) {
+	for i, o := range []opts.Dict{{"cipher-alg": "aes-128", "cipher-mode": "cbc", "ivgen-alg": "essiv"}, {}, {"version": "2", "pbkdf": "pbkdf2", "sector-size": "4k"}} {
+		t.Run([]string{"cbc", "xts", "version 2"}[i], func(t *testing.T) {
 			h := harness(o, i > 0)
 			if i > 0 || testkit.Race {
 				const why = "the format has no state that it could make a difference to"

@@ -35,12 +35,14 @@ func (luksDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
 	if o.DetachedHeader {
 		size = 0
 	}
-	if size < 0 || size > math.MaxInt64-room-sectorSize {
+	if size < 0 || size > math.MaxInt64-room-maxSector {
 		return driver.Errorf(driver.ErrInvalid, "the requested file size is too large")
 	}
+	size = o.roundUp(size)
 	if err := makeRoom(ctx, req.File, room+size, prealloc); err != nil {
 		return err
 	}
+	v.Reserve = reserve(req.Env.Budget)
 	_, key, err := luks.Create(ctx, req.File, v, secret)
 	if err != nil {
 		return failure(err)
@@ -83,8 +85,9 @@ func (luksDriver) Measure(_ context.Context, req *driver.MeasureRequest) (*drive
 	if o.DetachedHeader {
 		size = 0
 	}
-	if size < 0 || size > math.MaxInt64-room {
+	if size < 0 || size > math.MaxInt64-room-maxSector {
 		return nil, driver.Errorf(driver.ErrInvalid, "the image size is too large for file format 'luks'")
 	}
+	size = o.roundUp(size)
 	return &driver.Measured{Required: room + size, FullyAllocated: room + size}, nil
 }

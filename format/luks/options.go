@@ -27,6 +27,13 @@ type createOptions struct {
 	HashAlg        string  `opt:"hash-alg" help:"Name of encryption hash algorithm"`
 	IterTime       *int64  `opt:"iter-time" help:"Time to spend in PBKDF in milliseconds"`
 	DetachedHeader bool    `opt:"detached-header" help:"Create a detached LUKS header"`
+	// Ours: QEMU makes version 1 only, and lists what it has.
+	Version    int64  `opt:"version" hidden:"on" help:"LUKS version: 1 (default) or 2"`
+	PBKDF      string `opt:"pbkdf" hidden:"on" help:"Key derivation of version 2: argon2id (default), argon2i or pbkdf2"`
+	Memory     int64  `opt:"pbkdf-memory" type:"size" hidden:"on" help:"Memory that argon2 takes"`
+	Parallel   int64  `opt:"pbkdf-parallel" hidden:"on" help:"Threads that argon2 takes"`
+	SectorSize int64  `opt:"sector-size" type:"size" hidden:"on" help:"Sector size of version 2, 512 to 4096"`
+	Label      string `opt:"label" hidden:"on" help:"Label of version 2"`
 	// Listed by the protocol, which knows what it can do.
 	Preallocation string `opt:"preallocation" hidden:"on" help:"Preallocation mode (allowed values: off, falloc, full)"`
 }
@@ -46,9 +53,24 @@ var (
 	amendSchema  = opts.SchemaOf(amendOptions{})
 )
 
+// maxSector is the largest sector size, in bytes.
+const maxSector = 4096
+
+// roundUp gives a disk whole sectors, where those are larger than 512 bytes.
+func (o *createOptions) roundUp(size int64) int64 {
+	if o.SectorSize <= sectorSize {
+		return size
+	}
+	return (size + o.SectorSize - 1) / o.SectorSize * o.SectorSize
+}
+
+// small makes an int of a number; what is out of range stays so.
+func small(n int64) int { return int(max(-1, min(n, 1<<30))) }
+
 func (o *createOptions) volume() luks.CreateOptions {
 	v := luks.CreateOptions{CipherAlg: o.CipherAlg, CipherMode: o.CipherMode, IVGenAlg: o.IVGenAlg,
-		IVGenHashAlg: o.IVGenHashAlg, HashAlg: o.HashAlg, Detached: o.DetachedHeader}
+		IVGenHashAlg: o.IVGenHashAlg, HashAlg: o.HashAlg, Detached: o.DetachedHeader, PBKDF: o.PBKDF, Memory: o.Memory, Label: o.Label,
+		Version: small(o.Version), Parallel: small(o.Parallel), SectorSize: small(o.SectorSize)}
 	if o.IterTime != nil {
 		v.IterTime = luks.IterTime(*o.IterTime)
 	}

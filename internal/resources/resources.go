@@ -55,6 +55,10 @@ func Available() int64 {
 	return max(0, min(left, addressSpaceLeft(), groupLeft()))
 }
 
+// Unused returns how many bytes the process can allocate before it meets a limit or
+// takes what the machine has not got.
+func Unused() int64 { return max(0, min(Available(), machineLeft())) }
+
 // Buffers returns how much memory the workers of one operation may hold together:
 // MaxBuffers, and less where a limit leaves less.
 func Buffers() int64 {
