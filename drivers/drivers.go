@@ -34,6 +34,7 @@ import (
 	"github.com/cowl-disk/cowl/protocol/nbd"
 	"github.com/cowl-disk/cowl/protocol/null"
 	"github.com/cowl-disk/cowl/protocol/ssh"
+	"github.com/cowl-disk/cowl/protocol/vvfat"
 )
 
 // All returns every driver, in the order in which formats are probed. The first that has
@@ -62,6 +63,7 @@ func All() []driver.Driver {
 		http.NewFTP(),
 		http.NewFTPS(),
 		ssh.New(),
+		vvfat.New(),
 		mem.New(),
 		blkdebug.New(),
 		blklogwrites.New(),

@@ -151,6 +151,8 @@ var small = set(
 	"unsupported VDI image (non-NULL parent UUID)",
 	"invalid VPC image",
 	"invalid encryption method in qcow header",
+	"vvfat block driver requires a 'dir' option",
+	"vvfat label cannot be longer than 11 bytes",
 )
 
 func set(list ...string) map[string]bool {
