@@ -40,3 +40,10 @@ func modified(e []byte) time.Time {
 	}
 	return time.Date(1980+int(day>>9), month, d, int(clock>>11), int(clock>>5&63), int(clock&31)*2, 0, time.Local)
 }
+
+// Rounded is a time as an entry can hold it.
+func Rounded(t time.Time) time.Time {
+	e := make([]byte, EntrySize)
+	PutTimes(e, t.Local())
+	return modified(e)
+}

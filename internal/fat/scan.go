@@ -27,7 +27,7 @@ func scan(content []byte, found func(*File) error) error {
 		}
 		f := &File{Name: name, Long: isLong, Short: [11]byte(e), ReadOnly: e[11]&AttrReadOnly != 0, Dir: e[11]&AttrDirectory != 0, Modified: modified(e)}
 		if !isLong {
-			f.Name = shortText(f.Short)
+			f.Name = shortText(f.Short, e[12])
 		}
 		f.First = uint32(binary.LittleEndian.Uint16(e[20:]))<<16 | uint32(binary.LittleEndian.Uint16(e[26:]))
 		if !f.Dir {
@@ -80,13 +80,19 @@ func (l *longName) of(short [11]byte) (string, bool) {
 	return string(utf16.Decode(l.units[:n])), n > 0
 }
 
-// shortText is a short name as text, in lower case as QEMU has it. Bytes of other character
-// sets are replaced.
-func shortText(short [11]byte) string {
+// Windows notes in an entry which parts of its short name are in lower case.
+const lowerBase, lowerExt = 0x08, 0x10
+
+// shortText is a short name as text: in lower case, as QEMU has it, or in that which the entry
+// notes. Bytes of other character sets are replaced.
+func shortText(short [11]byte, noted byte) string {
+	if noted &= lowerBase | lowerExt; noted == 0 {
+		noted = lowerBase | lowerExt
+	}
 	if short[0] == 0x05 { // stands for 0xe5, which marks what is deleted
 		short[0] = 0xe5
 	}
-	part := func(b []byte) string {
+	part := func(b []byte, lower bool) string {
 		var s strings.Builder
 		for _, c := range b {
 			if c >= 0x80 {
@@ -94,10 +100,14 @@ func shortText(short [11]byte) string {
 			}
 			s.WriteByte(c)
 		}
-		return strings.ToLower(strings.TrimRight(s.String(), " "))
+		text := strings.TrimRight(s.String(), " ")
+		if lower {
+			text = strings.ToLower(text)
+		}
+		return text
 	}
-	name := part(short[:8])
-	if ext := part(short[8:]); ext != "" {
+	name := part(short[:8], noted&lowerBase != 0)
+	if ext := part(short[8:], noted&lowerExt != 0); ext != "" {
 		name += "." + ext
 	}
 	return name

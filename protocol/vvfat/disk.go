@@ -1,8 +1,10 @@
 package vvfat
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
+	"slices"
 	"sort"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -82,6 +84,39 @@ func (p *plan) contents() contents {
 		c[i] = extent{first: o.first, count: o.count, it: o.it, entries: o.entries}
 	}
 	return c
+}
+
+// contents appends where the files below a folder have their bytes.
+func (it *item) contents(c contents, clusterSize int64) contents {
+	off := int64(0)
+	for _, r := range it.runs {
+		if off < it.size {
+			c = append(c, extent{first: r.First, count: r.Count, off: off, it: it})
+		}
+		off += int64(r.Count) * clusterSize
+	}
+	for _, child := range it.children {
+		c = child.contents(c, clusterSize)
+	}
+	return c
+}
+
+// sorted brings extents in order. If two have clusters in common, which happens while not all of
+// a guest's changes have reached the folder, their bytes are the same there.
+func (c contents) sorted(clusterSize int64) contents {
+	slices.SortFunc(c, func(a, b extent) int { return cmp.Compare(a.first, b.first) })
+	out, end := c[:0], uint32(0)
+	for _, e := range c {
+		if e.first+e.count <= end {
+			continue
+		}
+		if e.first < end {
+			skip := end - e.first
+			e.first, e.count, e.off = end, e.count-skip, e.off+int64(skip)*clusterSize
+		}
+		out, end = append(out, e), e.first+e.count
+	}
+	return out
 }
 
 // fill makes the bytes of the disk from off on, as they were before anything was written. All
@@ -202,12 +237,22 @@ func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error
 	if off >= n.plan.size {
 		return driver.Extent{}, nil
 	}
-	length = min(length, n.plan.size-off)
 	n.mu.RLock()
 	defer n.mu.RUnlock()
+	return n.extent(off, min(length, n.plan.size-off)), nil
+}
+
+// extent says what is at an offset within the disk. Called with mu.
+func (n *node) extent(off, length int64) driver.Extent {
+	if n.overlay != nil {
+		written, count := n.overlay.at(off, length)
+		if length = count; written {
+			return driver.Extent{Length: length, Kind: driver.ExtentData}
+		}
+	}
 	kind, count := n.plan.kindAt(off, n.contents)
 	if kind == areaZero {
-		return driver.Extent{Length: min(length, count), Kind: driver.ExtentZero}, nil
+		return driver.Extent{Length: min(length, count), Kind: driver.ExtentZero}
 	}
 	for count < length { // neighbours are one extent
 		more, m := n.plan.kindAt(off+count, n.contents)
@@ -216,7 +261,7 @@ func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error
 		}
 		count += m
 	}
-	return driver.Extent{Length: min(length, count), Kind: driver.ExtentData}, nil
+	return driver.Extent{Length: min(length, count), Kind: driver.ExtentData}
 }
 
 // kindAt says what is at an offset, and how much of it.

@@ -13,9 +13,18 @@
 // file within the folder is shown as the file when the disk is read-only. All other links,
 // devices, sockets and pipes, and names that FAT cannot have, are left out with a warning.
 //
+// # Writing
+//
+// With rw=on what the guest writes goes to a temporary file, the overlay. At a flush and at the
+// end the file system is read as the guest sees it, and the folder is brought to that state:
+// apply.go tells how. While the guest's file system is inconsistent, nothing in the folder
+// changes. Permissions of changed files are kept, and their owners where the process may;
+// further attributes and links between files are not.
+//
 // # Locks
 //
-// fileCache.mu is taken below node.mu.
+// node.mu is held shared by reads, alone by writes and while the folder is changed. fileCache.mu
+// is taken below it.
 //
 // Structures and sections are those of package internal/fat.
 package vvfat

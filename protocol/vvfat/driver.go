@@ -86,8 +86,6 @@ func (vvfatDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.No
 	switch {
 	case o.RW && !req.Access.Write:
 		return nil, driver.Errorf(driver.ErrReadOnly, "unable to set VVFAT to 'rw' when drive is read-only")
-	case o.RW:
-		return nil, driver.Errorf(driver.ErrUnsupported, "vvfat cannot be written yet")
 	case !o.RW && req.Access.Write:
 		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	}

@@ -273,7 +273,7 @@ func (p *plan) entries(dir *item) []byte {
 		attr := byte(fat.AttrArchive)
 		if it.dir {
 			attr = fat.AttrDirectory
-		} else if it.mode&0o222 == 0 {
+		} else if readOnly(it.mode) {
 			attr |= fat.AttrReadOnly
 		}
 		add(it.short, attr, it, it.first)

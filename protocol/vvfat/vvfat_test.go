@@ -208,7 +208,7 @@ func withDir(o opts.Dict, dir string) opts.Dict {
 }
 
 func TestAgainstTools(t *testing.T) {
-	for seed := range uint64(testkit.Count(14)) {
+	for seed := range uint64(testkit.Count(7)) {
 		r := testkit.Rand(seed)
 		dir := t.TempDir()
 		o := withDir(variants[seed%uint64(len(variants))], dir)
