@@ -160,7 +160,6 @@ func (c *conn) write(ctx context.Context, b *batch) error {
 		c.fail(err)
 		return c.reason()
 	}
-	c.progress.Store(now())
 	return nil
 }
 

@@ -70,7 +70,7 @@ type script struct {
 
 // patience is how long a script waits for a write that does not come, since other
 // answers make other requests.
-const patience = 20 * time.Millisecond
+const patience = 5 * time.Millisecond
 
 func (s *script) Read(p []byte) (int, error) {
 	for {
@@ -192,7 +192,7 @@ func TestHostile(t *testing.T) {
 			t.Fatalf("as it was recorded: %v", err)
 		}
 		r := testkit.Rand(uint64(i))
-		for range testkit.Count(100) {
+		for range testkit.Count(50) {
 			_ = replay(mutate(r.IntN, chunks), c.initiator)
 		}
 	}

@@ -41,27 +41,27 @@ type SenseError struct {
 	Code uint16 // additional sense code and qualifier
 }
 
-var senseKeys = [16]string{"NO SENSE", "RECOVERED ERROR", "NOT READY", "MEDIUM ERROR", "HARDWARE ERROR", "ILLEGAL REQUEST", "UNIT ATTENTION",
-	"DATA PROTECT", "BLANK CHECK", "VENDOR SPECIFIC", "COPY ABORTED", "ABORTED COMMAND", "OBSOLETE", "VOLUME OVERFLOW", "MISCOMPARE", "COMPLETED"}
+var senseKeys = [16]string{"NO_SENSE", "RECOVERED_ERROR", "NOT_READY", "MEDIUM_ERROR", "HARDWARE_ERROR", "ILLEGAL_REQUEST", "UNIT_ATTENTION",
+	"DATA_PROTECT", "BLANK_CHECK", "VENDOR_SPECIFIC", "COPY_ABORTED", "ABORTED_COMMAND", "OBSOLETE", "VOLUME_OVERFLOW", "MISCOMPARE", "COMPLETED"}
 
 var senseCodes = map[uint16]string{
-	asNotReadyBecoming:   "BECOMING READY",
-	asInvalidOpcode:      "INVALID OPERATION CODE",
-	asOutOfRange:         "LBA OUT OF RANGE",
-	asInvalidField:       "INVALID FIELD IN CDB",
-	asNoUnit:             "LOGICAL UNIT NOT SUPPORTED",
-	asInvalidParameter:   "INVALID FIELD IN PARAMETER LIST",
-	asWriteProtected:     "WRITE PROTECTED",
-	asSpaceAllocation:    "SPACE ALLOCATION FAILED WRITE PROTECT",
-	0x2900:               "POWER ON, RESET, OR BUS DEVICE RESET OCCURRED",
-	asCommandsCleared:    "COMMANDS CLEARED BY ANOTHER INITIATOR",
-	asMediumNotPresent:   "MEDIUM NOT PRESENT",
-	asThinThreshold:      "THIN PROVISIONING SOFT THRESHOLD REACHED",
-	asInternalTargetFail: "INTERNAL TARGET FAILURE",
-	0x2a09:               "CAPACITY DATA HAS CHANGED",
-	0x3f0e:               "REPORTED LUNS DATA HAS CHANGED",
-	0x1100:               "UNRECOVERED READ ERROR",
-	0x0c00:               "WRITE ERROR",
+	asNotReadyBecoming:   "BECOMING_READY",
+	asInvalidOpcode:      "INVALID_OPERATION_CODE",
+	asOutOfRange:         "LBA_OUT_OF_RANGE",
+	asInvalidField:       "INVALID_FIELD_IN_CDB",
+	asNoUnit:             "LOGICAL_UNIT_NOT_SUPPORTED",
+	asInvalidParameter:   "INVALID_FIELD_IN_PARAMETER_LIST",
+	asWriteProtected:     "WRITE_PROTECTED",
+	asSpaceAllocation:    "SPACE_ALLOCATION_FAILED_WRITE_PROTECT",
+	0x2900:               "POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED",
+	asCommandsCleared:    "COMMANDS_CLEARED_BY_ANOTHER_INITIATOR",
+	asMediumNotPresent:   "MEDIUM_NOT_PRESENT",
+	asThinThreshold:      "THIN_PROVISIONING_SOFT_THRESHOLD_REACHED",
+	asInternalTargetFail: "INTERNAL_TARGET_FAILURE",
+	0x2a09:               "CAPACITY_DATA_HAS_CHANGED",
+	0x3f0e:               "REPORTED_LUNS_DATA_HAS_CHANGED",
+	0x1100:               "UNRECOVERED_READ_ERROR",
+	0x0c00:               "WRITE_ERROR",
 }
 
 func (e *SenseError) Error() string { return message.Text(e) }

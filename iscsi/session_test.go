@@ -173,8 +173,7 @@ func TestRedirect(t *testing.T) {
 			t.Errorf("after the loss of the connection: %v", err)
 		}
 	}
-	loop := iscsid.Start(t, iscsid.Config{}, nil)
-	loop.Redirect = loop.Address
+	loop := iscsid.Start(t, iscsid.Config{Redirect: "self"}, nil)
 	if _, err := iscsi.Open(ctx, config(loop)); !errors.Is(err, iscsi.ErrProtocol) {
 		t.Errorf("a target that moves to itself: %v", err)
 	}

@@ -76,8 +76,8 @@ func (c *conn) begin(ctx context.Context, cmd *Command) (*task, error) {
 		return nil, c.err
 	}
 	t.tag = c.nextTag()
-	if len(c.tasks) == c.abandoned {
-		c.progress.Store(now())
+	if !t.probe {
+		c.progress.Store(now()) // before watch sees a command that waits
 	}
 	c.tasks[t.tag] = t
 	c.mu.Unlock()
@@ -116,6 +116,9 @@ func (c *conn) begin(ctx context.Context, cmd *Command) (*task, error) {
 		<-c.received // it may fill the buffer
 		return nil, err
 	}
+	if !t.probe {
+		c.progress.Store(now())
+	}
 	return t, nil
 }
 
@@ -150,7 +153,11 @@ func (c *conn) sendData(ctx context.Context, t *task, r transfer) error {
 		return err
 	}
 	defer c.unlock()
-	return c.write(ctx, b)
+	if err := c.write(ctx, b); err != nil {
+		return err
+	}
+	c.progress.Store(now())
+	return nil
 }
 
 // abandon makes the buffers of a command those of the caller again, and asks the target

@@ -1,6 +1,10 @@
 package driver
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/cowl-disk/cowl/opts"
+)
 
 // Objects are what options refer to by id: secrets, TLS credentials, groups of
 // throttled nodes and whatever else is defined beside the images. It is safe for use
@@ -49,6 +53,13 @@ func (s Secrets) Object(id string) Object {
 	}
 	return Secret(text)
 }
+
+// Defaults are options that disks of a driver have where nothing else is said. Their id is
+// "DRIVER/NAME", which no object has that a user defines; the driver says what NAME is.
+type Defaults opts.Dict
+
+// Kind implements Object.
+func (Defaults) Kind() string { return "default options" }
 
 // TLSCreds says where TLS credentials are and what they are for. What was read from
 // Dir to check them is not kept: a user of the credentials reads the files again.

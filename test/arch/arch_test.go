@@ -71,6 +71,8 @@ var allowed = map[string][]string{
 	"format/qcow2":          {"internal/message", "format/qcow2/", "crypto/", "internal/cryptio", "internal/clustertable", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/deflate", "internal/inflate", "internal/resources", "internal/trace"},
 	"protocol":              {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources", "internal/trace"},
 	"protocol/nbd":          {"internal/sockaddr", "nbd/client", "nbd/wire", "nbd/tlscreds", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
+	"iscsi":                 {"internal/message"},
+	"protocol/iscsi":        {"iscsi", "internal/inet", "internal/bufpool", "block/driver", "opts"},
 	"protocol/ssh":          {"internal/sockaddr", "internal/inet", "block/driver", "opts"},
 	"protocol/vvfat":        {"internal/fat", "block/driver", "opts"},
 	"protocol/http":         {"internal/inet", "internal/message", "block/driver", "opts", "internal/zero"},

@@ -62,7 +62,9 @@ func (c *conn) login() error {
 	algorithm := pick(c.s.Algorithm, 5)
 	authenticated := c.s.User == ""
 	c.maxReceive, c.maxBurst, c.firstBurst = pick(c.s.MaxReceive, 8192), pick(c.s.MaxBurst, 256<<10), pick(c.s.FirstBurst, 64<<10)
+	c.sending.Lock()
 	c.window, c.maxSend = uint32(pick(c.s.Window, 128)), 8192
+	c.sending.Unlock()
 	header, data := false, false
 	for {
 		h, text, err := c.recv()
@@ -72,7 +74,9 @@ func (c *conn) login() error {
 		if h[0]&0x3f != 3 {
 			return errRefused
 		}
+		c.sending.Lock()
 		c.cmdSN = binary.BigEndian.Uint32(h[24:])
+		c.sending.Unlock()
 		k := keys(text)
 		var out bytes.Buffer
 		say := func(key, value string) { fmt.Fprintf(&out, "%s=%s\x00", key, value) }
@@ -143,7 +147,9 @@ func (c *conn) login() error {
 			return err
 		}
 		if r[1]&0x80 != 0 && r[1]&3 == 3 {
+			c.sending.Lock()
 			c.headerDigest, c.dataDigest = header, data
+			c.sending.Unlock()
 			c.s.Logins.Add(1)
 			return nil
 		}

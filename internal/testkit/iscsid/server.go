@@ -25,7 +25,7 @@ type Config struct {
 	Unasked                                bool // InitialR2T=No
 	MaxReceive, MaxBurst, FirstBurst       int  // 0: 8192, 256 KiB, 64 KiB
 	Window                                 int  // commands at a time; 0: 128
-	Redirect                               string
+	Redirect                               string // "self": to the target itself
 	Permanent                              bool // the redirection
 	// Intercept sees each command before it is done. It may be called concurrently.
 	Intercept func(lun uint32, cdb []byte) Action
@@ -124,6 +124,9 @@ func Start(t testing.TB, c Config, units map[uint32]*Unit) *Server {
 	}
 	if c.Name == "" {
 		c.Name = "iqn.2026-01.test:t"
+	}
+	if c.Redirect == "self" {
+		c.Redirect = l.Addr().String()
 	}
 	s := &Server{Config: c, Address: l.Addr().String(), listener: l, units: units, conns: map[*conn]bool{}}
 	s.done.Go(func() { s.accept(l) })
@@ -275,6 +278,8 @@ func (c *conn) numbers(h *[48]byte) {
 
 // send writes a PDU.
 func (c *conn) send(h *[48]byte, data []byte) error {
+	c.sending.Lock()
+	defer c.sending.Unlock()
 	h[5], h[6], h[7] = byte(len(data)>>16), byte(len(data)>>8), byte(len(data))
 	b := append([]byte(nil), h[:]...)
 	login := h[0]&0x3f == 0x23
@@ -289,8 +294,6 @@ func (c *conn) send(h *[48]byte, data []byte) error {
 	if c.dataDigest && !login && len(data) > 0 {
 		b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
 	}
-	c.sending.Lock()
-	defer c.sending.Unlock()
 	_, err := c.nc.Write(b)
 	return err
 }
