@@ -30,6 +30,7 @@ import (
 	"github.com/cowl-disk/cowl/format/vpc"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/http"
+	"github.com/cowl-disk/cowl/protocol/iscsi"
 	"github.com/cowl-disk/cowl/protocol/mem"
 	"github.com/cowl-disk/cowl/protocol/nbd"
 	"github.com/cowl-disk/cowl/protocol/null"
@@ -64,6 +65,7 @@ func All() []driver.Driver {
 		http.NewFTPS(),
 		ssh.New(),
 		vvfat.New(),
+		iscsi.New(),
 		mem.New(),
 		blkdebug.New(),
 		blklogwrites.New(),

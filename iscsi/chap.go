@@ -21,7 +21,8 @@ type Credentials struct {
 	User, Secret string
 }
 
-// chapHashes are the algorithms by their numbers, the preferred one first.
+// chapHashes are the algorithms by their numbers, the preferred one first. To some targets
+// (IET, tgt) 7 is SHA-1, by an early draft.
 var chapHashes = []struct {
 	number string
 	hash   func() hash.Hash
@@ -31,6 +32,9 @@ var chapHashes = []struct {
 	{"6", sha1.New},
 	{"5", md5.New},
 }
+
+// chapOld are the algorithms on whose numbers all targets agree.
+const chapOld = "6,5"
 
 func chapOffer() string {
 	var list []string
@@ -45,6 +49,8 @@ const maxChallenge = 1024
 
 // chap is an authentication under way.
 type chap struct {
+	offer     string // algorithms
+	number    string // of the algorithm
 	hash      func() hash.Hash
 	id        byte // of our challenge to the target
 	challenge []byte
@@ -64,7 +70,7 @@ func (c *chap) answer(from texts, own, target *Credentials) (texts, error) {
 	number, _ := from.get("CHAP_A")
 	for _, h := range chapHashes {
 		if h.number == number {
-			c.hash = h.hash
+			c.number, c.hash = number, h.hash
 		}
 	}
 	if c.hash == nil {

@@ -16,6 +16,8 @@ const (
 	maxAbandoned = 256
 	// maxReplies is how many answers to the target may wait to be sent.
 	maxReplies = 64
+	// writeGrace is how long a write goes on whose context has ended.
+	writeGrace = 100 * time.Millisecond
 	// farewell is how long a logout is waited for.
 	farewell = time.Second
 )
@@ -151,10 +153,19 @@ func (c *conn) waitFor(ctx context.Context, ready <-chan struct{}) error {
 	}
 }
 
-// write sends PDUs. It is called with sendLock. If ctx ends meanwhile, the connection does.
+// write sends PDUs. It is called with sendLock. If ctx ends meanwhile, and the target does
+// not take the rest soon, the connection ends, since half a PDU cannot be taken back.
 func (c *conn) write(ctx context.Context, b *batch) error {
-	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
+	written := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-written:
+		case <-time.After(writeGrace):
+			c.fail(context.Cause(ctx))
+		}
+	})
 	_, err := b.bufs.WriteTo(c.nc)
+	close(written)
 	stop()
 	if err != nil {
 		c.fail(err)

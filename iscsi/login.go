@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"slices"
 	"strconv"
@@ -107,7 +108,7 @@ func (l *login) security(first texts) (stage byte, err error) {
 
 // authenticate does CHAP.
 func (l *login) authenticate() (next byte, err error) {
-	got, _, err := l.exchange(stageSecurity, stageOperational, false, texts{{"CHAP_A", chapOffer()}})
+	got, _, err := l.exchange(stageSecurity, stageOperational, false, texts{{"CHAP_A", l.chap.offer}})
 	if err != nil {
 		return 0, err
 	}
@@ -328,9 +329,14 @@ func withPort(address string) string {
 func connect(ctx context.Context, cfg *Config, isid [6]byte, discovery bool) (c *conn, permanent string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.loginTime(), ErrTimeout)
 	defer cancel()
-	address := cfg.Address
-	for range maxRedirects + 1 {
-		c, err := logIn(ctx, cfg, withPort(address), isid, discovery)
+	address, offer := cfg.Address, chapOffer()
+	for range maxRedirects + 2 { // the last one for chapOld
+		c, algorithm, err := logIn(ctx, cfg, withPort(address), isid, discovery, offer)
+		var refused *LoginError
+		if errors.As(err, &refused) && offer != chapOld && algorithm > chapOld[:1] {
+			offer = chapOld // the target may mean another algorithm by the number
+			continue
+		}
 		if moved, ok := err.(*movedError); ok {
 			address = moved.address
 			if moved.permanent {
@@ -349,21 +355,22 @@ func connect(ctx context.Context, cfg *Config, isid [6]byte, discovery bool) (c 
 	return nil, "", protocolError("the target moved more than %d times", maxRedirects)
 }
 
-func logIn(ctx context.Context, cfg *Config, address string, isid [6]byte, discovery bool) (*conn, error) {
+// logIn logs in once. algorithm is the number of that of CHAP, "" without.
+func logIn(ctx context.Context, cfg *Config, address string, isid [6]byte, discovery bool, offer string) (c *conn, algorithm string, err error) {
 	nc, err := cfg.dial(ctx, address)
 	if err != nil {
-		return nil, &ConnectError{address, err}
+		return nil, "", &ConnectError{address, err}
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	src := &source{nc: nc}
-	l := &login{nc: nc, src: src, br: bufio.NewReaderSize(src, readBuffer), cfg: cfg, isid: isid}
+	l := &login{nc: nc, src: src, br: bufio.NewReaderSize(src, readBuffer), cfg: cfg, isid: isid, chap: chap{offer: offer}}
 	err = l.run(discovery)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		nc.Close()
-		return nil, err
+		return nil, l.chap.number, err
 	}
-	return newConn(l), nil
+	return newConn(l), l.chap.number, nil
 }

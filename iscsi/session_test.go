@@ -114,6 +114,11 @@ func TestLogin(t *testing.T) {
 			t.Errorf("algorithm %d: %v", algorithm, err)
 		}
 	}
+	draft := both
+	draft.Algorithm, draft.Draft = 7, true
+	if err := login(draft, joe, target); err != nil {
+		t.Errorf("a target whose 7 is SHA-1: %v", err)
+	}
 	if err := login(iscsid.Config{}, joe, nil); err != nil {
 		t.Errorf("credentials that nobody asks for: %v", err)
 	}

@@ -70,7 +70,7 @@ func (cr *creating) run(_ context.Context, operands []string) int {
 	}
 	var err error
 	if job.Options, err = cr.list.dict(); err != nil {
-		return c.fail(fmt.Errorf("%s: %w", job.Filename, err))
+		return c.fail(fmt.Errorf("%s: %w", driver.HidePassword(job.Filename), err))
 	}
 	if _, given := job.Options["size"]; job.Size == 0 && given {
 		return c.fail(fmt.Errorf("%s: The image size must be specified only once", job.Filename))
@@ -85,7 +85,7 @@ func (cr *creating) run(_ context.Context, operands []string) int {
 		for _, o := range w.Options {
 			text = append(text, o.Name+"="+o.Value)
 		}
-		c.printf("Formatting '%s', fmt=%s %s\n", w.Filename, w.Format, strings.Join(text, " "))
+		c.printf("Formatting '%s', fmt=%s %s\n", driver.HidePassword(w.Filename), w.Format, strings.Join(text, " "))
 	}
 	if err := ops.Create(c.ctx, job); err != nil {
 		return c.failCreate(job.Filename, err)
@@ -96,6 +96,7 @@ func (cr *creating) run(_ context.Context, operands []string) int {
 // failCreate reports that an image could not be created, and in the same line what
 // remains of it.
 func (c *call) failCreate(name string, err error) int {
+	name = driver.HidePassword(name)
 	var remains *block.RemainsError
 	if !errors.As(err, &remains) {
 		return c.fail(fmt.Errorf("%s: %w", name, createError(err)))

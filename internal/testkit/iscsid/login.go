@@ -59,7 +59,10 @@ func chapHash(algorithm int, id byte, secret string, challenge []byte) string {
 // login serves the login.
 func (c *conn) login() error {
 	challenge := []byte("0123456789abcdef")
-	algorithm := pick(c.s.Algorithm, 5)
+	algorithm, known := pick(c.s.Algorithm, 5), pick(c.s.Algorithm, 5)
+	if c.s.Draft && algorithm == 7 {
+		algorithm = 6
+	}
 	authenticated := c.s.User == ""
 	c.maxReceive, c.maxBurst, c.firstBurst = pick(c.s.MaxReceive, 8192), pick(c.s.MaxBurst, 256<<10), pick(c.s.FirstBurst, 64<<10)
 	c.sending.Lock()
@@ -117,10 +120,13 @@ func (c *conn) login() error {
 			}
 		}
 		if list, ok := k["CHAP_A"]; ok {
-			if !slices.Contains(strings.Split(list, ","), strconv.Itoa(algorithm)) {
+			if c.s.Draft && !slices.Contains(strings.Split(list, ","), "7") {
+				known, algorithm = 5, 5
+			}
+			if !slices.Contains(strings.Split(list, ","), strconv.Itoa(known)) {
 				return fail(2, 1)
 			}
-			say("CHAP_A", strconv.Itoa(algorithm))
+			say("CHAP_A", strconv.Itoa(known))
 			say("CHAP_I", "7")
 			say("CHAP_C", "0x"+hex.EncodeToString(challenge))
 		}

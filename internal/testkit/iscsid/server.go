@@ -20,13 +20,14 @@ type Config struct {
 	// target proves to those that ask. Algorithm is that of CHAP, 0 is 5 (MD5).
 	User, Secret, TargetUser, TargetSecret string
 	Algorithm                              int
-	Digests                                bool // the target takes CRC32C where it is offered
-	NoUnasked                              bool // InitialR2T=Yes, ImmediateData=No
-	Unasked                                bool // InitialR2T=No
-	MaxReceive, MaxBurst, FirstBurst       int  // 0: 8192, 256 KiB, 64 KiB
-	Window                                 int  // commands at a time; 0: 128
+	Draft                                  bool   // 7 is SHA-1
+	Digests                                bool   // the target takes CRC32C where it is offered
+	NoUnasked                              bool   // InitialR2T=Yes, ImmediateData=No
+	Unasked                                bool   // InitialR2T=No
+	MaxReceive, MaxBurst, FirstBurst       int    // 0: 8192, 256 KiB, 64 KiB
+	Window                                 int    // commands at a time; 0: 128
 	Redirect                               string // "self": to the target itself
-	Permanent                              bool // the redirection
+	Permanent                              bool   // the redirection
 	// Intercept sees each command before it is done. It may be called concurrently.
 	Intercept func(lun uint32, cdb []byte) Action
 }

@@ -1,0 +1,195 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/iscsi"
+)
+
+// Bounds of a journal, in bytes.
+const (
+	syncFrom  = 8 << 20  // from here on the cache is synchronised, while writes go on
+	maxHeld   = 24 << 20 // from here on writes wait for that
+	entryCost = 256      // what an entry counts for, besides its data
+)
+
+// entry is a change.
+type entry struct {
+	at      iscsi.Transfer
+	data    []byte // pooled once it is in the journal; nil for zeroes
+	zero    bool
+	unmap   bool
+	discard bool
+
+	done    bool   // the target has answered
+	covered uint64 // the first synchronisation that began after that; 0: none yet
+}
+
+func (e *entry) cost() int64 { return int64(len(e.data)) + entryCost }
+
+// write makes the change.
+func (e *entry) write(ctx context.Context, l iscsi.LUN, block int64) error {
+	switch {
+	case e.discard:
+		return l.Unmap(ctx, iscsi.BlockRange{LBA: e.at.LBA, Blocks: e.at.Blocks})
+	case e.zero:
+		return l.WriteSame(ctx, make([]byte, block), e.at, e.unmap)
+	}
+	return l.Write(ctx, e.data, e.at)
+}
+
+// journal holds what was written since the cache of the target was synchronised. An
+// entry is there before it is sent, so that nothing that was answered is ever missing.
+type journal struct {
+	mu      sync.Mutex
+	entries []*entry
+	bytes   int64
+	syncs   uint64        // synchronisations that began
+	running chan struct{} // not nil: one runs in the background; closed after that
+	err     error         // of one in the background, for the next Flush
+}
+
+// keeps says whether changes have to be held.
+func (n *node) keeps() bool {
+	return n.mode.WriteCache && !n.noFlush && n.opt.ReconnectDelay > 0
+}
+
+// change makes a change, which is in the journal meanwhile and until a synchronisation.
+func (n *node) change(ctx context.Context, e *entry, f func(e *entry) error) error {
+	if !n.keeps() {
+		return f(e)
+	}
+	j := &n.journal
+	if err := n.room(ctx); err != nil {
+		return err
+	}
+	if e.data != nil {
+		own := bufpool.Get(len(e.data))
+		copy(own, e.data)
+		e.data = own
+	}
+	j.mu.Lock()
+	j.entries = append(j.entries, e)
+	j.bytes += e.cost()
+	j.mu.Unlock()
+	err := f(e)
+	j.mu.Lock()
+	e.done = true
+	var sense *iscsi.SenseError
+	var status *iscsi.StatusError
+	if errors.As(err, &sense) || errors.As(err, &status) { // the target refused it
+		j.drop(func(other *entry) bool { return other == e })
+	}
+	j.mu.Unlock()
+	return err
+}
+
+// drop removes entries. It is called with mu. The buffers are left to the collector: a
+// replay may read them.
+func (j *journal) drop(which func(e *entry) bool) {
+	j.entries = slices.DeleteFunc(j.entries, func(e *entry) bool {
+		if !which(e) {
+			return false
+		}
+		j.bytes -= e.cost()
+		return true
+	})
+}
+
+// room starts a synchronisation where much is held, and waits for it where too much is.
+func (n *node) room(ctx context.Context) error {
+	j := &n.journal
+	for {
+		j.mu.Lock()
+		if j.bytes >= syncFrom && j.running == nil && j.err == nil {
+			j.running = make(chan struct{})
+			go n.background(j.running)
+		}
+		wait, err := j.running, j.err
+		full := j.bytes >= maxHeld
+		j.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if !full || wait == nil {
+			return nil
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// background synchronises the cache. It ends with the session.
+func (n *node) background(running chan struct{}) {
+	err := n.sync(context.Background())
+	j := &n.journal
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err != nil {
+		j.err = err
+	}
+	j.running = nil
+	close(running)
+}
+
+// wait waits for what runs in the background.
+func (j *journal) wait() {
+	j.mu.Lock()
+	running := j.running
+	j.mu.Unlock()
+	if running != nil {
+		<-running
+	}
+}
+
+// sync makes what was written durable, and forgets it.
+func (n *node) sync(ctx context.Context) error {
+	j := &n.journal
+	j.mu.Lock()
+	j.syncs++
+	mine := j.syncs
+	err := j.err
+	for _, e := range j.entries {
+		if e.done && e.covered == 0 {
+			e.covered = mine
+		}
+	}
+	j.mu.Unlock()
+	if err == nil {
+		err = n.lun.Sync(ctx)
+	}
+	if iscsi.IsUnsupported(err) {
+		err = nil // such a unit has no cache
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return driver.Errorf(kindOf(err), "iSCSI SYNCHRONIZE CACHE failed: %w", err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.drop(func(e *entry) bool { return e.covered != 0 && e.covered <= mine })
+	return nil
+}
+
+// replay makes the changes again that may be lost, in their order.
+func (j *journal) replay(ctx context.Context, l iscsi.LUN, block int64) error {
+	j.mu.Lock()
+	list := slices.Clone(j.entries)
+	j.mu.Unlock()
+	for _, e := range list {
+		if err := e.write(ctx, l, block); err != nil {
+			return err
+		}
+	}
+	return nil
+}
