@@ -18,7 +18,7 @@ func HidePassword(name string) string {
 		return name
 	}
 	user := strings.IndexByte(rest[:at], ':')
-	if strings.HasPrefix(scheme, "iscsi") || strings.HasPrefix(scheme, "iser") {
+	if strings.HasPrefix(name, "iscsi://") || strings.HasPrefix(name, "iser://") {
 		user = strings.IndexByte(rest[:at], '%')
 	}
 	if user < 0 {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
@@ -72,6 +74,24 @@ func (c *call) objectOption() program.Option {
 		}
 		return errDone
 	})
+}
+
+// declare makes the declaration of a command, with the options that all have whose
+// operands are images.
+func (c *call) declare(build func(*call) *program.Command) *program.Command {
+	cmd := build(c)
+	takes := func(name string) bool {
+		return slices.ContainsFunc(cmd.Options, func(o program.Option) bool { return strings.HasPrefix(o.Spelling, name) })
+	}
+	if takes("--object") {
+		cmd.Options = append(cmd.Options,
+			program.Func("--iscsi SETTINGS", "settings of sessions with an iSCSI target: [id=TARGET,]user=…,\npassword-secret=…,initiator-name=…,header-digest=…,timeout=…", c.objects.DefineISCSI).InFull(),
+			program.Func("--readconfig FILE", "read settings from the sections [iscsi], [iscsi \"TARGET\"] and\n[object \"ID\"] of a configuration file of the emulator", c.objects.ReadConfig).InFull())
+		// Behind the line with the other options, before that of the operands.
+		at := max(len(cmd.Usage)-1, 1)
+		cmd.Usage = slices.Insert(cmd.Usage, at, "[--iscsi SETTINGS] [--readconfig FILE]")
+	}
+	return cmd
 }
 
 func (c *call) forceShareOption() program.Option {

@@ -63,7 +63,7 @@ func (p *Program) Commands() []*program.Command {
 	list := slices.Clone(p.Others)
 	for _, build := range p.builders() {
 		c := p.newCall(context.Background())
-		c.cmd = build(c)
+		c.cmd = c.declare(build)
 		list = append(list, c.cmd)
 	}
 	slices.SortFunc(list, func(a, b *program.Command) int { return strings.Compare(a.Name, b.Name) })
@@ -128,7 +128,7 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 	for _, build := range p.builders() {
 		// Most of a declaration is constant: making one to see its name is cheap.
 		c := p.newCall(ctx)
-		if c.cmd = build(c); c.cmd.Name == name {
+		if c.cmd = c.declare(build); c.cmd.Name == name {
 			return c.run(args)
 		}
 	}
