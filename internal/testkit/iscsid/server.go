@@ -298,3 +298,10 @@ func (c *conn) send(h *[48]byte, data []byte) error {
 	_, err := c.nc.Write(b)
 	return err
 }
+
+// Swap puts another unit in the place of one.
+func (s *Server) Swap(number uint32, u *Unit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.units[number] = u
+}
