@@ -36,6 +36,8 @@ var (
 	_ driver.Discarder  = (*node)(nil)
 	_ driver.Resizer    = (*node)(nil)
 	_ driver.Named      = (*node)(nil)
+	_ driver.Stater     = (*node)(nil)
+	_ driver.Describer  = (*node)(nil)
 )
 
 // Size implements driver.Node.
@@ -48,6 +50,23 @@ func (*node) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
 
 // Filename implements driver.Named.
 func (n *node) Filename() string { return n.opt.name() }
+
+// State implements driver.Stater: a unit is never dirty.
+func (*node) State(context.Context) (*driver.State, error) { return &driver.State{}, nil }
+
+// Bounds of what is taken for a cluster, in bytes, as with QEMU.
+const (
+	minCluster = 4 << 10
+	maxCluster = 16 << 20
+)
+
+// Info implements driver.Describer.
+func (n *node) Info(context.Context) (*driver.Info, error) {
+	if size := int64(n.limits.UnmapGranularity) * n.block(); size >= minCluster && size <= maxCluster {
+		return &driver.Info{ClusterSize: size}, nil
+	}
+	return &driver.Info{}, nil
+}
 
 // long says whether commands need 16 bytes.
 func (n *node) long() bool { return n.capacity.Blocks > 1<<32 }

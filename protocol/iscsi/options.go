@@ -215,9 +215,6 @@ func (o *openOptions) name() string {
 			d[option] = text
 		}
 	}
-	if o.Timeout != 0 {
-		d["timeout"] = strconv.FormatInt(o.Timeout, 10)
-	}
 	b, err := json.Marshal(d)
 	if err != nil {
 		return ""
