@@ -1,0 +1,94 @@
+package nfs_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/internal/testkit/ganesha"
+	"github.com/cowl-disk/cowl/nfs"
+)
+
+// TestGanesha: files of nfs-ganesha in each version of the protocol.
+func TestGanesha(t *testing.T) {
+	if !testkit.WithHosts(t, "127.0.0.1 localhost\n") {
+		return
+	}
+	s := ganesha.Start(t, t.TempDir(), "Squash = No_Root_Squash;")
+	for _, version := range []string{"3", "4.1", "4.2", "4", ""} {
+		t.Run("version "+version, func(t *testing.T) {
+			dir := s.Dir
+			if version != "3" && version != "" {
+				dir = "/export"
+			}
+			c, err := nfs.Mount(t.Context(), nfs.Config{Host: "127.0.0.1", Version: version}, dir)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, s.Log())
+			}
+			defer c.Close(t.Context())
+			if want := map[string]string{"": "3", "4": "4.2"}[version]; want != "" && c.Version() != want || want == "" && c.Version() != version {
+				t.Errorf("version %s", c.Version())
+			}
+			name := "file" + version
+			f, _, made, err := c.Create(t.Context(), name, 0o600)
+			if err != nil || !made {
+				t.Fatal(made, err)
+			}
+			want := make([]byte, 5<<20+3)
+			_, _ = rand.Read(want)
+			if err := f.WriteAt(t.Context(), want, 1<<20+1); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Sync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			a, err := f.Attr(t.Context())
+			if err != nil || a.Size != 6<<20+4 || !a.Regular {
+				t.Fatal(a, err)
+			}
+			onDisk, err := os.ReadFile(filepath.Join(s.Dir, name))
+			if err != nil || !bytes.Equal(onDisk[1<<20+1:], want) {
+				t.Fatal("another content", err)
+			}
+			got := make([]byte, 7<<20)
+			n, err := f.ReadAt(t.Context(), got, 5)
+			if err != io.EOF || !bytes.Equal(got[:n], onDisk[5:]) {
+				t.Fatal(n, err)
+			}
+			if c.Version() == "4.2" {
+				holes(t, f)
+			}
+			if err := f.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Remove(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// holes looks at a file that begins with a hole of 1 MiB, and makes another one.
+func holes(t *testing.T, f *nfs.File) {
+	t.Helper()
+	if next, eof, err := f.NextData(t.Context(), 0); err != nil || eof || next != 1<<20 {
+		t.Errorf("data at %d (%v, %v)", next, eof, err)
+	}
+	if err := f.Deallocate(t.Context(), 2<<20, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if next, _, err := f.NextHole(t.Context(), 1<<20); err != nil || next != 2<<20 {
+		t.Errorf("a hole at %d (%v)", next, err)
+	}
+	b := make([]byte, 1<<20)
+	if _, err := f.ReadAt(t.Context(), b, 2<<20); err != nil || !bytes.Equal(b, make([]byte, len(b))) {
+		t.Errorf("no zeroes (%v)", err)
+	}
+}
