@@ -33,6 +33,7 @@ import (
 	"github.com/cowl-disk/cowl/protocol/iscsi"
 	"github.com/cowl-disk/cowl/protocol/mem"
 	"github.com/cowl-disk/cowl/protocol/nbd"
+	"github.com/cowl-disk/cowl/protocol/nfs"
 	"github.com/cowl-disk/cowl/protocol/null"
 	"github.com/cowl-disk/cowl/protocol/ssh"
 	"github.com/cowl-disk/cowl/protocol/vvfat"
@@ -66,6 +67,7 @@ func All() []driver.Driver {
 		ssh.New(),
 		vvfat.New(),
 		iscsi.New(),
+		nfs.New(),
 		mem.New(),
 		blkdebug.New(),
 		blklogwrites.New(),

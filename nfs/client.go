@@ -55,8 +55,9 @@ type Config struct {
 	// Dial makes the connections; nil: over TCP, from a port below 1024 where this
 	// process may.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
-	// Log takes what happens to connections and state, nil: nothing does.
-	Log func(text string)
+	// Log takes what happens to connections and state (level 1), and each time that the
+	// server asks for patience (2); nil: nothing does.
+	Log func(level int, text string)
 }
 
 func (cfg *Config) defaults() error {
@@ -73,7 +74,7 @@ func (cfg *Config) defaults() error {
 		cfg.Dial = cfg.dialDefault
 	}
 	if cfg.Log == nil {
-		cfg.Log = func(string) {}
+		cfg.Log = func(int, string) {}
 	}
 	switch cfg.Version {
 	case "", Version3, "4", Version41, Version42:
@@ -157,7 +158,7 @@ func mountAny(ctx context.Context, cfg *Config, directory string) (protocol, err
 	}
 	p, err4 := mount4(ctx, cfg, directory)
 	if err4 == nil {
-		cfg.Log("version " + p.version() + ", since not 3: " + err.Error())
+		cfg.Log(1, "version "+p.version()+", since not 3: "+err.Error())
 		return p, nil
 	}
 	if errors.As(err4, new(*StatusError)) {
@@ -236,7 +237,7 @@ func patient(ctx context.Context, cfg *Config, f func() error) error {
 		if time.Now().After(until) {
 			return message.Errorf(nil, "the server has asked for patience for %v: %w", 3*cfg.Timeout, err)
 		}
-		cfg.Log("the server asks for patience: " + s.Name())
+		cfg.Log(2, "the server asks for patience: "+s.Name())
 		if err := pause(ctx, &wait); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package nfs
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"syscall"
@@ -117,6 +118,15 @@ func (e *StatusError) Unwrap() error {
 	return syscall.EIO
 }
 
+// lookupError adds the name that was looked up.
+func lookupError(name string, err error) error {
+	var s *StatusError
+	if errors.As(err, &s) {
+		return message.Errorf(err, "looking '%s' up: %s (%d)", name, s.Name(), -int64(s.Status))
+	}
+	return message.Errorf(nil, "looking '%s' up: %w", name, err)
+}
+
 // MountError is the mount service's refusal (RFC 1813, section 5.1.5).
 type MountError struct{ Status uint32 }
 
@@ -135,7 +145,7 @@ func (e *MountError) Error() string { return message.Text(e) }
 
 // Template implements message.Message.
 func (e *MountError) Template() (string, []any) {
-	return "the server does not let the directory be mounted: %s", []any{e.Name()}
+	return "the directory cannot be mounted: %s (%d): %v (%d)", []any{e.Name(), e.Status, e.Unwrap(), e.Status}
 }
 
 // Unwrap returns the error of the system that means the same.

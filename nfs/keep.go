@@ -184,7 +184,7 @@ func (f *File) commit(ctx context.Context, n int) (done bool, err error) {
 // called with all tokens.
 func (f *File) again(ctx context.Context) error {
 	for range restarts {
-		f.c.cfg.Log("the server was restarted: what it may have lost is written again")
+		f.c.cfg.Log(1, "the server was restarted: what it may have lost is written again")
 		f.mu.Lock()
 		kept := f.kept
 		f.known, f.doubt = false, false

@@ -422,7 +422,7 @@ func (v *version4) recover(ctx context.Context, old *session) error {
 	if s != old {
 		return nil
 	}
-	v.cfg.Log("the server has lost the session: another one is made")
+	v.cfg.Log(1, "the server has lost the session: another one is made")
 	if err := v.establish(ctx); err != nil {
 		return message.Errorf(nil, "making a session with the server again: %w", err)
 	}

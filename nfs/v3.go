@@ -225,7 +225,7 @@ func (v *version3) lookup(ctx context.Context, name string) (fh []byte, err erro
 func (v *version3) open(ctx context.Context, name string, write bool) (*handle, Attr, error) {
 	fh, err := v.lookup(ctx, name)
 	if err != nil {
-		return nil, Attr{}, message.Errorf(nil, "looking '%s' up: %w", name, err)
+		return nil, Attr{}, lookupError(name, err)
 	}
 	h := &handle{fh: fh}
 	if err := v.access(ctx, h, write); err != nil {

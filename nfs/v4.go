@@ -242,7 +242,7 @@ func (v *version4) opened(ctx context.Context, h *handle, create func(e *oncrpc.
 	})
 	if err != nil {
 		if create == nil {
-			err = message.Errorf(nil, "opening '%s': %w", h.name, err)
+			err = lookupError(h.name, err)
 		}
 		return nil, Attr{}, err
 	}

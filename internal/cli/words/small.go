@@ -13,6 +13,7 @@ var small = set(
 	"host key (%s key with fingerprint %s) is marked as revoked in %s",
 	"host key for this server not found, another type exists",
 	"missing hostname in URI",
+	"missing file path in URI",
 	"missing remote path in URI",
 	"no host key was found in known_hosts",
 	"remote host %s key fingerprint '%s:%s' does not match host_key_check '%s:%s'",
