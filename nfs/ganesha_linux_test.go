@@ -3,9 +3,13 @@ package nfs_test
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cowl-disk/cowl/internal/testkit"
@@ -90,5 +94,89 @@ func holes(t *testing.T, f *nfs.File) {
 	b := make([]byte, 1<<20)
 	if _, err := f.ReadAt(t.Context(), b, 2<<20); err != nil || !bytes.Equal(b, make([]byte, len(b))) {
 		t.Errorf("no zeroes (%v)", err)
+	}
+}
+
+// TestGaneshaFaults: a server that is killed and restarted while a file is written and
+// read, rights that are missing, and answers that are changed.
+func TestGaneshaFaults(t *testing.T) {
+	if !testkit.WithHosts(t, "127.0.0.1 localhost\n") {
+		return
+	}
+	s := ganesha.Start(t, t.TempDir(), "Squash = Root_Squash;")
+	if err := os.Chmod(s.Dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ version, dir string }{{"3", s.Dir}, {"4", "/export"}} {
+		if c.version == "4" && !testkit.Long() {
+			continue // a restarted server of version 4 waits for its clients
+		}
+		t.Run("restart "+c.version, func(t *testing.T) { restarted(t, s, c.version, c.dir) })
+		t.Run("rights "+c.version, func(t *testing.T) { refused(t, s, c.version, c.dir) })
+	}
+	t.Run("mutated 4", func(t *testing.T) {
+		m := mutate(t, fmt.Sprintf("127.0.0.1:%d", s.Port))
+		for seed := range uint64(testkit.Count(20)) {
+			hostile(t, m, nfs.Config{Host: "127.0.0.1", NFSPort: m.port(), Version: "4", UID: 1000, GID: 1000}, "/export", seed)
+		}
+	})
+}
+
+func restarted(t *testing.T, s *ganesha.Server, version, dir string) {
+	c, err := nfs.Mount(t.Context(), nfs.Config{Host: "127.0.0.1", Version: version, UID: 1000, GID: 1000}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	f, _, _, err := c.Create(t.Context(), "restarted"+version, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 24<<20)
+	_, _ = rand.Read(want)
+	const step = 1 << 20
+	for off := 0; off < len(want); off += step {
+		if off == 8*step {
+			s.Kill()
+			s.Run(t)
+		}
+		if err := f.WriteAt(t.Context(), want[off:off+step], int64(off)); err != nil {
+			t.Fatalf("at %d: %v", off, err)
+		}
+	}
+	if err := f.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(want))
+	if _, err := f.ReadAt(t.Context(), got[:len(got)/2], 0); err != nil {
+		t.Fatal(err)
+	}
+	s.Kill()
+	s.Run(t)
+	if _, err := f.ReadAt(t.Context(), got[len(got)/2:], int64(len(got)/2)); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("another content")
+	}
+	if err := f.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func refused(t *testing.T, s *ganesha.Server, version, dir string) {
+	name := "secret" + version
+	if err := os.WriteFile(filepath.Join(s.Dir, name), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for uid, want := range map[uint32]string{0: "squash root", 1000: "user 1000 asks, of group 0"} {
+		c, err := nfs.Mount(t.Context(), nfs.Config{Host: "127.0.0.1", Version: version, UID: uid}, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := c.Open(t.Context(), name, false); !errors.Is(err, syscall.EACCES) || !strings.Contains(err.Error(), want) {
+			t.Errorf("user %d: %v", uid, err)
+		}
+		c.Close(t.Context())
 	}
 }

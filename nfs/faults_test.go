@@ -1,0 +1,263 @@
+package nfs_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/nfs"
+)
+
+// TestRestart: what a server loses with a restart is written again, in its order; a change
+// of the verifier alone counts as one.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	const seed = 7
+	r := rand.New(rand.NewPCG(seed, seed))
+	s := newServer(t)
+	s.config.Timeout = time.Minute
+	_, f := s.mount(t)
+	const size = 1 << 20
+	model := make([]byte, size)
+	if err := f.Resize(t.Context(), size); err != nil {
+		t.Fatal(err)
+	}
+	check := func(step int) {
+		t.Helper()
+		if err := f.Sync(t.Context()); err != nil {
+			t.Fatalf("step %d: %v", step, err)
+		}
+		if !bytes.Equal(s.durable("disk"), model) {
+			t.Fatalf("step %d: something is lost", step)
+		}
+	}
+	for step := range testkit.Count(400) {
+		switch r.IntN(12) {
+		case 0:
+			s.restart()
+		case 1:
+			s.mu.Lock()
+			s.lose()
+			s.mu.Unlock()
+		case 2:
+			check(step)
+		case 3:
+			n := int64(size - r.IntN(size/2))
+			if err := f.Resize(t.Context(), n); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Resize(t.Context(), size); err != nil {
+				t.Fatal(err)
+			}
+			clear(model[n:])
+		case 4: // a read sees what was written, whatever the server has lost
+			off := r.IntN(size)
+			p := make([]byte, r.IntN(size-off)+1)
+			n, err := f.ReadAt(t.Context(), p, int64(off))
+			if err != nil && n < len(p) || !bytes.Equal(p, model[off:off+len(p)]) {
+				t.Fatalf("step %d: another content at %d (%d bytes of %d, %v)", step, off, n, len(p), err)
+			}
+		default:
+			off := r.IntN(size)
+			p := make([]byte, r.IntN(min(size-off, 200<<10))+1)
+			for i := range p {
+				p[i] = byte(step + i)
+			}
+			if err := f.WriteAt(t.Context(), p, int64(off)); err != nil {
+				t.Fatalf("step %d: %v", step, err)
+			}
+			copy(model[off:], p)
+		}
+	}
+	check(-1)
+}
+
+// TestKeptIsBounded: a file that is written without being flushed is committed all the
+// same, and then a flush has little to do.
+func TestKeptIsBounded(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	_, f := s.mount(t)
+	p := make([]byte, 1<<20)
+	for i := range int64(80) {
+		if err := f.WriteAt(t.Context(), p, i%4<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.mu.Lock()
+	commits := s.calls[procCommit]
+	s.mu.Unlock()
+	if commits < 1 {
+		t.Errorf("%d commits", commits)
+	}
+}
+
+// TestCommitFails: after a commit that fails, everything is written again, although the
+// verifier stays.
+func TestCommitFails(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	_, f := s.mount(t)
+	if err := f.WriteAt(t.Context(), []byte("data"), 0); err != nil {
+		t.Fatal(err)
+	}
+	var full atomic.Bool
+	full.Store(true)
+	s.before = func(proc uint32) fault {
+		if proc == procCommit && full.Load() {
+			return fault{status: statusNoSpc}
+		}
+		return fault{}
+	}
+	if err := f.Sync(t.Context()); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("%v", err)
+	}
+	full.Store(false)
+	s.mu.Lock()
+	s.files["disk"].now = nil // it dropped what it could not write
+	s.mu.Unlock()
+	if err := f.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.durable("disk"); string(got) != "data" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestPatience: a server that asks for patience is asked again, within a bound.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.config.Timeout = 300 * time.Millisecond
+	var left atomic.Int64
+	left.Store(3)
+	s.before = func(uint32) fault {
+		if left.Add(-1) >= 0 {
+			return fault{status: statusJukebox}
+		}
+		return fault{}
+	}
+	_, f := s.mount(t)
+	left.Store(3)
+	if err := f.WriteAt(t.Context(), []byte("x"), 0); err != nil {
+		t.Fatal(err)
+	}
+	left.Store(1 << 40)
+	err := f.WriteAt(t.Context(), []byte("x"), 0)
+	var status *nfs.StatusError
+	if !errors.As(err, &status) || status.Name() != "NFS3ERR_JUKEBOX" || !strings.Contains(err.Error(), "patience") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestAnswersLost: what was executed is not done twice, nor taken for an error, although its answer was
+// lost.
+func TestAnswersLost(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	var seen sync.Map
+	s.before = func(proc uint32) fault {
+		_, again := seen.LoadOrStore(proc, true)
+		return fault{breakAfter: !again}
+	}
+	c, f := s.mount(t) // the creation is sent twice, and is one of a new file
+	if err := f.WriteAt(t.Context(), []byte("some text"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.durable("disk"); string(got) != "some text" {
+		t.Errorf("%q", got)
+	}
+	if err := c.Remove(t.Context(), "disk"); err != nil {
+		t.Errorf("removing: %v", err)
+	}
+	if err := c.Remove(t.Context(), "disk"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("removing again: %v", err)
+	}
+	if err := f.WriteAt(t.Context(), []byte("x"), 0); err == nil || !strings.Contains(err.Error(), "NFS3ERR_STALE: the file was removed") {
+		t.Errorf("a file that is gone: %v", err)
+	}
+}
+
+// TestResets: connections that break at random are made again.
+func TestResets(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	var calls atomic.Int64
+	s.before = func(uint32) fault {
+		n := calls.Add(1)
+		return fault{breakBefore: n%7 == 0, breakAfter: n%5 == 0}
+	}
+	_, f := s.mount(t)
+	want := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
+	if err := f.WriteAt(t.Context(), want, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(want))
+	if _, err := f.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Fatal("another content", err)
+	}
+	if !bytes.Equal(s.durable("disk"), want) {
+		t.Error("another content on the server")
+	}
+}
+
+// TestSilence: a server that does not answer is given up after the time-out, and at once
+// with the context.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.config.Timeout = 300 * time.Millisecond
+	_, f := s.mount(t)
+	s.before = func(uint32) fault { return fault{silent: true} }
+	for name, call := range map[string]func(context.Context) error{
+		"read":   func(ctx context.Context) error { _, err := f.ReadAt(ctx, make([]byte, 100), 0); return err },
+		"write":  func(ctx context.Context) error { return f.WriteAt(ctx, make([]byte, 1<<20), 0) },
+		"resize": func(ctx context.Context) error { return f.Resize(ctx, 5) },
+	} {
+		if err := call(t.Context()); !errors.Is(err, syscall.ETIMEDOUT) {
+			t.Errorf("%s: %v", name, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(10*time.Millisecond, cancel)
+		if err := call(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
+	if n := runtime.NumGoroutine(); n > 100 {
+		t.Errorf("%d goroutines", n)
+	}
+}
+
+// TestGone: a server that is not there is told at once when a directory is mounted, and
+// waited for later.
+func TestGone(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.config.Timeout = 300 * time.Millisecond
+	_, f := s.mount(t)
+	s.Close()
+	s.hangUp()
+	if _, err := nfs.Mount(t.Context(), s.config, "/"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("%v", err)
+	}
+	if err := f.WriteAt(t.Context(), []byte("x"), 0); !errors.Is(err, syscall.ETIMEDOUT) || !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("%v", err)
+	}
+}
