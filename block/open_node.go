@@ -314,6 +314,10 @@ func (op *opener) openDriver(ctx context.Context, spec nodeSpec, drv driver.Driv
 	if desc.Kind != driver.KindProtocol {
 		backOpts, noBacking = takeBacking(d)
 		img.env.OpenChild = op.childOpener(spec, img, d)
+		img.env.OpenPart = op.partOpener(spec, img)
+		if n, ok := Ability[driver.Neighbours](img.Tree().Protocol()); ok {
+			img.env.Neighbours = n.Neighbours
+		}
 	}
 	if name == "" {
 		name = d.String("filename")
@@ -454,35 +458,56 @@ func relock(ctx context.Context, file *Image, access driver.Access) error {
 // childOpener makes the function by which a driver opens further children.
 func (op *opener) childOpener(spec nodeSpec, img *Image, d opts.Dict) func(context.Context, driver.ChildRef) (driver.Storage, error) {
 	return func(ctx context.Context, ref driver.ChildRef) (driver.Storage, error) {
-		o := ref.Options
-		if o == nil {
-			o = d.Sub(ref.Role)
+		if ref.Options == nil {
+			ref.Options = d.Sub(ref.Role)
 		}
-		src := Source{Options: o, Format: ref.Format}
-		if _, given := o["filename"]; !given && len(o) == 0 {
-			var err error
-			if src.Filename, err = img.Tree().Resolve(ref.Filename); err != nil {
-				return nil, err
-			}
-			if err := op.o.Gate.Allow(ctx, img.Tree().File().name, ref.Role, src.Filename); err != nil {
-				return nil, driver.Errorf(driver.ErrGate, "%w", err)
-			}
-		}
-		access := spec.access
-		access.Shared &^= driver.PermWrite | driver.PermResize
-		if access.Write {
-			access.Perm |= driver.PermResize
-		}
-		if ref.ReadOnly {
-			access.Write = false
-			access.Perm &^= driver.PermWrite | driver.PermResize
-		}
-		child, err := op.open(ctx, nodeSpec{src: src, role: ref.Role, protocol: ref.Format == "", chain: spec.chain,
-			access: access, unmap: true, cache: spec.cache})
+		child, err := op.openRef(ctx, spec, img, ref)
 		if err != nil {
-			return nil, &OpenError{Path: src.Filename, Role: ref.Role, Err: err}
+			return nil, err
 		}
 		img.children = append(img.children, Child{Role: ref.Role, Image: child})
 		return child, nil
 	}
+}
+
+// partOpener makes the function by which a driver opens files that it closes itself.
+func (op *opener) partOpener(spec nodeSpec, img *Image) func(context.Context, driver.ChildRef) (driver.Storage, error) {
+	return func(ctx context.Context, ref driver.ChildRef) (driver.Storage, error) {
+		ref.Options = nil
+		part, err := op.openRef(ctx, spec, img, ref)
+		if err != nil {
+			return nil, err
+		}
+		return part, nil
+	}
+}
+
+// openRef opens a file that an image or its options name.
+func (op *opener) openRef(ctx context.Context, spec nodeSpec, img *Image, ref driver.ChildRef) (*Image, error) {
+	o := ref.Options
+	src := Source{Options: o, Format: ref.Format}
+	if _, given := o["filename"]; !given && len(o) == 0 {
+		var err error
+		if src.Filename, err = img.Tree().Resolve(ref.Filename); err != nil {
+			return nil, err
+		}
+		if err := op.o.Gate.Allow(ctx, img.Tree().File().name, ref.Role, src.Filename); err != nil {
+			return nil, driver.Errorf(driver.ErrGate, "%w", err)
+		}
+	}
+	access := spec.access
+	access.Shared &^= driver.PermWrite | driver.PermResize
+	if access.Write {
+		access.Perm |= driver.PermResize
+	}
+	if ref.ReadOnly {
+		access.Write = false
+		access.Perm &^= driver.PermWrite | driver.PermResize
+	}
+	child, err := op.open(ctx, nodeSpec{src: src, role: ref.Role, protocol: ref.Format == "", chain: spec.chain,
+		access: access, unmap: true, cache: spec.cache})
+	if err != nil {
+		return nil, &OpenError{Path: src.Filename, Role: ref.Role, Err: err}
+	}
+	return child, nil
 }

@@ -24,6 +24,8 @@ import (
 	"github.com/cowl-disk/cowl/format/qed"
 	"github.com/cowl-disk/cowl/format/raw"
 	"github.com/cowl-disk/cowl/format/recognised"
+	"github.com/cowl-disk/cowl/format/sparsebundle"
+	"github.com/cowl-disk/cowl/format/sparseimage"
 	"github.com/cowl-disk/cowl/format/vdi"
 	"github.com/cowl-disk/cowl/format/vhdx"
 	"github.com/cowl-disk/cowl/format/vmdk"
@@ -57,6 +59,8 @@ func All() []driver.Driver {
 		cloop.New(),
 		dmg.New(),
 		asif.New(),
+		sparseimage.New(),
+		sparsebundle.New(),
 		file.New(),
 		file.NewHostDevice(),
 		nbd.New(),

@@ -30,6 +30,14 @@ type Env struct {
 	// extent. It asks the gate, resolves relative names, counts the budget. The
 	// child is closed by the block layer, after the node. Nil for protocols.
 	OpenChild func(ctx context.Context, ref ChildRef) (Storage, error)
+	// OpenPart opens a file as OpenChild does, by ref.Filename, but the file does not become a
+	// child: the driver closes it. It is for images in thousands of files, few of
+	// which are open at a time: a file that a mapping names is closed by Guard.Defer.
+	// It may be called at any time, concurrently. Nil for protocols.
+	OpenPart func(ctx context.Context, ref ChildRef) (Storage, error)
+	// Neighbours lists the files of a folder, which is given relative to the one that the
+	// image lies in. Nil where the protocol cannot.
+	Neighbours func(dir string) ([]string, error)
 }
 
 // InWords is the text of an error for a line of Warn or Report.

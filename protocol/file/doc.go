@@ -15,6 +15,12 @@
 // their edges are read, changed and written under a range lock, so that
 // neighbours do not lose what they write meanwhile.
 //
+// # Folders
+//
+// A folder that is a disk image (a sparse bundle of macOS, a disk of Parallels) is opened,
+// for reading only, by the file in it that describes the image: the name of the node is
+// that of this file, and the format finds the others beside it. Any other folder is refused.
+//
 // # Portability
 //
 // Reading, writing, resizing and creating work wherever Go does. Holes, direct
