@@ -11,5 +11,6 @@
 //
 // The property list is read as a stream, so that only the runs are held in memory,
 // within the budget. Package chunks reads the chunks. Check compares contents with the
-// checksums of the image. There is no writing, and encrypted images are refused.
+// checksums of the image. There is no writing. Package applecrypt reads
+// encrypted images (key-secret).
 package dmg

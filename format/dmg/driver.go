@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/applecrypt"
 	"github.com/cowl-disk/cowl/internal/chunks"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -20,7 +21,7 @@ var desc = driver.Desc{
 		{Role: "segments", Use: driver.UseData, List: true, Optional: true, ByDriver: true},
 	},
 	Summary:     "Apple disk images (read only)",
-	OpenOptions: opts.SchemaOf(struct{}{}),
+	OpenOptions: opts.SchemaOf(applecrypt.Options{}),
 }
 
 type dmgDriver struct{}
@@ -47,20 +48,38 @@ func (dmgDriver) Probe(_ []byte, _ int64, name string) int {
 
 // Open implements driver.Driver.
 func (dmgDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
-	if err := desc.OpenOptions.Decode(req.Options, &struct{}{}); err != nil {
+	var o applecrypt.Options
+	if err := desc.OpenOptions.Decode(req.Options, &o); err != nil {
 		return nil, err
 	}
 	if req.Access.Write {
 		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	}
-	t, err := findTrailer(ctx, req.File)
+	file, encrypted, err := o.Open(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	t, err := findTrailer(ctx, file)
+	if s, ok := file.(*applecrypt.Storage); ok {
+		// Version 1 of the encryption does not tell how much of the last block is data.
+		for cut := int64(sectorSize); t == nil && err == nil && cut < s.BlockSize() && cut < s.Size(); cut += sectorSize {
+			file = s.Shorter(cut)
+			t, err = findTrailer(ctx, file)
+		}
+		if t == nil {
+			file = s
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
 	if t == nil {
-		return openPlain(ctx, req.File)
+		return openPlain(ctx, file, encrypted)
 	}
-	n := &node{trailer: t, size: t.sectors * sectorSize, runs: runs{budget: req.Env.Budget, warn: req.Env.Warn}}
+	if encrypted && t.segments > 1 {
+		return nil, driver.Errorf(driver.ErrUnsupported, "the image is encrypted and in segments, which is not supported")
+	}
+	n := &node{trailer: t, file: file, encrypted: encrypted, size: t.sectors * sectorSize, runs: runs{budget: req.Env.Budget, warn: req.Env.Warn}}
 	if err := n.load(ctx, req); err != nil {
 		n.runs.release()
 		return nil, err
@@ -70,20 +89,20 @@ func (dmgDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 }
 
 // openPlain opens an image that is the disk itself.
-func openPlain(ctx context.Context, file driver.Storage) (driver.Node, error) {
+func openPlain(ctx context.Context, file driver.Storage, encrypted bool) (driver.Node, error) {
 	head := make([]byte, 2048)
 	got, err := file.ReadAt(ctx, head, 0)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
 	head = head[:got]
-	if bytes.HasPrefix(head, []byte("encrcdsa")) {
-		return nil, driver.Errorf(driver.ErrUnsupported, "the image is encrypted, which is not supported")
+	if bytes.HasPrefix(head, []byte("sprs")) {
+		return nil, driver.Errorf(driver.ErrFormat, "this is a sparse image: its format is 'sparseimage'")
 	}
-	if !isPlain(head) {
+	if !encrypted && !isPlain(head) {
 		return nil, driver.Errorf(driver.ErrFormat, "could not locate UDIF trailer in dmg file")
 	}
-	return &plain{file: file}, nil
+	return &plain{file: file, encrypted: encrypted}, nil
 }
 
 // load reads the tables and opens the segments.
@@ -95,9 +114,9 @@ func (n *node) load(ctx context.Context, req *driver.OpenRequest) error {
 	var err error
 	switch {
 	case t.rsrcN > 0:
-		err = n.runs.readFork(ctx, req.File, t.rsrc, t.rsrcN)
+		err = n.runs.readFork(ctx, n.file, t.rsrc, t.rsrcN)
 	case t.listN > 0:
-		err = n.runs.readList(ctx, req.File, t.list, t.listN)
+		err = n.runs.readList(ctx, n.file, t.list, t.listN)
 	default:
 		err = driver.Errorf(driver.ErrCorrupt, "the image has neither a property list nor a resource fork")
 	}
@@ -110,9 +129,9 @@ func (n *node) load(ctx context.Context, req *driver.OpenRequest) error {
 	length := t.length
 	if t.segments <= 1 {
 		// What the trailer says of the length matters for a checksum only.
-		length = max(0, req.File.Size()-t.data)
+		length = max(0, n.file.Size()-t.data)
 	}
-	n.data = &data{parts: []part{{file: req.File, pos: 0, off: t.data, length: length}}}
+	n.data = &data{parts: []part{{file: n.file, pos: 0, off: t.data, length: length}}}
 	return n.openSegments(ctx, req)
 }
 

@@ -9,12 +9,14 @@ import (
 
 // node is an open image with a trailer. Only its caches change after Open.
 type node struct {
-	trailer *trailer
-	size    int64
-	runs    runs
-	data    *data
-	chunks  *chunks.Reader
-	codecs  codecs
+	trailer   *trailer
+	file      driver.Storage // with the trailer, decrypted
+	encrypted bool
+	size      int64
+	runs      runs
+	data      *data
+	chunks    *chunks.Reader
+	codecs    codecs
 }
 
 var (
@@ -29,7 +31,9 @@ func (n *node) Size() int64 { return n.size }
 func (n *node) Limits() driver.Limits { return driver.Limits{RequestAlignment: sectorSize} }
 
 // Traits implements driver.Node.
-func (n *node) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
+func (n *node) Traits() driver.Traits {
+	return driver.Traits{FixedSize: true, Encrypted: n.encrypted}
+}
 
 // Flush implements driver.Node.
 func (n *node) Flush(context.Context) error { return nil }
@@ -101,7 +105,10 @@ func (n *node) find(_ context.Context, off int64) (chunks.Chunk, error) {
 }
 
 // plain is an image without a trailer: the disk itself.
-type plain struct{ file driver.Storage }
+type plain struct {
+	file      driver.Storage
+	encrypted bool
+}
 
 // Size implements driver.Node: whole sectors, as for raw disks.
 func (n *plain) Size() int64 { return (n.file.Size() + sectorSize - 1) / sectorSize * sectorSize }
@@ -110,7 +117,9 @@ func (n *plain) Size() int64 { return (n.file.Size() + sectorSize - 1) / sectorS
 func (n *plain) Limits() driver.Limits { return driver.Limits{RequestAlignment: sectorSize} }
 
 // Traits implements driver.Node.
-func (n *plain) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
+func (n *plain) Traits() driver.Traits {
+	return driver.Traits{FixedSize: true, Encrypted: n.encrypted}
+}
 
 // Flush implements driver.Node.
 func (n *plain) Flush(context.Context) error { return nil }

@@ -9,5 +9,7 @@
 // Bands are opened when they are read, a few at a time, each through the gate. Where the
 // protocol lists folders, the list says which are there. Images are read only.
 //
+// Package applecrypt reads encrypted bundles (key-secret), whose header is in the file "token".
+//
 // Locks: that of the table of open bands, which is never held across I/O.
 package sparsebundle

@@ -10,14 +10,16 @@ import (
 	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/applecrypt"
 	"github.com/cowl-disk/cowl/internal/plist"
 	"github.com/cowl-disk/cowl/opts"
 )
 
 const (
-	listName = "Info.plist"
-	folder   = "bands"
-	kind     = "com.apple.diskimage.sparsebundle"
+	listName  = "Info.plist"
+	tokenName = "token"
+	folder    = "bands"
+	kind      = "com.apple.diskimage.sparsebundle"
 
 	maxList = 1 << 20 // bytes of Info.plist
 	maxSize = 1 << 60 // bytes of a disk
@@ -35,7 +37,7 @@ var desc = driver.Desc{
 	Kind:        driver.KindFormat,
 	Children:    []driver.ChildDesc{{Role: "file", Use: driver.UseMetadata}},
 	Summary:     "Sparse bundles of macOS: folders (read only)",
-	OpenOptions: opts.SchemaOf(struct{}{}),
+	OpenOptions: opts.SchemaOf(applecrypt.Options{}),
 }
 
 type bundleDriver struct{}
@@ -63,7 +65,8 @@ func (bundleDriver) Probe(head []byte, _ int64, name string) int {
 
 // Open implements driver.Driver.
 func (bundleDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
-	if err := desc.OpenOptions.Decode(req.Options, &struct{}{}); err != nil {
+	var o applecrypt.Options
+	if err := desc.OpenOptions.Decode(req.Options, &o); err != nil {
 		return nil, err
 	}
 	if req.Access.Write {
@@ -96,10 +99,33 @@ func (bundleDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.N
 	if n.size%sectorSize != 0 || n.size > maxSize || n.band < minBand || n.band > maxBand || n.band%sectorSize != 0 {
 		return nil, driver.Errorf(driver.ErrCorrupt, "a disk of %d bytes in bands of %d cannot be", n.size, n.band)
 	}
+	if n.keys, err = findKeys(ctx, &o, req.Env); err != nil {
+		return nil, err
+	}
+	if n.keys != nil && n.band%n.keys.BlockSize() != 0 {
+		return nil, driver.Errorf(driver.ErrCorrupt, "bands of %d bytes in encrypted blocks of %d cannot be", n.band, n.keys.BlockSize())
+	}
 	if err := n.list(); err != nil {
 		return nil, err
 	}
 	return n, nil
+}
+
+// findKeys reads the file "token", which has the header of an encrypted bundle and is empty or
+// absent in others.
+func findKeys(ctx context.Context, o *applecrypt.Options, env *driver.Env) (*applecrypt.Keys, error) {
+	token, err := env.OpenPart(ctx, driver.ChildRef{Role: tokenName, Filename: tokenName, ReadOnly: true})
+	if errors.Is(err, driver.ErrNotExist) {
+		return o.Keys(ctx, nil, env)
+	}
+	if err != nil {
+		return nil, err
+	}
+	keys, err := o.Keys(ctx, token, env)
+	if cerr := token.Close(ctx); err == nil && cerr != nil {
+		return nil, cerr
+	}
+	return keys, err
 }
 
 // list notes which bands are there.

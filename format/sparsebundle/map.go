@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/applecrypt"
 )
 
 // maxOpen is how many bands are open at a time.
@@ -15,10 +16,11 @@ const maxOpen = 32
 // node is an open image.
 type node struct {
 	env      *driver.Env
-	size     int64   // of the disk
-	band     int64   // bytes of one
-	bands    []int64 // the numbers of those that are there; nil: unknown
-	reserved int64   // of the budget
+	keys     *applecrypt.Keys // nil: not encrypted
+	size     int64            // of the disk
+	band     int64            // bytes of one
+	bands    []int64          // the numbers of those that are there; nil: unknown
+	reserved int64            // of the budget
 
 	mu   sync.Mutex
 	open map[int64]*openBand
@@ -38,7 +40,9 @@ func (n *node) Size() int64 { return n.size }
 func (n *node) Limits() driver.Limits { return driver.Limits{ClusterSize: n.band} }
 
 // Traits implements driver.Node.
-func (n *node) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
+func (n *node) Traits() driver.Traits {
+	return driver.Traits{FixedSize: true, Encrypted: n.keys != nil}
+}
 
 // Flush implements driver.Node.
 func (n *node) Flush(context.Context) error { return nil }
@@ -92,7 +96,11 @@ func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error
 		return driver.Extent{}, err
 	}
 	if there := b.Size() - in; there > 0 {
-		return driver.Extent{Kind: driver.ExtentData, Length: min(length, there), Child: b, HostOffset: in, HasOffset: true, Recurse: true}, nil
+		x := driver.Extent{Kind: driver.ExtentData, Length: min(length, there), Child: b, HostOffset: in, HasOffset: true, Recurse: true}
+		if n.keys != nil {
+			x.Child, x.Recurse = n.keys.Part(b), false
+		}
+		return x, nil
 	}
 	return driver.Extent{Kind: driver.ExtentZero, Length: length}, nil
 }

@@ -14,7 +14,9 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/raw"
+	"github.com/cowl-disk/cowl/internal/applecrypt/applecrypttest"
 	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/mem"
 )
@@ -142,15 +144,26 @@ func TestMap(t *testing.T) {
 	}
 }
 
-// TestGate: each band is asked for.
+// TestGate: each file is asked for.
 func TestGate(t *testing.T) {
 	dir := inFolder(t, parts(bytes.Repeat([]byte{1}, 4096), 1024))
-	img, err := openAt(t, mem.New(), dir, driver.DenyAll)
+	if _, err := openAt(t, mem.New(), dir, driver.DenyAll); !errors.Is(err, driver.ErrGate) {
+		t.Error(err)
+	}
+	img, err := openAt(t, mem.New(), dir, driver.GateFunc(func(_ context.Context, _, role, name string) error {
+		if role == "bands" && filepath.Base(name) == "2" {
+			return errors.New("not this one")
+		}
+		return nil
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer img.Close(context.Background())
-	if _, err := img.ReadAt(t.Context(), make([]byte, 10), 0); !errors.Is(err, driver.ErrGate) {
+	if _, err := img.ReadAt(t.Context(), make([]byte, 2048), 0); err != nil {
+		t.Error(err)
+	}
+	if _, err := img.ReadAt(t.Context(), make([]byte, 10), 2048); !errors.Is(err, driver.ErrGate) {
 		t.Error(err)
 	}
 }
@@ -213,6 +226,47 @@ func TestRefused(t *testing.T) {
 	}
 	if _, err := openAt(t, mem.New(), dir, driver.AllowAll); !errors.Is(err, driver.ErrCorrupt) {
 		t.Errorf("no bands: %v", err)
+	}
+}
+
+// TestEncrypted reads bands that count their blocks for themselves, one of them short.
+func TestEncrypted(t *testing.T) {
+	const band = 64 << 10
+	disk := make([]byte, 5*band)
+	testkit.Fill(testkit.Rand(5), disk)
+	clear(disk[band+8192 : 3*band])
+	x := applecrypttest.Image{Passphrase: "open sesame", Bits: 256, Block: 512, Iterations: 1000}
+	files := parts(disk, band)
+	for name, b := range files {
+		if strings.HasPrefix(name, "bands/") {
+			files[name] = x.Data(b, x.Block)
+		}
+	}
+	files["token"] = x.Header2(0)
+	dir := inFolder(t, files)
+	open := func(o opts.Dict) (*block.Image, error) {
+		return block.Open(t.Context(), block.NewRegistry(New(), file.New()), block.Source{Filename: dir, Options: o},
+			block.OpenOptions{Gate: driver.AllowAll, Objects: driver.Secrets{"good": "open sesame", "bad": "open barley"}})
+	}
+	for _, o := range []opts.Dict{{}, {"key-secret": "bad"}} {
+		if _, err := open(o); !errors.Is(err, driver.ErrInvalid) {
+			t.Errorf("%v: %v", o, err)
+		}
+	}
+	img, err := open(opts.Dict{"key-secret": "good"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close(context.Background())
+	got := make([]byte, len(disk))
+	if _, err := img.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, disk) || !img.Traits().Encrypted {
+		t.Errorf("wrong, or %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "token"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(opts.Dict{"key-secret": "good"}); !errors.Is(err, driver.ErrInvalid) {
+		t.Errorf("not encrypted: %v", err)
 	}
 }
 

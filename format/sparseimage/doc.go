@@ -8,5 +8,5 @@
 // table has places, the header names a further node of 4096 bytes with a table of its
 // own, behind which its bands lie, and so on. What has no band reads as zeroes.
 //
-// Images are read only. There are no locks: nothing changes after Open.
+// Images are read only. Package applecrypt reads encrypted ones (key-secret). There are no locks: nothing changes after Open.
 package sparseimage

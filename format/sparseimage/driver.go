@@ -2,8 +2,10 @@ package sparseimage
 
 import (
 	"context"
+	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/applecrypt"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -12,7 +14,7 @@ var desc = driver.Desc{
 	Kind:        driver.KindFormat,
 	Children:    []driver.ChildDesc{{Role: "file", Use: driver.UseMetadata}},
 	Summary:     "Sparse disk images of macOS in one file (read only)",
-	OpenOptions: opts.SchemaOf(struct{}{}),
+	OpenOptions: opts.SchemaOf(applecrypt.Options{}),
 }
 
 type sparseDriver struct{}
@@ -29,8 +31,11 @@ var (
 // Desc implements driver.Driver.
 func (sparseDriver) Desc() *driver.Desc { return &desc }
 
-// Probe implements driver.Prober.
-func (sparseDriver) Probe(head []byte, _ int64, _ string) int {
+// Probe implements driver.Prober. Of an encrypted image, the name tells.
+func (sparseDriver) Probe(head []byte, _ int64, name string) int {
+	if strings.HasPrefix(string(head), "encrcdsa") && strings.HasSuffix(name, ".sparseimage") {
+		return 100
+	}
 	if len(head) >= headerSize && string(head[:len(magic)]) == magic && be.Uint32(head[offVersion:]) == version {
 		return 100
 	}
@@ -39,11 +44,21 @@ func (sparseDriver) Probe(head []byte, _ int64, _ string) int {
 
 // Open implements driver.Driver.
 func (sparseDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
-	if err := desc.OpenOptions.Decode(req.Options, &struct{}{}); err != nil {
+	var o applecrypt.Options
+	if err := desc.OpenOptions.Decode(req.Options, &o); err != nil {
 		return nil, err
 	}
 	if req.Access.Write {
 		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
 	}
-	return open(ctx, req.File, req.Env.Budget)
+	file, encrypted, err := o.Open(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	n, err := open(ctx, file, req.Env.Budget)
+	if err != nil {
+		return nil, err
+	}
+	n.encrypted = encrypted
+	return n, nil
 }

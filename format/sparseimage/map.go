@@ -16,6 +16,8 @@ type node struct {
 	band     int64  // bytes of one
 	bands    []band // those that are there, by their number
 	reserved int64  // of the budget
+
+	encrypted bool
 }
 
 // Size implements driver.Node.
@@ -25,7 +27,9 @@ func (n *node) Size() int64 { return n.size }
 func (n *node) Limits() driver.Limits { return driver.Limits{ClusterSize: n.band} }
 
 // Traits implements driver.Node.
-func (n *node) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
+func (n *node) Traits() driver.Traits {
+	return driver.Traits{FixedSize: true, Encrypted: n.encrypted}
+}
 
 // Flush implements driver.Node.
 func (n *node) Flush(context.Context) error { return nil }

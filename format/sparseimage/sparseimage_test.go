@@ -10,7 +10,9 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/block/drivertest"
 	"github.com/cowl-disk/cowl/format/raw"
+	"github.com/cowl-disk/cowl/internal/applecrypt/applecrypttest"
 	"github.com/cowl-disk/cowl/internal/testkit"
+	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/protocol/mem"
 )
 
@@ -152,6 +154,35 @@ func TestRefused(t *testing.T) {
 	}
 	if n := bytes.Count(got, make([]byte, 512)); n != 1 {
 		t.Errorf("%d sectors of zeroes", n)
+	}
+}
+
+// TestEncrypted reads an encrypted image, which its name tells.
+func TestEncrypted(t *testing.T) {
+	disk := make([]byte, 1<<20)
+	testkit.Fill(testkit.Rand(5), disk)
+	x := applecrypttest.Image{Passphrase: "open sesame", Bits: 128, Block: 4096, Iterations: 1000}
+	memory := mem.New().(*mem.Driver)
+	d := mem.NewDisk(0)
+	if _, err := d.WriteAt(t.Context(), x.Version2(build(disk, 8, false)), 0); err != nil {
+		t.Fatal(err)
+	}
+	memory.Add("a.sparseimage", d)
+	open := func(id string) (*block.Image, error) {
+		return block.Open(t.Context(), block.NewRegistry(New(), raw.New(), memory), block.Source{Filename: "mem:a.sparseimage", Options: opts.Dict{"key-secret": id}},
+			block.OpenOptions{Gate: driver.DenyAll, Objects: driver.Secrets{"good": "open sesame", "bad": "open barley"}})
+	}
+	if _, err := open("bad"); !errors.Is(err, driver.ErrInvalid) {
+		t.Error(err)
+	}
+	img, err := open("good")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close(context.Background())
+	got := make([]byte, len(disk))
+	if _, err := img.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, disk) || !img.Traits().Encrypted {
+		t.Errorf("wrong, or %v", err)
 	}
 }
 
