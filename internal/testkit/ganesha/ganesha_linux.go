@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -66,11 +67,22 @@ LOG { Default_Log_Level = EVENT; }
 	return s
 }
 
+// ready is what the server tells when all its ports are open and known to the port mapper.
+const ready = "NFS SERVER INITIALIZED"
+
 // Run starts the server again after Kill.
 func (s *Server) Run(t testing.TB) {
 	t.Helper()
+	before := strings.Count(s.Log(), ready)
 	s.cmd = exec.Command("ganesha.nfsd", "-F", "-f", s.config, "-L", s.log, "-p", s.config+".pid", "-N", "NIV_EVENT")
 	s.ended = start(t, s.cmd, fmt.Sprintf("127.0.0.1:%d", s.Port))
+	for strings.Count(s.Log(), ready) == before {
+		select {
+		case <-s.ended:
+			t.Fatalf("the server ended\n%s", s.Log())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Kill ends the server at once, with all that it has not written to its disk.
