@@ -16,6 +16,7 @@ type Limits struct {
 	Entries int // files and directories together
 	Depth   int // directories within each other
 	Runs    int // pieces that all files together are in
+	Text    int // bytes of all names together
 }
 
 // File is a file or directory as the file system has it.
@@ -52,6 +53,7 @@ type reader struct {
 	limits  Limits
 	entries int
 	runs    int
+	text    int
 	used    []uint64 // a bit for each cluster that has been seen
 	window  []byte   // of the first table
 	at      int64    // its offset in the table, -1 for none
@@ -180,6 +182,9 @@ func (d *reader) children(dir *File, content []byte, path string, depth int) err
 	err := scan(content, func(f *File) error {
 		if d.entries++; d.entries > d.limits.Entries {
 			return d.wrong("there are more than %d files and directories", d.limits.Entries)
+		}
+		if d.text += len(f.Name); d.text > d.limits.Text {
+			return d.wrong("the names have more than %d bytes together", d.limits.Text)
 		}
 		if err := CheckName(f.Name); err != nil {
 			return d.wrong("%q: %v", path+f.Name, err)

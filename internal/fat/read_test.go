@@ -41,7 +41,7 @@ func newVolume(t testing.TB, bits int) *fat.Volume {
 	return v
 }
 
-var limits = fat.Limits{Entries: 50, Depth: 5, Runs: 100}
+var limits = fat.Limits{Entries: 50, Depth: 5, Runs: 100, Text: 1000}
 
 // entry is one of a directory, with a long name if there is one.
 func entry(short, long string, attr byte, first uint32, size uint32) []byte {
@@ -147,7 +147,7 @@ func TestBounds(t *testing.T) {
 	for n := range 31 {
 		many = append(many, entry(fmt.Sprintf("F%010d", n), "", 0, 0, 0)...)
 	}
-	small := fat.Limits{Entries: 30, Depth: 5, Runs: 100}
+	small := fat.Limits{Entries: 30, Depth: 5, Runs: 100, Text: 1000}
 	i := make12(t, many, nil)
 	if _, err := fat.Read(i, i.v, small); !errors.Is(err, fat.ErrInconsistent) {
 		t.Errorf("31 files: %v", err)
@@ -159,8 +159,12 @@ func TestBounds(t *testing.T) {
 	chain[len(chain)-2] = 0xfff
 	fragments = entry("F          ", "", 0, 2, 1)
 	i = make12(t, fragments, nil, chain[:150]...)
-	if _, err := fat.Read(i, i.v, fat.Limits{Entries: 30, Depth: 5, Runs: 20}); !errors.Is(err, fat.ErrInconsistent) || !strings.Contains(err.Error(), "pieces") {
+	if _, err := fat.Read(i, i.v, fat.Limits{Entries: 30, Depth: 5, Runs: 20, Text: 1000}); !errors.Is(err, fat.ErrInconsistent) || !strings.Contains(err.Error(), "pieces") {
 		t.Errorf("75 pieces: %v", err)
+	}
+	i = make12(t, many[:20*32], nil)
+	if _, err := fat.Read(i, i.v, fat.Limits{Entries: 30, Depth: 5, Runs: 20, Text: 100}); !errors.Is(err, fat.ErrInconsistent) || !strings.Contains(err.Error(), "together") {
+		t.Errorf("long names: %v", err)
 	}
 	var deep []byte // folder n is in cluster n
 	table := []uint32{}

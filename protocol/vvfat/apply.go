@@ -27,7 +27,8 @@ import (
 
 const (
 	tempPrefix = ".cowl-vvfat-"
-	maxRuns    = 4 << 20 // pieces of files, of what a guest has written
+	maxRuns    = 4 << 20  // pieces of files, of what a guest has written
+	maxText    = 32 << 20 // bytes of names, likewise
 )
 
 // apply brings the folder to the state that the guest sees. last: there is no later time, so
@@ -37,7 +38,7 @@ func (n *node) apply(ctx context.Context, last bool) error {
 	if n.overlay == nil || !n.changed || n.looked && !last {
 		return nil
 	}
-	tree, err := fat.Read(&volumeReader{ctx, n}, &n.plan.Volume, fat.Limits{Entries: maxEntries, Depth: maxDepth, Runs: maxRuns})
+	tree, err := fat.Read(&volumeReader{ctx, n}, &n.plan.Volume, fat.Limits{Entries: maxEntries, Depth: maxDepth, Runs: maxRuns, Text: maxText})
 	inconsistent := errors.Is(err, fat.ErrInconsistent) || err == nil && tree.Lost > 0
 	switch {
 	case inconsistent && !last:

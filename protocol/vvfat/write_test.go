@@ -499,3 +499,123 @@ func TestWriteBounds(t *testing.T) {
 	}
 	finish(t, n)
 }
+
+// countdown is a context that ends when it has been asked a number of times.
+type countdown struct {
+	context.Context
+	left int
+}
+
+func (c *countdown) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestCutShort: a flush that ends anywhere leaves each content that was in the folder, under its
+// name, its new name or a temporary one, and the next flush does the rest.
+func TestCutShort(t *testing.T) {
+	for k, done := 0, false; !done; k++ {
+		dir := t.TempDir()
+		old := map[string]string{"the file a": "content of a", "the file b": "content of b", "d/the inner/x": "content of x", "delete": "deleted", "change": "content to change", "to be moved": "content to move"}
+		for name, text := range old {
+			put(t, filepath.Join(dir, name), text)
+		}
+		g := newGuest(t, opts.Dict{"dir": dir, "rw": "on", "floppy": "on"})
+		local := filepath.Join(t.TempDir(), "new")
+		put(t, local, "new content")
+		g.do("mren", "::/the file a", "::/the file c")
+		g.do("mren", "::/the file b", "::/the file a")
+		g.do("mren", "::/the file c", "::/the file b")
+		g.do("mmove", "::/d/the inner", "::/")
+		g.do("mdel", "::/delete")
+		g.do("mcopy", "-o", local, "::/change")
+		g.do("mcopy", local, "::/new")
+		g.do("mmove", "::/to be moved", "::/d")
+		g.write(testkit.Rand(1), nil)
+		err := g.n.Flush(&countdown{context.Background(), k})
+		if done = err == nil; !done && !errors.Is(err, context.Canceled) {
+			t.Fatalf("%d: %v", k, err)
+		}
+		have := map[string]bool{}
+		files, _ := list(t, dir)
+		for _, f := range files {
+			have[read(t, filepath.Join(dir, f))] = true
+		}
+		for _, text := range old {
+			if !have[text] && text != "deleted" && (text != "content to change" || !have["new content"]) {
+				t.Fatalf("%d: %q is lost: %q", k, text, files)
+			}
+		}
+		if k > 1000 {
+			t.Fatal("it never ends")
+		}
+		g.flush()
+		treetest.Equal(t, fmt.Sprint("the rest after ", k), copyOut(t, g.path), tree(t, dir), asFAT)
+		finish(t, g.n)
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// TestRandomWrites: the disk is what was written to it, whatever that is, and the folder does not
+// change.
+func TestRandomWrites(t *testing.T) {
+	ctx := context.Background()
+	dir, kept := t.TempDir(), t.TempDir()
+	t.Setenv("TMPDIR", kept)
+	r := testkit.Rand(7)
+	fillFolder(t, r, dir, 20, 20<<10)
+	before := tree(t, dir)
+	n := open(t, opts.Dict{"dir": dir, "rw": "on", "floppy": "on"}, true)
+	m := testkit.NewModel(n.Size())
+	all := make([]byte, n.Size())
+	if _, err := n.ReadAt(ctx, all, 0); err != nil {
+		t.Fatal(err)
+	}
+	m.Write(all, 0)
+	m.Write(make([]byte, 512), 0) // no boot sector
+	if err := n.(driver.ZeroWriter).WriteZeroes(ctx, 0, 512, 0); err != nil {
+		t.Fatal(err)
+	}
+	sectors := n.Size() / 512
+	for range 300 {
+		first := 1 + r.Int64N(sectors-1)
+		count := min(1+r.Int64N(200), sectors-first)
+		if r.IntN(2) == 0 {
+			b := make([]byte, count*512)
+			testkit.Fill(r, b)
+			if _, err := n.WriteAt(ctx, b, first*512); err != nil {
+				t.Fatal(err)
+			}
+			m.Write(b, first*512)
+		} else {
+			if err := n.(driver.ZeroWriter).WriteZeroes(ctx, first*512, count*512, 0); err != nil {
+				t.Fatal(err)
+			}
+			m.Zero(first*512, count*512)
+		}
+		off := r.Int64N(n.Size() - 1)
+		b := make([]byte, min(1+r.Int64N(50000), n.Size()-off))
+		if _, err := n.ReadAt(ctx, b, off); err != nil {
+			t.Fatal(err)
+		}
+		if diff := m.Diff(b, off); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+	if err := n.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	err := n.Close(ctx)
+	images, _ := filepath.Glob(filepath.Join(kept, "*"))
+	if err == nil || len(images) != 1 {
+		t.Fatalf("%v %q", err, images)
+	}
+	if got := read(t, images[0]); int64(len(got)) != n.Size() || m.Diff([]byte(got), 0) != "" {
+		t.Errorf("the image has %d bytes: %s", len(got), m.Diff([]byte(got), 0))
+	}
+	treetest.Equal(t, "the folder", before, tree(t, dir), fstree.Comparison{})
+}
