@@ -113,7 +113,7 @@ func TestRead(t *testing.T) {
 		"two of one":         {make12(t, join(file, entry("G          ", "", 0, 4, 1)), nil, 0, 4, end), "", -1},
 		"too short":          {make12(t, file, nil, 0, end), "", -1},
 		"beyond the end":     {make12(t, file, nil, 0, 0xff0), "", -1},
-		"bad cluster":        {make12(t, file, nil, 0, 0xff7), "", -1},
+		"bad cluster":        {make12(t, entry("F          ", "", 0, 3, 5), nil, 0, 0xff7), "", -1},
 		"cluster 1":          {make12(t, entry("F          ", "", 0, 1, 5), nil), "", -1},
 		"folder without one": {make12(t, entry("D          ", "", fat.AttrDirectory, 0, 0), nil), "", -1},
 		"name twice":         {make12(t, join(entry("A          ", "same", 0, 0, 0), entry("B          ", "SAME", 0, 0, 0)), nil), "", -1},

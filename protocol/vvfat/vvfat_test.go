@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -452,4 +453,55 @@ func TestChanged(t *testing.T) {
 		}
 		finish(t, n)
 	}
+}
+
+// TestChangedWhileOpen: a file that is open already.
+func TestChangedWhileOpen(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file.txt")
+	if err := os.WriteFile(path, []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n := open(t, opts.Dict{"dir": dir}, false)
+	const first = 307200 // cluster 2
+	b := make([]byte, 512)
+	if _, err := n.ReadAt(ctx, b, first); err != nil || string(b[:8]) != "content\x00" {
+		t.Fatalf("%q %v", b[:8], err)
+	}
+	if err := os.WriteFile(path, []byte("other, and longer"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.ReadAt(ctx, b, first); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("%q %v", b[:20], err)
+	}
+	finish(t, n)
+}
+
+// TestManyFiles: more files than are open at a time, read by several readers.
+func TestManyFiles(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	for i := range 60 {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("F", i)), fmt.Appendf(nil, "content of %d", i), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := open(t, opts.Dict{"dir": dir}, false)
+	var wg sync.WaitGroup
+	for w := range uint64(4) {
+		wg.Go(func() {
+			r := testkit.Rand(w)
+			for range 200 {
+				b := make([]byte, 512)
+				i := r.Int64N(60)
+				_, err := n.ReadAt(ctx, b, 307200+i*8192)
+				if err != nil || !bytes.HasPrefix(b, []byte("content of ")) {
+					t.Errorf("file %d: %q %v", i, b[:20], err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	finish(t, n)
 }

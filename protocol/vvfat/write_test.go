@@ -183,10 +183,16 @@ func (g *guest) step(r *rand.Rand, dir string, serial int, most int64) {
 // TestGuestWrites: what mtools make of the disk is in the folder after a flush, whatever was
 // flushed before that was not all of it.
 func TestGuestWrites(t *testing.T) {
-	for seed := range uint64(testkit.Count(4)) {
+	// Small disks first: the others take a second each.
+	disks := []opts.Dict{variants[3], variants[1], variants[6], variants[0], variants[2], variants[4], variants[5]}
+	everyday := 3
+	if testkit.Long() {
+		everyday = len(disks)
+	}
+	for seed := range uint64(testkit.Count(everyday)) {
 		r := testkit.Rand(seed)
 		dir := t.TempDir()
-		o := withDir(variants[seed%uint64(len(variants))], dir)
+		o := withDir(disks[seed%uint64(len(disks))], dir)
 		o["rw"] = "on"
 		most := int64(60 << 10)
 		if o["floppy"] == "on" {
@@ -215,7 +221,7 @@ func TestGuestWrites(t *testing.T) {
 		fsck(t, what, again)
 		treetest.Equal(t, what+", the disk", tree(t, dir), copyOut(t, again), asFAT)
 		finish(t, g.n)
-		n := open(t, withDir(variants[seed%uint64(len(variants))], dir), false)
+		n := open(t, withDir(disks[seed%uint64(len(disks))], dir), false)
 		treetest.Equal(t, what+", opened again", tree(t, dir), copyOut(t, volume(t, n, g.from)), asFAT)
 		finish(t, n)
 	}
@@ -516,7 +522,11 @@ func (c *countdown) Err() error {
 // TestCutShort: a flush that ends anywhere leaves each content that was in the folder, under its
 // name, its new name or a temporary one, and the next flush does the rest.
 func TestCutShort(t *testing.T) {
-	for k, done := 0, false; !done; k++ {
+	step := 3
+	if testkit.Long() {
+		step = 1
+	}
+	for k, done := 0, false; !done; k += step {
 		dir := t.TempDir()
 		old := map[string]string{"the file a": "content of a", "the file b": "content of b", "d/the inner/x": "content of x", "delete": "deleted", "change": "content to change", "to be moved": "content to move"}
 		for name, text := range old {
@@ -618,4 +628,35 @@ func TestRandomWrites(t *testing.T) {
 		t.Errorf("the image has %d bytes: %s", len(got), m.Diff([]byte(got), 0))
 	}
 	treetest.Equal(t, "the folder", before, tree(t, dir), fstree.Comparison{})
+}
+
+// TestInPlace: a sector in the middle of a file; the rest of it comes from the new file afterwards.
+func TestInPlace(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	want := bytes.Repeat([]byte("0123456789abcdef"), 2000)
+	put(t, dir+"/A", string(want))
+	n := open(t, opts.Dict{"dir": dir, "rw": "on"}, true)
+	const first = 307200 // cluster 2
+	got := make([]byte, len(want))
+	if _, err := n.ReadAt(ctx, got, first); err != nil || !bytes.Equal(got, want) {
+		t.Fatal("before: ", err)
+	}
+	b := bytes.Repeat([]byte("X"), 512)
+	copy(want[1024:], b)
+	if _, err := n.WriteAt(ctx, b, first+1024); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := n.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.ReadAt(ctx, got, first); err != nil || !bytes.Equal(got, want) {
+			t.Fatal("after: ", err)
+		}
+		if read(t, dir+"/A") != string(want) {
+			t.Fatal("the file has another content")
+		}
+	}
+	finish(t, n)
 }
