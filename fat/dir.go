@@ -33,8 +33,8 @@ func (f *geometry) directory(o, top *object) error {
 		return fmt.Errorf("%q: the directory has too many entries for FAT", o.path)
 	}
 	o.entries = make([]byte, 0, size)
-	if o == top && f.rootSize > 0 {
-		if size > f.rootSize {
+	if o == top && f.volume.RootSize() > 0 {
+		if size > f.volume.RootSize() {
 			return fmt.Errorf("%w: the root directory of FAT%d has %d entries at most", ErrNoSpace, f.Bits, rootEntries)
 		}
 		f.objects = append(f.objects, o)
@@ -51,7 +51,7 @@ func (f *geometry) directory(o, top *object) error {
 		o.entries = f.entry(o.entries, dot(2), fat.AttrDirectory, parent)
 	case f.Label != "":
 		label := &object{node: &fstree.Node{ModTime: f.Time}}
-		o.entries = f.entry(o.entries, f.label, fat.AttrLabel, label)
+		o.entries = f.entry(o.entries, f.volume.Label, fat.AttrLabel, label)
 	}
 	base := len(o.entries)
 	o.entries = append(o.entries, names.entries...)

@@ -1,6 +1,7 @@
 package fat
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 )
@@ -23,13 +24,14 @@ const (
 type Volume struct {
 	Bits           int   // of an entry in the tables: 12, 16, 32
 	Sectors        int64 // of the whole volume
-	ClusterSectors int64 // a power of two up to 64
+	ClusterSectors int64 // a power of two up to 128
 	RootEntries    int64 // of FAT12 and FAT16: a multiple of 16
 
 	Hidden              uint32 // sectors on the disk before the volume
 	Heads, TrackSectors uint16
 	Floppy              bool
 	Serial              uint32
+	System              string // up to 8 characters, what made it; "" says MSWIN4.1, which some systems want
 	Label               [11]byte
 
 	// Set by Fit.
@@ -41,14 +43,14 @@ type Volume struct {
 // Fit computes the tables' size and the number of clusters, and says whether the volume can be
 // of its type.
 func (v *Volume) Fit() error {
+	least, most := int64(1), v.MostClusters()
 	v.Reserved = 1
-	least, most := int64(1), int64(leastFAT16-1)
 	switch v.Bits {
 	case 16:
-		least, most = leastFAT16, leastFAT32-1
+		least = leastFAT16
 	case 32:
 		v.Reserved, v.RootEntries = 32, 0
-		least, most = leastFAT32, mostCluster
+		least = leastFAT32
 	}
 	for v.TableSectors = 1; ; v.TableSectors++ {
 		v.Clusters = (v.Sectors - v.Reserved - tables*v.TableSectors - v.RootEntries*EntrySize/SectorSize) / v.ClusterSectors
@@ -63,6 +65,22 @@ func (v *Volume) Fit() error {
 		return fmt.Errorf("a volume of %d sectors has %d clusters, but FAT%d has %d to %d", v.Sectors, max(v.Clusters, 0), v.Bits, least, most)
 	}
 	return nil
+}
+
+// MostClusters is how many clusters a volume of the type has at most.
+func (v *Volume) MostClusters() int64 {
+	switch v.Bits {
+	case 12:
+		return leastFAT16 - 1
+	case 16:
+		return leastFAT32 - 1
+	}
+	return mostCluster
+}
+
+// Tables returns the offsets of the tables, which have the same contents, in bytes.
+func (v *Volume) Tables() [tables]int64 {
+	return [tables]int64{v.TableStart(), v.TableStart() + v.TableSectors*SectorSize}
 }
 
 // ClusterSize in bytes.
@@ -142,7 +160,7 @@ func (v *Volume) Head(free, next int64) []byte {
 func (v *Volume) boot() []byte {
 	b := make([]byte, SectorSize)
 	le := binary.LittleEndian
-	copy(b, "\xeb\x3c\x90MSWIN4.1")
+	copy(b, fmt.Sprintf("\xeb\x3c\x90%-8.8s", cmp.Or(v.System, "MSWIN4.1")))
 	le.PutUint16(b[11:], SectorSize)
 	b[13] = byte(v.ClusterSectors)
 	le.PutUint16(b[14:], uint16(v.Reserved))
