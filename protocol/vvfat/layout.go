@@ -77,6 +77,7 @@ func (o *openOptions) layOut(top *item, label [labelSize]byte) (*plan, error) {
 		return nil, err
 	}
 	shapes := o.shapes()
+	grows := !o.Floppy && (o.FATType == 0 || o.FATType == 32)
 	var capacity float64
 	for i, s := range shapes {
 		p := o.try(s, label, m)
@@ -85,7 +86,7 @@ func (o *openOptions) layOut(top *item, label [labelSize]byte) (*plan, error) {
 		}
 		// A disk that can be written has some room, if it can be had.
 		spare := int64(0)
-		if o.RW && (i+1 < len(shapes) || o.FATType == 0 && !o.Floppy) {
+		if o.RW && (grows || i+1 < len(shapes)) {
 			spare = p.Clusters / 8
 		}
 		if p.fits(m, spare) {
@@ -94,7 +95,7 @@ func (o *openOptions) layOut(top *item, label [labelSize]byte) (*plan, error) {
 		}
 		capacity = float64(p.Sectors) / 2000
 	}
-	if !o.Floppy && (o.FATType == 0 || o.FATType == 32) {
+	if grows {
 		if p := o.try(large(m), label, m); p != nil && p.fits(m, 0) {
 			p.assign(top)
 			return p, nil

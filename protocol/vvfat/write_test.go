@@ -660,3 +660,21 @@ func TestInPlace(t *testing.T) {
 	}
 	finish(t, n)
 }
+
+// TestRoom: a disk that can be written has some room.
+func TestRoom(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir+"/large", "")
+	if err := os.Truncate(dir+"/large", 480<<20); err != nil {
+		t.Skip(err)
+	}
+	for _, kind := range []string{"0", "16", "32"} {
+		for _, rw := range []bool{false, true} {
+			n := open(t, opts.Dict{"dir": dir, "fat-type": kind, "rw": rw}, rw)
+			if large := n.Size() > 528482304; large != rw {
+				t.Errorf("FAT%s, rw %v: %d bytes", kind, rw, n.Size())
+			}
+			finish(t, n)
+		}
+	}
+}
