@@ -23,6 +23,7 @@ type remoteServers struct {
 	http, httpSlow   string
 	https            string
 	ftp              string // host:port, "" if there is none
+	iscsi, iscsiSlow string
 	socket           string // of the agent whose key the SSH server takes
 	stop             []func()
 	missing          []string // programs that are not installed
@@ -128,7 +129,7 @@ func startRemote(ctx context.Context, dir, files string) (*remoteServers, error)
 	for _, start := range []struct {
 		program string
 		f       func(context.Context, string) error
-	}{{"/usr/sbin/sshd", s.startSSH}, {"nginx", s.startHTTP}, {"vsftpd", s.startFTP}} {
+	}{{"/usr/sbin/sshd", s.startSSH}, {"nginx", s.startHTTP}, {"vsftpd", s.startFTP}, {"tgtd", s.startISCSI}} {
 		path, err := exec.LookPath(start.program)
 		if err != nil {
 			s.missing = append(s.missing, start.program)
@@ -244,6 +245,55 @@ func (s *remoteServers) startFTP(ctx context.Context, program string) error {
 	return s.run(ctx, port, program, file)
 }
 
+// iscsiTarget is the name of the target. Its units are 1, half.raw; 2, small.raw; and 3 and 4,
+// as large, which are written.
+const iscsiTarget = "iqn.2026-01.bench:t"
+
+func (s *remoteServers) startISCSI(ctx context.Context, program string) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	const control = "31"
+	at := func(name string) string { return filepath.Join(s.files, name) }
+	if err := command(ctx, "sh", "-c", `cd "$1" && truncate -s 1G unit3 && truncate -s 64M unit4`, "sh", s.files); err != nil {
+		return err
+	}
+	if err := os.Setenv("TGT_IPC_SOCKET", filepath.Join(s.dir, "tgt")); err != nil {
+		return err
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	server := exec.CommandContext(ctx, program, "-f", "-C", control, "--iscsi", "portal="+address)
+	if err := server.Start(); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = server.Wait() }()
+	s.stop = append(s.stop, func() { _ = server.Process.Kill(); <-ended })
+	admin := func(args ...string) error {
+		return command(ctx, "tgtadm", append([]string{"-C", control}, args...)...)
+	}
+	for admin("--mode", "system", "--op", "show") != nil {
+		select {
+		case <-ended:
+			return errors.New("tgtd ends at once")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	err = admin("--lld", "iscsi", "--op", "new", "--mode", "target", "--tid", "1", "-T", iscsiTarget)
+	for i, file := range []string{"half.raw", "small.raw", "unit3", "unit4"} {
+		lun := fmt.Sprint(i + 1)
+		err = errors.Join(err, admin("--lld", "iscsi", "--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", lun, "-b", at(file)),
+			admin("--lld", "iscsi", "--op", "update", "--mode", "logicalunit", "--tid", "1", "--lun", lun, "--params", "thin_provisioning=1"))
+	}
+	if err = errors.Join(err, admin("--lld", "iscsi", "--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")); err != nil {
+		return err
+	}
+	s.iscsi = address
+	s.iscsiSlow, err = s.delay(address)
+	return err
+}
+
 // remoteRows are the rows about disks on other machines.
 func (s *remoteServers) rows(c *config) (list []row) {
 	const quiet = "?host_key_check=no"
@@ -276,13 +326,24 @@ func (s *remoteServers) rows(c *config) (list []row) {
 	if s.ftp != "" {
 		list = append(list, copied("ftp: read", 1.3, nil, "ftp://"+s.ftp+"/half.raw", out))
 	}
+	if s.iscsi != "" {
+		unit := func(address string, number int) string {
+			return fmt.Sprintf("iscsi://%s/%s/%d", address, iscsiTarget, number)
+		}
+		existing := []string{"-n"}
+		list = append(list,
+			copied("iscsi: read", 1.2, nil, unit(s.iscsi, 1), out),
+			copied("iscsi: write", 1.2, existing, large, unit(s.iscsi, 3)),
+			copied("iscsi: read 16 MiB, 20 ms of round trip", 1.2, nil, unit(s.iscsiSlow, 2), out),
+			copied("iscsi: write 64 MiB, 20 ms of round trip", 1.2, existing, medium, unit(s.iscsiSlow, 4)))
+	}
 	return list
 }
 
 // measureRemote runs the rows about other machines that were asked for.
 func measureRemote(ctx context.Context, c *config) error {
 	wanted := false
-	for _, name := range []string{"ssh: read", "ssh: write", "http: read", "https: read", "ftp: read", "20 ms of round trip"} {
+	for _, name := range []string{"ssh: read", "ssh: write", "http: read", "https: read", "ftp: read", "iscsi: read", "iscsi: write", "20 ms of round trip"} {
 		wanted = wanted || c.only.MatchString(name)
 	}
 	if !wanted {
