@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/inet"
@@ -62,6 +65,9 @@ func (iscsiDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.No
 		_ = n.session.Close(ctx)
 		return nil, err
 	}
+	if req.Sequential && !n.write && n.roundTrip >= farAway {
+		n.ahead = newAhead(n)
+	}
 	return n, nil
 }
 
@@ -99,6 +105,7 @@ func openError(ctx context.Context, err error) error {
 
 // open asks the unit what it is.
 func (n *node) open(ctx context.Context, env *driver.Env) error {
+	began := time.Now()
 	if err := n.lun.TestUnitReady(ctx); err != nil {
 		var sense *iscsi.SenseError
 		if !errors.As(err, &sense) || !sense.NoMedium() {
@@ -106,29 +113,37 @@ func (n *node) open(ctx context.Context, env *driver.Env) error {
 		}
 		return driver.Errorf(nil, "iSCSI: the drive is empty: %w", err)
 	}
-	what, err := n.lun.Inquiry(ctx)
-	if err != nil {
-		return openError(ctx, err)
-	}
-	if what.Type != iscsi.TypeDisk && what.Type != iscsi.TypeROM {
-		n.capacity.BlockSize = sectorSize // as QEMU: without contents
-	} else if err := n.measure(ctx); err != nil {
-		return err
-	}
-	n.mode = iscsi.Mode{WriteCache: true}
-	mode, err := n.lun.Mode(ctx)
+	n.roundTrip = time.Since(began)
+	// Side by side: the target may be far away.
+	var what *iscsi.Inquiry
+	var mode *iscsi.Mode
+	var whatErr, sizeErr, modeErr, pagesErr error
+	var wg sync.WaitGroup
+	wg.Go(func() { what, whatErr = n.lun.Inquiry(ctx) })
+	wg.Go(func() { sizeErr = n.measure(ctx) })
+	wg.Go(func() { mode, modeErr = n.lun.Mode(ctx) })
+	wg.Go(func() { pagesErr = n.pages(ctx) })
+	wg.Wait()
 	switch {
-	case err == nil:
-		n.mode = *mode
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case env != nil && env.Warn != nil:
+	case whatErr != nil:
+		return openError(ctx, whatErr)
+	case what.Type != iscsi.TypeDisk && what.Type != iscsi.TypeROM:
+		n.capacity = iscsi.Capacity{BlockSize: sectorSize} // as QEMU: without contents
+	case sizeErr != nil:
+		return sizeErr
+	}
+	n.mode = iscsi.Mode{WriteCache: true}
+	if modeErr == nil {
+		n.mode = *mode
+	} else if env != nil && env.Warn != nil {
 		env.Warn("iSCSI: Failed MODE_SENSE(6), LUN assumed writable")
 	}
 	if n.write && (n.mode.WriteProtected || what.Type == iscsi.TypeROM) {
 		return driver.Errorf(syscall.EACCES, "LUN is write protected")
 	}
-	return n.pages(ctx)
+	return pagesErr
 }
 
 // measure asks for the size.
@@ -156,29 +171,22 @@ func (n *node) pages(ctx context.Context) error {
 	if err != nil { // very old ones have none
 		return ctx.Err()
 	}
-	for _, page := range list {
-		switch page {
-		case iscsi.PageLimits, iscsi.PageProvisioning, iscsi.PageDevice:
-		default:
-			continue
-		}
-		b, err := n.lun.Page(ctx, page)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			continue // what it does not tell it does not have
-		}
-		switch page {
-		case iscsi.PageLimits:
-			n.limits = *iscsi.ParseLimits(b)
-		case iscsi.PageProvisioning:
-			n.thin = *iscsi.ParseProvisioning(b)
-		default:
-			n.identity = string(b)
+	var wg sync.WaitGroup
+	for page, take := range map[byte]func(b []byte){
+		iscsi.PageLimits:       func(b []byte) { n.limits = *iscsi.ParseLimits(b) },
+		iscsi.PageProvisioning: func(b []byte) { n.thin = *iscsi.ParseProvisioning(b) },
+		iscsi.PageDevice:       func(b []byte) { n.identity = string(b) },
+	} {
+		if slices.Contains(list, page) {
+			wg.Go(func() {
+				if b, err := n.lun.Page(ctx, page); err == nil { // what it does not tell it does not have
+					take(b)
+				}
+			})
 		}
 	}
-	return nil
+	wg.Wait()
+	return ctx.Err()
 }
 
 // again prepares a connection that was made after a loss: the unit has to be the same, and

@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/iscsi"
@@ -24,10 +25,13 @@ type node struct {
 	limits   iscsi.Limits
 	thin     iscsi.Provisioning
 	identity string
+	// roundTrip is how long the first command took.
+	roundTrip time.Duration
 
 	noWriteSame, noStatus atomic.Bool // the target refused it
 	journal               journal
 	status                statusCache
+	ahead                 *ahead // nil: nothing is read ahead
 }
 
 var (
@@ -157,7 +161,12 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if len(p) == 0 {
 		return 0, eof
 	}
-	err := n.pieces(p, off, func(p []byte, t iscsi.Transfer) error { return n.lun.Read(ctx, p, t) })
+	var err error
+	if n.ahead != nil {
+		err = n.ahead.read(ctx, p, off)
+	} else {
+		err = n.pieces(p, off, func(p []byte, t iscsi.Transfer) error { return n.lun.Read(ctx, p, t) })
+	}
 	if err != nil {
 		return 0, n.failed(ctx, err, "iSCSI READ failed: %d bytes at offset %d: %w", len(p), off)
 	}
@@ -286,6 +295,9 @@ func (n *node) Resize(_ context.Context, size int64, opt driver.ResizeOptions) e
 
 // Close implements driver.Node.
 func (n *node) Close(ctx context.Context) error {
+	if n.ahead != nil {
+		n.ahead.end()
+	}
 	err := n.session.Close(ctx)
 	n.journal.wait()
 	return err
