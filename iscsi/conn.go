@@ -19,7 +19,7 @@ const (
 	// writeGrace is how long a write goes on whose context has ended.
 	writeGrace = 100 * time.Millisecond
 	// farewell is how long a logout is waited for.
-	farewell = time.Second
+	farewell = 300 * time.Millisecond
 )
 
 // conn is a connection in the full feature phase. It ends with its first error.

@@ -198,7 +198,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// Close logs out. It waits for a second at most. Commands under way fail.
+// Close logs out. It waits for a moment at most. Commands under way fail.
 func (s *Session) Close(ctx context.Context) error {
 	s.mu.Lock()
 	c, wait := s.conn, s.connecting
