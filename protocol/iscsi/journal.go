@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/cowl-disk/cowl/block/driver"
-	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/iscsi"
 )
 
@@ -21,7 +20,7 @@ const (
 // entry is a change.
 type entry struct {
 	at      iscsi.Transfer
-	data    []byte // pooled once it is in the journal; nil for zeroes
+	data    []byte // a copy once it is in the journal; nil for zeroes
 	zero    bool
 	unmap   bool
 	discard bool
@@ -69,9 +68,7 @@ func (n *node) change(ctx context.Context, e *entry, f func(e *entry) error) err
 		return err
 	}
 	if e.data != nil {
-		own := bufpool.Get(len(e.data))
-		copy(own, e.data)
-		e.data = own
+		e.data = slices.Clone(e.data)
 	}
 	j.mu.Lock()
 	j.entries = append(j.entries, e)
@@ -89,8 +86,7 @@ func (n *node) change(ctx context.Context, e *entry, f func(e *entry) error) err
 	return err
 }
 
-// drop removes entries. It is called with mu. The buffers are left to the collector: a
-// replay may read them.
+// drop removes entries. It is called with mu. A replay may still read their data.
 func (j *journal) drop(which func(e *entry) bool) {
 	j.entries = slices.DeleteFunc(j.entries, func(e *entry) bool {
 		if !which(e) {

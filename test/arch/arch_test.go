@@ -75,7 +75,7 @@ var allowed = map[string][]string{
 	"protocol":              {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources", "internal/trace"},
 	"protocol/nbd":          {"internal/sockaddr", "nbd/client", "nbd/wire", "nbd/tlscreds", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
 	"iscsi":                 {"internal/message"},
-	"protocol/iscsi":        {"iscsi", "internal/inet", "internal/bufpool", "block/driver", "opts"},
+	"protocol/iscsi":        {"iscsi", "internal/inet", "block/driver", "opts"},
 	"protocol/ssh":          {"internal/sockaddr", "internal/inet", "block/driver", "opts"},
 	"protocol/vvfat":        {"internal/fat", "block/driver", "opts"},
 	"protocol/nfs":          {"nfs", "internal/sockaddr", "internal/message", "block/driver", "opts"},

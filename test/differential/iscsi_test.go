@@ -226,7 +226,7 @@ func TestISCSIKilled(t *testing.T) {
 		if err != nil {
 			break
 		}
-		if text := string(b[:n]); !killed && !strings.Contains(text, "(0.00/") {
+		if text := string(b[:n]); !killed && strings.Count(text, "%)") > strings.Count(text, "(0.00/") {
 			killed = true
 			s.Kill()
 			s.Restart(t)
