@@ -17,11 +17,15 @@ import (
 func TestConformance(t *testing.T) {
 	for _, block := range []int{512, 4096} {
 		t.Run(fmt.Sprint(block), func(t *testing.T) {
-			// Where the race detector makes everything slow, units have few blocks.
+			// Where the race detector makes everything slow, units are small.
+			size := int64(0)
+			if testkit.Race {
+				size = 1<<20 + 3*512
+			}
 			if !testkit.Long() && (block == 512) == testkit.Race {
 				t.Skip("COWL_LONG is not set")
 			}
-			drivertest.Run(t, drivertest.Harness{Driver: iscsi.New(), Light: true, Make: func(t testing.TB, size int64) string {
+			drivertest.Run(t, drivertest.Harness{Driver: iscsi.New(), Light: true, Size: size, Make: func(t testing.TB, size int64) string {
 				u := iscsid.NewUnit(int(size+4095)&^4095, block)
 				u.Thin, u.Cached = true, block == 512
 				s := iscsid.Start(t, iscsid.Config{Unasked: block != 512}, map[uint32]*iscsid.Unit{300: u})

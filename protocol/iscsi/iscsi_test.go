@@ -180,7 +180,7 @@ func TestLost(t *testing.T) {
 // TestJournalIsBounded: much that is written is synchronised on the way.
 func TestJournalIsBounded(t *testing.T) {
 	ctx := guard(t)
-	u := iscsid.NewUnit(64<<20, 4096)
+	u := iscsid.NewUnit(32<<20, 4096)
 	u.Cached = true
 	s := iscsid.Start(t, iscsid.Config{Unasked: true, MaxReceive: 1 << 20, FirstBurst: 1 << 20, MaxBurst: 1 << 20}, map[uint32]*iscsid.Unit{1: u})
 	n := mustOpen(t, ctx, urlOf(s), true, nil)
