@@ -15,7 +15,7 @@ import (
 const (
 	defaultPort        = 2049
 	defaultTimeout     = 60 * time.Second
-	defaultConnections = 2
+	defaultConnections = 4
 	// maxTransfer is the largest read or write that is asked for, in bytes, and
 	// minTransfer what each server must take.
 	maxTransfer = 1 << 20

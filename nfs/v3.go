@@ -372,6 +372,7 @@ func (v *version3) read(ctx context.Context, h *handle, p []byte, off int64) (n 
 		d.Uint32() // the length, once more below
 		eof = d.Bool()
 		n = copy(p, d.Opaque(len(p)))
+		d.Release()
 	})
 	return n, eof, err
 }

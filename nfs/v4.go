@@ -378,6 +378,7 @@ func (v *version4) read(ctx context.Context, h *handle, p []byte, off int64) (n 
 		e := c.op(opRead, func(d *oncrpc.Decoder) {
 			eof = d.Bool()
 			n = copy(p, d.Opaque(len(p)))
+			d.Release()
 		})
 		e.Fixed(id[:])
 		e.Uint64(uint64(off))

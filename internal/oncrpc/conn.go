@@ -325,7 +325,7 @@ func (c *Conn) answer() error {
 		if r.left > w.most+maxHeader-at {
 			return message.Errorf(ErrMalformed, "an answer of the server is longer than %d bytes", w.most)
 		}
-		reply = append(reply, make([]byte, r.left)...)
+		reply = extend(reply, r.left)
 		if err := r.read(reply[at:]); err != nil {
 			return err
 		}
@@ -339,6 +339,31 @@ func (c *Conn) answer() error {
 		close(w.done)
 	}
 	return nil
+}
+
+// largeReply is from how many bytes on the room of an answer is used again.
+const largeReply = 64 << 10
+
+var largeReplies sync.Pool // of *[]byte
+
+// extend makes room for n bytes more of an answer.
+func extend(reply []byte, n int) []byte {
+	at := len(reply)
+	if at == 0 && n >= largeReply {
+		if b, _ := largeReplies.Get().(*[]byte); b != nil && cap(*b) >= n {
+			return (*b)[:n]
+		}
+	}
+	return append(reply, make([]byte, n)...)
+}
+
+// Release gives the room of an answer back. What Fixed and Opaque have returned must not be
+// used any more.
+func (d *Decoder) Release() {
+	if b := d.whole; cap(b) >= largeReply {
+		largeReplies.Put(&b)
+	}
+	d.whole, d.b = nil, nil
 }
 
 // Names of what a server answers instead of results (RFC 5531, section 9).
@@ -389,5 +414,6 @@ func accepted(b []byte) (*Decoder, error) {
 	if state != 0 {
 		return nil, refused(acceptStates, state)
 	}
+	d.whole = b
 	return d, nil
 }

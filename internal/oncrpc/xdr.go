@@ -46,8 +46,9 @@ var ErrMalformed = errors.New("the server's answer is malformed")
 // Decoder takes values in XDR from a buffer. The first that is not there, or too long, sets
 // the error; all values are zero from then on.
 type Decoder struct {
-	b   []byte
-	err error
+	b     []byte
+	whole []byte // for Release
+	err   error
 }
 
 // NewDecoder returns a decoder of b, which it keeps.

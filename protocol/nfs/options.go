@@ -37,7 +37,7 @@ type openOptions struct {
 	Port        int64  `opt:"nfsport" help:"TCP port of NFS (default: the port mapper tells it, 2049 in version 4)"`
 	MountPort   int64  `opt:"mountport" help:"TCP port of the mount service of version 3 (default: the port mapper tells it)"`
 	Timeout     int64  `opt:"timeout" default:"60" help:"Seconds for which a server that does not answer is waited for"`
-	Connections int64  `opt:"connections" help:"Connections to use at most (default: 2)"`
+	Connections int64  `opt:"connections" help:"Connections to use at most (default: 4)"`
 }
 
 var openSchema = opts.SchemaOf(openOptions{})
