@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -24,7 +25,8 @@ type remoteServers struct {
 	https            string
 	ftp              string // host:port, "" if there is none
 	iscsi, iscsiSlow string
-	socket           string // of the agent whose key the SSH server takes
+	socket           string   // of the agent whose key the SSH server takes
+	nfs, nfsSlow     []string // how a program is run where the servers can be reached; nil: there are none
 	stop             []func()
 	missing          []string // programs that are not installed
 	dir              string
@@ -75,6 +77,12 @@ func (s *remoteServers) delay(to string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	s.proxy(l, func() (net.Conn, error) { return net.Dial("tcp", to) })
+	return l.Addr().String(), nil
+}
+
+// proxy adds the round trip to what dial connects to.
+func (s *remoteServers) proxy(l net.Listener, dial func() (net.Conn, error)) {
 	s.stop = append(s.stop, func() { l.Close() })
 	go func() {
 		for {
@@ -82,7 +90,7 @@ func (s *remoteServers) delay(to string) (string, error) {
 			if err != nil {
 				return
 			}
-			up, err := net.Dial("tcp", to)
+			up, err := dial()
 			if err != nil {
 				c.Close()
 				continue
@@ -91,7 +99,6 @@ func (s *remoteServers) delay(to string) (string, error) {
 			go carry(c, up)
 		}
 	}()
-	return l.Addr().String(), nil
 }
 
 // carry passes on what src sends, half a round trip later.
@@ -129,7 +136,7 @@ func startRemote(ctx context.Context, dir, files string) (*remoteServers, error)
 	for _, start := range []struct {
 		program string
 		f       func(context.Context, string) error
-	}{{"/usr/sbin/sshd", s.startSSH}, {"nginx", s.startHTTP}, {"vsftpd", s.startFTP}, {"tgtd", s.startISCSI}} {
+	}{{"/usr/sbin/sshd", s.startSSH}, {"nginx", s.startHTTP}, {"vsftpd", s.startFTP}, {"tgtd", s.startISCSI}, {"ganesha.nfsd", s.startNFS}} {
 		path, err := exec.LookPath(start.program)
 		if err != nil {
 			s.missing = append(s.missing, start.program)
@@ -337,13 +344,28 @@ func (s *remoteServers) rows(c *config) (list []row) {
 			copied("iscsi: read 16 MiB, 20 ms of round trip", 1.2, nil, unit(s.iscsiSlow, 2), out),
 			copied("iscsi: write 64 MiB, 20 ms of round trip", 1.2, existing, medium, unit(s.iscsiSlow, 4)))
 	}
+	within := func(wrap []string, name string, goal float64, from, to string) {
+		r := copied(name, goal, nil, from, to)
+		r.original, r.ours = append(slices.Clone(wrap), r.original...), append(slices.Clone(wrap), r.ours...)
+		if to != out {
+			r.out = "" // the server must not lose its file behind its back: it is emptied by each run
+		}
+		list = append(list, r)
+	}
+	if s.nfs != nil {
+		const url = "nfs://127.0.0.1"
+		within(s.nfs, "nfs: read", 1.5, url+large, out)
+		within(s.nfs, "nfs: write", 1.5, large, url+at("nfs.img"))
+		within(s.nfsSlow, "nfs: read 64 MiB, 20 ms of round trip", 1.5, url+medium, out)
+		within(s.nfsSlow, "nfs: write 64 MiB, 20 ms of round trip", 1.5, medium, url+at("nfs.img"))
+	}
 	return list
 }
 
 // measureRemote runs the rows about other machines that were asked for.
 func measureRemote(ctx context.Context, c *config) error {
 	wanted := false
-	for _, name := range []string{"ssh: read", "ssh: write", "http: read", "https: read", "ftp: read", "iscsi: read", "iscsi: write", "20 ms of round trip"} {
+	for _, name := range []string{"ssh: read", "ssh: write", "http: read", "https: read", "ftp: read", "iscsi: read", "iscsi: write", "nfs: read", "nfs: write", "20 ms of round trip"} {
 		wanted = wanted || c.only.MatchString(name)
 	}
 	if !wanted {
