@@ -1,11 +1,13 @@
 package nfs
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"math"
 	"net"
 	"strconv"
+	"sync"
 
 	"github.com/cowl-disk/cowl/internal/message"
 	"github.com/cowl-disk/cowl/internal/oncrpc"
@@ -59,31 +61,39 @@ func once(ctx context.Context, cfg *Config, port int, f func(*oncrpc.Conn) error
 	return f(c)
 }
 
-// port returns a port that is given, or asks the port mapper.
-func (cfg *Config) port(ctx context.Context, given int, program, version uint32, what string) (int, error) {
-	if given != 0 {
-		return given, nil
+// ports returns the ports of the services, as they are given or as the port mapper tells
+// them.
+func (cfg *Config) ports(ctx context.Context) (mount, server int, err error) {
+	mount, server = cfg.MountPort, cfg.NFSPort
+	if mount != 0 && server != 0 {
+		return mount, server, nil
 	}
-	var port uint16
-	err := once(ctx, cfg, cfg.PortmapPort, func(c *oncrpc.Conn) (err error) {
-		port, err = oncrpc.GetPort(ctx, c, program, version)
+	ask := func(c *oncrpc.Conn, port *int, program, version uint32, what string) error {
+		if *port != 0 {
+			return nil
+		}
+		got, err := oncrpc.GetPort(ctx, c, program, version)
+		if *port = int(got); err == nil && got == 0 {
+			err = &UnavailableError{what}
+		}
 		return err
+	}
+	var merr, serr error
+	err = once(ctx, cfg, cfg.PortmapPort, func(c *oncrpc.Conn) error {
+		var wg sync.WaitGroup
+		wg.Go(func() { merr = ask(c, &mount, mountProgram, mountVersion, "mount service in version 3") })
+		serr = ask(c, &server, nfsProgram, 3, "NFS in version 3")
+		wg.Wait()
+		return cmp.Or(serr, merr)
 	})
 	if err != nil {
-		return 0, message.Errorf(nil, "asking the port mapper at '%s' for %s: %w", net.JoinHostPort(cfg.Host, strconv.Itoa(cfg.PortmapPort)), what, err)
+		err = message.Errorf(nil, "asking the port mapper at '%s': %w", net.JoinHostPort(cfg.Host, strconv.Itoa(cfg.PortmapPort)), err)
 	}
-	if port == 0 {
-		return 0, &UnavailableError{what}
-	}
-	return int(port), nil
+	return mount, server, err
 }
 
 func mount3(ctx context.Context, cfg *Config, directory string) (protocol, error) {
-	mountPort, err := cfg.port(ctx, cfg.MountPort, mountProgram, mountVersion, "mount service in version 3")
-	if err != nil {
-		return nil, err
-	}
-	nfsPort, err := cfg.port(ctx, cfg.NFSPort, nfsProgram, 3, "NFS in version 3")
+	mountPort, nfsPort, err := cfg.ports(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -228,15 +238,15 @@ func (v *version3) open(ctx context.Context, name string, write bool) (*handle, 
 		return nil, Attr{}, lookupError(name, err)
 	}
 	h := &handle{fh: fh}
-	if err := v.access(ctx, h, write); err != nil {
-		return nil, Attr{}, err
+	a, known, err := v.access(ctx, h, write)
+	if err == nil && !known {
+		a, err = v.getattr(ctx, h)
 	}
-	a, err := v.getattr(ctx, h)
 	return h, a, err
 }
 
 // access asks whether the user has the rights that are needed.
-func (v *version3) access(ctx context.Context, h *handle, write bool) error {
+func (v *version3) access(ctx context.Context, h *handle, write bool) (a Attr, known bool, err error) {
 	want := uint32(accessRead)
 	if write {
 		want |= accessModify | accessExtend
@@ -245,14 +255,14 @@ func (v *version3) access(ctx context.Context, h *handle, write bool) error {
 	e.Opaque(h.fh)
 	e.Uint32(want)
 	var have uint32
-	_, err := v.call(ctx, procAccess, e.B, nil, maxReply, func(d *oncrpc.Decoder) {
-		postOp(d)
+	_, err = v.call(ctx, procAccess, e.B, nil, maxReply, func(d *oncrpc.Decoder) {
+		a, known = postOp(d)
 		have = d.Uint32()
 	})
 	if err == nil && have&want != want {
 		err = check(3, errAcces)
 	}
-	return err
+	return a, known, err
 }
 
 func (v *version3) getattr(ctx context.Context, h *handle) (a Attr, err error) {

@@ -88,6 +88,8 @@ func (nfsDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	n.content = attr.Size
 	if o.Readahead != nil || o.PageCache != nil {
 		n.cache = newCache(f, number(o.Readahead), number(o.PageCache))
+	} else if !n.write {
+		n.ahead = newAhead(f, n.Size)
 	}
 	return n, nil
 }

@@ -28,6 +28,7 @@ type node struct {
 	write   bool
 	noFlush bool
 	cache   *cache // nil: none
+	ahead   *ahead // nil: none
 	size    atomic.Int64
 	sizeMu  sync.RWMutex // reads and writes within the file: shared; what changes its length: exclusive
 	noHoles atomic.Bool  // the server cannot tell of holes, or make them
@@ -97,8 +98,11 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		p, end = p[:size-off], io.EOF
 	}
 	read := n.f.ReadAt
-	if n.cache != nil {
+	switch {
+	case n.cache != nil:
 		read = n.cache.read
+	case n.ahead != nil:
+		read = n.ahead.read
 	}
 	got, err := read(ctx, p, off)
 	if err == io.EOF && got < len(p) {
@@ -330,6 +334,9 @@ func (n *node) Flush(ctx context.Context) error {
 
 // Close implements driver.Node.
 func (n *node) Close(ctx context.Context) error {
+	if n.ahead != nil {
+		n.ahead.close()
+	}
 	err := n.Flush(ctx)
 	if ctx.Err() != nil {
 		err = nil // what was flushed is safe; nobody waits for the rest
