@@ -18,6 +18,50 @@ import (
 	"github.com/cowl-disk/cowl/nfs"
 )
 
+// write writes at the start of a file and waits until that is durable.
+func write(ctx context.Context, f *nfs.File, p []byte) error {
+	if err := f.WriteAt(ctx, p, 0); err != nil {
+		return err
+	}
+	return f.Sync(ctx)
+}
+
+// TestWriteFails: a write that fails although nobody waits for it fails the next ones and
+// Sync, until it can be done; reads have it all the time.
+func TestWriteFails(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	var full atomic.Bool
+	full.Store(true)
+	s.before = func(proc uint32) fault {
+		if proc == procWrite && full.Load() {
+			return fault{status: statusNoSpc}
+		}
+		return fault{}
+	}
+	_, f := s.mount(t)
+	if err := write(t.Context(), f, []byte("data")); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%v", err)
+	}
+	if err := f.WriteAt(t.Context(), []byte("more"), 10); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("the next write: %v", err)
+	}
+	got := make([]byte, 4)
+	if _, err := f.ReadAt(t.Context(), got, 0); err != nil || string(got) != "data" {
+		t.Errorf("%q %v", got, err)
+	}
+	full.Store(false)
+	if err := f.Sync(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := s.durable("disk"); string(got) != "data" {
+		t.Errorf("%q", got)
+	}
+	if err := write(t.Context(), f, []byte("DATA")); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRestart: what a server loses with a restart is written again, in its order; a change
 // of the verifier alone counts as one.
 func TestRestart(t *testing.T) {
@@ -149,11 +193,11 @@ func TestPatience(t *testing.T) {
 	}
 	_, f := s.mount(t)
 	left.Store(3)
-	if err := f.WriteAt(t.Context(), []byte("x"), 0); err != nil {
+	if err := write(t.Context(), f, []byte("x")); err != nil {
 		t.Fatal(err)
 	}
 	left.Store(1 << 40)
-	err := f.WriteAt(t.Context(), []byte("x"), 0)
+	err := write(t.Context(), f, []byte("x"))
 	var status *nfs.StatusError
 	if !errors.As(err, &status) || status.Name() != "NFS3ERR_JUKEBOX" || !strings.Contains(err.Error(), "patience") {
 		t.Errorf("%v", err)
@@ -186,7 +230,7 @@ func TestAnswersLost(t *testing.T) {
 	if err := c.Remove(t.Context(), "disk"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("removing again: %v", err)
 	}
-	if err := f.WriteAt(t.Context(), []byte("x"), 0); err == nil || !strings.Contains(err.Error(), "NFS3ERR_STALE: the file was removed") {
+	if err := write(t.Context(), f, []byte("x")); err == nil || !strings.Contains(err.Error(), "NFS3ERR_STALE: the file was removed") {
 		t.Errorf("a file that is gone: %v", err)
 	}
 }
@@ -225,20 +269,22 @@ func TestSilence(t *testing.T) {
 	s.config.Timeout = 300 * time.Millisecond
 	_, f := s.mount(t)
 	s.before = func(uint32) fault { return fault{silent: true} }
-	for name, call := range map[string]func(context.Context) error{
+	calls := map[string]func(context.Context) error{
 		"read":   func(ctx context.Context) error { _, err := f.ReadAt(ctx, make([]byte, 100), 0); return err },
-		"write":  func(ctx context.Context) error { return f.WriteAt(ctx, make([]byte, 1<<20), 0) },
+		"write":  func(ctx context.Context) error { return write(ctx, f, make([]byte, 1<<20)) },
 		"resize": func(ctx context.Context) error { return f.Resize(ctx, 5) },
-	} {
-		if err := call(t.Context()); !errors.Is(err, syscall.ETIMEDOUT) {
-			t.Errorf("%s: %v", name, err)
-		}
+	}
+	for _, name := range []string{"read", "resize", "write"} {
+		call := calls[name]
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(10*time.Millisecond, cancel)
 		if err := call(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
 		cancel()
+		if err := call(t.Context()); !errors.Is(err, syscall.ETIMEDOUT) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 	if n := runtime.NumGoroutine(); n > 100 {
 		t.Errorf("%d goroutines", n)
@@ -257,7 +303,7 @@ func TestGone(t *testing.T) {
 	if _, err := nfs.Mount(t.Context(), s.config, "/"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("%v", err)
 	}
-	if err := f.WriteAt(t.Context(), []byte("x"), 0); !errors.Is(err, syscall.ETIMEDOUT) || !errors.Is(err, syscall.ECONNREFUSED) {
+	if err := write(t.Context(), f, []byte("x")); !errors.Is(err, syscall.ETIMEDOUT) || !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("%v", err)
 	}
 }

@@ -2,6 +2,7 @@ package nfs
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 
@@ -27,15 +28,18 @@ type File struct {
 	committing chan struct{}
 
 	mu       sync.Mutex
-	kept     []*change // in the order in which the server did them
+	kept     []*change // not committed, in the order in which they were asked for
+	under    []*change // those of them that the server has not answered yet
 	bytes    int64     // of kept
 	verifier verifier  // that the server had last
 	known    bool      // verifier is
 	doubt    bool      // all that is kept has to be written again, whatever the verifier
+	failed   error     // of a write that nobody waited for; under doubt
 	behind   chan struct{}
 	stop     context.CancelFunc
 	ctx      context.Context // of commits that nobody waits for
 	buffers  sync.Pool       // of *[]byte, as long as the longest write
+	sends    sync.WaitGroup
 }
 
 func newFile(c *Client, h *handle) *File {
@@ -104,6 +108,8 @@ func (f *File) Attr(ctx context.Context) (Attr, error) { return f.c.p.getattr(ct
 // is io.EOF. n is meaningless with other errors.
 func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (n int, err error) {
 	part, _ := f.c.p.limits()
+	before := f.pin(off, int64(len(p)))
+	defer f.unpin(before)
 	var mu sync.Mutex
 	end := len(p)
 	err = split(len(p), part, func(from, to int) error {
@@ -125,14 +131,16 @@ func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (n int, err erro
 	if err != nil {
 		return 0, err
 	}
-	end = f.overlay(p, end, off)
+	end = f.overlay(before, p, end, off)
 	if end < len(p) {
 		return end, io.EOF
 	}
 	return end, nil
 }
 
-// WriteAt writes p at offset off. What it has written is durable after Sync.
+// WriteAt writes p at offset off. It does not wait for the server as long as there is room
+// for what is under way: if a write fails, the next ones and Sync do, until a Sync, which
+// tries it again, succeeds. What was written is durable after Sync; reads see it at once.
 func (f *File) WriteAt(ctx context.Context, p []byte, off int64) error {
 	_, part := f.c.p.limits()
 	return split(len(p), part, func(from, to int) error {
@@ -142,13 +150,8 @@ func (f *File) WriteAt(ctx context.Context, p []byte, off int64) error {
 		if err := take(ctx, f.order, 1); err != nil {
 			return err
 		}
-		defer give(f.order, 1)
 		k := &change{off: off + int64(from), n: int64(to - from), payload: f.payload(p[from:to])}
-		if err := f.send(ctx, k); err != nil {
-			return err
-		}
-		f.keep(k)
-		return nil
+		return f.behindhand(ctx, k)
 	})
 }
 
@@ -173,7 +176,7 @@ func (f *File) payload(p []byte) []byte {
 
 // recycle gives the payload of a change back that is durable.
 func (f *File) recycle(k *change) {
-	if _, most := f.c.p.limits(); cap(k.payload) == most {
+	if _, most := f.c.p.limits(); cap(k.payload) == most && k.users == 0 {
 		b := k.payload[:most]
 		f.buffers.Put(&b)
 	}
@@ -238,13 +241,19 @@ func (f *File) Deallocate(ctx context.Context, off, n int64) error {
 	if err := take(ctx, f.order, 1); err != nil {
 		return err
 	}
-	defer give(f.order, 1)
 	k := &change{off: off, n: n}
-	if err := f.send(ctx, k); err != nil {
+	if err := f.behindhand(ctx, k); err != nil {
 		return err
 	}
-	f.keep(k)
-	return nil
+	select { // whether the server can do it is of interest
+	case <-k.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if k.err != nil && isStatus(k.err, errNotSupp, errUnionNotSupp) {
+		f.withdraw(k)
+	}
+	return k.err
 }
 
 // NextData returns where the next data is, from off on, and NextHole where the next hole
@@ -285,14 +294,23 @@ func (f *File) Resize(ctx context.Context, size int64) error {
 	return f.c.explain(f.c.p.resize(ctx, f.h, size))
 }
 
-// Close lets the file go. What was not committed may be lost.
+// Close waits for writes that are under way, and lets the file go. What was not committed
+// may be lost.
 func (f *File) Close(ctx context.Context) error {
+	err := f.wait(ctx, f.all())
+	f.mu.Lock()
+	err = errors.Join(err, f.failed)
+	f.mu.Unlock()
+	if ctx.Err() != nil {
+		err = nil // nobody waits for them
+	}
 	f.stop()
+	f.sends.Wait()
 	f.mu.Lock()
 	behind := f.behind
 	f.mu.Unlock()
 	if behind != nil {
 		<-behind
 	}
-	return f.c.p.release(ctx, f.h)
+	return errors.Join(err, f.c.p.release(ctx, f.h))
 }

@@ -2,6 +2,7 @@ package nfs
 
 import (
 	"context"
+	"slices"
 
 	"github.com/cowl-disk/cowl/internal/message"
 )
@@ -23,16 +24,52 @@ type change struct {
 	off, n   int64
 	payload  []byte
 	verifier verifier
+	done     chan struct{} // closed when the server has answered
+	err      error
+	users    int  // reads that look at the payload
+	gone     bool // it is not kept any more
 }
 
 func (k *change) cost() int64 { return int64(cap(k.payload)) + changeCost }
 
-// keep keeps a change until it is committed. It is called with a token of order.
-func (f *File) keep(k *change) {
-	f.mu.Lock()
+// behindhand keeps a change until it is committed, and begins to do it. It is called with a token of
+// order, which it gives back.
+func (f *File) behindhand(ctx context.Context, k *change) error {
+	k.done = make(chan struct{})
+	for {
+		f.mu.Lock()
+		if f.failed != nil {
+			err := f.failed
+			f.mu.Unlock()
+			give(f.order, 1)
+			return err
+		}
+		before := f.overlapping(k)
+		if before == nil {
+			break
+		}
+		f.mu.Unlock()
+		select {
+		case <-before.done:
+		case <-ctx.Done():
+			give(f.order, 1)
+			return ctx.Err()
+		}
+	}
 	defer f.mu.Unlock()
-	f.kept = append(f.kept, k)
+	f.kept, f.under = append(f.kept, k), append(f.under, k)
 	f.bytes += k.cost()
+	f.sends.Go(func() {
+		err := f.send(f.ctx, k)
+		f.mu.Lock()
+		f.under = slices.DeleteFunc(f.under, func(o *change) bool { return o == k })
+		if k.err = err; err != nil {
+			f.failed, f.doubt = err, true
+		}
+		f.mu.Unlock()
+		close(k.done)
+		give(f.order, 1)
+	})
 	if f.bytes >= commitAt && f.behind == nil {
 		done := make(chan struct{})
 		f.behind = done
@@ -44,6 +81,58 @@ func (f *File) keep(k *change) {
 			close(done)
 		}()
 	}
+	return nil
+}
+
+// overlapping returns a change under way whose range is not apart from that of k: the two
+// must be done one after the other. It is called with mu.
+func (f *File) overlapping(k *change) *change {
+	for _, o := range f.under {
+		if o.off < k.off+k.n && k.off < o.off+o.n {
+			return o
+		}
+	}
+	return nil
+}
+
+// withdraw forgets a change that the server cannot do, and its failure.
+func (f *File) withdraw(k *change) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !k.gone {
+		f.forget([]*change{k})
+	}
+	if f.failed == k.err {
+		f.failed = nil
+	}
+}
+
+// forget keeps changes no longer. It is called with mu.
+func (f *File) forget(list []*change) {
+	for _, k := range list {
+		k.gone = true
+		f.bytes -= k.cost()
+	}
+	f.kept = slices.DeleteFunc(f.kept, func(k *change) bool { return k.gone })
+}
+
+// wait waits for changes to be done, and for nothing longer than ctx.
+func (f *File) wait(ctx context.Context, list []*change) error {
+	for _, k := range list {
+		select {
+		case <-k.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// all returns what is kept.
+func (f *File) all() []*change {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.kept)
 }
 
 // room waits until n bytes more can be kept.
@@ -70,26 +159,56 @@ func (f *File) room(ctx context.Context, n int) error {
 	return f.Sync(ctx)
 }
 
-// overlay puts what is kept into p, which was read from off and has end bytes: a server that was
-// restarted may have lost it. It returns how many bytes there are now.
-func (f *File) overlay(p []byte, end int, off int64) int {
+// pin returns what is kept of a range, and what makes the file longer, before the range is
+// read, so that it stays until unpin: the server may do and commit it meanwhile, too late for
+// the answer.
+func (f *File) pin(off, n int64) (list []*change) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, k := range f.kept {
-		from, to := max(k.off, off), min(k.off+k.n, off+int64(len(p)))
-		if from >= to {
-			continue
+		if k.off+k.n > off && (k.off < off+n || k.payload != nil) {
+			k.users++
+			list = append(list, k)
 		}
-		if k.payload == nil { // it does not change the length of the file
-			to = min(to, off+int64(end))
-			if from < to {
-				clear(p[from-off : to-off])
-			}
-			continue
+	}
+	return list
+}
+
+func (f *File) unpin(list []*change) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, k := range list {
+		k.users--
+	}
+}
+
+// overlay puts what is kept, and what was before, into p, which was read from off and has end bytes: the
+// server may not have done it yet, or lost it with a restart. It returns how many bytes there are now.
+func (f *File) overlay(before []*change, p []byte, end int, off int64) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, list := range [][]*change{before, f.kept} {
+		for _, k := range list {
+			end = k.overlay(p, end, off)
 		}
-		if at := int(from - off); at > end {
-			clear(p[end:at])
+	}
+	return end
+}
+
+func (k *change) overlay(p []byte, end int, off int64) int {
+	from, to := max(k.off, off), min(k.off+k.n, off+int64(len(p)))
+	if k.payload == nil { // it does not change the length of the file
+		if to = min(to, off+int64(end)); from < to {
+			clear(p[from-off : to-off])
 		}
+		return end
+	}
+	// What is between the end of the file and the change reads as zeroes.
+	if gap := min(k.off-off, int64(len(p))); gap > int64(end) {
+		clear(p[end:gap])
+		end = int(gap)
+	}
+	if from < to {
 		copy(p[from-off:to-off], k.payload[from-k.off:to-k.off])
 		end = max(end, int(to-off))
 	}
@@ -102,12 +221,15 @@ func (f *File) Sync(ctx context.Context) error {
 		return err
 	}
 	defer give(f.committing, 1)
-	n := f.count()
-	if n == 0 {
+	list := f.all()
+	if len(list) == 0 {
 		return nil
 	}
+	if err := f.wait(ctx, list); err != nil {
+		return err
+	}
 	if !f.doubtful() {
-		if done, err := f.commit(ctx, n); done || err != nil {
+		if done, err := f.commit(ctx, list); done || err != nil {
 			return err
 		}
 	}
@@ -118,20 +240,14 @@ func (f *File) Sync(ctx context.Context) error {
 	return f.again(ctx)
 }
 
-func (f *File) count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.kept)
-}
-
 // settle commits all that is kept. It is called with all tokens.
 func (f *File) settle(ctx context.Context) error {
-	n := f.count()
-	if n == 0 {
+	list := f.all()
+	if len(list) == 0 {
 		return nil
 	}
 	if !f.doubtful() {
-		if done, err := f.commit(ctx, n); done || err != nil {
+		if done, err := f.commit(ctx, list); done || err != nil {
 			return err
 		}
 	}
@@ -144,38 +260,36 @@ func (f *File) doubtful() bool {
 	return f.doubt
 }
 
-// distrust makes the next commit write all again, since nobody knows what an earlier one
-// that failed has lost.
-func (f *File) distrust() {
+// distrust makes the next commit write all again, since nobody knows what one that failed has
+// lost, and fails writes until then. It returns the error.
+func (f *File) distrust(ctx context.Context, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.doubt = true
+	if ctx.Err() == nil {
+		f.failed = err
+	}
+	return err
 }
 
-// commit commits the first n changes that are kept. done says whether they are durable: the
-// server may have been restarted since it did them. It is called with the token of
-// committing.
-func (f *File) commit(ctx context.Context, n int) (done bool, err error) {
+// commit commits changes that are done. done says whether they are durable: the server may
+// have been restarted since it did them. It is called with the token of committing.
+func (f *File) commit(ctx context.Context, list []*change) (done bool, err error) {
 	v, err := f.c.p.commit(ctx, f.h)
 	if err != nil {
-		f.distrust()
-		return false, message.Errorf(nil, "committing what was written: %w", f.c.explain(err))
+		return false, f.distrust(ctx, message.Errorf(nil, "committing what was written: %w", f.c.explain(err)))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, k := range f.kept[:n] {
+	list = slices.DeleteFunc(list, func(k *change) bool { return k.gone })
+	for _, k := range list {
 		if k.verifier != v {
 			return false, nil
 		}
 	}
-	for i, k := range f.kept[:n] {
-		f.bytes -= k.cost()
+	f.forget(list)
+	for _, k := range list {
 		f.recycle(k)
-		f.kept[i] = nil
-	}
-	f.kept = f.kept[n:]
-	if len(f.kept) == 0 {
-		f.kept = nil
 	}
 	return true, nil
 }
@@ -184,18 +298,17 @@ func (f *File) commit(ctx context.Context, n int) (done bool, err error) {
 // called with all tokens.
 func (f *File) again(ctx context.Context) error {
 	for range restarts {
-		f.c.cfg.Log(1, "the server was restarted: what it may have lost is written again")
+		f.c.cfg.Log(1, "what the server may have lost is written again")
+		kept := f.all()
 		f.mu.Lock()
-		kept := f.kept
-		f.known, f.doubt = false, false
+		f.known, f.doubt, f.failed = false, false, nil
 		f.mu.Unlock()
 		for _, k := range kept {
 			if err := f.send(ctx, k); err != nil {
-				f.distrust()
-				return message.Errorf(nil, "writing again what the server may have lost: %w", err)
+				return f.distrust(ctx, message.Errorf(nil, "writing again what the server may have lost: %w", err))
 			}
 		}
-		if done, err := f.commit(ctx, len(kept)); done || err != nil {
+		if done, err := f.commit(ctx, kept); done || err != nil {
 			return err
 		}
 	}
