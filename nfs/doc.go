@@ -15,12 +15,14 @@
 // 4.1). A file is created exclusively, with a verifier that makes a second try recognise
 // the work of the first; to remove a file that is gone at the second try is no error.
 //
-// Writes are unstable: a server may hold them in memory until File.Sync. What is not
-// committed is kept here, within a bound, and written again when the verifier of the
-// server shows that it was restarted in between.
+// Writes do not wait for the server while there is room for them, and are unstable: a server
+// may hold them in memory until File.Sync. What is not committed is kept here, within a bound: reads see it, and
+// it is written again when the verifier of the server shows that it was restarted in
+// between, or when a write has failed. Writes whose ranges overlap are made one after the
+// other.
 //
 // # Locks
 //
-// File.order before File.mu; Client's and the transports' locks are held for moments only, but for
+// File.committing, then File.order, then File.mu; Client's and the transports' locks are held for moments only, but for
 // version4.recovery, during which no other lock is held.
 package nfs

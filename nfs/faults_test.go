@@ -33,12 +33,12 @@ func TestWriteFails(t *testing.T) {
 	s := newServer(t)
 	var full atomic.Bool
 	full.Store(true)
-	s.before = func(proc uint32) fault {
+	s.faults(func(proc uint32) fault {
 		if proc == procWrite && full.Load() {
 			return fault{status: statusNoSpc}
 		}
 		return fault{}
-	}
+	})
 	_, f := s.mount(t)
 	if err := write(t.Context(), f, []byte("data")); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("%v", err)
@@ -157,12 +157,12 @@ func TestCommitFails(t *testing.T) {
 	}
 	var full atomic.Bool
 	full.Store(true)
-	s.before = func(proc uint32) fault {
+	s.faults(func(proc uint32) fault {
 		if proc == procCommit && full.Load() {
 			return fault{status: statusNoSpc}
 		}
 		return fault{}
-	}
+	})
 	if err := f.Sync(t.Context()); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("%v", err)
 	}
@@ -185,12 +185,12 @@ func TestPatience(t *testing.T) {
 	s.config.Timeout = 300 * time.Millisecond
 	var left atomic.Int64
 	left.Store(3)
-	s.before = func(uint32) fault {
+	s.faults(func(uint32) fault {
 		if left.Add(-1) >= 0 {
 			return fault{status: statusJukebox}
 		}
 		return fault{}
-	}
+	})
 	_, f := s.mount(t)
 	left.Store(3)
 	if err := write(t.Context(), f, []byte("x")); err != nil {
@@ -210,10 +210,10 @@ func TestAnswersLost(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	var seen sync.Map
-	s.before = func(proc uint32) fault {
+	s.faults(func(proc uint32) fault {
 		_, again := seen.LoadOrStore(proc, true)
 		return fault{breakAfter: !again}
-	}
+	})
 	c, f := s.mount(t) // the creation is sent twice, and is one of a new file
 	if err := f.WriteAt(t.Context(), []byte("some text"), 0); err != nil {
 		t.Fatal(err)
@@ -240,10 +240,10 @@ func TestResets(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	var calls atomic.Int64
-	s.before = func(uint32) fault {
+	s.faults(func(uint32) fault {
 		n := calls.Add(1)
 		return fault{breakBefore: n%7 == 0, breakAfter: n%5 == 0}
-	}
+	})
 	_, f := s.mount(t)
 	want := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
 	if err := f.WriteAt(t.Context(), want, 0); err != nil {
@@ -268,7 +268,7 @@ func TestSilence(t *testing.T) {
 	s := newServer(t)
 	s.config.Timeout = 300 * time.Millisecond
 	_, f := s.mount(t)
-	s.before = func(uint32) fault { return fault{silent: true} }
+	s.faults(func(uint32) fault { return fault{silent: true} })
 	calls := map[string]func(context.Context) error{
 		"read":   func(ctx context.Context) error { _, err := f.ReadAt(ctx, make([]byte, 100), 0); return err },
 		"write":  func(ctx context.Context) error { return write(ctx, f, make([]byte, 1<<20)) },

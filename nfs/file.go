@@ -241,19 +241,21 @@ func (f *File) Deallocate(ctx context.Context, off, n int64) error {
 	if err := take(ctx, f.order, 1); err != nil {
 		return err
 	}
-	k := &change{off: off, n: n}
-	if err := f.behindhand(ctx, k); err != nil {
+	defer give(f.order, 1)
+	k := &change{off: off, n: n, done: make(chan struct{})}
+	if err := f.begin(ctx, k); err != nil {
 		return err
 	}
-	select { // whether the server can do it is of interest
-	case <-k.done:
-	case <-ctx.Done():
-		return ctx.Err()
+	f.mu.Unlock()
+	err := f.send(ctx, k)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil {
+		f.kept = append(f.kept, k)
+		f.bytes += k.cost()
 	}
-	if k.err != nil && isStatus(k.err, errNotSupp, errUnionNotSupp) {
-		f.withdraw(k)
-	}
-	return k.err
+	f.end(k)
+	return err
 }
 
 // NextData returns where the next data is, from off on, and NextHole where the next hole

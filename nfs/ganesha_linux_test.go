@@ -114,6 +114,7 @@ func TestGaneshaFaults(t *testing.T) {
 		t.Run("restart "+c.version, func(t *testing.T) { restarted(t, s, c.version, c.dir) })
 		t.Run("rights "+c.version, func(t *testing.T) { refused(t, s, c.version, c.dir) })
 	}
+	t.Run("full", func(t *testing.T) { full(t, s) })
 	t.Run("mutated 4", func(t *testing.T) {
 		m := mutate(t, fmt.Sprintf("127.0.0.1:%d", s.Port))
 		for seed := range uint64(testkit.Count(20)) {
@@ -178,5 +179,44 @@ func refused(t *testing.T, s *ganesha.Server, version, dir string) {
 			t.Errorf("user %d: %v", uid, err)
 		}
 		c.Close(t.Context())
+	}
+}
+
+// full: the disk of the server is full, and then no longer.
+func full(t *testing.T, s *ganesha.Server) {
+	limit := func(size string) {
+		t.Helper()
+		if err := syscall.Mount("", s.Dir, "", syscall.MS_REMOUNT, "size="+size); err != nil {
+			t.Skipf("the size of the file system cannot be changed: %v", err)
+		}
+	}
+	c, err := nfs.Mount(t.Context(), nfs.Config{Host: "127.0.0.1", UID: 1000, GID: 1000}, s.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	f, _, _, err := c.Create(t.Context(), "full", 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := bytes.Repeat([]byte("full"), 4<<20)
+	limit("25M") // some of it is in use by files of other tests
+	err = f.WriteAt(t.Context(), want, 0)
+	for range 3 { // until there is no room for sure
+		err = errors.Join(err, f.WriteAt(t.Context(), want, 16<<20))
+	}
+	if err = errors.Join(err, f.Sync(t.Context())); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%v", err)
+	}
+	limit("90%")
+	if err := errors.Join(f.Sync(t.Context()), f.WriteAt(t.Context(), want, 0), f.Sync(t.Context())); err != nil {
+		t.Error(err)
+	}
+	got := make([]byte, len(want))
+	if _, err := f.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("another content (%v)", err)
+	}
+	if err := f.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -25,50 +25,62 @@ type change struct {
 	payload  []byte
 	verifier verifier
 	done     chan struct{} // closed when the server has answered
-	err      error
-	users    int  // reads that look at the payload
-	gone     bool // it is not kept any more
+	users    int           // reads that look at the payload
+	gone     bool          // it is not kept any more
 }
 
 func (k *change) cost() int64 { return int64(cap(k.payload)) + changeCost }
 
-// behindhand keeps a change until it is committed, and begins to do it. It is called with a token of
-// order, which it gives back.
-func (f *File) behindhand(ctx context.Context, k *change) error {
-	k.done = make(chan struct{})
+// begin waits for the changes under way that overlap, and puts a change among those under
+// way. It is called with a token of order. It returns with mu, unless there is an error: that of an
+// earlier write, or of the context.
+func (f *File) begin(ctx context.Context, k *change) error {
 	for {
 		f.mu.Lock()
-		if f.failed != nil {
-			err := f.failed
+		if err := f.failed; err != nil {
 			f.mu.Unlock()
-			give(f.order, 1)
 			return err
 		}
 		before := f.overlapping(k)
 		if before == nil {
-			break
+			f.under = append(f.under, k)
+			return nil
 		}
 		f.mu.Unlock()
 		select {
 		case <-before.done:
 		case <-ctx.Done():
-			give(f.order, 1)
 			return ctx.Err()
 		}
 	}
+}
+
+// end takes a change from those under way. It is called with mu.
+func (f *File) end(k *change) {
+	f.under = slices.DeleteFunc(f.under, func(o *change) bool { return o == k })
+	close(k.done)
+}
+
+// behindhand keeps a write until it is committed, and begins to do it. It is called with a
+// token of order, which it gives back.
+func (f *File) behindhand(ctx context.Context, k *change) error {
+	k.done = make(chan struct{})
+	if err := f.begin(ctx, k); err != nil {
+		give(f.order, 1)
+		return err
+	}
 	defer f.mu.Unlock()
-	f.kept, f.under = append(f.kept, k), append(f.under, k)
+	f.kept = append(f.kept, k)
 	f.bytes += k.cost()
 	f.sends.Go(func() {
+		defer give(f.order, 1)
 		err := f.send(f.ctx, k)
 		f.mu.Lock()
-		f.under = slices.DeleteFunc(f.under, func(o *change) bool { return o == k })
-		if k.err = err; err != nil {
+		defer f.mu.Unlock()
+		if err != nil {
 			f.failed, f.doubt = err, true
 		}
-		f.mu.Unlock()
-		close(k.done)
-		give(f.order, 1)
+		f.end(k)
 	})
 	if f.bytes >= commitAt && f.behind == nil {
 		done := make(chan struct{})
@@ -93,18 +105,6 @@ func (f *File) overlapping(k *change) *change {
 		}
 	}
 	return nil
-}
-
-// withdraw forgets a change that the server cannot do, and its failure.
-func (f *File) withdraw(k *change) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !k.gone {
-		f.forget([]*change{k})
-	}
-	if f.failed == k.err {
-		f.failed = nil
-	}
 }
 
 // forget keeps changes no longer. It is called with mu.
@@ -281,7 +281,6 @@ func (f *File) commit(ctx context.Context, list []*change) (done bool, err error
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	list = slices.DeleteFunc(list, func(k *change) bool { return k.gone })
 	for _, k := range list {
 		if k.verifier != v {
 			return false, nil

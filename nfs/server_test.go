@@ -80,6 +80,13 @@ func newServer(t testing.TB) *server {
 	return s
 }
 
+// faults sets before.
+func (s *server) faults(before func(proc uint32) fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.before = before
+}
+
 func (s *server) hangUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,8 +138,11 @@ func (s *server) serve(c net.Conn) {
 			d.Opaque(400)
 		}
 		var f fault
-		if s.before != nil && program == 100003 {
-			f = s.before(proc)
+		s.mu.Lock()
+		before := s.before
+		s.mu.Unlock()
+		if before != nil && program == 100003 {
+			f = before(proc)
 		}
 		if f.breakBefore {
 			return
