@@ -11,6 +11,11 @@
 // writing. A format extension (dirty bitmaps) is kept, but an image that was written
 // has 0 for the mark, which says that the extension is out of date.
 //
-// Not supported: bundles (folders with a DiskDescriptor.xml), and changing the bitmaps
-// of a format extension.
+// A bundle is a folder (".hdd") with a descriptor, DiskDescriptor.xml, which the protocol
+// "file" opens where the folder is named. It lists the parts of the disk, and for each of them the
+// files of the disk as it is and of its snapshots: what an image does not have, the one
+// below it has. Bundles can be read only. The files have to be in the folder.
+//
+// Not supported: writing bundles, encrypted ones, and changing the bitmaps of a format
+// extension.
 package parallels

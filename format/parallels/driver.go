@@ -1,8 +1,10 @@
 package parallels
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"io"
 	"strings"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -14,8 +16,10 @@ type parallelsDriver struct{}
 // New returns the driver "parallels".
 func New() driver.Driver { return parallelsDriver{} }
 
-// openOptions: there are none.
-type openOptions struct{}
+// openOptions declares what Open accepts.
+type openOptions struct {
+	Snapshot string `opt:"snapshot" help:"Identifier of the snapshot of a bundle to read"`
+}
 
 // createOptions declares what Create and Measure accept.
 type createOptions struct {
@@ -24,9 +28,12 @@ type createOptions struct {
 }
 
 var desc = driver.Desc{
-	Name:          "parallels",
-	Kind:          driver.KindFormat,
-	Children:      []driver.ChildDesc{{Role: "file", Use: driver.UseMetadata}},
+	Name: "parallels",
+	Kind: driver.KindFormat,
+	Children: []driver.ChildDesc{
+		{Role: "file", Use: driver.UseMetadata},
+		{Role: "images", Use: driver.UseData, List: true, Optional: true, ByDriver: true},
+	},
 	NoCompression: true,
 	StoresBitmaps: true,
 	CreateOrder:   strings.Fields("size cluster_size preallocation nocow extent_size_hint"),
@@ -50,8 +57,12 @@ var (
 // Desc implements driver.Driver.
 func (parallelsDriver) Desc() *driver.Desc { return &desc }
 
-// Probe implements driver.Prober.
-func (parallelsDriver) Probe(head []byte, _ int64, _ string) int {
+// Probe implements driver.Prober. A descriptor is told by its name, too, so that nothing
+// that a guest writes is taken for one.
+func (parallelsDriver) Probe(head []byte, _ int64, name string) int {
+	if name[strings.LastIndexAny(name, `/\`)+1:] == descriptorName && bytes.Contains(head, []byte(descriptorMark)) {
+		return 100
+	}
 	if len(head) < headerSize || binary.LittleEndian.Uint32(head[16:]) != version {
 		return 0
 	}
@@ -66,6 +77,17 @@ func (parallelsDriver) Open(ctx context.Context, req *driver.OpenRequest) (drive
 	var o openOptions
 	if err := desc.OpenOptions.Decode(req.Options, &o); err != nil {
 		return nil, err
+	}
+	head := make([]byte, driver.ProbeBytes)
+	n, err := req.File.ReadAt(ctx, head, 0)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	if bytes.Contains(head[:n], []byte(descriptorMark)) {
+		return openBundle(ctx, req, o.Snapshot)
+	}
+	if o.Snapshot != "" {
+		return nil, driver.Errorf(driver.ErrInvalid, "'snapshot' is given, but the image is no bundle")
 	}
 	return open(ctx, req)
 }
