@@ -65,6 +65,17 @@ func openError(name string, err error) error {
 }
 
 func (c *call) openSource(ctx context.Context, src block.Source, name string, o block.OpenOptions) (*block.Image, error) {
+	if archive, disk, ok := splitOVA(src.Filename); ok && c.cowl() && !o.Write {
+		var err error
+		if src, err = c.inOVA(src, archive, disk); err != nil {
+			return nil, err
+		}
+	}
+	return c.openPlain(ctx, src, name, o)
+}
+
+// openPlain is openSource for names that are none of disks in an appliance.
+func (c *call) openPlain(ctx context.Context, src block.Source, name string, o block.OpenOptions) (*block.Image, error) {
 	o.Gate = driver.AllowAll
 	o.Objects = &c.objects
 	o.Messages.Warn = func(msg string) { c.warnf("%s", msg) }

@@ -52,7 +52,7 @@ func (p *Program) builders() []func(*call) *program.Command {
 		snapshotCommand,
 	}
 	if p.cowl() {
-		list = append(list, checksumCommand, completionCommand, mountCommand)
+		list = append(list, checksumCommand, completionCommand, mountCommand, ovaCommand)
 	}
 	return list
 }

@@ -1,0 +1,99 @@
+package ova
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+	"strings"
+)
+
+// Verified is what became of a line of the manifest.
+type Verified struct {
+	Name string `json:"name"`
+	OK   bool   `json:"ok"`
+	// Problem says why not: the digest differs, the member is not there.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Verify compares the members with the manifest, in its order. It reads all of them; ctx ends
+// it early. Without a manifest there is nothing to say.
+func (a *Appliance) Verify(ctx context.Context, r io.ReaderAt) ([]Verified, error) {
+	if a.Manifest == nil {
+		return nil, nil
+	}
+	text, err := readMember(r, *a.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	var out []Verified
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" {
+			continue
+		}
+		name, newHash, want, ok := parseLine(line)
+		if !ok {
+			return nil, fmt.Errorf("%w: the manifest has a line that is none: '%.100s'", ErrFormat, line)
+		}
+		if len(out) == maxMembers {
+			return nil, fmt.Errorf("%w: more than %d lines in the manifest", ErrLimit, maxMembers)
+		}
+		v := Verified{Name: name}
+		m := a.member(name)
+		if m == nil {
+			v.Problem = "the archive does not have it"
+			out = append(out, v)
+			continue
+		}
+		h := newHash()
+		if _, err := io.Copy(h, &reader{ctx, io.NewSectionReader(r, m.Offset, m.Size)}); err != nil {
+			return nil, fmt.Errorf("could not read '%.100s': %w", name, err)
+		}
+		if v.OK = bytes.Equal(h.Sum(nil), want); !v.OK {
+			v.Problem = "its digest is another one"
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// parseLine reads "SHA256(name)= digest"; writers differ in the spaces.
+func parseLine(line string) (name string, newHash func() hash.Hash, digest []byte, ok bool) {
+	open, end := strings.IndexByte(line, '('), strings.LastIndexByte(line, ')')
+	if open < 0 || end < open {
+		return "", nil, nil, false
+	}
+	switch strings.ToUpper(strings.TrimSpace(line[:open])) {
+	case "SHA1":
+		newHash = sha1.New
+	case "SHA256":
+		newHash = sha256.New
+	case "SHA512":
+		newHash = sha512.New
+	default:
+		return "", nil, nil, false
+	}
+	text, found := strings.CutPrefix(strings.TrimSpace(line[end+1:]), "=")
+	digest, err := hex.DecodeString(strings.TrimSpace(text))
+	return line[open+1 : end], newHash, digest, found && err == nil
+}
+
+// reader ends with its context.
+type reader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
