@@ -22,7 +22,6 @@ const (
 	cmdUnmap           = 0x42
 	cmdRead16          = 0x88
 	cmdWrite16         = 0x8a
-	cmdSyncCache16     = 0x91
 	cmdWriteSame16     = 0x93
 	cmdServiceIn16     = 0x9e // READ CAPACITY (16) and GET LBA STATUS
 	cmdReportLUNs      = 0xa0

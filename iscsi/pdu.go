@@ -48,7 +48,6 @@ const (
 	flagWrite     = 0x20 // of a command
 	attrSimple    = 0x01 // of a command
 	flagContinue  = 0x40 // of a login and a text
-	flagOverflow  = 0x04 // of a response
 	flagUnderflow = 0x02 // of a response
 	flagStatus    = 0x01 // of data in
 )
