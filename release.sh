@@ -37,6 +37,8 @@ git -C "$work/source" tag -f "v$version" >/dev/null
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH VERSION="$version" CGO_ENABLED=0 GOFLAGS=-trimpath GOEXPERIMENT=norandomizedheapbase64 LC_ALL=C TZ=UTC
 release_tool() { GOEXPERIMENT='' GOFLAGS='' go tool -modfile="$work/source/tools/release/go.mod" "$@"; }
+# The tool that lists modules runs here, for the system that the programs are for.
+build_lister() { GOEXPERIMENT="" GOFLAGS="" go build -C "$work/source/tools/release" -o "$work/cyclonedx-gomod" github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod; }
 
 # licences prints the texts of cowl and of every module that the program holds.
 licences() {
@@ -53,6 +55,7 @@ licences() {
 
 cd "$work/source"
 go build -o "$work/native" ./cmd/cowl
+build_lister
 for target in $targets; do
 	GOOS=${target%/*} GOARCH=${target#*/}
 	export GOOS GOARCH
@@ -76,7 +79,7 @@ for target in $targets; do
 	done
 	cp README.md CHANGELOG.md "$tree/"
 	licences >"$tree/LICENSES.txt"
-	release_tool cyclonedx-gomod app -json -noserial -licenses -main cmd/cowl-incus -output "$work/sbom.json" . 2>"$work/sbom.log" || {
+	GOEXPERIMENT= GOFLAGS= "$work/cyclonedx-gomod" app -json -noserial -licenses -main cmd/cowl-incus -output "$work/sbom.json" . 2>"$work/sbom.log" || {
 		cat "$work/sbom.log" >&2
 		exit 1
 	}
