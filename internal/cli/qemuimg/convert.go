@@ -39,6 +39,11 @@ func (cv *conversion) run() (err error) {
 	if !ok {
 		return fmt.Errorf("Invalid source cache option: %s", c.cache)
 	}
+	if cv.platform != nil {
+		if err := cv.choose(); err != nil {
+			return err
+		}
+	}
 	c.streaming = cv.target == "-"
 	progress, stop := c.startProgress(1)
 	defer func() { stop(err != nil) }()
@@ -67,6 +72,14 @@ func (cv *conversion) run() (err error) {
 		}
 		if err := c.loadSnapshot(job.Sources[0], cv.snapshot); err != nil {
 			return err
+		}
+	}
+	if cv.platform != nil {
+		if err := cv.fill(&job); err != nil {
+			return err
+		}
+		if cv.platform.archive {
+			return cv.toArchive(job)
 		}
 	}
 	if c.streaming {

@@ -18,7 +18,7 @@ func convertCommand(c *call) *program.Command {
 			"[-O TGT_FMT | --target-image-opts] [-o TGT_OPTS] [-t TGT_CACHE] [-n [--target-is-zero]]",
 			"[-b BACKING_FILENAME [-F BACKING_FMT]] [-c] [-S SPARSE_SIZE] [-m NUM] [-W] [-C]",
 			"[-r RATE] [--bitmaps [--skip-broken-bitmaps]] [--salvage] [--reflink WHEN]",
-			"[--checksum ALGORITHM] [--force] [-p] [-q]",
+			"[--for PLATFORM] [--checksum ALGORITHM] [--force] [-p] [-q]",
 			"[--object OBJDEF] SRC_FILENAME [SRC_FILENAME2 …] TGT_FILENAME"},
 		About:    "Copies the disk SRC_FILENAME (several are put one after the other) to a new image.\nZeroes become holes where the target has holes. '-' as SRC_FILENAME reads a raw disk\nfrom the standard input, '-' as TGT_FILENAME writes to the standard output.",
 		Options:  append(cv.sourceOptions(), cv.targetOptions()...),
@@ -77,6 +77,7 @@ func (cv *conversion) targetOptions() []program.Option {
 		program.Flag(&cv.outOfOrder, "-W, --oob-writes", "allow writing out of order, which can be faster"),
 		program.Func("--reflink auto|always|never", "share the blocks of the source where the file system can (auto, the\ndefault), fail if it cannot (always), or copy (never)", cv.setReflink).InFull().Offering("auto", "always", "never"),
 		program.Flag(&cv.force, "--force", "erase what is in the file that -o data_file names").InFull(),
+		program.Func("--for PLATFORM", "choose the format, its options and the size of the disk as PLATFORM wants them,\nand say so: "+platformHelp(), cv.setPlatform).InFull().Offering(platformNames()...),
 		program.Func("--checksum ALGORITHM", "print a checksum of the disk at the end, as the command checksum does:\nsha256, sha384 or sha512", func(arg string) (err error) {
 			cv.sum, err = newDigest(arg)
 			return err
@@ -111,6 +112,8 @@ type conversion struct {
 	outOfOrder      bool
 	reflink         ops.ReflinkMode
 	sum             *digest
+	platform        *platform // nil: none
+	platformName    string
 
 	progress *render.Progress
 }
