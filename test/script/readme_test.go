@@ -11,9 +11,12 @@ import (
 	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
-// TestReadmeTour runs the commands of the README's tour, in order, in one shell
-// session that stops at the first failure.
-func TestReadmeTour(t *testing.T) { runBlocks(t, "../../README.md") }
+// TestReadme runs the commands of the README, in order, in one shell session that stops at
+// the first failure.
+func TestReadme(t *testing.T) { runBlocks(t, "../../README.md") }
+
+// TestTour runs those of the tour.
+func TestTour(t *testing.T) { runBlocks(t, "../../docs/tour.md") }
 
 // TestGuide runs those of the user's guide.
 func TestGuide(t *testing.T) { runBlocks(t, "../../docs/guide.md") }
