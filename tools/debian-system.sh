@@ -9,6 +9,7 @@ clean() {
 	for m in src go sys dev/pts dev/shm dev proc; do
 		umount -l "$system/$m" 2>/dev/null || true
 	done
+	umount -l "$system" 2>/dev/null || true
 	[ -n "${KEEP:-}" ] || rm -rf --one-file-system "$system"
 }
 
@@ -33,6 +34,9 @@ debian_system() {
 	done
 	cp /etc/resolv.conf "$system/etc/resolv.conf"
 	cp /etc/ssl/certs/ca-certificates.crt "$system/root/roots.pem"
+	# Its root is a mount, as that of a machine is: tests make mounts of their own in it.
+	mount --bind "$system" "$system"
+	mount --make-private "$system"
 	for m in proc dev dev/pts dev/shm sys; do
 		mount --bind "/$m" "$system/$m"
 	done
