@@ -30,8 +30,10 @@ func WithHosts(t *testing.T, hosts string) bool {
 	}
 	const noMounts = 77
 	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--net", "--propagation", "private", "sh", "-c",
-		`bind() { [ ! -e "$2" ] || mount --bind "$1" "$2" || exit 77; }; bind "$1" /etc/hosts; bind /dev/null /etc/resolv.conf
-		exec "$0" -test.run "^$2\$" -test.v`, os.Args[0], file, t.Name())
+		`# Without a file of hosts there is nothing to put another one on: a copy of the folder has one.
+		[ -e /etc/hosts ] || { cp -a /etc "$3" && mount --bind "$3/etc" /etc && : >/etc/hosts || exit 77; }
+		bind() { [ ! -e "$2" ] || mount --bind "$1" "$2" || exit 77; }; bind "$1" /etc/hosts; bind /dev/null /etc/resolv.conf
+		exec "$0" -test.run "^$2\$" -test.v`, os.Args[0], file, t.Name(), t.TempDir())
 	cmd.Env = append(os.Environ(), child+"=1")
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == noMounts {

@@ -118,7 +118,7 @@ func TestSSH(t *testing.T) {
 		{args: []string{"info", "--image-opts", "driver=ssh,server.host=127.0.0.1,server.port=x,path=/x"}},
 		{args: []string{"info", "--image-opts", "driver=ssh,host=127.0.0.1,server.host=127.0.0.1,server.port=1,path=/x"}, want: fails, why: "QEMU mixes the two spellings"},
 		{args: []string{"info", "--image-opts", "driver=ssh,port=1,path=/x"}},
-		{args: []string{"info", "--image-opts", "driver=ssh,host=localhost,port=0,path=/foo"}},
+		{args: []string{"info", "--image-opts", "driver=ssh,host=127.0.0.1,port=0,path=/foo"}},
 		{args: []string{"info", `json:{"driver": "ssh", "host": "localhost", "port": 0.42, "path": "/foo"}`}},
 		{args: []string{"info", strings.Replace(url("s.qcow2"), "://", "://nobody@", 1)}},
 		{args: []string{"info", url("")}, want: fails, why: "a directory"},
