@@ -5,33 +5,21 @@ package script
 import (
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"testing"
-)
 
-// cgo tells whether this binary is linked with the C library, as for the race
-// detector: then each thread takes address space, which the program itself does not.
-func cgo() bool {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return false
-	}
-	for _, s := range info.Settings {
-		if s.Key == "CGO_ENABLED" {
-			return s.Value == "1"
-		}
-	}
-	return false
-}
+	"github.com/cowl-disk/cowl/internal/testkit"
+)
 
 // TestAddressSpace runs commands under a limit of the address space, as services that
 // call qemu-img set it, with more processors than the machine has.
 func TestAddressSpace(t *testing.T) {
-	if cgo() {
-		t.Skip("this test binary is linked with the C library")
-	}
 	dir := t.TempDir()
+	// The program itself: that of the tests is larger, and takes more.
+	cowl := filepath.Join(t.TempDir(), "cowl")
+	if err := testkit.Build(cowl, "./cmd/cowl"); err != nil {
+		t.Fatal(err)
+	}
 	// What a compressor makes nothing of, and something it does.
 	disk := make([]byte, 32<<20)
 	for i, x := 0, uint32(1); i < len(disk); i++ {
@@ -55,14 +43,14 @@ func TestAddressSpace(t *testing.T) {
 			{"1048576", `"$COWL" convert -q -m 16 -O raw out.qcow2 out.raw`},
 			{"1048576", `"$COWL" bench -w -f qcow2 -c 1000 -s 64k new.qcow2 >/dev/null`},
 		} {
-			_, stderr, err := sh(t, dir, "ulimit -v "+c.kib+"; "+c.command, "GOMAXPROCS="+procs)
+			_, stderr, err := sh(t, dir, "ulimit -v "+c.kib+"; "+c.command, "GOMAXPROCS="+procs, "COWL="+cowl)
 			if err != nil {
 				t.Errorf("%s processors, %s KiB: %s: %v\n%.2000s", procs, c.kib, c.command, err, stderr)
 			}
 		}
 	}
 	// What does not fit is refused in one line.
-	_, stderr, err := sh(t, dir, `ulimit -v 1048576; "$COWL" bench -w -f qcow2 -d 512 -s 1M new.qcow2`)
+	_, stderr, err := sh(t, dir, `ulimit -v 1048576; "$COWL" bench -w -f qcow2 -d 512 -s 1M new.qcow2`, "COWL="+cowl)
 	if err == nil || !strings.HasPrefix(stderr, "cowl: ") || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "not enough memory") {
 		t.Errorf("512 MiB of buffers: %v, %.2000q", err, stderr)
 	}
