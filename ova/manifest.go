@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"path"
 	"strings"
 )
 
@@ -22,7 +23,8 @@ type Verified struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// Verify compares the members with the manifest, in its order. It reads all of them; ctx ends
+// Verify compares the members with the manifest, in its order; members that the appliance needs and the
+// manifest does not name are wrong, too (DSP0243, section 6.2). It reads all of them; ctx ends
 // it early. Without a manifest there is nothing to say.
 func (a *Appliance) Verify(ctx context.Context, r io.ReaderAt) ([]Verified, error) {
 	if a.Manifest == nil {
@@ -33,7 +35,9 @@ func (a *Appliance) Verify(ctx context.Context, r io.ReaderAt) ([]Verified, erro
 		return nil, err
 	}
 	var out []Verified
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+	named := map[string]bool{}
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())
 		if line == "" {
 			continue
@@ -45,6 +49,10 @@ func (a *Appliance) Verify(ctx context.Context, r io.ReaderAt) ([]Verified, erro
 		if len(out) == maxMembers {
 			return nil, fmt.Errorf("%w: more than %d lines in the manifest", ErrLimit, maxMembers)
 		}
+		if named[path.Clean(name)] {
+			return nil, fmt.Errorf("%w: the manifest names '%.100s' twice", ErrFormat, name)
+		}
+		named[path.Clean(name)] = true
 		v := Verified{Name: name}
 		m := a.member(name)
 		if m == nil {
@@ -60,6 +68,21 @@ func (a *Appliance) Verify(ctx context.Context, r io.ReaderAt) ([]Verified, erro
 			v.Problem = "its digest is another one"
 		}
 		out = append(out, v)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%w: the manifest has a line that is too long: %w", ErrFormat, err)
+	}
+	needed := []Member{a.Descriptor}
+	for _, d := range a.Disks {
+		if d.Member != nil {
+			needed = append(needed, *d.Member)
+		}
+	}
+	for _, m := range needed {
+		if !named[m.Name] {
+			named[m.Name] = true
+			out = append(out, Verified{Name: m.Name, Problem: "the manifest does not name it"})
+		}
 	}
 	return out, nil
 }

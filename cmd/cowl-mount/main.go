@@ -7,9 +7,9 @@ import (
 	"os"
 
 	"github.com/cowl-disk/cowl/drivers"
+	"github.com/cowl-disk/cowl/internal/cli/fusedisk"
 	"github.com/cowl-disk/cowl/internal/cli/program"
 	"github.com/cowl-disk/cowl/internal/cli/qemuimg"
-	"github.com/cowl-disk/cowl/internal/fusedisk"
 )
 
 func main() {

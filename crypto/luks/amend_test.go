@@ -150,7 +150,7 @@ func TestLastKey(t *testing.T) {
 }
 
 func lastKey(t *testing.T, version int) {
-	_, h, _ := create(t, versionOptions(version))
+	_, h, key := create(t, versionOptions(version))
 	slot := int64(0)
 	for _, o := range []EraseOptions{{Slot: &slot}, {Passphrase: secret}, {Slot: &slot, Passphrase: secret}} {
 		if err := h.EraseKey(t.Context(), o); !errors.Is(err, ErrLastKey) {
@@ -162,6 +162,10 @@ func lastKey(t *testing.T, version int) {
 	}
 	if _, err := h.Unlock(t.Context(), secret); !errors.Is(err, ErrPassphrase) {
 		t.Errorf("a volume without key slots: %v", err)
+	}
+	// Who still has the key may save a volume of version 1.
+	if _, err := h.AddKey(t.Context(), key, secret, AddOptions{IterTime: fast}); (err == nil) != (version == 1) {
+		t.Errorf("a key for a volume without key slots: %v", err)
 	}
 }
 

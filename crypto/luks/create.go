@@ -261,13 +261,19 @@ func (h *Header) newSlot(ctx context.Context, newHash func() hash.Hash, key *Key
 		return nil, nil, err
 	}
 	defer clear(slotKey)
+	material, err := h.seal(newHash, slotKey, key)
+	return s, material, err
+}
+
+// seal splits the volume key and encrypts it with the key of a slot.
+func (h *Header) seal(newHash func() hash.Hash, slotKey []byte, key *Key) ([]byte, error) {
 	c, err := sector.New(h.Spec, slotKey, sectorSize)
 	if err != nil {
-		return nil, nil, errorf(ErrUnsupported, "%w", err)
+		return nil, errorf(ErrUnsupported, "%w", err)
 	}
 	material := padSectors(afSplit(newHash, key.bytes, stripes1))
 	c.Encrypt(material, material, 0)
-	return s, material, nil
+	return material, nil
 }
 
 // write writes a part of the header and makes it durable.

@@ -45,7 +45,10 @@ func (h *Header) unlockSlot(ctx context.Context, slot int, passphrase []byte) (*
 // it: whatever happens, the volume opens as before or with the new key too.
 func (h *Header) addKey2(ctx context.Context, k *Key, passphrase []byte, o AddOptions) (int, error) {
 	like := h.v2.slot(k.slot)
-	if like == nil {
+	if like == nil { // it was erased since
+		if len(h.v2.slots) == 0 {
+			return 0, errNoKeyslot
+		}
 		like = &h.v2.slots[0]
 	}
 	create := CreateOptions{PBKDF: like.kdf.kind, HashAlg: like.afHash, IterTime: o.IterTime}
@@ -118,7 +121,7 @@ func (h *Header) erase2(ctx context.Context, number int) error {
 
 // noise overwrites the key material of a slot.
 func (h *Header) noise(ctx context.Context, s *slot2) error {
-	noise := make([]byte, min(s.area.size, maxKeySize2*maxStripes2))
+	noise := make([]byte, max(0, min(s.area.size, maxKeySize2*maxStripes2, h.areaSize-s.area.offset)))
 	rand.Read(noise)
 	return h.write(ctx, noise, s.area.offset)
 }

@@ -128,7 +128,7 @@ func (h *Header) newSlot2(ctx context.Context, o CreateOptions, key *Key, passph
 	if err != nil {
 		return nil, nil, errorf(ErrUnsupported, "hash algorithm '%s' not supported", o.HashAlg)
 	}
-	s := &slot2{keySize: len(key.bytes), priority: priorityNormal, stripes: maxStripes2, afHash: o.HashAlg}
+	s := &slot2{keySize: len(key.bytes), priority: priorityNormal, stripes: stripes1, afHash: o.HashAlg}
 	s.area = area2{size: areaSizeFor(len(key.bytes)), encryption: h.Spec, keySize: len(key.bytes)}
 	s.kdf = kdf2{kind: o.PBKDF, salt: make([]byte, saltBytes2)}
 	rand.Read(s.kdf.salt)
@@ -140,13 +140,8 @@ func (h *Header) newSlot2(ctx context.Context, o CreateOptions, key *Key, passph
 		return nil, nil, err
 	}
 	defer clear(slotKey)
-	c, err := sector.New(h.Spec, slotKey, sectorSize)
-	if err != nil {
-		return nil, nil, errorf(ErrUnsupported, "%w", err)
-	}
-	material := padSectors(afSplit(afHash, key.bytes, maxStripes2))
-	c.Encrypt(material, material, 0)
-	return s, material, nil
+	material, err := h.seal(afHash, slotKey, key)
+	return s, material, err
 }
 
 // cost chooses how much work a key slot is.

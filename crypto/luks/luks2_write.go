@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 
@@ -155,6 +156,9 @@ func (h *Header) freeArea2(doc document, size int64) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
+		if n > math.MaxInt64-areaUnit2-begin {
+			return 0, corruptJSON("area size %d is impossible", n)
+		}
 		used = append(used, span{begin, begin + n})
 	}
 	slices.SortFunc(used, func(a, b span) int { return int(min(max(a.begin-b.begin, -1), 1)) })
@@ -167,7 +171,10 @@ func (h *Header) freeArea2(doc document, size int64) (int64, error) {
 		return 0, err
 	}
 	at := 2 * h.v2.copy.size
-	end := min(at+room, h.areaSize)
+	end := h.areaSize
+	if room < end-at {
+		end = at + room
+	}
 	if h.PayloadOffset > 0 {
 		end = min(end, h.PayloadOffset)
 	}

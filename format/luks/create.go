@@ -6,6 +6,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
+	"github.com/cowl-disk/cowl/internal/cryptio"
 )
 
 // Create implements driver.Creator. The payload is not written: it reads as what
@@ -43,12 +44,29 @@ func (luksDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
 		return err
 	}
 	v.Reserve = reserve(req.Env.Budget)
-	_, key, err := luks.Create(ctx, req.File, v, secret)
+	h, key, err := luks.Create(ctx, req.File, v, secret)
 	if err != nil {
 		return failure(err)
 	}
-	key.Wipe()
+	defer key.Wipe()
+	if size > req.Size && !o.DetachedHeader {
+		if err := zeroLast(ctx, req.File, h, key, size); err != nil {
+			return failure(err)
+		}
+	}
 	return req.File.Flush(ctx)
+}
+
+// zeroLast makes the last sector of a disk of size bytes zeroes: a part of it is more than was
+// asked for, which nobody is going to write.
+func zeroLast(ctx context.Context, file driver.Storage, h *luks.Header, key *luks.Key, size int64) error {
+	c, err := h.Cipher(key)
+	if err != nil {
+		return err
+	}
+	last := int64(h.SectorSize)
+	_, err = cryptio.New(file, c, -h.PayloadOffset).WriteAt(ctx, make([]byte, last), h.PayloadOffset+size-last)
+	return err
 }
 
 // makeRoom gives a file its size. A device keeps the size it has.

@@ -265,3 +265,27 @@ func TestAmendWords(t *testing.T) {
 		t.Errorf("a volume without keys: %v", err)
 	}
 }
+
+// TestWholeSectors: a disk of large sectors has whole ones, and what it has more than was
+// asked for reads as zeroes.
+func TestWholeSectors(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct{ asked, size int64 }{{5120, 8192}, {8192, 8192}, {0, 0}} {
+		if err := w.create("v2", c.asked, opts.Dict{"version": "2", "pbkdf": "pbkdf2", "sector-size": "4k"}); err != nil {
+			t.Fatal(err)
+		}
+		img := w.mustOpen("v2", opts.Dict{"key-secret": "s"})
+		if img.Size() != c.size {
+			t.Errorf("%d bytes, want %d", img.Size(), c.size)
+		}
+		b := make([]byte, c.size-c.asked)
+		if len(b) > 0 {
+			if _, err := img.ReadAt(t.Context(), b, c.asked); err != nil || len(bytes.Trim(b, "\x00")) > 0 {
+				t.Errorf("behind the end: %x, %v", b[:16], err)
+			}
+		}
+		if err := img.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -109,7 +109,6 @@ var allowed = map[string][]string{
 	"internal/applecrypt":   {"block/driver", "internal/bufpool"},
 	"internal/clustertable": {"block/driver", "internal/zero"},
 	"internal/blockmap":     {"block/driver", "internal/clustertable", "internal/bufpool"},
-	"internal/fusedisk":     {"block", "block/driver", "internal/cli/qemuimg"},
 	"internal/bufpool":      {},
 	"internal/deflate":      {},
 	"internal/inet":         {"internal/vsock", "internal/message"},
@@ -128,7 +127,7 @@ var allowed = map[string][]string{
 	"internal/cli/qemuga":   {"internal/cli/words", "guestagent/", "guestagent", "internal/keyfile", "internal/version", "internal/vsock"},
 	"internal/version":      {},
 	"internal/cli":          {"internal/cli/", "incus", "incus/", "fstree", "ova", "internal/message", "internal/inet", "nbd/", "ops", "partition", "block", "block/driver", "opts", "qapi", "drivers", "internal/resources", "internal/trace", "internal/version"},
-	"cmd":                   {"internal/cli/", "internal/fusedisk", "drivers", "internal/resources", "internal/trace"},
+	"cmd":                   {"internal/cli/", "drivers", "internal/resources", "internal/trace"},
 	"":                      {"protocol/file", "protocol/caller", "block", "block/driver", "drivers", "opts", "qapi", "ops"},
 	"bench":                 {},
 }

@@ -3,6 +3,7 @@
 package multicall
 
 import (
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,8 @@ import (
 // happens: the command tells what is missing, or helps.
 func becomeMounter(args []string) {
 	if path, err := companion("cowl-mount"); err == nil {
-		_ = unix.Exec(path, args, os.Environ())
+		err = unix.Exec(path, args, os.Environ())
+		fmt.Fprintf(os.Stderr, "cowl: %s: %v\n", path, err)
+		os.Exit(1)
 	}
 }
