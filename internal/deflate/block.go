@@ -46,21 +46,20 @@ const (
 	endOfBlock = 256
 )
 
-// flush writes the tokens of raw as one block in the shortest form, and
-// empties the block.
+// flush writes the sequences of raw as one block in the shortest form.
 func (e *Encoder) flush(raw []byte, final bool) {
 	last := uint64(0)
 	if final {
 		last = 1
 	}
-	e.count()
+	e.count(raw)
 	tokens := &e.blocks[0]
 	e.makeDynamic(tokens)
 	sizeFixed := fixedLits.size(e.lits[:]) + fixedDists.size(e.dists[:]) + e.extraBits()
 	best := min(tokens.size, sizeFixed, (len(raw)+5*(len(raw)/0xffff+1))*8+8)
-	// The bytes one by one may take less than with matches in between, if there are few.
+	// The bytes one by one may take less than with short matches in between.
 	var literals *dynamicBlock
-	if len(e.tokens) > len(raw)/4 {
+	if e.careful && e.literals(e.w.start+len(raw)) > len(raw)/8 {
 		e.countBytes(raw)
 		literals = &e.blocks[1]
 		if e.makeDynamic(literals); literals.size >= best {
@@ -75,14 +74,13 @@ func (e *Encoder) flush(raw []byte, final bool) {
 	case best == tokens.size:
 		e.w.put(last|dynamic<<1, 3)
 		tokens.header.write(&e.w)
-		e.writeTokens(&tokens.lits, &tokens.dists, best)
+		e.writeTokens(raw, &tokens.lits, &tokens.dists, best)
 	case best == sizeFixed:
 		e.w.put(last|fixed<<1, 3)
-		e.writeTokens(fixedLits, fixedDists, best)
+		e.writeTokens(raw, fixedLits, fixedDists, best)
 	default:
 		e.store(raw, last)
 	}
-	e.tokens = e.tokens[:0]
 }
 
 // dynamicBlock is what a block with codes of its own is made with.
@@ -100,16 +98,30 @@ func (e *Encoder) makeDynamic(d *dynamicBlock) {
 	d.size = d.header.size() + d.lits.size(e.lits[:]) + d.dists.size(e.dists[:]) + e.extraBits()
 }
 
-// count counts the symbols of the tokens.
-func (e *Encoder) count() {
+// count counts the symbols of the block raw.
+func (e *Encoder) count(raw []byte) {
 	e.lits, e.dists = [286]int32{endOfBlock: 1}, [30]int32{}
-	for _, t := range e.tokens {
-		if t&matchFlag == 0 {
-			e.lits[t&0xff]++
-			continue
+	// Two tables, so that an equal byte does not wait for the one before.
+	var odd [256]int32
+	for _, s := range e.sequences {
+		literals := raw[:s.literals]
+		raw = raw[int(s.literals)+int(s.length):]
+		for len(literals) >= 2 {
+			e.lits[literals[0]]++
+			odd[literals[1]]++
+			literals = literals[2:]
 		}
-		e.lits[lengthCodes[uint8(t>>16)]]++
-		e.dists[distanceCode(t.distance())]++
+		if len(literals) > 0 {
+			e.lits[literals[0]]++
+		}
+		e.lits[lengthCodes[uint8(s.length-minMatch)]]++
+		e.dists[distanceCode(int(s.distance)+1)]++
+	}
+	for _, b := range raw {
+		e.lits[b]++
+	}
+	for b, n := range odd {
+		e.lits[b] += n
 	}
 }
 
@@ -150,35 +162,81 @@ func (e *Encoder) store(raw []byte, last uint64) {
 	}
 }
 
-func (e *Encoder) writeTokens(lits, dists *code, size int) {
+// writeTokens writes the block raw with matches; size is at least its number of bits.
+func (e *Encoder) writeTokens(raw []byte, lits, dists *code, size int) {
 	w := &e.w
-	// A token takes 48 bits at most, so that each is stored at once with the bits before.
 	w.whole()
 	at := len(w.out)
-	w.out = slices.Grow(w.out, size/8+16)
-	out := w.out[:cap(w.out)]
-	acc, n := w.acc, w.n
-	for _, t := range e.tokens {
-		if t&matchFlag == 0 {
-			acc |= uint64(lits.bits[t&0xff]) << n
-			n += uint(lits.length[t&0xff])
-		} else {
-			length, distance := uint8(t>>16), uint64(t&0xffff)
-			s := lengthCodes[length] & 0x1ff
-			acc |= (uint64(lits.bits[s]) | uint64(length-lengthLess[s-257])<<lits.length[s]) << n
-			n += uint(lits.length[s]) + lengthExtra[s-257]
-			d := distanceCode(int(distance) + 1)
-			x := distanceExtra(d)
-			acc |= (uint64(dists.bits[d]) | distance&(1<<x-1)<<dists.length[d]) << n
-			n += uint(dists.length[d]) + x
-		}
-		binary.LittleEndian.PutUint64(out[at:], acc)
-		at += int(n >> 3)
-		acc >>= n &^ 7
-		n &= 7
+	w.out = slices.Grow(w.out, size/8+24)
+	t := tokenWriter{out: w.out[:cap(w.out)], at: at, acc: w.acc, n: w.n}
+	for b := range t.bytes {
+		t.bytes[b] = uint32(lits.bits[b]) | uint32(lits.length[b])<<16
 	}
-	w.out, w.acc, w.n = out[:at], acc, n
+	for _, s := range e.sequences {
+		t.literals(raw[:s.literals])
+		raw = raw[int(s.literals)+int(s.length):]
+		t.match(lits, dists, s)
+	}
+	t.literals(raw)
+	w.out, w.acc, w.n = t.out[:t.at], t.acc, t.n
 	w.put(uint64(lits.bits[endOfBlock]), uint(lits.length[endOfBlock]))
+}
+
+// tokenWriter appends tokens to a buffer with room for them and eight bytes more. Between
+// two calls there are less than eight bits in acc.
+type tokenWriter struct {
+	out   []byte
+	at    int
+	acc   uint64
+	n     uint
+	bytes [256]uint32 // the code of a byte, and above 16 bits its length
+}
+
+// spill moves whole bytes to the buffer.
+func (t *tokenWriter) spill() {
+	binary.LittleEndian.PutUint64(t.out[t.at:], t.acc)
+	t.at += int(t.n >> 3)
+	t.acc >>= t.n &^ 7 & 63
+	t.n &= 7
+}
+
+// literals writes bytes one by one. Three take 45 bits at most.
+func (t *tokenWriter) literals(p []byte) {
+	acc, n, at := t.acc, t.n, t.at
+	for len(p) >= 3 {
+		a, b, c := t.bytes[p[0]], t.bytes[p[1]], t.bytes[p[2]]
+		acc |= uint64(a&0xffff) << (n & 63)
+		n += uint(a >> 16)
+		acc |= uint64(b&0xffff) << (n & 63)
+		n += uint(b >> 16)
+		acc |= uint64(c&0xffff) << (n & 63)
+		n += uint(c >> 16)
+		binary.LittleEndian.PutUint64(t.out[at:], acc)
+		at += int(n >> 3)
+		acc >>= n &^ 7 & 63
+		n &= 7
+		p = p[3:]
+	}
+	for _, b := range p {
+		a := t.bytes[b]
+		acc |= uint64(a&0xffff) << (n & 63)
+		n += uint(a >> 16)
+	}
+	t.acc, t.n, t.at = acc, n, at
+	t.spill()
+}
+
+// match writes the match of a sequence, which takes 48 bits at most.
+func (t *tokenWriter) match(lits, dists *code, s sequence) {
+	length, distance := uint8(s.length-minMatch), uint64(s.distance)
+	symbol := lengthCodes[length] & 0x1ff
+	t.acc |= (uint64(lits.bits[symbol]) | uint64(length-lengthLess[symbol-257])<<lits.length[symbol]) << (t.n & 63)
+	t.n += uint(lits.length[symbol]) + lengthExtra[symbol-257]
+	d := distanceCode(int(distance) + 1)
+	x := distanceExtra(d)
+	t.acc |= (uint64(dists.bits[d]) | distance&(1<<x-1)<<dists.length[d]) << (t.n & 63)
+	t.n += uint(dists.length[d]) + x
+	t.spill()
 }
 
 // writeBytes writes the bytes of raw one by one.

@@ -12,6 +12,7 @@ import (
 	kflate "github.com/klauspost/compress/flate"
 
 	whole "github.com/cowl-disk/cowl/internal/inflate"
+	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
 // inputs are data of many kinds.
@@ -131,36 +132,74 @@ func TestRatio(t *testing.T) {
 	}
 }
 
-// TestWindow: no match reaches back more than the window of readers.
-func TestWindow(t *testing.T) {
-	var e Encoder
-	in := inputs()["repeats beyond the window"]
-	if out, _ := e.Append(nil, in, 1<<30); len(out) < len(in) {
-		t.Errorf("%d bytes for %d: the matches are farther away than %d", len(out), len(in), window)
+// reach fails if a reader cannot decode src that fills a buffer of piece bytes after the
+// other and keeps window bytes of the ones before. It returns the longest distance.
+func reach(t *testing.T, e *Encoder, src []byte, careful bool) (longest int) {
+	t.Helper()
+	e.reset(src)
+	if careful && !e.careful {
+		e.careful = true
+		e.clear()
 	}
-}
-
-// TestDistances: the matches of every kind of data stay in the window, and some of one
-// kind reach to its end.
-func TestDistances(t *testing.T) {
-	longest := 0
-	for name, in := range inputs() {
-		var e Encoder
-		e.price(in)
-		for i := 0; i < len(in); {
-			i = e.parse(in, i)
-			for _, m := range e.tokens {
-				if m&matchFlag != 0 {
-					longest = max(longest, m.distance())
+	for i := 0; i < len(src); {
+		at := i
+		i = e.parse(src, i)
+		for _, s := range e.sequences {
+			at += int(s.literals)
+			d := int(s.distance) + 1
+			longest = max(longest, d)
+			for range s.length {
+				if first := at &^ (32<<10 - 1); at-d < max(0, first-4096) {
+					t.Fatalf("the byte at %d comes from %d", at, at-d)
 				}
+				at++
 			}
 		}
-		if longest > 4096 { // what readers keep
-			t.Fatalf("%s: a match at a distance of %d", name, longest)
+		if at > i {
+			t.Fatalf("a block of %d bytes has %d", i, at)
 		}
 	}
-	if longest < window*9/10 {
-		t.Errorf("no match farther away than %d", longest)
+	return longest
+}
+
+// TestReach: matches of every kind of data are within reach of readers, and some go as far
+// as they may.
+func TestReach(t *testing.T) {
+	var e Encoder
+	quick, careful := 0, 0
+	for _, in := range inputs() {
+		reach(t, &e, in, false)
+		reach(t, &e, in, true)
+	}
+	// Matches of all distances and lengths around the ends of pieces.
+	r := rand.New(rand.NewPCG(3, 4))
+	for range testkit.Count(20) {
+		in := make([]byte, 0, 140<<10)
+		for len(in) < 130<<10 {
+			if n := 3 + r.IntN(2000); r.IntN(4) > 0 && len(in) > 10 {
+				at := len(in) - 1 - r.IntN(min(len(in)-1, 1+1<<r.IntN(17)))
+				for range n {
+					in = append(in, in[at])
+					at++
+				}
+			}
+			for range r.IntN(40) {
+				in = append(in, byte(r.Uint32()))
+			}
+		}
+		quick = max(quick, reach(t, &e, in, false))
+		if e.careful {
+			t.Error("parsed with care")
+		}
+		careful = max(careful, reach(t, &e, in, true))
+		if out, ok := e.Append(nil, in, 1<<30); !ok || !bytes.Equal(inflate(t, out), in) {
+			t.Fatal("comes back otherwise")
+		}
+	}
+	for _, n := range []int{quick, careful} {
+		if n <= 32000 || n > 32<<10 {
+			t.Errorf("the longest distance is %d", n)
+		}
 	}
 }
 
