@@ -73,7 +73,7 @@ func newPacker(c Compression, level int, blockSize int) (packer, error) {
 		if level == lz4High {
 			return &lz4Packer{high: &lz4.CompressorHC{Level: lz4.Level9}}, nil
 		}
-		return &lz4Packer{fast: &lz4.Compressor{}}, nil
+		return &lz4Packer{}, nil
 	case XZ:
 		return xzPacker{xz.NewEncoder()}, nil
 	case LZMA:
@@ -132,8 +132,8 @@ func (p zstdPacker) pack(dst, src []byte) ([]byte, bool, error) {
 }
 
 type lz4Packer struct {
-	fast *lz4.Compressor
-	high *lz4.CompressorHC
+	fast lz4Encoder
+	high *lz4.CompressorHC // nil for the fast one
 }
 
 func (p *lz4Packer) pack(dst, src []byte) ([]byte, bool, error) {
@@ -144,13 +144,12 @@ func (p *lz4Packer) pack(dst, src []byte) ([]byte, bool, error) {
 	if cap(dst)-len(dst) < room {
 		dst = append(make([]byte, 0, len(dst)+room), dst...)
 	}
-	var n int
-	var err error
-	if out := dst[len(dst) : len(dst)+room]; p.high != nil {
-		n, err = p.high.CompressBlock(src, out)
-	} else {
-		n, err = p.fast.CompressBlock(src, out)
+	out := dst[len(dst) : len(dst)+room]
+	if p.high == nil {
+		n := p.fast.encode(out, src)
+		return dst[:len(dst)+n], n > 0, nil
 	}
+	n, err := p.high.CompressBlock(src, out)
 	if errors.Is(err, lz4.ErrInvalidSourceShortBuffer) || err == nil && n == 0 {
 		return dst, false, nil
 	}

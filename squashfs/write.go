@@ -270,16 +270,19 @@ type output struct {
 	err error
 }
 
-const outputBuffer = 1 << 20
+const (
+	outputBuffer = 1 << 20
+	outputDirect = 64 << 10 // longer pieces are not copied
+)
 
 func (o *output) add(p []byte) {
-	if len(o.buf)+len(p) > outputBuffer {
+	if len(o.buf)+len(p) > outputBuffer || len(p) > outputDirect {
 		o.flush()
 	}
 	if o.buf == nil {
 		o.buf = make([]byte, 0, outputBuffer)
 	}
-	if len(p) > outputBuffer {
+	if len(p) > outputDirect {
 		o.at += uint64(len(p))
 		o.writeAt(p)
 		return
