@@ -139,6 +139,50 @@ func TestCheckedAndMounted(t *testing.T) {
 	}
 }
 
+// TestDebugfs reads the trees with debugfs, by the code of e2fsprogs instead of the kernel's:
+// names, contents, permissions, owners and targets, which are what it copies.
+func TestDebugfs(t *testing.T) {
+	testkit.Root(t)
+	testkit.Tool(t, "debugfs")
+	for seed := range seeds() {
+		root, o := tree(seed), variant(seed)
+		path, dir := write(t, root, o), t.TempDir()
+		if out, errOut, code := testkit.Try(t, "debugfs", "-R", "rdump / "+dir, path); code != 0 || strings.Contains(errOut, "rdump:") {
+			t.Fatalf("seed %d: debugfs: %d %s %s", seed, code, out, errOut)
+		}
+		got, err := fstree.FromDir(dir, fstree.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []*fstree.Node{root, got.Root} {
+			copied(r)
+			r.Remove("lost+found")
+		}
+		treetest.Equal(t, fmt.Sprintf("debugfs, seed %d, %+v", seed, o), root, got.Root, fstree.Comparison{})
+	}
+}
+
+// copied leaves of a tree what debugfs copies.
+func copied(dir *fstree.Node) {
+	dir.ModTime, dir.Xattrs, dir.Mode = time.Time{}, nil, dir.Mode&0o777
+	for _, c := range dir.Children() {
+		n := *c.Node
+		switch n.Kind {
+		case fstree.Dir:
+			copied(c.Node)
+			continue
+		case fstree.File, fstree.Symlink:
+			n.ModTime, n.Xattrs, n.Mode = time.Time{}, nil, n.Mode&0o777
+			if n.Kind == fstree.Symlink {
+				n.UID, n.GID = 0, 0
+			}
+			dir.Set(c.Name, &n)
+		default:
+			dir.Remove(c.Name)
+		}
+	}
+}
+
 // TestUsed writes to the mounted file system, grows it, and checks it again.
 func TestUsed(t *testing.T) {
 	testkit.Root(t)
