@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,6 +53,9 @@ func pack(ctx context.Context, s program.Streams, name string, args []string) in
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Args[0] = name
+	if s.Stdin == io.Reader(os.Stdin) && s.Data == io.Writer(os.Stdout) && s.Screen == io.Writer(os.Stderr) {
+		become(path, cmd.Args) // where it returns, the program runs as a child
+	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Stdin, s.Data, s.Screen
 	cmd.Cancel = func() error { return interrupt(cmd.Process) }
 	cmd.WaitDelay = time.Minute // it cleans up
