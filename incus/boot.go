@@ -44,8 +44,10 @@ type bootLoader struct {
 	// kernels are in the order in which they are offered, by their versions.
 	kernels []kernel
 	options string // of the command line
-	id      string // of the distribution
-	title   string
+	// subvolume is that of the root file system in a btrfs, else "".
+	subvolume string
+	id        string // of the distribution
+	title     string
 }
 
 // kernel is one in /boot, with the paths there; initrd may be "".
@@ -363,6 +365,9 @@ func (b *bootLoader) commandLine(k kernel, partition string) string {
 	if k.initrd == "" { // the kernel itself knows partitions only
 		root = partition
 	}
+	if b.subvolume != "" {
+		root += " rootflags=subvol=" + b.subvolume
+	}
 	return strings.TrimSpace("root=" + root + " ro console=tty1 console=ttyS0 " + b.options)
 }
 
@@ -370,11 +375,15 @@ func (b *bootLoader) commandLine(k kernel, partition string) string {
 // distribution makes; where it has made none, the kernels are listed here.
 func (b *bootLoader) grubConfig(partition string) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "search.fs_label %s root\nset prefix=($root)/boot/grub\nif [ -f $prefix/grub.cfg ]; then\n\tconfigfile $prefix/grub.cfg\nfi\nset timeout=1\n", rootLabel)
+	boot := "/boot"
+	if b.subvolume != "" { // GRUB's paths begin at the top of the file system
+		boot = "/" + b.subvolume + boot
+	}
+	fmt.Fprintf(&s, "search.fs_label %s root\nset prefix=($root)%s/grub\nif [ -f $prefix/grub.cfg ]; then\n\tconfigfile $prefix/grub.cfg\nfi\nset timeout=1\n", rootLabel, boot)
 	for _, k := range b.kernels {
-		fmt.Fprintf(&s, "menuentry '%s, %s' {\n\tlinux /boot/%s %s\n", b.title, k.version, k.linux, b.commandLine(k, partition))
+		fmt.Fprintf(&s, "menuentry '%s, %s' {\n\tlinux %s/%s %s\n", b.title, k.version, boot, k.linux, b.commandLine(k, partition))
 		if k.initrd != "" {
-			fmt.Fprintf(&s, "\tinitrd /boot/%s\n", k.initrd)
+			fmt.Fprintf(&s, "\tinitrd %s/%s\n", boot, k.initrd)
 		}
 		s.WriteString("}\n")
 	}

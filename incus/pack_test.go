@@ -266,7 +266,7 @@ func TestVM(t *testing.T) {
 func TestVMSizes(t *testing.T) {
 	for name, c := range map[string]struct{ vm, says string }{
 		"too small":   {"size: 60000000, boot_size: 35000000", "set targets.incus.vm.size to"},
-		"file system": {"filesystem: btrfs", "btrfs is not supported"},
+		"small btrfs": {"size: 60000000, boot_size: 35000000, filesystem: btrfs", "set targets.incus.vm.size to"},
 		"unknown":     {"filesystem: ntfs", `"ntfs" is not supported`},
 		"huge":        {"size: 9223372036854775807", "out of range"},
 	} {

@@ -60,6 +60,7 @@ type vmDisk struct {
 	size       int64
 	boot, root partition.Partition
 	loader     *bootLoader
+	btrfs      bool
 	ext4       ext4.Options
 }
 
@@ -67,16 +68,14 @@ type vmDisk struct {
 func (p *packing) planDisk() (*vmDisk, error) {
 	vm := p.image.Definition.Targets.Incus.VM
 	switch vm.Filesystem {
-	case "", "ext4":
-	case "btrfs":
-		return nil, errors.New("targets.incus.vm.filesystem: btrfs is not supported, only ext4")
+	case "", "ext4", "btrfs":
 	default:
-		return nil, fmt.Errorf("targets.incus.vm.filesystem: %q is not supported, only ext4", vm.Filesystem)
+		return nil, fmt.Errorf("targets.incus.vm.filesystem: %q is not supported, only ext4 and btrfs", vm.Filesystem)
 	}
 	if vm.Size > 1<<50 || vm.BootSize > 1<<40 {
 		return nil, fmt.Errorf("targets.incus.vm: a disk of %d bytes with %d bytes for booting is out of range", vm.Size, vm.BootSize)
 	}
-	d := &vmDisk{}
+	d := &vmDisk{btrfs: vm.Filesystem == "btrfs"}
 	var err error
 	if d.loader, err = p.image.findLoader(p.VM.Boot); err != nil {
 		return nil, err
@@ -90,7 +89,13 @@ func (p *packing) planDisk() (*vmDisk, error) {
 	}
 	d.boot = partition.Partition{Number: 1, Start: unit, Length: bootSize / sector * sector, TypeGUID: partition.TypeEFISystem}
 	d.ext4 = ext4.Options{BytesPerInode: 8192, ResizeLimit: growth, Label: rootLabel, Time: p.image.Time, UUID: p.VM.UUID}
-	need, err := ext4.MinSize(p.image.Tree.Root, d.ext4)
+	var need int64
+	if d.btrfs {
+		d.loader.subvolume = subvolume
+		need, err = btrfsNeeds(p.image.Tree.Root)
+	} else {
+		need, err = ext4.MinSize(p.image.Tree.Root, d.ext4)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -171,20 +176,19 @@ func (a at) WriteAt(b []byte, off int64) (int, error) { return a.WriterAt.WriteA
 
 // fill writes the file systems and the table.
 func (p *packing) fill(ctx context.Context, d io.WriterAt, plan *vmDisk) error {
-	report, err := ext4.Write(ctx, at{d, plan.root.Start}, p.image.Tree.Root, plan.ext4)
+	uuid, err := p.fillRoot(ctx, at{d, plan.root.Start}, plan)
 	if err != nil {
 		return fmt.Errorf("failed to create root filesystem: %w", err)
 	}
-	p.lose(report.Lost...)
-	id := hex.EncodeToString(report.UUID[:])
+	id := hex.EncodeToString(uuid[:])
 	table := partition.Table{DiskGUID: partition.DeriveGUID("disk", id)}
-	plan.boot.GUID, plan.root.GUID = partition.DeriveGUID("boot", id), rootGUID(report.UUID)
+	plan.boot.GUID, plan.root.GUID = partition.DeriveGUID("boot", id), rootGUID(uuid)
 	table.Partitions = []partition.Partition{plan.boot, plan.root}
 	esp, err := plan.loader.tree(p.image.Time, partName(plan.root.GUID))
 	if err != nil {
 		return err
 	}
-	o := fat.Options{Size: plan.boot.Length, Bits: 32, Label: bootLabel, Serial: binary.LittleEndian.Uint32(report.UUID[:]),
+	o := fat.Options{Size: plan.boot.Length, Bits: 32, Label: bootLabel, Serial: binary.LittleEndian.Uint32(uuid[:]),
 		HiddenSectors: uint32(plan.boot.Start / sector), Time: p.image.Time}
 	if err := fat.Write(ctx, at{d, plan.boot.Start}, esp.Root, o); err != nil {
 		return fmt.Errorf("failed to create UEFI filesystem: %w", err)
@@ -193,6 +197,19 @@ func (p *packing) fill(ctx context.Context, d io.WriterAt, plan *vmDisk) error {
 		return fmt.Errorf("failed to create partitions: %w", err)
 	}
 	return nil
+}
+
+// fillRoot writes the root file system and returns its UUID.
+func (p *packing) fillRoot(ctx context.Context, d io.WriterAt, plan *vmDisk) ([16]byte, error) {
+	if plan.btrfs {
+		return p.fillBtrfs(ctx, d, plan.root.Length)
+	}
+	report, err := ext4.Write(ctx, d, p.image.Tree.Root, plan.ext4)
+	if err != nil {
+		return [16]byte{}, err
+	}
+	p.lose(report.Lost...)
+	return report.UUID, nil
 }
 
 // checkDisk checks the tables of the qcow2 that was written.

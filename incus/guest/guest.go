@@ -166,6 +166,11 @@ func (g *Guest) Unpack(ctx context.Context, tree *fstree.Tree) error {
 
 // extract writes a tree into an empty folder.
 func (g *Guest) extract(ctx context.Context, tree *fstree.Tree, dir string) error {
+	return g.feed(ctx, tree, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "--same-permissions", "--delay-directory-restore", "-xf", "-", "-C", dir)
+}
+
+// feed runs a program of the host that reads the archive of a tree.
+func (g *Guest) feed(ctx context.Context, tree *fstree.Tree, args ...string) error {
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
@@ -173,7 +178,7 @@ func (g *Guest) extract(ctx context.Context, tree *fstree.Tree, dir string) erro
 		w.CloseWithError(err)
 		done <- err
 	}()
-	err := g.command(ctx, r, io.Discard, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "--same-permissions", "--delay-directory-restore", "-xf", "-", "-C", dir)
+	err := g.command(ctx, r, io.Discard, args...)
 	r.Close()
 	if err := errors.Join(<-done, err); err != nil {
 		return fmt.Errorf("unpack the root file system: %w", err)
