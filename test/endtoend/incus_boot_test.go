@@ -37,7 +37,6 @@ func TestIncusBoot(t *testing.T) {
 		t.Skip("no kernel of Debian's package linux-image-cloud-amd64")
 	}
 	version := strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
-	code, vars := base+"/usr/share/OVMF/OVMF_CODE_4M.ms.fd", base+"/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
 	tree := fstree.New()
 	when := time.Unix(1700000000, 0)
 	for path, from := range map[string]string{"bin/busybox": program, "boot/vmlinuz-" + version: kernels[0], "boot/initrd.img-" + version: "/boot/initrd.img-" + version,
@@ -51,8 +50,8 @@ func TestIncusBoot(t *testing.T) {
 		must(t, err)
 		n.Mode = 0o755
 	}
-	for _, f := range []string{code, vars} {
-		if _, err := os.Stat(f); err != nil {
+	for _, f := range []string{firmwareCode, firmwareVars} {
+		if _, err := os.Stat(base + f); err != nil {
 			t.Skipf("boot files are missing: %v", err)
 		}
 	}
@@ -74,21 +73,98 @@ func TestIncusBoot(t *testing.T) {
 	dir := t.TempDir()
 	_, err = image.Pack(t.Context(), incus.PackOptions{Dir: dir, VM: &incus.VMOptions{Boot: incus.BootShimGRUB}, Registry: block.NewRegistry(drivers.All()...), Compression: compression})
 	must(t, err)
-	settings, err := os.ReadFile(vars)
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, "vars.fd"), settings, 0o600))
+	if console, found := bootSecurely(t, emulator, base, filepath.Join(dir, "disk.qcow2"), "BOOT-OK hello 1"); !found {
+		t.Errorf("%s", console[max(0, len(console)-5000):])
+	}
+}
 
+// debianPackages are what a Debian needs to boot by itself under Secure Boot.
+const debianPackages = "systemd-sysv,udev,linux-image-cloud-amd64,shim-signed,grub-efi-amd64-signed,initramfs-tools"
+
+// TestIncusBootDebian packs a Debian that debootstrap made, as it made it, by a user who
+// is not root, and boots it by its own shim, GRUB, kernel and initrd to the prompt for a
+// login. The root file system may be there already, in $COWL_DEBIAN_ROOT.
+func TestIncusBootDebian(t *testing.T) {
+	if testkit.Count(0) == 0 {
+		t.Skip("boots a machine with COWL_COUNT only")
+	}
+	testkit.Root(t)
+	emulator := testkit.Tool(t, "qemu-system-x86_64")
+	base, root := os.Getenv("COWL_BOOT_FILES"), os.Getenv("COWL_DEBIAN_ROOT")
+	if _, err := os.Stat(base + firmwareCode); err != nil {
+		t.Skipf("boot files are missing: %v", err)
+	}
+	dir := t.TempDir()
+	if root == "" {
+		root = filepath.Join(dir, "root")
+		testkit.Run(t, testkit.Tool(t, "debootstrap"), "--variant=minbase", "--include="+debianPackages, "bookworm", root)
+	}
+	work := filepath.Join(dir, "work")
+	must(t, os.Mkdir(work, 0o755))
+	testkit.Run(t, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-C", root, "-cf", filepath.Join(work, "root.tar"), ".")
+	must(t, os.WriteFile(filepath.Join(work, "d.yaml"), []byte(`image: {distribution: debian, release: bookworm, architecture: x86_64}
+source: {downloader: debootstrap}
+packages: {manager: apt}
+files: [{generator: fstab}, {generator: hostname, path: /etc/hostname}]
+`), 0o644))
+	for _, name := range []string{"cowl", "cowl-incus"} {
+		must(t, testkit.Build(filepath.Join(work, name), "./cmd/"+name))
+	}
+	const nobody = "65534"
+	testkit.Run(t, "chown", nobody, work)
+	must(t, os.Chmod(filepath.Dir(dir), 0o755)) // the user passes through
+	for d := work; d != "/"; d = filepath.Dir(d) {
+		if info, err := os.Stat(d); err != nil || info.Mode()&1 == 0 {
+			t.Skipf("%s is closed to other users: %v", d, err)
+		}
+	}
+	cmd := exec.Command(testkit.Tool(t, "setpriv"), "--reuid", nobody, "--regid", nobody, "--clear-groups", filepath.Join(work, "cowl"), "pack-incus", "--vm", "--compression", "zstd", "d.yaml", "root.tar", "out")
+	cmd.Dir, cmd.Env = work, []string{"TMPDIR=" + work, "PATH=/usr/bin:/bin"}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	console, found := bootSecurely(t, emulator, base, filepath.Join(work, "out", "disk.qcow2"), " login: ")
+	if !found || !strings.Contains(console, "secureboot: Secure boot enabled") {
+		t.Errorf("%s", console[max(0, len(console)-5000):])
+	}
+}
+
+// The firmware of Debian's package ovmf, with the keys that shim is signed for.
+const (
+	firmwareCode = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd"
+	firmwareVars = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+)
+
+// bootSecurely boots a disk under Secure Boot, as Incus does, until the serial console
+// shows a text, or the machine ends. It returns what the console showed.
+func bootSecurely(t *testing.T, emulator, base, disk, until string) (console string, found bool) {
+	t.Helper()
+	settings, err := os.ReadFile(base + firmwareVars)
+	must(t, err)
+	vars := filepath.Join(t.TempDir(), "vars.fd")
+	must(t, os.WriteFile(vars, settings, 0o600))
 	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, emulator, "-machine", "q35,smm=on", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2", "-display", "none", "-no-reboot", "-net", "none",
-		"-global", "driver=cfi.pflash01,property=secure,value=on", "-drive", "if=pflash,format=raw,readonly=on,file="+code, "-drive", "if=pflash,format=raw,file=vars.fd",
-		"-drive", "if=none,id=d,format=qcow2,file=disk.qcow2", "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=d", "-serial", "file:serial")
-	cmd.Dir = dir
-	out, err := cmd.CombinedOutput()
-	console, _ := os.ReadFile(filepath.Join(dir, "serial"))
-	if err != nil || !bytes.Contains(console, []byte("BOOT-OK hello 1")) {
-		t.Errorf("%v %s\n%s", err, out, console[max(0, len(console)-3000):])
+		"-global", "driver=cfi.pflash01,property=secure,value=on", "-drive", "if=pflash,format=raw,readonly=on,file="+base+firmwareCode, "-drive", "if=pflash,format=raw,file="+vars,
+		"-drive", "if=none,id=d,format=qcow2,snapshot=on,file="+disk, "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=d", "-serial", "stdio")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	var shown []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := out.Read(buf)
+		shown = append(shown, buf[:n]...)
+		if found = bytes.Contains(shown, []byte(until)); found || err != nil {
+			break
+		}
 	}
+	cancel()
+	cmd.Wait() // ended by us, where the text came
+	return string(shown) + errs.String(), found
 }
 
 func must(t *testing.T, err error) {
