@@ -116,6 +116,19 @@ func count(least, most int) program.Rule {
 	return program.Rule{Broken: func(operands []string) bool { return len(operands) < least || len(operands) > most }, Says: fmt.Sprintf("accepts between %d and %d arg(s), received ", least, most)}
 }
 
+// usageError is a mistake in the command line, after which its usage is shown.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// quiet says that distrobuilder does not print errors of this command beside its log.
+func (c *call) quiet() bool { return c.cmd.Name == "validate" }
+
+// usage is how the command is called, as it is shown after mistakes.
+func (c *call) usage() string {
+	return fmt.Sprintf("Usage:\n  %s %s %s\n\n", c.Name, c.cmd.Name, strings.Join(c.cmd.Usage, "\n        "))
+}
+
 // run reads the command line and does the work.
 func (c *call) run(args []string) int {
 	operands, err := c.cmd.Parse(c.Name+" "+c.cmd.Name, args)
@@ -123,12 +136,21 @@ func (c *call) run(args []string) int {
 		return 0
 	}
 	if err == nil {
-		if err = c.cmd.Check(operands); err != nil && strings.HasSuffix(err.Error(), "received ") {
+		if err = c.cmd.Check(operands); err != nil {
+			if !strings.HasSuffix(err.Error(), "received ") {
+				return c.finish(usageError{err})
+			}
 			err = fmt.Errorf("%w%d", err, len(operands))
 		}
 	}
-	if err != nil {
-		return c.fail(err)
+	switch {
+	case err != nil && c.quiet() && !c.own():
+		fmt.Fprintf(c.Stderr, "Failed running distrobuilder: %s\n", flagWords(err.Error()))
+		return 1
+	case err != nil && !c.own():
+		return c.refuse(errors.New(flagWords(err.Error())), c.usage())
+	case err != nil:
+		return c.refuse(err, "")
 	}
 	if c.timeout > 0 {
 		var cancel context.CancelFunc
@@ -140,13 +162,33 @@ func (c *call) run(args []string) int {
 
 // finish prints an error, that of a timeout in its own words, and returns the exit code.
 func (c *call) finish(err error) int {
-	if err == nil {
-		return 0
-	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("%w: %w", context.Cause(c.ctx), err)
 	}
-	return c.fail(err)
+	code := 0
+	if err != nil {
+		code = c.fail(err)
+	}
+	if !c.quiet() && !c.keepCache {
+		c.log("info", "Removing cache directory")
+	}
+	return code
+}
+
+// fail prints an error and returns the exit code of all of them.
+func (c *call) fail(err error) int {
+	if c.own() {
+		return c.refuse(err, "")
+	}
+	text := capitalised(err.Error())
+	if !c.quiet() {
+		fmt.Fprintf(c.Stderr, "Error: %s\n", text)
+		if errors.As(err, &usageError{}) {
+			fmt.Fprint(c.Stderr, c.usage())
+		}
+	}
+	c.log("error", "Failed running distrobuilder", "err", text)
+	return 1
 }
 
 // definition reads the definition in a file, or with "-" on the standard input.

@@ -90,7 +90,11 @@ func (m *imaging) progressOption() program.Option {
 }
 
 func (m *imaging) outputOption() program.Option {
-	return program.Choice("--output human|json", "--output", "how to print what was made (default: human)", func(word string) { m.json = word == "json" }, "human", "json")
+	return program.Choice("--output human|json", "--output", "how to print what was made (default: human)", func(word string) {
+		if m.json = word == "json"; m.json {
+			m.logs = m.Stderr // the standard output is for the object
+		}
+	}, "human", "json")
 }
 
 func (m *imaging) rules() []program.Rule {
@@ -106,7 +110,7 @@ func (m *imaging) check() error {
 		_, _, err = m.compression.Squashfs()
 	}
 	if err != nil {
-		return fmt.Errorf("failed to parse compression level: %w", err)
+		return usageError{fmt.Errorf("failed to parse compression level: %w", err)}
 	}
 	return nil
 }

@@ -26,6 +26,8 @@ type Program struct {
 	// Now is the clock, Getenv looks up variables of the environment.
 	Now    func() time.Time
 	Getenv func(string) string
+
+	logs io.Writer // where the log goes, if not to the standard output
 }
 
 // own says whether the program was called by our own name.
@@ -71,7 +73,10 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 		if len(rest) == 0 {
 			return p.help(p.Stdout)
 		}
-		name, rest = rest[0], []string{"--help"}
+		if name, rest = rest[0], []string{"--help"}; !p.own() && !p.Has(name) {
+			fmt.Fprintf(p.Stderr, "Unknown help topic [`%s`]\n%s", name, p.usage())
+			return 0
+		}
 	}
 	for _, build := range p.builders() {
 		c := &call{Program: p, ctx: ctx}
@@ -79,7 +84,7 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 			return c.run(rest)
 		}
 	}
-	return p.fail(fmt.Errorf("unknown command %q for %q", name, p.Name))
+	return p.refuse(fmt.Errorf("unknown command %q for %q", name, p.Name), fmt.Sprintf("Run '%s --help' for usage.\n", p.Name))
 }
 
 // commandAt finds the first word that is neither an option nor the argument of one, -1
@@ -106,35 +111,42 @@ func (p *Program) alone(args []string) int {
 		case "-h", "--help":
 			return p.help(p.Stdout)
 		default:
-			return p.fail(fmt.Errorf("unknown flag: %s", a))
+			return p.refuse(fmt.Errorf("unknown flag: %s", a), p.usage()+"\n")
 		}
 	}
 	return p.help(p.Stdout)
 }
 
 func (p *Program) help(w io.Writer) int {
-	fmt.Fprintf(w, "System container and VM image builder for Incus, in place of distrobuilder %s\n\nUsage:\n  %s [command]\n\nAvailable Commands:\n", version, p.Name)
-	for _, c := range p.Commands() {
-		fmt.Fprintf(w, "  %-14s %s\n", c.Name, c.Summary)
-	}
-	fmt.Fprintf(w, "\nUse \"%s [command] --help\" for more information about a command.\n", p.Name)
+	fmt.Fprintf(w, "System container and VM image builder for Incus, in place of distrobuilder %s\n\n%s", version, p.usage())
 	return 0
 }
 
-// fail prints an error and returns the exit code of all of them.
-func (p *Program) fail(err error) int {
-	text := err.Error()
+// usage lists the commands.
+func (p *Program) usage() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Usage:\n  %s [command]\n\nAvailable Commands:\n", p.Name)
+	for _, c := range p.Commands() {
+		fmt.Fprintf(&b, "  %-14s %s\n", c.Name, c.Summary)
+	}
+	fmt.Fprintf(&b, "\nUse \"%s [command] --help\" for more information about a command.\n", p.Name)
+	return b.String()
+}
+
+// refuse prints what is wrong with a command line, and usage, and returns the exit code.
+// distrobuilder has no log yet.
+func (p *Program) refuse(err error, usage string) int {
 	if p.own() {
-		fmt.Fprintf(p.Stderr, "%s: %s\n", p.Name, text)
+		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Name, err)
 		return 1
 	}
-	text = capitalised(text)
-	fmt.Fprintf(p.Stderr, "Error: %s\n", text)
-	p.log("error", "Failed running distrobuilder", "err", text)
+	text := capitalised(err.Error())
+	fmt.Fprintf(p.Stderr, "Error: %s\n%sFailed running distrobuilder: %s\n", text, usage, text)
 	return 1
 }
 
-// log prints a line in the form of distrobuilder's logger. Our own name has none.
+// log prints a line in the form of distrobuilder's logger, which writes to the standard
+// output. Our own name has none.
 func (p *Program) log(level, text string, fields ...string) {
 	if p.own() {
 		return
@@ -144,7 +156,11 @@ func (p *Program) log(level, text string, fields ...string) {
 	for i := 0; i+1 < len(fields); i += 2 {
 		fmt.Fprintf(&b, " %s=%s", fields[i], logValue(fields[i+1]))
 	}
-	fmt.Fprintln(p.Stderr, b.String())
+	if p.logs != nil {
+		fmt.Fprintln(p.logs, b.String())
+		return
+	}
+	fmt.Fprintln(p.Stdout, b.String())
 }
 
 // logValue quotes what is not a plain word.

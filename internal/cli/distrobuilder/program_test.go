@@ -65,6 +65,7 @@ func folder(t *testing.T, more string) (dir, definition, root string) {
 func TestCommandLines(t *testing.T) {
 	dir, definition, root := folder(t, "")
 	_, acting, _ := folder(t, "actions:\n- {trigger: post-files, action: x}\n- {trigger: post-unpack, action: x}\n")
+	_, unknown, _ := folder(t, "targets: {incus: {vm: {nope: 1}}}\n")
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -74,14 +75,19 @@ func TestCommandLines(t *testing.T) {
 		"standard input":     {[]string{"validate", "-"}, 0, ""},
 		"options before":     {[]string{"--debug", "-o", "image.release=1", "validate", definition}, 0, ""},
 		"two options":        {[]string{"validate", definition, "-o", "image.release=1,image.variant=x"}, 0, ""},
-		"no definition":      {[]string{"validate", dir + "/no.yaml"}, 1, "Error: Failed to get definition: open " + dir + "/no.yaml: no such file or directory\n"},
-		"no arguments":       {[]string{"validate"}, 1, "Error: accepts 1 arg(s), received 0\n"},
+		"no definition":      {[]string{"validate", dir + "/no.yaml"}, 1, "level=error msg=\"Failed running distrobuilder\" err=\"Failed to get definition: open " + dir + "/no.yaml: no such file or directory\"\n"},
+		"no definition, too": {[]string{"build-incus", dir + "/no.yaml"}, 1, "Error: Failed to get definition: open " + dir + "/no.yaml: no such file or directory\n"},
+		"no arguments":       {[]string{"validate"}, 1, "Failed running distrobuilder: accepts 1 arg(s), received 0\n"},
 		"few arguments":      {[]string{"pack-incus", definition}, 1, "Error: accepts between 2 and 3 arg(s), received 1\n"},
 		"type":               {[]string{"pack-incus", "--type", "x", definition, root}, 1, "Error: --type needs to be one of ['split', 'unified']\n"},
 		"compression":        {[]string{"pack-incus", "--compression=xz-9", definition, root}, 1, "Error: Failed to parse compression level: Squashfs compression method \"xz\" does not"},
-		"option":             {[]string{"validate", "-o", "image", definition}, 1, "Error: Failed to get definition: Options need to be of type key=value\n"},
+		"option":             {[]string{"validate", "-o", "image", definition}, 1, "err=\"Failed to get definition: Options need to be of type key=value\"\n"},
 		"command":            {[]string{"pack"}, 1, "Error: unknown command \"pack\" for \"distrobuilder\"\n"},
-		"flag":               {[]string{"pack-incus", "--no-such-thing", definition, root}, 1, "--no-such-thing"},
+		"flag":               {[]string{"pack-incus", "--no-such-thing", definition, root}, 1, "Failed running distrobuilder: unknown flag: --no-such-thing\n"},
+		"letter":             {[]string{"validate", "-x", definition}, 1, "Failed running distrobuilder: unknown shorthand flag: 'x' in -x\n"},
+		"no argument":        {[]string{"pack-incus", definition, root, "--type"}, 1, "Error: flag needs an argument: --type\nUsage:\n  distrobuilder pack-incus "},
+		"part of a type":     {[]string{"validate", unknown}, 1, "field nope not found in type shared.DefinitionTargetIncusVM"},
+		"topic":              {[]string{"help", "nope"}, 0, "Unknown help topic [`nope`]\n"},
 		"boolean":            {[]string{"pack-incus", "--vm=perhaps", definition, root}, 1, "invalid argument \"perhaps\" for \"--vm\" flag"},
 		"no source":          {[]string{"pack-incus", definition, dir + "/no"}, 1, "no such file or directory"},
 		"version":            {[]string{"--version"}, 0, ""},
@@ -92,11 +98,15 @@ func TestCommandLines(t *testing.T) {
 		"timeout is no time": {[]string{"pack-incus", "-t", "soon", definition, root}, 1, "invalid argument \"soon\""},
 	} {
 		code, out, errs := run(t, "distrobuilder", tiny, nil, c.args...)
-		if code != c.code || !strings.Contains(errs, c.says) || c.says == "" && errs != "" {
+		if all := out + errs; code != c.code || !strings.Contains(all, c.says) || c.says == "" && errs != "" || strings.Contains(errs, "level=") {
 			t.Errorf("%s: %d, %q, %q; want %d, %q", name, code, out, errs, c.code, c.says)
 		}
-		if c.code == 1 && !strings.Contains(errs, `time="2027-01-15T08:00:00Z" level=error msg="Failed running distrobuilder" err="`) {
-			t.Errorf("%s: no line of the log: %q", name, errs)
+		log := strings.Contains(out, `time="2027-01-15T08:00:00Z" level=error msg="Failed running distrobuilder" err="`)
+		if early := strings.Contains(errs, "Failed running distrobuilder: "); c.code == 1 && log == early {
+			t.Errorf("%s: a failure is logged or, where the command line is wrong, printed: %q %q", name, out, errs)
+		}
+		if validate := c.args[0] == "validate"; c.code == 1 && strings.Contains(errs, "Error: ") == validate {
+			t.Errorf("%s: the error is for all commands but validate: %q", name, errs)
 		}
 	}
 	if code, out, _ := run(t, "distrobuilder", "", nil, "--version"); code != 0 || out != "3.4.0\n" {

@@ -37,6 +37,11 @@ func (r *rooted) before() error {
 	}
 	r.needs = [2][]string{before, after}
 	all := slices.Concat(before, after)
+	if len(before) == 0 || r.skipActions { // the steps, of which nothing is to be done
+		for _, step := range [][]string{{"Managing repositories"}, {"Running hooks", "trigger", "post-unpack"}, {"Managing packages"}, {"Running hooks", "trigger", "post-packages"}} {
+			r.say(step[0], step[1:]...)
+		}
+	}
 	if len(all) == 0 {
 		return nil
 	}
@@ -54,6 +59,9 @@ func (r *rooted) before() error {
 // after runs the actions post-files.
 func (r *rooted) after() error {
 	if len(r.needs[1]) == 0 {
+		if r.work != definition.BuildDir || r.afterToo {
+			r.say("Running hooks", "trigger", "post-files")
+		}
 		return nil
 	}
 	return r.inside(func(g *guest.Guest) error {

@@ -19,7 +19,7 @@ func validateCommand(c *call) *program.Command {
 		Run: func(_ context.Context, operands []string) int {
 			text, err := c.definition(operands[0])
 			if err != nil {
-				return c.fail(fmt.Errorf("failed to get definition: %w", err))
+				return c.finish(fmt.Errorf("failed to get definition: %w", err))
 			}
 			_, err = c.parse(text, c.Now())
 			return c.finish(err)
