@@ -24,6 +24,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -34,6 +35,7 @@ import (
 type config struct {
 	dir, original, ours string
 	server              string // what serves beside ours: qemu-nbd
+	launch              string // the program that measures a command, where the system has it
 	revision            string // of cowl that is measured in the place of QEMU; "" for QEMU
 	rounds              int
 	warm                int64 // bytes
@@ -49,6 +51,7 @@ type row struct {
 	// output file, removed before each run.
 	original, ours []string
 	out            string
+	originalExit   int // exit code of the original that is no failure
 	prepare        func() error
 }
 
@@ -104,8 +107,17 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := errors.Join(makeFixtures(ctx, &c), makeChangeFixtures(ctx, &c)); err != nil {
+	if c.launch, err = buildLaunch(ctx, &c); err != nil {
 		return err
+	}
+	if err := makeDisk(ctx, c.path("disk.raw")); err != nil {
+		return err
+	}
+	list := selected(&c, append(rows(&c), changeRows(&c)...))
+	if len(list) > 0 || len(selectedNBD(&c)) > 0 {
+		if err := errors.Join(makeFixtures(ctx, &c), makeChangeFixtures(ctx, &c)); err != nil {
+			return err
+		}
 	}
 	defer os.Remove(c.path("base.tmp"))
 	if *revision != "" {
@@ -116,18 +128,35 @@ func run(ctx context.Context) error {
 	fmt.Print(describeMachine(ctx, c))
 	fmt.Printf("\n| what | %[1]s | cowl | ratio | goal | peak memory, %[1]s | cowl | output, %[1]s | cowl |\n", c.other())
 	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
-	for _, r := range append(rows(&c), changeRows(&c)...) {
-		if !c.only.MatchString(r.name) {
-			continue
-		}
+	for _, r := range list {
 		if err := measureRow(ctx, &c, r); err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
-	if err := errors.Join(measureNBD(ctx, &c), measureRemote(ctx, &c)); err != nil {
+	if err := errors.Join(measureFormats(ctx, &c), measureNBD(ctx, &c), measureRemote(ctx, &c)); err != nil {
 		return err
 	}
 	return reflinkRows(ctx, &c)
+}
+
+// selected are the rows that were asked for.
+func selected(c *config, list []row) []row {
+	return slices.DeleteFunc(list, func(r row) bool { return !c.only.MatchString(r.name) })
+}
+
+// buildLaunch builds the program that measures commands.
+func buildLaunch(ctx context.Context, c *config) (string, error) {
+	if runtime.GOOS == "windows" {
+		return "", nil
+	}
+	bin := filepath.Join(c.dir, "bin", "launch")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "./bench/launch")
+	cmd.Stderr = os.Stderr
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("go build ./bench/launch: %w", err)
+	}
+	return bin, nil
 }
 
 // build makes the program of a source tree in dir, and a link by which it answers as
@@ -157,7 +186,7 @@ func measureRow(ctx context.Context, c *config, r row) error {
 			if args == nil {
 				continue
 			}
-			s, err := runOnce(ctx, c, r, args)
+			s, err := runOnce(ctx, c, r, args, []int{r.originalExit, 0}[side])
 			if err != nil {
 				return err
 			}
@@ -186,7 +215,7 @@ func measureRow(ctx context.Context, c *config, r row) error {
 }
 
 // runOnce prepares one run and times it.
-func runOnce(ctx context.Context, c *config, r row, args []string) (sample, error) {
+func runOnce(ctx context.Context, c *config, r row, args []string, accept int) (sample, error) {
 	if r.out != "" {
 		if err := os.RemoveAll(r.out); err != nil {
 			return sample{}, err
@@ -202,7 +231,7 @@ func runOnce(ctx context.Context, c *config, r row, args []string) (sample, erro
 			return sample{}, err
 		}
 	}
-	s, err := timeCommand(ctx, args)
+	s, err := timeCommand(ctx, c, args, accept)
 	if err == nil && r.out != "" {
 		s.room, err = roomOf(r.out)
 	}
@@ -218,7 +247,7 @@ func (c *config) waitIdle(ctx context.Context, dir string) error {
 	if c.warm <= 0 {
 		return nil
 	}
-	// In a process of its own: a command would inherit the peak memory of this one.
+	// In a process of its own, which gives the memory back.
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -271,22 +300,6 @@ func median(s []sample) sample {
 	}
 	slices.Sort(times)
 	return sample{time: times[len(times)/2], fastest: times[0], slowest: times[len(times)-1], peak: peak, room: s[len(s)-1].room}
-}
-
-// timeCommand runs a command and tells its wall time and peak memory.
-func timeCommand(ctx context.Context, args []string) (sample, error) {
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	var errText strings.Builder
-	cmd.Stderr = &errText
-	start := time.Now()
-	err := cmd.Run()
-	s := sample{time: time.Since(start)}
-	if err != nil {
-		return s, fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, errText.String())
-	}
-	s.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	s.peak = peakKiB(cmd.ProcessState)
-	return s, nil
 }
 
 func describeMachine(ctx context.Context, c config) string {

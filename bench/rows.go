@@ -17,21 +17,14 @@ import (
 // path names a file in the working directory.
 func (c *config) path(name string) string { return filepath.Join(c.dir, name) }
 
-// makeFixtures builds the disk and the images that rows read, unless they are
-// there from an earlier run. All are made by QEMU.
+// makeFixtures builds the images that rows read, unless they are there from an
+// earlier run. All are made by QEMU.
 func makeFixtures(ctx context.Context, c *config) error {
 	disk := c.path("disk.raw")
-	if _, err := os.Stat(disk); errors.Is(err, os.ErrNotExist) {
-		if err := makeDisk(ctx, c, disk); err != nil {
-			return err
-		}
-	}
 	// A LUKS volume has no holes: a part of the disk is enough.
 	part := c.path("part.raw")
-	if _, err := os.Stat(part); errors.Is(err, os.ErrNotExist) {
-		if err := command(ctx, "dd", "if="+disk, "of="+part, "bs=1M", "count=1024", "conv=sparse", "status=none"); err != nil {
-			return err
-		}
+	if err := makePart(ctx, disk, part, 1024); err != nil {
+		return err
 	}
 	if err := c.makeTexts(); err != nil {
 		return err
@@ -99,10 +92,25 @@ func (c *config) makeTexts() error {
 // secret is the passphrase of encrypted images.
 const secret = "secret,id=s,data=passphrase"
 
-// makeDisk makes an ext4 file system of the machine's own files: whole
+// makePart copies the first part of the disk, so many MiB, unless it is there.
+func makePart(ctx context.Context, disk, part string, count int) error {
+	if _, err := os.Stat(part); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	tmp := part + ".tmp"
+	if err := command(ctx, "dd", "if="+disk, "of="+tmp, "bs=1M", fmt.Sprint("count=", count), "conv=sparse", "status=none"); err != nil {
+		return err
+	}
+	return os.Rename(tmp, part)
+}
+
+// makeDisk makes an ext4 file system of the machine's own files, unless it is there: whole
 // directories below /usr, until there are 1.5 GiB.
-func makeDisk(ctx context.Context, c *config, disk string) error {
-	tree := c.path("tree")
+func makeDisk(ctx context.Context, disk string) error {
+	if _, err := os.Stat(disk); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	tree := disk + ".tree"
 	if err := os.RemoveAll(tree); err != nil {
 		return err
 	}

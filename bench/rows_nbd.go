@@ -108,14 +108,14 @@ func nbdRows(c *config) []nbdRow {
 		nbdRow{name: "nbd: memory with 16 clients that copy", format: "qcow2", file: plain, options: readOnly, clients: 16, client: nbdcopy("null:")})
 }
 
+// selectedNBD are the rows about servers that were asked for.
+func selectedNBD(c *config) []nbdRow {
+	return slices.DeleteFunc(nbdRows(c), func(r nbdRow) bool { return !c.only.MatchString(r.name) })
+}
+
 // measureNBD runs the rows that were asked for.
 func measureNBD(ctx context.Context, c *config) error {
-	var list []nbdRow
-	for _, r := range nbdRows(c) {
-		if c.only.MatchString(r.name) {
-			list = append(list, r)
-		}
-	}
+	list := selectedNBD(c)
 	if len(list) == 0 {
 		return nil
 	}
@@ -263,6 +263,7 @@ func runNBD(ctx context.Context, c *config, r nbdRow, server, self, sock string)
 			return run, err
 		}
 	}
+	run.peak = highWater(srv.Process.Pid)
 	if err := srv.Process.Signal(syscall.SIGTERM); err != nil {
 		return run, err
 	}
@@ -270,7 +271,6 @@ func runNBD(ctx context.Context, c *config, r nbdRow, server, self, sock string)
 		return run, err
 	}
 	run.cpu = srv.ProcessState.UserTime() + srv.ProcessState.SystemTime()
-	run.peak = peakKiB(srv.ProcessState)
 	return run, nil
 }
 

@@ -55,3 +55,18 @@ func freeMemory() (int64, error) {
 	}
 	return 0, nil
 }
+
+// highWater is the peak memory of a running process, in KiB, 0 if it cannot be told. What Wait says of it includes
+// the memory of the process that started it.
+func highWater(pid int) (kib int64) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range bytes.Lines(b) {
+		if n, _ := fmt.Sscanf(string(line), "VmHWM: %d kB", &kib); n == 1 {
+			return kib
+		}
+	}
+	return 0
+}
