@@ -34,22 +34,26 @@ type unitFormat struct {
 	noMap bool // QEMU does not tell where data is
 }
 
-func choose(options ...string) func(r *rand.Rand) []string {
-	return func(r *rand.Rand) []string {
-		if o := options[r.IntN(len(options))]; o != "" {
-			return strings.Split(o, ",")
+// values returns options each of which has one of its values, or its default where it is left out.
+func values(options ...[]string) func(r *rand.Rand) []string {
+	return func(r *rand.Rand) (out []string) {
+		for _, o := range options {
+			if i := r.IntN(len(o)); i > 0 {
+				out = append(out, o[0]+"="+o[i])
+			}
 		}
-		return nil
+		return out
 	}
 }
 
 var unitFormats = []unitFormat{
-	{name: "vdi", options: choose("", "", "static=on"), statistics: true},
-	{name: "qed", options: choose("", "cluster_size=4k,table_size=2", "cluster_size=32k,table_size=16"), backing: true},
-	{name: "vpc", options: choose("", "force_size=on", "subformat=fixed,force_size=on", "subformat=fixed"), noCheck: true},
-	{name: "vhdx", options: choose("block_size=1M", "", "block_size=2M,block_state_zero=off", "subformat=fixed", "subformat=fixed,block_state_zero=off,block_size=1M"), noMap: true},
-	{name: "qcow", options: choose(""), backing: true, noCheck: true, neverCheck: true},
-	{name: "parallels", options: choose("", "cluster_size=64k", "cluster_size=512"), leaky: true},
+	{name: "vdi", options: values([]string{"static", "off", "on"}), statistics: true},
+	{name: "qed", options: values([]string{"cluster_size", "4k", "32k", "1M"}, []string{"table_size", "1", "2", "8", "16"}), backing: true},
+	{name: "vpc", options: values([]string{"subformat", "dynamic", "fixed", "fixed"}, []string{"force_size", "on", "on", "off"}), noCheck: true},
+	{name: "vhdx", options: values([]string{"subformat", "dynamic", "fixed"}, []string{"block_size", "1M", "2M", "4M", "0"}, []string{"log_size", "1M", "2M", "3M"},
+		[]string{"block_state_zero", "on", "off"}), noMap: true},
+	{name: "qcow", options: values(), backing: true, noCheck: true, neverCheck: true},
+	{name: "parallels", options: values([]string{"cluster_size", "512", "1536", "4k", "64k", "192k"}), leaky: true},
 }
 
 func eachUnitImage(t *testing.T, first uint64, run func(t *testing.T, r *rand.Rand, f unitFormat, dir string)) {
