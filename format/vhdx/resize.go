@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/blockmap"
 )
 
 // Resize implements driver.Resizer. The size takes effect with one entry of the log; a table
@@ -33,6 +34,11 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 	if err := im.Prepare(ctx); err != nil {
 		return err
 	}
+	if m.size > old && old > 0 {
+		if err := im.coverBlock(ctx, (old-1)/m.block); err != nil {
+			return err
+		}
+	}
 	need := m.entries() * 8
 	if need > im.bat.length {
 		if err := im.moveTable(ctx, need); err != nil {
@@ -57,6 +63,23 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 		return err
 	}
 	return im.fill(ctx, roundUp(old, m.block))
+}
+
+// coverBlock makes the file reach to the end of a block. In files of QEMU that are fixed, the last one ends
+// where the disk does.
+func (im *image) coverBlock(ctx context.Context, u int64) error {
+	e, err := im.Entry(ctx, u)
+	if err != nil || e.State != blockmap.Data {
+		return err
+	}
+	end := e.Host + im.meta.block
+	if end <= im.raw.Size() {
+		return nil
+	}
+	if _, err := im.raw.WriteAt(ctx, []byte{0}, end-1); err != nil {
+		return err
+	}
+	return im.raw.Flush(ctx)
 }
 
 // moveTable gives the table a region of n bytes at least, at the end of the file. Of the

@@ -552,6 +552,32 @@ func TestResize(t *testing.T) {
 	}
 }
 
+// TestResizeShortFile: in files of QEMU that are fixed, the last block ends where the disk does.
+func TestResizeShortFile(t *testing.T) {
+	l := newWorld(t, opts.Dict{"subformat": "fixed"})
+	img := l.Open("a")
+	short := int64(size - mib/2)
+	if err := img.Resize(t.Context(), short, driver.ResizeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	l.Close(img)
+	if err := l.Mem.Disk("a").Resize(t.Context(), data+short, driver.ResizeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	img = l.Open("a")
+	if err := img.Resize(t.Context(), size, driver.ResizeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := img.Discard(t.Context(), size-mib, mib); err != nil {
+		t.Error(err)
+	}
+	l.Want(img, size-mib/2, make([]byte, mib/2))
+	l.Close(img)
+	if res, lines := l.Check("a", driver.CheckFix{}); res.Corruptions != 0 {
+		t.Errorf("%+v %q", res, lines)
+	}
+}
+
 // TestFixed: all blocks of a fixed disk have their room from the start, and none is added.
 func TestFixed(t *testing.T) {
 	l := newWorld(t, opts.Dict{"subformat": "fixed"})
