@@ -10,7 +10,8 @@ import (
 
 // Check implements driver.Checker: no entry may name a place that is not in the file,
 // and no two the same. Of sparse extents that can be written, a grain that is there twice
-// gets a copy, and one that is not in the file is given up.
+// gets a copy, and one that is not in the file is given up. Room at the end of the file that
+// nothing names, and copies of tables that differ from them, count as leaks: nothing is lost.
 func (n *node) Check(ctx context.Context, fix driver.CheckFix, report func(string), progress func(done, total int64)) (*driver.CheckResult, error) {
 	if (fix.Leaks || fix.Errors) && !n.write {
 		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
@@ -21,12 +22,12 @@ func (n *node) Check(ctx context.Context, fix driver.CheckFix, report func(strin
 			if err := n.checkExtent(ctx, x, fix, res, report); err != nil {
 				return nil, err
 			}
-		} else if x.flat() && x.access != accessNone && x.file.Size() < x.offset+x.size {
+		} else if x.flat() && x.access != accessNone && x.file.Size() < x.offset+x.size.Load() {
 			res.Corruptions++
-			report(fmt.Sprintf("ERROR: extent '%s' ends at %d, %d bytes before its end", x.name, x.file.Size(), x.offset+x.size-x.file.Size()))
+			report(fmt.Sprintf("ERROR: extent '%s' ends at %d, %d bytes before its end", x.name, x.file.Size(), x.offset+x.size.Load()-x.file.Size()))
 		}
 		if progress != nil {
-			progress(x.start+x.size, n.size)
+			progress(x.start+x.size.Load(), n.Size())
 		}
 	}
 	return res, nil
@@ -64,13 +65,31 @@ func (n *node) checkExtent(ctx context.Context, x *extent, fix driver.CheckFix, 
 		return err
 	}
 	res.Corruptions += u.Further
-	if !fix.Errors || len(wrong) == 0 || !x.disk.Writable() {
+	if fix.Errors && len(wrong) > 0 && x.disk.Writable() {
+		if err := x.disk.Repair(ctx, wrong); err != nil {
+			return err
+		}
+		res.Corruptions -= int64(len(wrong))
+		res.CorruptionsFixed += int64(len(wrong))
+	}
+	if x.header == nil {
 		return nil
 	}
-	if err := x.disk.Repair(ctx, wrong); err != nil {
+	stale, end, err := x.staleCopies(ctx, report)
+	if err != nil {
 		return err
 	}
-	res.Corruptions -= int64(len(wrong))
-	res.CorruptionsFixed += int64(len(wrong))
-	return nil
+	end = max(end, u.End)
+	if leaked := (x.file.Size() - end) / x.grain; leaked > 0 {
+		report(fmt.Sprintf("Leaked grains at the end of the file: %d bytes", x.file.Size()-end))
+		if fix.Leaks && x.disk.Writable() {
+			if err := x.disk.Trim(ctx); err != nil {
+				return err
+			}
+			res.LeaksFixed += leaked
+		} else {
+			res.Leaks += leaked
+		}
+	}
+	return x.mendTwins(ctx, stale, fix, res, report)
 }

@@ -24,6 +24,9 @@ const (
 	extentVMFSSparse = "VMFSSPARSE"
 	extentSESparse   = "SESPARSE"
 	extentZero       = "ZERO"
+	// Raw device maps: the file, or the device, that is named holds the disk as it is.
+	extentVMFSRaw = "VMFSRAW"
+	extentVMFSRDM = "VMFSRDM"
 )
 
 // Access of extents.

@@ -8,13 +8,19 @@
 //
 //   - Hosted sparse extents ("KDMV") have grains that a grain directory and grain tables
 //     locate; most have the tables twice. Package blockmap does the mapping.
+//
 //   - Stream-optimized ones have compressed grains; package chunks reads them. They are
 //     written from the start to the end, once.
+//
 //   - Sparse extents of ESX ("COWD" and SE sparse) are read only. SE sparse is not
 //     documented.
 //
-// Not supported: raw device maps, the list of changed blocks of version 3, replay of
-// the journal of SE sparse extents.
+//   - Raw device maps and disks that are a device name it, and the gate decides about the name.
+//
+// Images without a parent can be made larger; none can be made smaller.
+//
+// Not supported: the list of changed blocks of version 3, replay of the journal of SE sparse
+// extents.
 //
 // # Lock order
 //

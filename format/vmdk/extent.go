@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
+	"sync/atomic"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/blockmap"
@@ -12,12 +14,13 @@ import (
 
 // extent is a part of the disk. Offsets and lengths are in bytes.
 type extent struct {
-	start, size int64
-	kind        string // as the descriptor has it; "" for an image that is its own extent
-	access      string
-	file        driver.Storage // nil: zeroes
-	name        string         // of the file
-	offset      int64          // flat: where the data begin in the file
+	start  int64
+	size   atomic.Int64 // changes with Resize only
+	kind   string       // as the descriptor has it; "" for an image that is its own extent
+	access string
+	file   driver.Storage // nil: zeroes
+	name   string         // of the file
+	offset int64          // flat: where the data begin in the file
 
 	// Sparse extents:
 	disk       *blockmap.Disk // nil: flat, or zeroes
@@ -28,6 +31,7 @@ type extent struct {
 	chunks     *chunks.Reader
 	zlib       chunks.Zlib
 	twin       *twin
+	header     *sparseHeader // of a hosted extent that is not compressed
 }
 
 func (x *extent) flat() bool { return x.disk == nil && x.file != nil }
@@ -91,8 +95,13 @@ func hostedLayout(h *sparseHeader) blockmap.Layout {
 	if h.overhead%8 != 0 || h.grain%8 != 0 {
 		l.Grain = sectorSize
 	}
-	// New tables and what is in front of the data are in use.
+	// What is in front of the data is in use; a disk that has grown has its directories elsewhere.
 	l.Reserved = []driver.Range{{Offset: 0, Length: first}}
+	for _, sector := range []uint64{h.redundant, h.dir} {
+		if off := int64(min(sector, math.MaxInt64/sectorSize/2)) * sectorSize; off >= first && (sector == h.dir || h.flags&flagRedundant != 0) {
+			l.Reserved = append(l.Reserved, driver.Range{Offset: off, Length: h.directorySize * 4})
+		}
+	}
 	return l
 }
 
@@ -119,11 +128,14 @@ func (n *node) openHosted(ctx context.Context, req *driver.OpenRequest, x *exten
 	}
 	x.grain, x.compressed, x.markers = int64(h.grain)*sectorSize, h.compressed(), h.flags&flagMarkers != 0
 	x.zeroGrains = h.flags&flagZeroGrain != 0
-	if x.size == 0 {
-		x.size = int64(h.capacity) * sectorSize
+	if !x.compressed {
+		x.header = h
 	}
-	if x.size > int64(h.capacity)*sectorSize {
-		return driver.Errorf(driver.ErrCorrupt, "the extent has %d sectors, the descriptor says %d", h.capacity, x.size/sectorSize)
+	if x.size.Load() == 0 {
+		x.size.Store(int64(h.capacity) * sectorSize)
+	}
+	if x.size.Load() > int64(h.capacity)*sectorSize {
+		return driver.Errorf(driver.ErrCorrupt, "the extent has %d sectors, the descriptor says %d", h.capacity, x.size.Load()/sectorSize)
 	}
 	l := hostedLayout(h)
 	file := x.file
@@ -139,6 +151,7 @@ func (n *node) openHosted(ctx context.Context, req *driver.OpenRequest, x *exten
 				return err
 			}
 			x.twin, file = t, t
+			l.Reserved = append(l.Reserved, t.last())
 		}
 	}
 	return n.map32(req, x, l, file, write && !x.compressed)
@@ -148,7 +161,7 @@ func (n *node) openHosted(ctx context.Context, req *driver.OpenRequest, x *exten
 func (n *node) map32(req *driver.OpenRequest, x *extent, l blockmap.Layout, file driver.Storage, write bool) (err error) {
 	l.Backing = n.desc.hint != "" || req.BackingGiven
 	l.Writable, l.Sequential = write, req.Sequential
-	x.disk, err = blockmap.New(l, blockmap.Hooks{FirstWrite: n.firstWrite}, file, req.Env, x.size)
+	x.disk, err = blockmap.New(l, blockmap.Hooks{FirstWrite: n.firstWrite}, file, req.Env, x.size.Load())
 	return err
 }
 
@@ -161,8 +174,8 @@ func (n *node) openCOWD(req *driver.OpenRequest, x *extent, h cowdHeader) error 
 		return err
 	}
 	x.grain = h.grain * sectorSize
-	if x.size == 0 {
-		x.size = h.capacity * sectorSize
+	if x.size.Load() == 0 {
+		x.size.Store(h.capacity * sectorSize)
 	}
 	l := blockmap.Layout{
 		Noun: "grain", Unit: x.grain, Width: 4, Order: le, First: 4 * sectorSize, Align: sectorSize,
@@ -198,8 +211,8 @@ func (n *node) openSE(ctx context.Context, req *driver.OpenRequest, x *extent, h
 		return err
 	}
 	x.grain, x.zeroGrains = seGrain*sectorSize, true
-	if x.size == 0 {
-		x.size = h.capacity * sectorSize
+	if x.size.Load() == 0 {
+		x.size.Store(h.capacity * sectorSize)
 	}
 	const allocated = 0x1 // top half-byte of a directory entry
 	l := blockmap.Layout{
@@ -239,7 +252,7 @@ func decodeSEEntry(raw uint64, grains int64) blockmap.Entry {
 
 // map maps a range within the extent; off is relative to it.
 func (x *extent) mapRange(ctx context.Context, off, length int64) (driver.Extent, error) {
-	length = min(length, x.size-off)
+	length = min(length, x.size.Load()-off)
 	switch {
 	case x.access == accessNone:
 		return driver.Extent{}, driver.Errorf(driver.ErrUnsupported, "the descriptor says that the extent '%s' must not be read", x.name)

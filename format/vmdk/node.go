@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/qapi"
@@ -18,7 +19,7 @@ type node struct {
 	file    driver.Storage
 	desc    *descriptor
 	extents []*extent
-	size    int64
+	size    atomic.Int64 // changes with Resize only
 	write   bool
 	descOff int64 // of the text of the descriptor in file
 	descLen int64
@@ -54,7 +55,7 @@ func (writable) WriteEncoded(context.Context, int64, []byte) error {
 }
 
 // Size implements driver.Node.
-func (n *node) Size() int64 { return n.size }
+func (n *node) Size() int64 { return n.size.Load() }
 
 // sameGrain returns the size of the grains of all extents, 0 if they are not of one kind.
 func (n *node) sameGrain() int64 {
@@ -101,7 +102,7 @@ func (n *node) Info(context.Context) (*driver.Info, error) {
 	defer n.mu.Unlock()
 	data := &qapi.InfoSpecificVmdk{CID: n.cid, ParentCID: n.desc.parentCID, CreateType: n.desc.createType, Extents: []qapi.VmdkExtentInfo{}}
 	for _, x := range n.extents {
-		e := qapi.VmdkExtentInfo{VirtualSize: x.size, Filename: x.name, Format: x.kind, ClusterSize: x.grain}
+		e := qapi.VmdkExtentInfo{VirtualSize: x.size.Load(), Filename: x.name, Format: x.kind, ClusterSize: x.grain}
 		if x.compressed {
 			e.Compressed = &x.compressed
 		}
@@ -130,7 +131,7 @@ func (n *node) find(off int64) *extent {
 // Map implements driver.Format. What the parent answers for is an error if it is not
 // the disk that this one was made on.
 func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error) {
-	if off >= n.size {
+	if off >= n.Size() {
 		return driver.Extent{Kind: driver.ExtentEOF}, nil
 	}
 	x := n.find(off)
@@ -154,12 +155,12 @@ func (n *node) ReadEncoded(ctx context.Context, p []byte, off int64) error {
 
 // Allocate implements driver.Allocator.
 func (n writable) Allocate(ctx context.Context, off, length int64) (driver.WriteTarget, error) {
-	if off < 0 || length <= 0 || off >= n.size {
+	if off < 0 || length <= 0 || off >= n.Size() {
 		return driver.WriteTarget{}, driver.Errorf(driver.ErrRange, "write of %d bytes at %d: beyond the end of the disk", length, off)
 	}
 	x := n.find(off)
 	off -= x.start
-	length = min(length, x.size-off)
+	length = min(length, x.size.Load()-off)
 	switch {
 	case !n.write:
 		return driver.WriteTarget{}, driver.Errorf(driver.ErrReadOnly, "image is read-only")
@@ -181,10 +182,10 @@ func (n writable) Allocate(ctx context.Context, off, length int64) (driver.Write
 // WriteZeroes implements driver.ZeroWriter, by grains that read as zeroes if the image
 // has such, and by the files of flat extents.
 func (n writable) WriteZeroes(ctx context.Context, off, length int64, flags driver.ZeroFlags) error {
-	for length > 0 && off < n.size {
+	for length > 0 && off < n.Size() {
 		x := n.find(off)
 		in := off - x.start
-		part := min(length, x.size-in)
+		part := min(length, x.size.Load()-in)
 		if !n.write || x.access != accessRW || x.file == nil {
 			return driver.Errorf(driver.ErrReadOnly, "the extent at %d cannot be written", x.start)
 		}
@@ -198,7 +199,7 @@ func (n writable) WriteZeroes(ctx context.Context, off, length int64, flags driv
 			if err = n.firstWrite(ctx); err == nil {
 				err = z.WriteZeroes(ctx, x.offset+in, part, flags)
 			}
-		case !x.zeroGrains || in%x.grain != 0 || part%x.grain != 0 && in+part != x.size:
+		case !x.zeroGrains || in%x.grain != 0 || part%x.grain != 0 && in+part != x.size.Load():
 			return driver.ErrUnsupported
 		default:
 			err = x.disk.WriteZeroes(ctx, in, part, flags)

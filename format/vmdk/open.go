@@ -14,7 +14,8 @@ import (
 // createTypes are the types whose extents are read here. Other names of them are
 // those of VMware's own tools.
 var createTypes = strings.Fields(`monolithicSparse streamOptimized monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat 2GbMaxExtentSparse
-	2GbMaxExtentFlat vmfs vmfsSparse seSparse vmfsThin vmfsPreallocated vmfsEagerZeroedThick custom fullDevice partitionedDevice`)
+	2GbMaxExtentFlat vmfs vmfsSparse seSparse vmfsThin vmfsPreallocated vmfsEagerZeroedThick
+	vmfsRaw vmfsRDM vmfsRDMP vmfsRawDeviceMap vmfsPassthroughRawDeviceMap custom fullDevice partitionedDevice`)
 
 func knownType(s string) bool {
 	for _, t := range createTypes {
@@ -153,7 +154,7 @@ func (n *node) openMonolithic(ctx context.Context, req *driver.OpenRequest, h *s
 	if x.compressed {
 		d.createType = "streamOptimized"
 	}
-	n.size = x.size
+	n.size.Store(x.size.Load())
 	return nil
 }
 
@@ -198,12 +199,13 @@ func (n *node) openExtents(ctx context.Context, req *driver.OpenRequest, given m
 	}
 	files := 0
 	for _, line := range n.desc.extents {
-		x := &extent{start: n.size, size: line.sectors * sectorSize, kind: line.kind, access: line.access, name: line.name, offset: line.offset * sectorSize}
+		x := &extent{start: n.Size(), kind: line.kind, access: line.access, name: line.name, offset: line.offset * sectorSize}
 		n.extents = append(n.extents, x)
-		if x.size > 1<<62-n.size {
+		x.size.Store(line.sectors * sectorSize)
+		if x.size.Load() > 1<<62-n.Size() {
 			return driver.Errorf(driver.ErrCorrupt, "the extents are too large together")
 		}
-		n.size += x.size
+		n.size.Add(x.size.Load())
 		if x.kind == extentZero || x.access == accessNone {
 			continue
 		}
@@ -222,7 +224,7 @@ func (n *node) openExtents(ctx context.Context, req *driver.OpenRequest, given m
 // openExtent opens the file of an extent, and the extent in it.
 func (n *node) openExtent(ctx context.Context, req *driver.OpenRequest, x *extent, role string, given opts.Dict) error {
 	switch x.kind {
-	case extentFlat, extentVMFS, extentSparse, extentVMFSSparse, extentSESparse:
+	case extentFlat, extentVMFS, extentVMFSRaw, extentVMFSRDM, extentSparse, extentVMFSSparse, extentSESparse:
 	default:
 		return driver.Errorf(driver.ErrUnsupported, "unsupported extent type '%s'", x.kind)
 	}
@@ -234,14 +236,15 @@ func (n *node) openExtent(ctx context.Context, req *driver.OpenRequest, x *exten
 	if f, ok := x.file.(interface{ Filename() string }); ok {
 		x.name = f.Filename()
 	}
-	if x.kind == extentFlat || x.kind == extentVMFS {
+	switch x.kind {
+	case extentFlat, extentVMFS, extentVMFSRaw, extentVMFSRDM:
 		return nil
 	}
-	size := x.size
+	size := x.size.Load()
 	if err := n.openSparse(ctx, req, x); err != nil {
 		return err
 	}
-	if x.size = size; x.compressed && n.write {
+	if x.size.Store(size); x.compressed && n.write {
 		return driver.Errorf(driver.ErrReadOnly, "the compressed extent '%s' can only be read", x.name)
 	}
 	return nil

@@ -130,12 +130,12 @@ func (s *streamNode) entry(ctx context.Context, unit int64) (uint32, error) {
 
 // Map implements driver.Format.
 func (s *streamNode) Map(ctx context.Context, off, length int64) (driver.Extent, error) {
-	if off >= s.size {
+	if off >= s.Size() {
 		return driver.Extent{Kind: driver.ExtentEOF}, nil
 	}
 	s.smu.Lock()
 	defer s.smu.Unlock()
-	length = min(length, s.size-off)
+	length = min(length, s.Size()-off)
 	x := driver.Extent{Kind: driver.ExtentUnallocated}
 	for unit := off / s.x.grain; x.Length < length; unit++ {
 		e, err := s.entry(ctx, unit)
@@ -168,7 +168,7 @@ func (s *streamNode) ReadEncoded(ctx context.Context, p []byte, off int64) error
 		u := off / s.x.grain
 		e, err := s.entry(ctx, u)
 		host := int64(e) * sectorSize
-		return chunks.Chunk{Offset: u * s.x.grain, Length: min(s.x.grain, s.size-u*s.x.grain), File: s.x.file, Host: host,
+		return chunks.Chunk{Offset: u * s.x.grain, Length: min(s.x.grain, s.Size()-u*s.x.grain), File: s.x.file, Host: host,
 			Size: min(2*s.x.grain, max(0, s.x.file.Size()-host))}, err
 	})
 }
@@ -185,7 +185,7 @@ func (s *streamNode) Encode(dst, cluster []byte) ([]byte, bool, error) {
 
 // WriteEncoded implements driver.Compressor.
 func (s *streamNode) WriteEncoded(ctx context.Context, off int64, enc []byte) error {
-	if off < 0 || off >= s.size || off%s.x.grain != 0 || len(enc) == 0 || int64(len(enc)) > 2*s.x.grain-grainMarkerSize {
+	if off < 0 || off >= s.Size() || off%s.x.grain != 0 || len(enc) == 0 || int64(len(enc)) > 2*s.x.grain-grainMarkerSize {
 		return driver.Errorf(driver.ErrInvalid, "%d compressed bytes at offset %d are not a grain", len(enc), off)
 	}
 	if err := s.firstWrite(ctx); err != nil {

@@ -57,7 +57,7 @@ func (x *extent) findChunk(ctx context.Context, off int64) (chunks.Chunk, error)
 	if e.State != blockmap.Encoded {
 		return chunks.Chunk{}, driver.Errorf(driver.ErrInvalid, "the grain at %d is not compressed", off)
 	}
-	return chunks.Chunk{Offset: u * x.grain, Length: min(x.grain, x.size-u*x.grain), File: x.file, Host: e.Host, Size: min(e.Length, max(0, x.file.Size()-e.Host))}, nil
+	return chunks.Chunk{Offset: u * x.grain, Length: min(x.grain, x.size.Load()-u*x.grain), File: x.file, Host: e.Host, Size: min(e.Length, max(0, x.file.Size()-e.Host))}, nil
 }
 
 // decode implements chunks.Decoder. Some writers leave the end out of a last grain that

@@ -51,6 +51,16 @@ func openTwin(ctx context.Context, env *driver.Env, file driver.Storage, h *spar
 	return t, nil
 }
 
+// reload reads the directories of a header that has changed.
+func (t *twin) reload(ctx context.Context, h *sparseHeader) error {
+	more := h.directorySize*8 - t.memory
+	if err := t.budget.Table("the list of grain tables", more); err != nil {
+		return err
+	}
+	t.memory += more
+	return t.load(ctx, h)
+}
+
 // load reads both directories.
 func (t *twin) load(ctx context.Context, h *sparseHeader) error {
 	file := t.Storage
@@ -106,6 +116,24 @@ func (t *twin) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 		}
 	}
 	return t.Storage.WriteAt(ctx, p, off)
+}
+
+// last is the room of the copy that lies last in the file.
+func (t *twin) last() driver.Range {
+	r := driver.Range{Length: t.size}
+	for _, p := range t.tables {
+		r.Offset = max(r.Offset, int64(p.copy)*sectorSize)
+	}
+	return r
+}
+
+// Resize implements driver.Resizer.
+func (t *twin) Resize(ctx context.Context, size int64, o driver.ResizeOptions) error {
+	r, ok := t.Storage.(driver.Resizer)
+	if !ok {
+		return driver.Errorf(driver.ErrUnsupported, "the file cannot get another length")
+	}
+	return r.Resize(ctx, size, o)
 }
 
 // Unwrap implements driver.Wrapper.

@@ -235,7 +235,8 @@ func (m *Disk) quiesce() {
 
 // Resized tells that the disk has another size now and the table perhaps another
 // length or place, as the format has written it to the file. Of the layout, Table,
-// Entries, First, Reserved, Limit, Decode and Encode can have changed. Nothing but reads
+// Entries, First, Reserved, Limit, Decode and Encode can have changed, and the place and the
+// length of the directory. Nothing but reads
 // may be under way, and all was flushed.
 func (m *Disk) Resized(l Layout, size int64) error {
 	if err := l.checkEntries(size); err != nil {
@@ -248,6 +249,9 @@ func (m *Disk) Resized(l Layout, size int64) error {
 	o.Lowest, o.Table, o.Entries, o.First, o.Reserved, o.Limit, o.Decode, o.Encode = l.Lowest, l.Table, l.Entries, l.First, l.Reserved, l.Limit, l.Decode, l.Encode
 	if o.Dir == nil {
 		m.tab.SetEnd(o.tableEnd())
+	} else if o.Dir.Off != l.Dir.Off || o.Dir.Entries != l.Dir.Entries {
+		o.Dir = l.Dir
+		m.dir.SetEnd(l.Dir.Off + l.Dir.Entries*int64(l.Dir.Width))
 	}
 	m.size.Store(size)
 	m.room.mu.Lock()

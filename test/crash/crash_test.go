@@ -53,6 +53,7 @@ type scenario struct {
 	backing  bool
 	compress bool
 	resize   bool
+	grow     bool  // resize, but to larger sizes only
 	sectors  int64 // of the longest request, default 40
 	key      bool  // the image is encrypted
 	once     bool  // one seed is enough
@@ -225,8 +226,12 @@ func operate(t *testing.T, r *rand.Rand, s scenario, img *block.Image, rec *test
 				t.Fatal(err)
 			}
 			continue
-		case k == 17 && s.resize:
-			size = s.size/2 + r.Int64N(s.size/sector)*sector
+		case k == 17 && (s.resize || s.grow):
+			if s.grow {
+				size += (1 + r.Int64N(4096)) * sector
+			} else {
+				size = s.size/2 + r.Int64N(s.size/sector)*sector
+			}
 			c = change{event: c.event, size: size}
 			opt := driver.ResizeOptions{}
 			if s.format == "" && size > img.Size() && !s.backing && r.IntN(2) == 0 {

@@ -30,6 +30,8 @@ var unitScenarios = []scenario{
 	{name: "qcow with backing file", format: "qcow", size: 512 << 10, options: opts.Dict{}, backing: true},
 	{name: "parallels", format: "parallels", size: 512 << 10, options: opts.Dict{"cluster_size": "4096"}, resize: true},
 	{name: "parallels, sectors", format: "parallels", size: 128 << 10, options: opts.Dict{"cluster_size": "512"}, resize: true},
+	{name: "vmdk", format: "vmdk", size: 30 << 20, options: opts.Dict{}, sectors: 1000, grow: true, once: true},
+	{name: "vmdk, zeroed grains", format: "vmdk", size: 3 << 20, options: opts.Dict{"zeroed_grain": "on"}, sectors: 1000, grow: true},
 	{name: "vpc", format: "vpc", size: 10 << 20, options: opts.Dict{"force_size": "on"}, sectors: 6000, resize: true},
 	{name: "vhdx", format: "vhdx", size: 6 << 20, options: opts.Dict{"block_size": "1M"}, sectors: 5000, resize: true},
 	{name: "vhdx fixed", format: "vhdx", size: 4 << 20, options: opts.Dict{"block_size": "1M", "subformat": "fixed"}, sectors: 3000, resize: true},
@@ -42,7 +44,7 @@ func TestUnits(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			seeds := uint64(1)
-			if testkit.Long() {
+			if testkit.Long() && !s.once {
 				seeds = 8
 			}
 			for seed := range seeds {

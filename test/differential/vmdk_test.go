@@ -98,6 +98,13 @@ func TestVmdkRandom(t *testing.T) {
 				}
 				copy(disk[off:off+length], bytes.Repeat([]byte{fill}, length))
 			}
+			if !stream && r.IntN(2) == 0 {
+				disk = append(disk, make([]byte, 512*r.IntN(40000))...)
+				run(tools.ours, "resize", "-f", "vmdk", "a.vmdk", fmt.Sprint(len(disk)))
+				off := max(0, len(disk)-512*(1+r.IntN(400)))
+				run(tools.io, "-f", "vmdk", "-c", fmt.Sprintf("write -P 77 %d %d", off, len(disk)-off), "a.vmdk")
+				copy(disk[off:], bytes.Repeat([]byte{77}, len(disk)-off))
+			}
 			for _, p := range programs {
 				run(p, "check", "a.vmdk")
 			}
@@ -323,6 +330,7 @@ func TestVmdkCommands(t *testing.T) {
 	const (
 		parent  = "QEMU says no more than 'Invalid argument'"
 		dropped = "QEMU leaves extents of zeroes out"
+		larger  = "QEMU resizes no image of the format"
 		empty   = "QEMU cannot open the image of no length that it makes"
 	)
 	otherLengths := map[string]string{
@@ -335,6 +343,9 @@ func TestVmdkCommands(t *testing.T) {
 		"check -r all monolithicSparse.vmdk": "QEMU repairs no image of the format",
 		"check -r leaks zero.vmdk":           "QEMU repairs no image of the format",
 		"measure -O vmdk --size 1G":          "QEMU does not measure the format",
+		"resize monolithicSparse.vmdk 2M":    larger,
+		"resize monolithicFlat.vmdk 2M":      larger,
+		"resize --shrink zero.vmdk 512k":     larger,
 		"create -f vmdk new 0 && info new":   empty,
 	}, otherLengths)
 }
