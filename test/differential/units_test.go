@@ -48,7 +48,7 @@ func values(options ...[]string) func(r *rand.Rand) []string {
 
 var unitFormats = []unitFormat{
 	{name: "vdi", options: values([]string{"static", "off", "on"}), statistics: true},
-	{name: "qed", options: values([]string{"cluster_size", "4k", "32k", "1M"}, []string{"table_size", "1", "2", "8", "16"}), backing: true},
+	{name: "qed", options: values([]string{"cluster_size", "4k", "32k", "1M"}, []string{"table_size", "2", "8", "16"}), backing: true},
 	{name: "vpc", options: values([]string{"subformat", "dynamic", "fixed", "fixed"}, []string{"force_size", "on", "on", "off"}), noCheck: true},
 	{name: "vhdx", options: values([]string{"subformat", "dynamic", "fixed"}, []string{"block_size", "1M", "2M", "4M", "0"}, []string{"log_size", "1M", "2M", "3M"},
 		[]string{"block_state_zero", "on", "off"}), noMap: true},
