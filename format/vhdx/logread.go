@@ -28,6 +28,8 @@ const (
 	offFlushed     = 48
 	offLast        = 56
 
+	changeCost = 128 // bytes that a change takes in memory, with what growing the list leaves behind
+
 	maxZeroes = 1 << 16 // descriptors of zeroes in a log that is replayed
 )
 
@@ -52,6 +54,7 @@ type entry struct {
 type ring struct {
 	file        driver.Storage
 	off, length int64
+	scratch     []byte // of entry.read
 
 	budget   *driver.Budget
 	reserved int64 // bytes that the budget counts
@@ -181,8 +184,18 @@ func findEntries(ctx context.Context, r *ring, id guid) ([]*entry, error) {
 
 // read reads an entry and says whether it is whole. It ends at the first sector that is not
 // what it should be.
-func (e *entry) read(ctx context.Context, r *ring) (bool, error) {
-	b := make([]byte, logSector)
+func (e *entry) read(ctx context.Context, r *ring) (ok bool, err error) {
+	if r.scratch == nil {
+		r.scratch = make([]byte, logSector)
+	}
+	b := r.scratch
+	zeroes := 0
+	defer func() {
+		if !ok {
+			r.count(-int64(len(e.changes)) * changeCost)
+			e.changes = nil
+		}
+	}()
 	if err := r.readAt(ctx, b, e.off); err != nil {
 		return false, err
 	}
@@ -217,6 +230,9 @@ func (e *entry) read(ctx context.Context, r *ring) (bool, error) {
 			if c.zeroes == 0 {
 				continue
 			}
+			if zeroes++; zeroes > maxZeroes {
+				return false, tooManyZeroes(zeroes)
+			}
 		case descMagic:
 			copy(c.trail[:], d[4:])
 			copy(c.lead[:], d[8:])
@@ -225,7 +241,7 @@ func (e *entry) read(ctx context.Context, r *ring) (bool, error) {
 		default:
 			return false, nil
 		}
-		if err := r.count(128); err != nil {
+		if err := r.count(changeCost); err != nil {
 			return false, err
 		}
 		e.changes = append(e.changes, c)
@@ -298,7 +314,7 @@ func (p *replayed) check(file driver.Storage) error {
 		}
 	}
 	if zeroes > maxZeroes {
-		return driver.Errorf(driver.ErrBudget, "the log has %d ranges of zeroes, limit %d", zeroes, maxZeroes)
+		return tooManyZeroes(zeroes)
 	}
 	if p.size > 2*maxDisk {
 		return corrupt("a file of %d bytes, as the log has it, cannot be", p.size)
@@ -311,6 +327,10 @@ func (p *replayed) check(file driver.Storage) error {
 		}
 	}
 	return nil
+}
+
+func tooManyZeroes(n int) error {
+	return driver.Errorf(driver.ErrBudget, "the log has %d ranges of zeroes, limit %d", n, maxZeroes)
 }
 
 // apply writes the log to where it belongs.

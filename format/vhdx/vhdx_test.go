@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -236,6 +238,133 @@ func TestReplay(t *testing.T) {
 			l.Close(img)
 		})
 	}
+}
+
+// TestHostileLogs: logs of strangers cost little memory and end, whatever they hold.
+func TestHostileLogs(t *testing.T) {
+	const id, at = 7, 32 * mib
+	// A log of its own, of n bytes.
+	moved := func(l world, n uint32, b []byte) {
+		l.headers("a", func(b []byte) {
+			b[48] = id
+			le.PutUint32(b[68:], n)
+			le.PutUint64(b[72:], at)
+		})
+		l.put("a", at, b)
+		if err := l.Mem.Disk("a").Resize(context.Background(), at+int64(n), driver.ResizeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sector := bytes.Repeat([]byte{0xee}, 4096)
+	for _, c := range []struct {
+		name string
+		log  func(l world)
+		ends error // nil: none is asked for
+	}{
+		{"ranges of zeroes without end", func(l world) {
+			b := make([]byte, 24*mib)
+			copy(b, "loge")
+			le.PutUint32(b[8:], uint32(len(b)))
+			le.PutUint64(b[16:], 5)
+			le.PutUint32(b[24:], uint32(len(b)-64)/32)
+			b[32] = id
+			le.PutUint64(b[56:], 64*mib)
+			for d := b[64:]; len(d) > 0; d = d[32:] {
+				copy(d, "zero")
+				le.PutUint64(d[8:], 4096)
+				le.PutUint64(d[24:], 5)
+			}
+			moved(l, uint32(len(b)), seal(b))
+		}, driver.ErrBudget},
+		{"more descriptors than the log has room for", func(l world) {
+			b := logEntry(id, 0, 5, 64*mib, []int64{table}, [][]byte{sector})
+			le.PutUint32(b[24:], 1<<32-1)
+			moved(l, 24*mib, seal(b))
+		}, nil},
+		{"an entry as long as a log can be", func(l world) {
+			b := logEntry(id, 0, 5, 64*mib, []int64{table}, [][]byte{sector})
+			le.PutUint32(b[8:], 1<<32-mib)
+			moved(l, 1<<32-mib, seal(b))
+		}, nil},
+		{"entries whose tails are each other's", func(l world) {
+			var b []byte
+			const n = 2000
+			for i := range n {
+				b = append(b, logEntry(id, uint32((i+1)%n*4096), uint64(n-i), 64*mib, nil, nil)...)
+			}
+			moved(l, 8*mib, b)
+		}, nil},
+		{"entries that all begin at the first", func(l world) {
+			var b []byte
+			for i := range 2000 {
+				// Each second one is not the successor of the one before.
+				b = append(b, logEntry(id, 0, uint64(1+i+i%2), 64*mib, nil, nil)...)
+			}
+			moved(l, 8*mib, b)
+		}, nil},
+		{"a file of exabytes", func(l world) {
+			moved(l, mib, logEntry(id, 0, 5, 1<<62, []int64{1 << 61}, [][]byte{sector}))
+		}, driver.ErrCorrupt},
+		{"zeroes over all", func(l world) {
+			b := logEntry(id, 0, 5, 100*mib, []int64{0}, [][]byte{nil})
+			le.PutUint64(b[64+8:], 1<<62)
+			moved(l, mib, seal(b))
+		}, driver.ErrCorrupt},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newWorld(t, opts.Dict{})
+			c.log(l)
+			err := openHostile(t, l)
+			if c.ends != nil && !errors.Is(err, c.ends) {
+				t.Error(err)
+			}
+		})
+	}
+	t.Run("mutated", func(t *testing.T) {
+		l := newWorld(t, opts.Dict{})
+		l.headers("a", func(b []byte) { b[48] = id })
+		e := logEntry(id, 0, 5, 12*mib, []int64{table, table + 4096}, [][]byte{sector, nil})
+		e = append(e, logEntry(id, 0, 6, 12*mib, []int64{table, 3 * mib}, [][]byte{nil, sector})...)
+		r := testkit.Rand(12)
+		for range testkit.Count(100) {
+			b := bytes.Clone(e)
+			for range 1 + r.IntN(3) {
+				// What heads and descriptors hold, more often than data.
+				i := r.IntN(2)*8192 + r.IntN(130)
+				b[min(i, len(b)-1)] = byte(r.Uint32() >> r.IntN(8))
+			}
+			if r.IntN(4) > 0 { // a checksum that is right
+				for _, at := range []int{0, 8192} {
+					if n := int(le.Uint32(b[at+8:])); n >= 4096 && at+n <= len(b) {
+						copy(b[at:], seal(b[at:at+n]))
+					}
+				}
+			}
+			l.put("a", logAt, b)
+			_ = openHostile(t, l)
+		}
+	})
+}
+
+// openHostile opens a for reading, reads it, and returns the error if either fails.
+func openHostile(t *testing.T, l world) error {
+	t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	started := time.Now()
+	img, err := l.TryOpen("a", block.OpenOptions{})
+	runtime.ReadMemStats(&after)
+	if err == nil {
+		_, err = img.ReadAt(t.Context(), make([]byte, mib), 0)
+		l.Close(img)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
+		t.Errorf("%d bytes were allocated", n)
+	}
+	if d := time.Since(started); d > time.Minute {
+		t.Errorf("took %v", d)
+	}
+	return err
 }
 
 // TestOwnLog: what a crash leaves of our writes is a log that is whole.
