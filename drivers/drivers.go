@@ -37,6 +37,7 @@ import (
 	"github.com/cowl-disk/cowl/protocol/nbd"
 	"github.com/cowl-disk/cowl/protocol/nfs"
 	"github.com/cowl-disk/cowl/protocol/null"
+	"github.com/cowl-disk/cowl/protocol/sheepdog"
 	"github.com/cowl-disk/cowl/protocol/ssh"
 	"github.com/cowl-disk/cowl/protocol/vvfat"
 )
@@ -72,6 +73,7 @@ func All() []driver.Driver {
 		vvfat.New(),
 		iscsi.New(),
 		nfs.New(),
+		sheepdog.New(),
 		mem.New(),
 		blkdebug.New(),
 		blklogwrites.New(),

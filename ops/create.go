@@ -104,7 +104,7 @@ func create(ctx context.Context, job CreateJob) (*block.Creation, error) {
 		if name == "" {
 			return nil, driver.Errorf(driver.ErrInvalid, "expected backing file name, got empty string")
 		}
-		if size, err = checkBacking(ctx, job, name, d.String("backing_fmt"), size); err != nil {
+		if size, err = checkBacking(ctx, job, schema, name, d.String("backing_fmt"), size); err != nil {
 			return nil, err
 		}
 	}
@@ -189,9 +189,11 @@ func createOptions(job CreateJob, schema *opts.Schema) (opts.Dict, int64, error)
 
 // checkBacking opens the backing file, unless that is forbidden, and returns
 // the size of the new disk.
-func checkBacking(ctx context.Context, job CreateJob, name, format string, size int64) (int64, error) {
+func checkBacking(ctx context.Context, job CreateJob, schema *opts.Schema, name, format string, size int64) (int64, error) {
+	// An image that cannot record the format cannot be given it.
+	needed := schema.Lookup("backing_fmt") != nil
 	if job.Unsafe {
-		if format == "" {
+		if format == "" && needed {
 			return 0, driver.Errorf(driver.ErrInvalid, "backing file specified without backing format")
 		}
 		return size, nil
@@ -215,7 +217,7 @@ func checkBacking(ctx context.Context, job CreateJob, name, format string, size 
 	if err := img.Close(ctx); err != nil {
 		return 0, err
 	}
-	if format == "" {
+	if format == "" && needed {
 		return 0, driver.Errorf(driver.ErrInvalid, "backing file specified without backing format: it was detected as %s", detected)
 	}
 	if size < 0 {

@@ -1,0 +1,330 @@
+package sheepdog
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"math/bits"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cowl-disk/cowl/internal/message"
+)
+
+// Snapshot is a snapshot of a VDI.
+type Snapshot struct {
+	Number uint32 // among those of the VDI
+	VDI    uint32 // in the cluster
+	Tag    string
+	Taken  time.Time
+	Clock  time.Duration // of the virtual machine
+	State  int64         // of the saved virtual machine, in bytes
+}
+
+// exclusively runs f, which may replace the inode.
+func (v *VDI) exclusively(ctx context.Context, f func() error) error {
+	select {
+	case v.snapshots <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-v.snapshots }()
+	return f()
+}
+
+// current makes a snapshot the current VDI before it is written to.
+func (v *VDI) current(ctx context.Context) error {
+	if !v.inode().snapshot {
+		return nil
+	}
+	return v.exclusively(ctx, func() error {
+		ino := v.inode()
+		if !ino.snapshot {
+			return nil
+		}
+		return v.branch(ctx, ino)
+	})
+}
+
+// follow goes on with the VDI that is the current one since ino became a snapshot: somebody
+// else took one. reason is how we know.
+func (v *VDI) follow(ctx context.Context, ino *inode, reason error) error {
+	return v.exclusively(ctx, func() error {
+		if v.inode().vdi != ino.vdi {
+			return nil
+		}
+		vdi, err := v.acquire(ctx, 0, "")
+		if err != nil {
+			return err
+		}
+		if vdi == ino.vdi {
+			return reason
+		}
+		if err := v.replace(ctx, vdi, ino); err != nil {
+			return err
+		}
+		return v.relink(ctx, ino)
+	})
+}
+
+// relink gives the current VDI the entries of old, which became a snapshot, that were saved too
+// late to be in its copy of the table.
+func (v *VDI) relink(ctx context.Context, old *inode) error {
+	before, err := v.c.table(ctx, old, 0, old.objects(old.size))
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	late := false
+	for idx, at := range before {
+		if at == old.vdi && idx < len(v.table) && v.table[idx] != at && v.table[idx] != v.ino.vdi {
+			v.table[idx], v.dirty[uint32(idx)], late = at, true, true
+		}
+	}
+	if !late {
+		v.mu.Unlock()
+		return nil
+	}
+	b := v.save()
+	v.mu.Unlock()
+	return b.wait(ctx)
+}
+
+// replace goes on with another VDI. old: the one whose lock is not needed any more, or nil.
+func (v *VDI) replace(ctx context.Context, vdi uint32, old *inode) error {
+	ino, table, err := v.load(ctx, vdi)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.ino, v.table = ino, table
+	clear(v.dirty) // of writes that will be done again
+	held := old != nil && v.locked[old.vdi] && old.vdi != vdi
+	v.mu.Unlock()
+	if held {
+		v.unlock(ctx, old.vdi)
+	}
+	return nil
+}
+
+// branch makes a clone of a snapshot the current VDI and removes the one that was.
+func (v *VDI) branch(ctx context.Context, snapshot *inode) error {
+	r := &request{op: opNew, size: uint64(snapshot.size), base: snapshot.vdi, copies: snapshot.copies, policy: snapshot.policy, shift: snapshot.shift,
+		out: nameField(v.o.Name), once: true}
+	var old *inode
+	vdi, err := v.c.Find(ctx, v.o.Name, 0, "")
+	switch {
+	case err == nil:
+		if old, err = v.c.inode(ctx, vdi); err != nil {
+			return err
+		}
+		// The current VDI becomes a snapshot first, so that a crash loses nothing.
+		r.snapshot = snapshotFlag
+	case !errors.Is(err, NoVDI):
+		return err
+	}
+	if err := v.c.do(ctx, r); err != nil {
+		return err
+	}
+	// From here on there is no way back.
+	ctx = context.WithoutCancel(ctx)
+	if vdi, err = v.acquire(ctx, 0, ""); err != nil {
+		return err
+	}
+	if err := v.replace(ctx, vdi, old); err != nil {
+		return err
+	}
+	if old == nil {
+		return nil
+	}
+	if err := v.c.Delete(ctx, v.o.Name, old.number, ""); err != nil {
+		return message.Errorf(nil, "what the VDI was before is snapshot %d now, which could not be deleted: %w", old.number, err)
+	}
+	return nil
+}
+
+// Snapshots lists the snapshots of the VDI, the oldest first.
+func (v *VDI) Snapshots(ctx context.Context) ([]Snapshot, error) {
+	inUse := make([]byte, bitmapSize)
+	if err := v.c.do(ctx, &request{op: opList, in: inUse}); err != nil {
+		return nil, err
+	}
+	numbers := candidates(inUse, v.o.Name)
+	found := make([]*inode, len(numbers))
+	var wg sync.WaitGroup
+	var once sync.Once
+	var failed error
+	slots := make(chan struct{}, depth)
+	for i, vdi := range numbers {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			ino, err := v.c.inode(ctx, vdi)
+			switch {
+			case errors.Is(err, NoObject): // it was deleted
+			case err != nil && ctx.Err() == nil && errors.Is(err, ErrProtocol): // and is not of ours
+			case err != nil:
+				once.Do(func() { failed = err })
+			default:
+				found[i] = ino
+			}
+		})
+	}
+	wg.Wait()
+	if failed != nil {
+		return nil, failed
+	}
+	var list []Snapshot
+	for _, ino := range found {
+		if ino != nil && ino.name == v.o.Name && ino.snapshot {
+			list = append(list, Snapshot{ino.number, ino.vdi, ino.tag, ino.taken, time.Duration(ino.clock), ino.state})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Snapshot) int { return int(int64(a.Number) - int64(b.Number)) })
+	return list, nil
+}
+
+// maxCandidates is for how many VDIs all are looked at. In larger clusters those count that a
+// server looks at: the run that begins where the name says.
+const maxCandidates = 4096
+
+// candidates returns the numbers of the VDIs that may be snapshots of the one with a name.
+func candidates(inUse []byte, name string) (list []uint32) {
+	n := 0
+	for _, b := range inUse {
+		n += bits.OnesCount8(b)
+	}
+	if n <= maxCandidates {
+		for i, b := range inUse {
+			for ; b != 0; b &= b - 1 {
+				list = append(list, uint32(8*i+bits.TrailingZeros8(b)))
+			}
+		}
+		return list
+	}
+	for vdi := hash(name); len(list) < maxCandidates && inUse[vdi/8]>>(vdi%8)&1 != 0; vdi = (vdi + 1) % vdiCount {
+		list = append(list, vdi)
+	}
+	return list
+}
+
+// hash is where the numbers of the VDIs of a name begin: 64-bit FNV-1a, its lower 24 bits.
+func hash(name string) uint32 {
+	h := uint64(0xcbf29ce484222325)
+	for _, b := range []byte(name) {
+		h = (h ^ uint64(b)) * 0x100000001b3
+	}
+	return uint32(h % vdiCount)
+}
+
+// TakeSnapshot keeps the disk as it is now, and returns the number of the snapshot. No other
+// call that changes the disk is under way.
+func (v *VDI) TakeSnapshot(ctx context.Context, tag string) (number uint32, err error) {
+	err = v.exclusively(ctx, func() error {
+		if err := v.Flush(ctx); err != nil {
+			return err
+		}
+		ino := v.inode()
+		if ino.snapshot {
+			return ErrSnapshot
+		}
+		number = ino.number
+		head := &request{op: opWrite, object: inodeObject(ino.vdi), offset: inodeTag, copies: ino.copies, policy: ino.policy, out: nameField(tag)}
+		if err := v.c.do(ctx, head); err != nil {
+			return err
+		}
+		r := &request{op: opNew, size: uint64(ino.size), base: ino.vdi, copies: ino.copies, policy: ino.policy, shift: ino.shift, snapshot: snapshotFlag,
+			out: nameField(v.o.Name), once: true}
+		if err := v.c.do(ctx, r); err != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+			defer cancel()
+			head.out = nameField(ino.tag)
+			_ = v.c.do(ctx, head) // a tag of what is no snapshot does no harm
+			return err
+		}
+		ctx := context.WithoutCancel(ctx)
+		vdi, err := v.acquire(ctx, 0, "")
+		if err != nil {
+			return err
+		}
+		return v.replace(ctx, vdi, ino)
+	})
+	return number, err
+}
+
+// find returns a snapshot by its number, else by its tag; nil if there is none.
+func (v *VDI) find(ctx context.Context, which string) (*Snapshot, error) {
+	list, err := v.Snapshots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, match := range []func(s Snapshot) bool{
+		func(s Snapshot) bool { return strconv.FormatUint(uint64(s.Number), 10) == which },
+		func(s Snapshot) bool { return s.Tag == which },
+	} {
+		if i := slices.IndexFunc(list, match); i >= 0 {
+			return &list[i], nil
+		}
+	}
+	return nil, NoTag
+}
+
+// Apply makes the disk what it was when a snapshot was taken, which is named by its number or
+// its tag. What it holds now is lost. No other call that changes the disk is under way.
+func (v *VDI) Apply(ctx context.Context, which string) error {
+	s, err := v.find(ctx, which)
+	if err != nil {
+		return err
+	}
+	return v.exclusively(ctx, func() error {
+		ino, err := v.c.inode(ctx, s.VDI)
+		if err != nil {
+			return err
+		}
+		return v.branch(ctx, ino)
+	})
+}
+
+// View shows a snapshot in place of the disk, from then on.
+func (v *VDI) View(ctx context.Context, which string) error {
+	s, err := v.find(ctx, which)
+	if err != nil {
+		return err
+	}
+	return v.exclusively(ctx, func() error { return v.replace(ctx, s.VDI, v.inode()) })
+}
+
+// DeleteSnapshot removes a snapshot by its number.
+func (v *VDI) DeleteSnapshot(ctx context.Context, number uint32) error {
+	return v.c.Delete(ctx, v.o.Name, number, "")
+}
+
+// Grow makes the disk larger. What is new reads as zeroes.
+func (v *VDI) Grow(ctx context.Context, size int64) error {
+	if err := v.current(ctx); err != nil {
+		return err
+	}
+	return v.exclusively(ctx, func() error {
+		ino := v.inode()
+		if size < ino.size || size > maxSize(ino.shift) {
+			return message.Errorf(nil, "a VDI of %d bytes cannot have %d", ino.size, size)
+		}
+		more, err := v.c.table(ctx, ino, ino.objects(ino.size), ino.objects(size))
+		if err != nil {
+			return err
+		}
+		p := make([]byte, 8)
+		binary.LittleEndian.PutUint64(p, uint64(size))
+		if err := v.c.do(ctx, &request{op: opWrite, object: inodeObject(ino.vdi), offset: inodeSizeAt, copies: ino.copies, policy: ino.policy, out: p}); err != nil {
+			return err
+		}
+		grown := *ino
+		grown.size = size
+		v.mu.Lock()
+		v.ino, v.table = &grown, append(v.table, more...)
+		v.mu.Unlock()
+		return nil
+	})
+}
