@@ -19,6 +19,8 @@ const (
 	// before, up to lastPause.
 	firstPause = 20 * time.Millisecond
 	lastPause  = 2 * time.Second
+	// lastTry is what an attempt to connect is given where there is only one.
+	lastTry = 10 * time.Second
 )
 
 // Config says how to reach a cluster.
@@ -127,7 +129,7 @@ func (c *Client) drop(lost *conn) {
 
 // reconnect makes a connection.
 func (c *Client) reconnect() {
-	ctx, cancel := context.WithTimeoutCause(c.life, max(c.cfg.Reconnect, lastPause), ErrTimeout)
+	ctx, cancel := context.WithTimeoutCause(c.life, max(c.cfg.Reconnect, lastTry), ErrTimeout)
 	defer cancel()
 	var found *conn
 	var reason error
@@ -147,7 +149,7 @@ func (c *Client) reconnect() {
 		if ctx.Err() == nil || reason == nil {
 			reason = err
 		}
-		if errors.Is(err, ErrProtocol) || errors.Is(err, errGone) || !sleep(ctx, pause) {
+		if c.cfg.Reconnect == 0 || errors.Is(err, ErrProtocol) || errors.Is(err, errGone) || !sleep(ctx, pause) {
 			break
 		}
 	}
@@ -204,6 +206,7 @@ func (c *Client) do(ctx context.Context, r *request) error {
 			case losses > maxLosses:
 				return message.Errorf(nil, "the connection was lost %d times: %w", losses, err)
 			}
+			r.resent = true
 		case errors.As(err, &result) && result.passing():
 			if until.IsZero() {
 				until = time.Now().Add(c.cfg.Reconnect)
@@ -236,12 +239,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // read reads from an object that is not erasure coded or whose servers join it.
 func (c *Client) read(ctx context.Context, object uint64, offset int64, p []byte) error {
 	return c.do(ctx, &request{op: opRead, object: object, offset: uint32(offset), in: p})
-}
-
-// Find returns the number of a VDI: of the current one if snapshot is 0 and tag empty, else
-// of a snapshot.
-func (c *Client) Find(ctx context.Context, name string, snapshot uint32, tag string) (uint32, error) {
-	r := &request{op: opInfo, snapshot: snapshot, out: nameField(name, tag)}
-	err := c.do(ctx, r)
-	return r.vdi, err
 }

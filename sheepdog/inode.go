@@ -11,6 +11,7 @@ import (
 // Offsets in an inode.
 const (
 	inodeTag     = MaxName
+	inodeTaken   = 2*MaxName + 8
 	inodeSizeAt  = 2*MaxName + 24
 	inodeHead    = 2*MaxName + 56 // what is read of it, without the table
 	inodeTable   = 2*MaxName + 56 + 4096

@@ -1,6 +1,7 @@
 package sheepdog
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -51,22 +52,40 @@ func (v *VDI) current(ctx context.Context) error {
 // follow goes on with the VDI that is the current one since ino became a snapshot: somebody
 // else took one. reason is how we know.
 func (v *VDI) follow(ctx context.Context, ino *inode, reason error) error {
-	return v.exclusively(ctx, func() error {
-		if v.inode().vdi != ino.vdi {
-			return nil
+	return v.exclusively(ctx, func() error { return v.goOn(ctx, ino, reason) })
+}
+
+// goOn is follow for one that holds snapshots.
+func (v *VDI) goOn(ctx context.Context, ino *inode, reason error) error {
+	if v.inode().vdi != ino.vdi {
+		return nil
+	}
+	vdi, err := v.acquire(ctx, 0, "")
+	if err != nil {
+		return err
+	}
+	if vdi == ino.vdi {
+		return reason
+	}
+	if err := v.replace(ctx, vdi, ino); err != nil {
+		return err
+	}
+	return v.relink(ctx, ino)
+}
+
+// latest returns the inode when it is known to be that of the current VDI. It is for one that
+// holds snapshots.
+func (v *VDI) latest(ctx context.Context) (*inode, error) {
+	for moves := 0; ; moves++ {
+		ino := v.inode()
+		err := v.still(ctx, ino)
+		if err == nil || !errors.Is(err, ReadOnly) || moves == maxMoves {
+			return ino, err
 		}
-		vdi, err := v.acquire(ctx, 0, "")
-		if err != nil {
-			return err
+		if err := v.goOn(ctx, ino, err); err != nil {
+			return nil, err
 		}
-		if vdi == ino.vdi {
-			return reason
-		}
-		if err := v.replace(ctx, vdi, ino); err != nil {
-			return err
-		}
-		return v.relink(ctx, ino)
-	})
+	}
 }
 
 // relink gives the current VDI the entries of old, which became a snapshot, that were saved too
@@ -147,11 +166,22 @@ func (v *VDI) branch(ctx context.Context, snapshot *inode) error {
 
 // Snapshots lists the snapshots of the VDI, the oldest first.
 func (v *VDI) Snapshots(ctx context.Context) ([]Snapshot, error) {
-	inUse := make([]byte, bitmapSize)
-	if err := v.c.do(ctx, &request{op: opList, in: inUse}); err != nil {
+	return v.c.Snapshots(ctx, v.o.Name)
+}
+
+// Snapshots lists the snapshots of a VDI, the oldest first.
+func (c *Client) Snapshots(ctx context.Context, name string) ([]Snapshot, error) {
+	inUse, gone := make([]byte, bitmapSize), make([]byte, bitmapSize)
+	if err := c.do(ctx, &request{op: opList, in: inUse}); err != nil {
 		return nil, err
 	}
-	numbers := candidates(inUse, v.o.Name)
+	if err := c.deleted(ctx, gone); err != nil {
+		return nil, err
+	}
+	for i := range inUse {
+		inUse[i] &^= gone[i]
+	}
+	numbers := candidates(inUse, gone, name)
 	found := make([]*inode, len(numbers))
 	var wg sync.WaitGroup
 	var once sync.Once
@@ -161,10 +191,9 @@ func (v *VDI) Snapshots(ctx context.Context) ([]Snapshot, error) {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			ino, err := v.c.inode(ctx, vdi)
+			ino, err := c.inode(ctx, vdi)
 			switch {
 			case errors.Is(err, NoObject): // it was deleted
-			case err != nil && ctx.Err() == nil && errors.Is(err, ErrProtocol): // and is not of ours
 			case err != nil:
 				once.Do(func() { failed = err })
 			default:
@@ -178,12 +207,24 @@ func (v *VDI) Snapshots(ctx context.Context) ([]Snapshot, error) {
 	}
 	var list []Snapshot
 	for _, ino := range found {
-		if ino != nil && ino.name == v.o.Name && ino.snapshot {
+		if ino != nil && ino.name == name && ino.snapshot {
 			list = append(list, Snapshot{ino.number, ino.vdi, ino.tag, ino.taken, time.Duration(ino.clock), ino.state})
 		}
 	}
-	slices.SortStableFunc(list, func(a, b Snapshot) int { return int(int64(a.Number) - int64(b.Number)) })
+	slices.SortStableFunc(list, func(a, b Snapshot) int { return cmp.Compare(a.Number, b.Number) })
 	return list, nil
+}
+
+// deleted asks for the VDIs that were deleted, which servers from 1.0 on find all the same, with
+// nothing in them. Others do not know the question, and do not find them.
+func (c *Client) deleted(ctx context.Context, bitmap []byte) error {
+	err := c.do(ctx, &request{op: opDeleted, in: bitmap})
+	var refused Result
+	if errors.As(err, &refused) && !refused.passing() {
+		clear(bitmap)
+		return nil
+	}
+	return err
 }
 
 // maxCandidates is for how many VDIs all are looked at. In larger clusters those count that a
@@ -191,7 +232,7 @@ func (v *VDI) Snapshots(ctx context.Context) ([]Snapshot, error) {
 const maxCandidates = 4096
 
 // candidates returns the numbers of the VDIs that may be snapshots of the one with a name.
-func candidates(inUse []byte, name string) (list []uint32) {
+func candidates(inUse, gone []byte, name string) (list []uint32) {
 	n := 0
 	for _, b := range inUse {
 		n += bits.OnesCount8(b)
@@ -204,7 +245,7 @@ func candidates(inUse []byte, name string) (list []uint32) {
 		}
 		return list
 	}
-	for vdi := hash(name); len(list) < maxCandidates && inUse[vdi/8]>>(vdi%8)&1 != 0; vdi = (vdi + 1) % vdiCount {
+	for vdi := hash(name); len(list) < maxCandidates && (inUse[vdi/8]|gone[vdi/8])>>(vdi%8)&1 != 0; vdi = (vdi + 1) % vdiCount {
 		list = append(list, vdi)
 	}
 	return list
@@ -226,9 +267,12 @@ func (v *VDI) TakeSnapshot(ctx context.Context, tag string) (number uint32, err 
 		if err := v.Flush(ctx); err != nil {
 			return err
 		}
-		ino := v.inode()
-		if ino.snapshot {
+		if v.inode().snapshot {
 			return ErrSnapshot
+		}
+		ino, err := v.latest(ctx)
+		if err != nil {
+			return err
 		}
 		number = ino.number
 		head := &request{op: opWrite, object: inodeObject(ino.vdi), offset: inodeTag, copies: ino.copies, policy: ino.policy, out: nameField(tag)}
@@ -254,7 +298,7 @@ func (v *VDI) TakeSnapshot(ctx context.Context, tag string) (number uint32, err 
 	return number, err
 }
 
-// find returns a snapshot by its number, else by its tag; nil if there is none.
+// find returns a snapshot by its number, else by its tag.
 func (v *VDI) find(ctx context.Context, which string) (*Snapshot, error) {
 	list, err := v.Snapshots(ctx)
 	if err != nil {
@@ -269,6 +313,36 @@ func (v *VDI) find(ctx context.Context, which string) (*Snapshot, error) {
 		}
 	}
 	return nil, NoTag
+}
+
+// Find returns the number of a VDI: of the current one if snapshot is 0 and tag empty, else
+// of a snapshot.
+func (c *Client) Find(ctx context.Context, name string, snapshot uint32, tag string) (uint32, error) {
+	r := &request{op: opInfo, snapshot: snapshot, out: nameField(name, tag)}
+	if err := c.do(ctx, r); err != nil || snapshot == 0 && tag == "" {
+		return r.vdi, err
+	}
+	gone := make([]byte, bitmapSize)
+	if err := c.deleted(ctx, gone); err != nil {
+		return 0, err
+	}
+	if r.vdi >= vdiCount {
+		return 0, protocolError("the server says that VDI %s has the number %#x", name, r.vdi)
+	}
+	if gone[r.vdi/8]>>(r.vdi%8)&1 == 0 {
+		return r.vdi, nil
+	}
+	// The server has found one that was deleted. There may be another one of the name.
+	list, err := c.Snapshots(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range list {
+		if snapshot != 0 && s.Number == snapshot || snapshot == 0 && s.Tag == tag {
+			return s.VDI, nil
+		}
+	}
+	return 0, NoTag
 }
 
 // Apply makes the disk what it was when a snapshot was taken, which is named by its number or
@@ -307,7 +381,10 @@ func (v *VDI) Grow(ctx context.Context, size int64) error {
 		return err
 	}
 	return v.exclusively(ctx, func() error {
-		ino := v.inode()
+		ino, err := v.latest(ctx)
+		if err != nil {
+			return err
+		}
 		if size < ino.size || size > maxSize(ino.shift) {
 			return message.Errorf(nil, "a VDI of %d bytes cannot have %d", ino.size, size)
 		}

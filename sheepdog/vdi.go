@@ -78,14 +78,29 @@ func (v *VDI) acquire(ctx context.Context, snapshot uint32, tag string) (uint32,
 	if !v.o.Lock || snapshot != 0 || tag != "" {
 		return v.c.Find(ctx, v.o.Name, snapshot, tag)
 	}
-	r := &request{op: opLock, out: nameField(v.o.Name, ""), once: true}
-	if err := v.c.do(ctx, r); err != nil {
+	// Whether a lock was got whose answer is lost is unknown, unless the VDI is ours already.
+	r := &request{op: opLock, out: nameField(v.o.Name, ""), once: v.inode() == nil}
+	err := v.c.do(ctx, r)
+	if errors.Is(err, VDILocked) {
+		vdi, e := v.c.Find(ctx, v.o.Name, 0, "")
+		if e != nil || !r.resent && !v.holds(vdi) { // since relock
+			return 0, err
+		}
+		r.vdi, err = vdi, nil
+	}
+	if err != nil {
 		return 0, err
 	}
 	v.mu.Lock()
 	v.locked[r.vdi] = true
 	v.mu.Unlock()
 	return r.vdi, nil
+}
+
+func (v *VDI) holds(vdi uint32) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.locked[vdi]
 }
 
 // relock takes the lock on a new connection: the server may have been started again

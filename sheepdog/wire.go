@@ -41,6 +41,10 @@ const (
 	opList    opcode = 0x15
 	opDelete  opcode = 0x17
 	opDefault opcode = 0x18
+
+	// opDeleted is of the protocol between servers, which has a version of its own.
+	opDeleted     opcode = 0xc9
+	serverVersion        = 0x0a
 )
 
 // flags of requests.
@@ -74,6 +78,7 @@ type request struct {
 	copies   uint8 // both kinds
 	out, in  []byte
 	once     bool // doing it again would do something else
+	resent   bool // it was sent more than once
 
 	// From the answer.
 	vdi          uint32
@@ -86,6 +91,9 @@ func (r *request) aboutObject() bool { return r.op < opNew }
 func (r *request) header(id uint32) (h [headerSize]byte) {
 	le := binary.LittleEndian
 	h[0], h[1] = protoVersion, byte(r.op)
+	if r.op >= 0x80 {
+		h[0] = serverVersion
+	}
 	flags, length := r.flags, len(r.out)
 	if len(r.out) > 0 {
 		flags |= flagWrite

@@ -279,7 +279,10 @@ func (v *VDI) removeOnce(ctx context.Context, idx uint32) (*inode, error) {
 	busy := make(chan struct{})
 	v.making[idx] = busy
 	v.mu.Unlock()
-	if at == ino.vdi {
+	// Servers check neither for objects that are removed nor for entries whether the VDI has
+	// become a snapshot.
+	err = v.still(ctx, ino)
+	if err == nil && at == ino.vdi {
 		// Not while the entry is being saved, which would bring it back.
 		if err = v.saved(ctx, ino, idx); err == nil {
 			err = v.c.do(ctx, &request{op: opDiscard, object: dataObject(at, idx), copies: ino.copies, policy: ino.policy})
@@ -305,4 +308,17 @@ func (v *VDI) removeOnce(ctx context.Context, idx uint32) (*inode, error) {
 		return ino, err
 	}
 	return ino, v.saved(ctx, ino, idx)
+}
+
+// still returns ReadOnly if a VDI has become a snapshot, which the servers keep no client from
+// changing by other requests than writes of data.
+func (v *VDI) still(ctx context.Context, ino *inode) error {
+	var taken [8]byte
+	if err := v.c.read(ctx, inodeObject(ino.vdi), inodeTaken, taken[:]); err != nil {
+		return err
+	}
+	if taken != [8]byte{} {
+		return ReadOnly
+	}
+	return nil
 }

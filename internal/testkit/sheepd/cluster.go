@@ -70,7 +70,11 @@ func (c *Cluster) run(name string) (list []uint32, free uint32) {
 		if !c.used(vdi) {
 			return list, vdi
 		}
-		if b := c.head(vdi); b != nil && !c.deleted[vdi] && field(b[:256]) == name {
+		b := c.head(vdi)
+		if b == nil || c.deleted[vdi] && (c.cfg.Old || binary.LittleEndian.Uint64(b[atTaken:]) == 0) {
+			continue
+		}
+		if field(b[:256]) == name { // servers from 1.0 on find snapshots that were deleted
 			list = append(list, vdi)
 		}
 	}
@@ -100,7 +104,7 @@ func (c *Cluster) find(name string, number uint32, tag string) (vdi uint32, resu
 
 // do does a request.
 func (c *Cluster) do(r *Request, rest *[28]byte) (result uint32, data []byte) {
-	if r.Version > 2 {
+	if r.Version > 2 && (r.Op < 0x80 || r.Version != 0x0a) {
 		return badVersion, nil
 	}
 	c.mu.Lock()
@@ -138,6 +142,15 @@ func (c *Cluster) do(r *Request, rest *[28]byte) (result uint32, data []byte) {
 		return success, nil
 	case 0x15:
 		return success, append([]byte(nil), c.inUse[:min(int(r.Length), len(c.inUse))]...)
+	case 0xc9:
+		if c.cfg.Old {
+			return badParams, nil
+		}
+		gone := make([]byte, len(c.inUse))
+		for vdi := range c.deleted {
+			gone[vdi/8] |= 1 << (vdi % 8)
+		}
+		return success, gone
 	case 0x17:
 		return c.remove(r), nil
 	case 0x18:
@@ -296,6 +309,9 @@ func (c *Cluster) remove(r *Request) uint32 {
 	vdi, result := c.find(field(r.Data[:256]), r.Snapshot, tag)
 	if result == success {
 		c.deleted[vdi] = true
+		if c.cfg.Old {
+			c.objects[inodeOf(vdi)].write(make([]byte, 256), 0)
+		}
 	}
 	return result
 }
