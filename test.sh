@@ -113,7 +113,7 @@ race() {
 	step "race detector"
 	# The race detector needs cgo.
 	if command -v cc >/dev/null; then
-		COWL_LONG= CGO_ENABLED=1 go test -race -short -timeout 15m ./block/... ./crypto/... ./filter/... ./format/... ./guestagent/... ./iscsi/... ./nbd/... ./nfs/... ./ova/... ./protocol/... ./ops/... ./opts/... ./internal/...
+		COWL_LONG= CGO_ENABLED=1 go test -race -short -timeout 15m ./block/... ./crypto/... ./filter/... ./format/... ./guestagent/... ./iscsi/... ./nbd/... ./nfs/... ./ova/... ./protocol/... ./sheepdog/... ./ops/... ./opts/... ./internal/...
 	else
 		echo "left out: the race detector needs a C compiler"
 	fi

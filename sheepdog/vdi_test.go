@@ -49,7 +49,7 @@ func open(t testing.TB, c *sheepdog.Client, o sheepdog.Open) *sheepdog.VDI {
 // TestModel does random operations beside disks in memory: the current one and its snapshots.
 // The connection is cut now and then, and somebody else takes snapshots.
 func TestModel(t *testing.T) {
-	everyday, steps := 3, 50
+	everyday, steps := 2, 50
 	if testkit.Race {
 		everyday, steps = 1, 12
 	}

@@ -44,7 +44,7 @@ const (
 
 	// opDeleted is of the protocol between servers, which has a version of its own.
 	opDeleted     opcode = 0xc9
-	serverVersion        = 0x0a
+	serverVersion byte   = 0x0a
 )
 
 // flags of requests.

@@ -16,7 +16,11 @@ import (
 // harness is a VDI for each disk.
 func harness(address string) drivertest.Harness {
 	var made atomic.Int64
-	return drivertest.Harness{Driver: sheepdog.New(), Light: true, NewName: func(testing.TB) string {
+	size := int64(0)
+	if testkit.Race {
+		size = 1<<20 + 3*512 // everything is slow there
+	}
+	return drivertest.Harness{Driver: sheepdog.New(), Light: true, Size: size, NewName: func(testing.TB) string {
 		return fmt.Sprintf("sheepdog://%s/disk%d-%d", address, time.Now().UnixNano(), made.Add(1))
 	}}
 }
