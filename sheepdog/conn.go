@@ -29,7 +29,9 @@ type conn struct {
 	mu    sync.Mutex
 	calls map[uint32]*call
 	id    uint32
-	err   error
+	// filling: the data of an answer is being read, whose call is not among the others any more.
+	filling bool
+	err     error
 }
 
 // call is a request under way.
@@ -81,7 +83,7 @@ func (c *conn) watch() {
 			return
 		}
 		c.mu.Lock()
-		waiting := len(c.calls) > 0
+		waiting := len(c.calls) > 0 || c.filling
 		c.mu.Unlock()
 		if waiting && time.Since(start)-time.Duration(c.moved.Load()) > c.timeout {
 			c.fail(ErrTimeout)
@@ -208,8 +210,14 @@ func (c *conn) take(br *bufio.Reader, a reply) error {
 		return protocolError("the server answers a request that was not made (%#x)", a.id)
 	}
 	delete(c.calls, a.id) // nobody else touches it from here on
+	c.filling = true
 	r := k.req
 	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.filling = false
+		c.mu.Unlock()
+	}()
 	if r == nil { // abandoned
 		return c.fill(br, nil, int64(a.length))
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -407,6 +408,33 @@ func TestNotReady(t *testing.T) {
 	must(t, c.Create(t.Context(), sheepdog.New{Name: "disk", Size: object}))
 	not.Store(1)
 	if err := connect(t, address, 0).Create(t.Context(), sheepdog.New{Name: "other", Size: object}); !errors.Is(err, sheepdog.Halt) {
+		t.Error(err)
+	}
+}
+
+// TestStallInData: a server that stops in the middle of what it sends is given up, too.
+func TestStallInData(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	go func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			h := make([]byte, 48)
+			_, _ = io.ReadFull(nc, h)
+			h[12], h[16] = 100, 0 // bytes to come; success
+			_, _ = nc.Write(h)
+		}
+	}()
+	c, err := sheepdog.Connect(t.Context(), sheepdog.Config{Timeout: 50 * time.Millisecond, Dial: func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", l.Addr().String())
+	}})
+	must(t, err)
+	t.Cleanup(c.Close)
+	if _, err := c.Snapshots(t.Context(), "x"); !errors.Is(err, sheepdog.ErrTimeout) {
 		t.Error(err)
 	}
 }

@@ -52,7 +52,7 @@ func (p *Program) builders() []func(*call) *program.Command {
 		snapshotCommand,
 	}
 	if p.cowl() {
-		list = append(list, checksumCommand, completionCommand, mountCommand, ovaCommand)
+		list = append(list, checksumCommand, completionCommand, iscsiLsCommand, mountCommand, ovaCommand)
 	}
 	return list
 }
