@@ -425,7 +425,7 @@ func TestStallInData(t *testing.T) {
 			}
 			h := make([]byte, 48)
 			_, _ = io.ReadFull(nc, h)
-			h[12], h[16] = 100, 0 // bytes to come; success
+			copy(h[12:], []byte{100, 0, 0, 0, 0, 0, 0, 0}) // bytes to come; success
 			_, _ = nc.Write(h)
 		}
 	}()
