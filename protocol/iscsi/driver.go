@@ -12,11 +12,19 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/inet"
+	"github.com/cowl-disk/cowl/internal/readahead"
 	"github.com/cowl-disk/cowl/iscsi"
 	"github.com/cowl-disk/cowl/opts"
 )
 
-const sectorSize = 512
+const (
+	sectorSize = 512
+
+	// farAway is from which round trip on a disk that is read in order is read ahead, and depth
+	// how many pieces are.
+	farAway = 2 * time.Millisecond
+	depth   = 64
+)
 
 var desc = driver.Desc{
 	Name:        "iscsi",
@@ -66,7 +74,8 @@ func (iscsiDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.No
 		return nil, err
 	}
 	if req.Sequential && !n.write && n.roundTrip >= farAway {
-		n.ahead = newAhead(n)
+		n.ahead = readahead.New(readahead.Config{Window: piece, Ahead: depth, Keep: 2 * depth, Eager: true, Size: n.Size, Read: n.fetch})
+		n.ahead.Until(0) // Map tells what is worth it
 	}
 	return n, nil
 }

@@ -75,7 +75,7 @@ func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error
 	length = min(length, size-off)
 	data := driver.Extent{Kind: driver.ExtentData, Length: length, HasOffset: true, HostOffset: off}
 	if !n.capacity.Thin || n.noStatus.Load() {
-		n.ahead.sawData(size)
+		n.sawData(size)
 		return data, nil
 	}
 	block := n.block()
@@ -105,7 +105,7 @@ func (n *node) Map(ctx context.Context, off, length int64) (driver.Extent, error
 	x.Length = min(length, int64(blocks)*block-off%block)
 	switch {
 	case mapped:
-		n.ahead.sawData(off + x.Length)
+		n.sawData(off + x.Length)
 	case n.capacity.ReadsZero:
 		x.Kind = driver.ExtentZero
 	default:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/readahead"
 	"github.com/cowl-disk/cowl/iscsi"
 )
 
@@ -31,7 +32,7 @@ type node struct {
 	noWriteSame, noStatus atomic.Bool // the target refused it
 	journal               journal
 	status                statusCache
-	ahead                 *ahead // nil: nothing is read ahead
+	ahead                 *readahead.Reader // nil: nothing is read ahead
 }
 
 var (
@@ -148,8 +149,26 @@ func (n *node) pieces(p []byte, off int64, f func(p []byte, t iscsi.Transfer) er
 	return failed
 }
 
+// fetch reads from the unit. The range is within it.
+func (n *node) fetch(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := n.pieces(p, off, func(p []byte, t iscsi.Transfer) error { return n.lun.Read(ctx, p, t) }); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// sawData notes where what Map last called data ends.
+func (n *node) sawData(end int64) {
+	if n.ahead != nil {
+		n.ahead.Until(end)
+	}
+}
+
 // ReadAt implements driver.Storage.
 func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	size := n.Size()
 	if off >= size {
 		return 0, io.EOF
@@ -163,9 +182,9 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 	var err error
 	if n.ahead != nil {
-		err = n.ahead.read(ctx, p, off)
+		_, err = n.ahead.ReadAt(ctx, p, off)
 	} else {
-		err = n.pieces(p, off, func(p []byte, t iscsi.Transfer) error { return n.lun.Read(ctx, p, t) })
+		_, err = n.fetch(ctx, p, off)
 	}
 	if err != nil {
 		return 0, n.failed(ctx, err, "iSCSI READ failed: %d bytes at offset %d: %w", len(p), off)
@@ -296,7 +315,7 @@ func (n *node) Resize(_ context.Context, size int64, opt driver.ResizeOptions) e
 // Close implements driver.Node.
 func (n *node) Close(ctx context.Context) error {
 	if n.ahead != nil {
-		n.ahead.end()
+		n.ahead.Close()
 	}
 	err := n.session.Close(ctx)
 	n.journal.wait()

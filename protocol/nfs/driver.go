@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/readahead"
 	"github.com/cowl-disk/cowl/nfs"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -14,6 +15,12 @@ const (
 	sectorSize = 512
 	// createMode is that of new files.
 	createMode = 0o600
+
+	// windowSize is what is fetched ahead at once, in bytes, maxAhead how many windows of it
+	// there are, at most, before the reader, and maxWindows how many are held.
+	windowSize = 1 << 20
+	maxAhead   = 8
+	maxWindows = 16
 )
 
 var createSchema = opts.SchemaOf(struct{}{})
@@ -89,7 +96,7 @@ func (nfsDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	if o.Readahead != nil || o.PageCache != nil {
 		n.cache = newCache(f, number(o.Readahead), number(o.PageCache))
 	} else if !n.write {
-		n.ahead = newAhead(f, n.Size)
+		n.ahead = readahead.New(readahead.Config{Window: windowSize, Ahead: maxAhead, Keep: maxWindows, Size: n.Size, Read: f.ReadAt})
 	}
 	return n, nil
 }

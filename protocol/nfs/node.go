@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/readahead"
 	"github.com/cowl-disk/cowl/nfs"
 )
 
@@ -27,8 +28,8 @@ type node struct {
 	f       *nfs.File
 	write   bool
 	noFlush bool
-	cache   *cache // nil: none
-	ahead   *ahead // nil: none
+	cache   *cache            // nil: none
+	ahead   *readahead.Reader // nil: none
 	size    atomic.Int64
 	sizeMu  sync.RWMutex // reads and writes within the file: shared; what changes its length: exclusive
 	noHoles atomic.Bool  // the server cannot tell of holes, or make them
@@ -102,7 +103,7 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	case n.cache != nil:
 		read = n.cache.read
 	case n.ahead != nil:
-		read = n.ahead.read
+		read = n.ahead.ReadAt
 	}
 	got, err := read(ctx, p, off)
 	if err == io.EOF && got < len(p) {
@@ -335,7 +336,7 @@ func (n *node) Flush(ctx context.Context) error {
 // Close implements driver.Node.
 func (n *node) Close(ctx context.Context) error {
 	if n.ahead != nil {
-		n.ahead.close()
+		n.ahead.Close()
 	}
 	err := n.Flush(ctx)
 	if ctx.Err() != nil {
