@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/ProtonMail/go-crypto v1.5.2
+	github.com/ebitengine/purego v0.11.3
 	github.com/emmansun/gmsm v0.15.5
 	github.com/flosch/pongo2/v6 v6.0.0
 	github.com/hanwen/go-fuse/v2 v2.12.1

@@ -38,6 +38,7 @@ import (
 	"github.com/cowl-disk/cowl/protocol/nfs"
 	"github.com/cowl-disk/cowl/protocol/null"
 	"github.com/cowl-disk/cowl/protocol/sheepdog"
+	"github.com/cowl-disk/cowl/protocol/rbd"
 	"github.com/cowl-disk/cowl/protocol/ssh"
 	"github.com/cowl-disk/cowl/protocol/vvfat"
 )
@@ -74,6 +75,7 @@ func All() []driver.Driver {
 		iscsi.New(),
 		nfs.New(),
 		sheepdog.New(),
+		rbd.New(),
 		mem.New(),
 		blkdebug.New(),
 		blklogwrites.New(),

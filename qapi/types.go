@@ -47,6 +47,11 @@ type ImageInfoSpecific struct {
 	Data any    `json:"data"`
 }
 
+// InfoSpecificRBD is the specific information of images of Ceph.
+type InfoSpecificRBD struct {
+	EncryptionFormat string `json:"encryption-format,omitempty"`
+}
+
 // InfoSpecificFile is the specific information of the file protocol.
 type InfoSpecificFile struct {
 	ExtentSizeHint int64 `json:"extent-size-hint,omitempty"`

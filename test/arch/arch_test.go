@@ -78,6 +78,7 @@ var allowed = map[string][]string{
 	"sheepdog":              {"internal/message"},
 	"protocol/iscsi":        {"iscsi", "internal/inet", "internal/readahead", "block/driver", "opts"},
 	"protocol/ssh":          {"internal/sockaddr", "internal/inet", "block/driver", "opts"},
+	"protocol/rbd":          {"internal/native", "internal/native/link", "block/driver", "opts", "qapi"},
 	"protocol/vvfat":        {"internal/fat", "block/driver", "opts"},
 	"protocol/nfs":          {"nfs", "internal/readahead", "internal/sockaddr", "internal/message", "block/driver", "opts"},
 	"protocol/sheepdog":     {"sheepdog", "internal/sockaddr", "block/driver", "opts", "qapi"},
@@ -116,6 +117,10 @@ var allowed = map[string][]string{
 	"internal/deflate":      {},
 	"internal/inet":         {"internal/vsock", "internal/message"},
 	"internal/message":      {},
+	"internal/native":       {"internal/native/link", "nbd/client", "nbd/wire", "block/driver"},
+	"internal/native/link":  {},
+	"internal/native/serve": {"internal/native/link", "nbd/server", "nbd/wire"},
+	"internal/native/ceph":  {"internal/native/link", "internal/native/serve"},
 	"internal/vsock":        {},
 	"internal/sockaddr":     {"internal/inet", "block/driver", "opts"},
 	"internal/xz":           {},
@@ -131,6 +136,7 @@ var allowed = map[string][]string{
 	"internal/version":      {},
 	"internal/cli":          {"internal/cli/", "iscsi", "incus", "incus/", "fstree", "ova", "internal/message", "internal/inet", "nbd/", "ops", "partition", "block", "block/driver", "opts", "qapi", "drivers", "internal/resources", "internal/trace", "internal/version"},
 	"cmd":                   {"internal/cli/", "drivers", "internal/resources", "internal/trace"},
+	"cmd/cowl-native":       {"internal/native/", "internal/version"},
 	"":                      {"protocol/file", "protocol/caller", "block", "block/driver", "drivers", "opts", "qapi", "ops"},
 	"bench":                 {},
 }
@@ -181,6 +187,21 @@ func TestFormatsNeedNoNetwork(t *testing.T) {
 	for _, p := range list(t, module+"/format/...", module+"/protocol/file", module+"/protocol/caller", module+"/partition", module+"/block/...") {
 		for _, dep := range p.Deps {
 			if dep == "net" || strings.HasPrefix(dep, "net/") || dep == "crypto/tls" {
+				t.Errorf("%s depends on %s", p.ImportPath, dep)
+			}
+		}
+	}
+}
+
+// TestStatic checks that no library that makes a program dynamic gets into those that are
+// static.
+func TestStatic(t *testing.T) {
+	for _, p := range list(t, module+"/cmd/...", module) {
+		if room(p.ImportPath) == "cmd/cowl-native" {
+			continue
+		}
+		for _, dep := range p.Deps {
+			if strings.HasPrefix(dep, "github.com/ebitengine/purego") {
 				t.Errorf("%s depends on %s", p.ImportPath, dep)
 			}
 		}

@@ -1,0 +1,32 @@
+//go:build amd64 || arm64
+
+package main
+
+import (
+	"errors"
+	"io"
+	"os/signal"
+	"syscall"
+
+	"github.com/cowl-disk/cowl/internal/native/ceph"
+	"github.com/cowl-disk/cowl/internal/native/link"
+	"github.com/cowl-disk/cowl/internal/native/serve"
+)
+
+// serveEngine answers cowl until it has what it wants, or is gone.
+func serveEngine(string) error {
+	// A terminal sends them to both programs: cowl says what becomes of this one.
+	signal.Ignore(syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
+	control, err := serve.Inherited(link.ControlFD, "control")
+	if err != nil {
+		return errors.New("cowl has to start this program")
+	}
+	data, err := serve.Inherited(link.DataFD, "data")
+	if err != nil {
+		return errors.New("cowl has to start this program")
+	}
+	if err := serve.Run(control, data, ceph.New()); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,300 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/native/link"
+	"github.com/cowl-disk/cowl/nbd/client"
+	"github.com/cowl-disk/cowl/nbd/wire"
+)
+
+// Engine says whose disks a process opens.
+type Engine struct {
+	Name string // as cowl-native has it: "rbd" or "gluster"
+	Text string // for people
+	// Packages are those that have the library, for people.
+	Packages string
+	// Error words a step that failed, which is not one of all engines.
+	Error func(e *link.Error) error
+
+	// silence is how long the program may say nothing, 0: the usual time. For tests.
+	silence time.Duration
+}
+
+const (
+	// silence is how long the program may say nothing until it counts as hung.
+	silence = 30 * time.Second
+	// again is how long is waited once more: this process may have been stopped meanwhile.
+	again = 2 * time.Second
+	// closing bounds the farewell, and hurried that of a disk whose request was cancelled.
+	closing, hurried = 10 * time.Second, 500 * time.Millisecond
+	// dying is how long the system may take to tell how the program ended.
+	dying = time.Second
+)
+
+// Process is a running program with at most one open disk. Its methods may be called
+// from several goroutines.
+type Process struct {
+	engine  *Engine
+	cmd     *exec.Cmd
+	control net.Conn
+	data    net.Conn
+	conn    *link.Conn
+	ended   chan struct{} // closed when the process has ended; status is set then
+	status  error
+	hurry   atomic.Bool // a request was cancelled
+
+	calls   sync.Mutex // held during a call
+	mu      sync.Mutex
+	next    uint64
+	waiting chan *link.Reply // not nil: for the reply to next
+	lost    error            // not nil: the program is gone
+	gone    chan struct{}    // closed then
+}
+
+// Start starts the program for an engine.
+func (e *Engine) Start(ctx context.Context) (*Process, error) {
+	path, err := find(e.Text)
+	if err != nil {
+		return nil, err
+	}
+	control, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	data, theirData, err := socketPair()
+	if err != nil {
+		control.Close()
+		theirs.Close()
+		return nil, err
+	}
+	p := &Process{engine: e, cmd: exec.Command(path, e.Name), control: control, data: data, conn: link.NewConn(control),
+		ended: make(chan struct{}), gone: make(chan struct{})}
+	p.cmd.Stderr = os.Stderr
+	p.cmd.ExtraFiles = []*os.File{theirs, theirData}
+	err = p.cmd.Start()
+	// The program alone holds them from here on: if it ends, that is seen.
+	theirs.Close()
+	theirData.Close()
+	if err != nil {
+		control.Close()
+		data.Close()
+		return nil, driver.Errorf(nil, "starting the program %s: %w", path, err)
+	}
+	go func() {
+		p.status = p.cmd.Wait()
+		close(p.ended)
+	}()
+	hello := make(chan error, 1)
+	go p.receive(hello)
+	select {
+	case err = <-hello:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		p.kill(err)
+		return nil, err
+	}
+	return p, nil
+}
+
+// receive takes what the program says until it is gone. The first line goes to hello.
+func (p *Process) receive(hello chan<- error) {
+	quiet := p.engine.silence
+	if quiet == 0 {
+		quiet = silence
+	}
+	first, late := true, false
+	for {
+		wait := quiet
+		if late {
+			wait = min(again, quiet)
+		}
+		var r link.Reply
+		err := p.control.SetReadDeadline(time.Now().Add(wait))
+		if err == nil {
+			err = p.conn.Receive(&r)
+		}
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && !late:
+			late = true
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = driver.Errorf(driver.ErrTimeout, "the program %s for disks of %s does not answer any more", program, p.engine.Text)
+		case err == nil && first && r.Version != link.Version:
+			err = driver.Errorf(driver.ErrUnsupported, "the program %s is that of another version of cowl: install both from the same package", p.cmd.Path)
+		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
+			err = p.howItEnded()
+		case err != nil:
+			err = driver.Errorf(nil, "the program %s for disks of %s gives no sensible answer: %w", program, p.engine.Text, err)
+		}
+		if first {
+			hello <- err
+			first = false
+		}
+		if err != nil {
+			p.kill(err)
+			return
+		}
+		late = false
+		p.mu.Lock()
+		if p.waiting != nil && r.ID == p.next {
+			p.waiting <- &r
+			p.waiting = nil
+		}
+		p.mu.Unlock()
+	}
+}
+
+// howItEnded is the error of a program that has closed its sockets.
+func (p *Process) howItEnded() error {
+	reason := error(io.ErrUnexpectedEOF)
+	select {
+	case <-p.ended:
+		if p.status != nil {
+			reason = p.status
+		}
+	case <-time.After(dying):
+	}
+	return driver.Errorf(nil, "the program %s for disks of %s ended before its time: %w", program, p.engine.Text, reason)
+}
+
+// kill ends the program; err is why all requests fail from now on, unless they already
+// do.
+func (p *Process) kill(err error) {
+	p.mu.Lock()
+	if p.lost == nil {
+		p.lost = err
+		close(p.gone)
+	}
+	p.mu.Unlock()
+	_ = p.cmd.Process.Kill()
+	p.control.Close()
+	p.data.Close()
+}
+
+// gave is why the program is gone, nil if it is not.
+func (p *Process) gave() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lost
+}
+
+// Call has the program do an operation and reads what it answers into result, which may be
+// nil. If ctx ends first the program ends, too: nobody can know what it has done.
+func (p *Process) Call(ctx context.Context, op string, args, result any) error {
+	p.calls.Lock()
+	defer p.calls.Unlock()
+	r := link.Request{Op: op}
+	if args != nil {
+		b, err := json.Marshal(args)
+		if err != nil {
+			return err
+		}
+		r.Args = b
+	}
+	answer := make(chan *link.Reply, 1)
+	p.mu.Lock()
+	if p.lost != nil {
+		p.mu.Unlock()
+		return p.lost
+	}
+	p.next++
+	r.ID = p.next
+	p.waiting = answer
+	p.mu.Unlock()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		_ = p.conn.Send(r) // if it fails, so does receiving
+	}()
+	select {
+	case reply := <-answer:
+		if reply.Error != nil {
+			return p.engine.failed(reply.Error)
+		}
+		if result == nil || reply.Result == nil {
+			return nil
+		}
+		return json.Unmarshal(reply.Result, result)
+	case <-p.gone:
+		return p.gave()
+	case <-ctx.Done():
+		p.hurry.Store(true)
+		p.kill(driver.Errorf(nil, "the request was cancelled: %w", ctx.Err()))
+		return ctx.Err()
+	}
+}
+
+// failed words an error of the program.
+func (e *Engine) failed(err *link.Error) error {
+	switch {
+	case err.Step == link.StepLibrary:
+		return driver.Errorf(driver.ErrUnsupported, "disks of %s need the library %s, which cannot be loaded: install %s (%s)", e.Text, err.Name, e.Packages, err.Text)
+	case err.Step != link.StepRequest:
+		return e.Error(err)
+	case err.Errno != 0:
+		return driver.Errorf(nil, "%s: %w", err.Name, syscall.Errno(err.Errno))
+	}
+	return driver.Errorf(nil, "%s: %w", err.Name, errors.New(err.Text))
+}
+
+// dial makes the connection for data. The program must have opened a disk.
+func (p *Process) dial(ctx context.Context) (*client.Conn, error) {
+	c, err := client.Dial(ctx, client.Config{Contexts: []string{wire.ContextAllocation},
+		Dial: func(context.Context, string, string) (net.Conn, error) { return p.data, nil }})
+	if err == nil && c.Size() != link.Size {
+		c.Close()
+		err = fmt.Errorf("a disk of %d bytes", c.Size())
+	}
+	if err != nil && ctx.Err() == nil {
+		if lost := p.loss(); lost != nil {
+			return nil, lost
+		}
+		err = driver.Errorf(nil, "the program %s: %w", program, err)
+	}
+	return c, err
+}
+
+// loss is why the program is gone. It waits a little for that to be known.
+func (p *Process) loss() error {
+	select {
+	case <-p.gone:
+	case <-time.After(2 * dying):
+	}
+	return p.gave()
+}
+
+// End closes the disk, if one is open, and ends the program. What was written is flushed
+// then; the error says if it could not be.
+func (p *Process) End(ctx context.Context) error {
+	limit := closing
+	if p.hurry.Load() || ctx.Err() != nil {
+		limit = hurried
+	}
+	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	err := p.Call(wait, link.OpClose, nil, nil)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = driver.Errorf(driver.ErrTimeout, "the program %s for disks of %s does not end", program, p.engine.Text)
+	}
+	p.kill(driver.Errorf(driver.ErrInvalid, "the disk is closed"))
+	select {
+	case <-p.ended:
+	case <-time.After(dying):
+	}
+	return err
+}
