@@ -336,8 +336,8 @@ func (d *Disk) Close(ctx context.Context) error {
 	}
 	lost := d.p.gave()
 	err := d.p.End(ctx)
-	if lost != nil && (d.p.hurry.Load() || !d.opt.Write) {
-		err = nil // it was told when it happened
+	if lost != nil && d.p.hurry.Load() || !d.opt.Write {
+		err = nil // nothing is lost by it, or it was told when it happened
 	}
 	d.c.Close()
 	return err
