@@ -40,7 +40,8 @@ type Disk struct {
 	size  atomic.Int64
 	// Reads and writes within the disk hold it shared, what changes its size alone.
 	sizeMu sync.RWMutex
-	noZero atomic.Bool // the engine cannot write zeroes that it is not sent
+	noZero atomic.Bool                     // the engine cannot write zeroes that it is not sent
+	last   atomic.Pointer[context.Context] // of the last request
 	status statusCache
 	ahead  *ahead // nil: nothing is read before it is asked for
 }
@@ -138,6 +139,7 @@ func (d *Disk) request(ctx context.Context, op string, f func(ctx context.Contex
 	if lost := d.p.gave(); lost != nil {
 		return lost
 	}
+	d.last.Store(&ctx)
 	bounded := ctx
 	if d.opt.Timeout > 0 {
 		b, cancel := context.WithTimeout(ctx, d.opt.Timeout)
@@ -335,7 +337,10 @@ func (d *Disk) Close(ctx context.Context) error {
 		d.ahead.close()
 	}
 	lost := d.p.gave()
-	err := d.p.End(ctx)
+	// The context of the farewell does not tell that the work was cancelled; that of the last
+	// request does. What is flushed is flushed with a context that has not ended.
+	last := d.last.Load()
+	err := d.p.End(ctx, !d.opt.Write || last != nil && (*last).Err() != nil)
 	if lost != nil && d.p.hurry.Load() || !d.opt.Write {
 		err = nil // nothing is lost by it, or it was told when it happened
 	}

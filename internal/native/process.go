@@ -38,8 +38,9 @@ const (
 	silence = 30 * time.Second
 	// again is how long is waited once more: this process may have been stopped meanwhile.
 	again = 2 * time.Second
-	// closing bounds the farewell, and hurried that of a disk whose request was cancelled.
-	closing, hurried = 10 * time.Second, 500 * time.Millisecond
+	// closing bounds the farewell, and hurried that of a disk that nothing was written to since
+	// it was flushed, or whose requests were cancelled.
+	closing, hurried = 10 * time.Second, 400 * time.Millisecond
 	// dying is how long the system may take to tell how the program ended.
 	dying = time.Second
 )
@@ -279,10 +280,10 @@ func (p *Process) loss() error {
 }
 
 // End closes the disk, if one is open, and ends the program. What was written is flushed
-// then; the error says if it could not be.
-func (p *Process) End(ctx context.Context) error {
+// then; the error says if it could not be. It waits longer where it need not hurry.
+func (p *Process) End(ctx context.Context, hurry bool) error {
 	limit := closing
-	if p.hurry.Load() || ctx.Err() != nil {
+	if hurry || p.hurry.Load() || ctx.Err() != nil {
 		limit = hurried
 	}
 	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)

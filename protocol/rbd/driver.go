@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/bits"
 	"syscall"
+	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/native"
@@ -155,11 +156,22 @@ func (c *createOptions) encryption(args *link.RBD, env *driver.Env) error {
 	return nil
 }
 
+// removing bounds the removal of an image. One that is needed since the work was cancelled must
+// not take long, and may not be possible yet: the cluster waits for a program that
+// wrote and has not said goodbye.
+const removing = 300 * time.Millisecond
+
 // Delete implements driver.Deleter.
 func (rbdDriver) Delete(ctx context.Context, filename string) error {
 	_, args, err := named(filename, nil)
 	if err != nil {
 		return err
 	}
-	return engine().Once(ctx, link.OpDelete, args)
+	bounded, cancel := context.WithTimeout(ctx, removing)
+	defer cancel()
+	err = engine().Once(bounded, link.OpDelete, args)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return driver.Errorf(driver.ErrTimeout, "the cluster does not do it at once")
+	}
+	return err
 }
