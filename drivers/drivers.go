@@ -31,6 +31,7 @@ import (
 	"github.com/cowl-disk/cowl/format/vmdk"
 	"github.com/cowl-disk/cowl/format/vpc"
 	"github.com/cowl-disk/cowl/protocol/file"
+	"github.com/cowl-disk/cowl/protocol/gluster"
 	"github.com/cowl-disk/cowl/protocol/http"
 	"github.com/cowl-disk/cowl/protocol/iscsi"
 	"github.com/cowl-disk/cowl/protocol/mem"
@@ -76,6 +77,7 @@ func All() []driver.Driver {
 		nfs.New(),
 		sheepdog.New(),
 		rbd.New(),
+		gluster.New(),
 		mem.New(),
 		blkdebug.New(),
 		blklogwrites.New(),

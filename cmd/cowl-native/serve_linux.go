@@ -9,12 +9,17 @@ import (
 	"syscall"
 
 	"github.com/cowl-disk/cowl/internal/native/ceph"
+	"github.com/cowl-disk/cowl/internal/native/gfapi"
 	"github.com/cowl-disk/cowl/internal/native/link"
 	"github.com/cowl-disk/cowl/internal/native/serve"
 )
 
 // serveEngine answers cowl until it has what it wants, or is gone.
-func serveEngine(string) error {
+func serveEngine(name string) error {
+	engine := ceph.New()
+	if name == "gluster" {
+		engine = gfapi.New()
+	}
 	// A terminal sends them to both programs: cowl says what becomes of this one.
 	signal.Ignore(syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
 	control, err := serve.Inherited(link.ControlFD, "control")
@@ -25,7 +30,7 @@ func serveEngine(string) error {
 	if err != nil {
 		return errors.New("cowl has to start this program")
 	}
-	if err := serve.Run(control, data, ceph.New()); err != nil && !errors.Is(err, io.EOF) {
+	if err := serve.Run(control, data, engine); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	return nil

@@ -80,13 +80,13 @@ func (e *Engine) Open(ctx context.Context, args any, opt Options) (*Disk, error)
 	return d, nil
 }
 
-// Once starts the program for one operation.
-func (e *Engine) Once(ctx context.Context, op string, args any) error {
+// Once starts the program for one operation, as Process.Call does it.
+func (e *Engine) Once(ctx context.Context, op string, args, result any) error {
 	p, err := e.Start(ctx)
 	if err != nil {
 		return err
 	}
-	err = p.Call(ctx, op, args, nil)
+	err = p.Call(ctx, op, args, result)
 	p.abandon(err)
 	return err
 }

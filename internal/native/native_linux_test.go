@@ -66,8 +66,8 @@ func play(part string) int {
 // engine has disks in memory. Its name says what is wrong with them.
 type engine string
 
-func (e engine) Create(json.RawMessage) error {
-	return &link.Error{Step: "create", Name: "x", Errno: int(syscall.EEXIST)}
+func (e engine) Create(json.RawMessage) (bool, error) {
+	return false, &link.Error{Step: "create", Name: "x", Errno: int(syscall.EEXIST)}
 }
 func (e engine) Delete(json.RawMessage) error { return nil }
 
@@ -288,10 +288,10 @@ func TestReasons(t *testing.T) {
 	if err := d.WriteZeroes(t.Context(), 0, 10, 0); !errors.Is(err, driver.ErrUnsupported) {
 		t.Error(err)
 	}
-	if err := theirs().Once(t.Context(), link.OpCreate, nil); !errors.Is(err, syscall.EEXIST) || !strings.Contains(err.Error(), "step create") {
+	if err := theirs().Once(t.Context(), link.OpCreate, nil, nil); !errors.Is(err, syscall.EEXIST) || !strings.Contains(err.Error(), "step create") {
 		t.Error(err)
 	}
-	if err := theirs().Once(t.Context(), link.OpDelete, nil); err != nil {
+	if err := theirs().Once(t.Context(), link.OpDelete, nil, nil); err != nil {
 		t.Error(err)
 	}
 	if err := d.Call(t.Context(), "dance", nil, nil); err == nil {

@@ -125,13 +125,11 @@ func (rbdDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
 	if err := c.encryption(args, req.Env); err != nil {
 		return err
 	}
-	if err := engine().Once(ctx, link.OpCreate, args); err != nil {
-		return err
+	made := req.Made
+	if made == nil {
+		made = new(bool)
 	}
-	if req.Made != nil {
-		*req.Made = true
-	}
-	return nil
+	return engine().Once(ctx, link.OpCreate, args, made)
 }
 
 // encryption adds the encryption of a new image.
@@ -169,7 +167,7 @@ func (rbdDriver) Delete(ctx context.Context, filename string) error {
 	}
 	bounded, cancel := context.WithTimeout(ctx, removing)
 	defer cancel()
-	err = engine().Once(bounded, link.OpDelete, args)
+	err = engine().Once(bounded, link.OpDelete, args, nil)
 	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
 		return driver.Errorf(driver.ErrTimeout, "the cluster does not do it at once")
 	}

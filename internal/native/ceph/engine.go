@@ -97,25 +97,25 @@ func (c *cluster) close() {
 	c.lib.radosShutdown(c.rados)
 }
 
-// Create implements serve.Engine.
-func (e *engine) Create(raw json.RawMessage) error {
+// Create implements serve.Engine: an image that exists is left alone.
+func (e *engine) Create(raw json.RawMessage) (made bool, err error) {
 	c, args, err := e.connect(raw)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer c.close()
 	order := int32(args.Order)
 	if err := failed("create", args.Image, c.lib.create(c.ioctx, args.Image, uint64(args.Size), &order)); err != nil {
-		return err
+		return false, err
 	}
 	if len(args.Encryption) == 0 {
-		return nil
+		return true, nil
 	}
 	err = c.encrypt(args)
 	if err != nil {
 		c.lib.remove(c.ioctx, args.Image)
 	}
-	return err
+	return err == nil, err
 }
 
 // encrypt makes a new image an encrypted one, with room for the size that was asked for.

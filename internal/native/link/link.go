@@ -36,7 +36,7 @@ const (
 // The operations. Open makes the data socket serve the disk.
 const (
 	OpOpen           = "open"            // Args of the engine -> Facts
-	OpCreate         = "create"          // Args of the engine
+	OpCreate         = "create"          // Args of the engine -> bool, whether it was not there before
 	OpDelete         = "delete"          // Args of the engine
 	OpResize         = "resize"          // Resize
 	OpUsage          = "usage"           // -> int64
@@ -137,6 +137,28 @@ type RBD struct {
 	// Of a new image.
 	Size  int64 `json:"size,omitempty"`
 	Order int   `json:"order,omitempty"` // of the object size, a power of two; 0: the default
+}
+
+// Gluster names a file in a volume and says how to reach it.
+type Gluster struct {
+	Volume  string          `json:"volume"`
+	Path    string          `json:"path"`
+	Servers []GlusterServer `json:"servers"` // tried in their order
+	Debug   int             `json:"debug"`   // level of the log, from 0 to 9
+	LogFile string          `json:"log-file"`
+	Write   bool            `json:"write,omitempty"`
+	Direct  bool            `json:"direct,omitempty"` // past the caches
+
+	// Of a new file.
+	Size     int64  `json:"size,omitempty"`
+	Prealloc string `json:"prealloc,omitempty"` // as Resize has it
+}
+
+// GlusterServer is a server that knows the volume.
+type GlusterServer struct {
+	Transport string `json:"transport"` // tcp or unix
+	Host      string `json:"host"`      // or path of the socket
+	Port      int    `json:"port,omitempty"`
 }
 
 // Encryption is a layer of encryption that the library knows.

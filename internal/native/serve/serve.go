@@ -19,7 +19,8 @@ import (
 
 // Engine makes, removes and opens disks. Errors are of type *link.Error, or become one.
 type Engine interface {
-	Create(args json.RawMessage) error
+	// Create says whether the disk was not there before.
+	Create(args json.RawMessage) (made bool, err error)
 	Delete(args json.RawMessage) error
 	Open(args json.RawMessage) (Disk, error)
 }
@@ -138,7 +139,7 @@ type session struct {
 func (s *session) do(r link.Request) (any, error) {
 	switch r.Op {
 	case link.OpCreate:
-		return nil, s.engine.Create(r.Args)
+		return s.engine.Create(r.Args)
 	case link.OpDelete:
 		return nil, s.engine.Delete(r.Args)
 	case link.OpOpen:

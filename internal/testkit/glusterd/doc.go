@@ -1,0 +1,2 @@
+// Package glusterd starts servers of Gluster for tests.
+package glusterd
