@@ -38,8 +38,8 @@ import (
 	"github.com/cowl-disk/cowl/protocol/nbd"
 	"github.com/cowl-disk/cowl/protocol/nfs"
 	"github.com/cowl-disk/cowl/protocol/null"
-	"github.com/cowl-disk/cowl/protocol/sheepdog"
 	"github.com/cowl-disk/cowl/protocol/rbd"
+	"github.com/cowl-disk/cowl/protocol/sheepdog"
 	"github.com/cowl-disk/cowl/protocol/ssh"
 	"github.com/cowl-disk/cowl/protocol/vvfat"
 )
