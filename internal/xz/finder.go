@@ -8,8 +8,8 @@ import (
 const (
 	minMatch  = 2
 	maxMatch  = 273
-	niceMatch = 64 // a match of this length is taken without looking further
-	maxDepth  = 24 // steps in a tree
+	niceMatch = 48 // a match of this length is taken without looking further
+	maxDepth  = 8  // steps in a tree: 24 come to 0.5 % less in a tenth more time
 )
 
 // match is bytes that were there before: length of them, distance+1 bytes back.
@@ -36,7 +36,7 @@ func (f *finder) reset(src []byte) {
 	if f.two == nil {
 		f.two, f.three = make([]uint32, 1<<16), make([]uint32, 1<<threeBits)
 	}
-	width := uint(max(10, min(20, bits.Len(uint(len(src))))))
+	width := uint(max(10, min(18, bits.Len(uint(len(src)))))) // more would not stay in the processor's cache
 	if f.shift != 32-width || f.base > 1<<31 {
 		f.four = make([]uint32, 1<<width)
 		f.shift = 32 - width

@@ -29,6 +29,9 @@ type parser struct {
 	alignPrice [1 << alignBits]uint32
 
 	path []symbol
+
+	// repeats is how many bytes at the position are like those at the former distances.
+	repeats [4]int
 }
 
 // symbol is a literal, or length bytes from back.
@@ -140,31 +143,28 @@ func (p *parser) next(src []byte, pos int) []symbol {
 	}
 }
 
-// nice returns a match that is long enough to be taken as it is.
+// nice returns a match that is long enough to be taken as it is. Where there is none, it
+// has computed repeats.
 func (p *parser) nice(src []byte, at int, n *node, found []match, available int) (symbol, bool) {
 	if last := len(found) - 1; last >= 0 && found[last].length >= niceMatch {
 		return symbol{found[last].length, found[last].distance + repCount}, true
 	}
-	if available < niceMatch {
-		return symbol{}, false
-	}
 	for i, d := range n.reps {
-		if k := repeated(src, at, int(d)+1, available); k >= niceMatch {
+		k := repeated(src, at, int(d)+1, available)
+		if k >= niceMatch {
 			return symbol{uint32(k), uint32(i)}, true
 		}
+		p.repeats[i] = k
 	}
 	return symbol{}, false
 }
 
 // repeated returns how many bytes at a position are like those dist bytes before.
 func repeated(src []byte, at, dist, limit int) (n int) {
-	if dist > at {
+	if dist > at || limit == 0 || src[at] != src[at-dist] {
 		return 0
 	}
-	for n < limit && src[at+n] == src[at+n-dist] {
-		n++
-	}
-	return n
+	return common(src[at-dist:][:limit], src[at:][:limit], 1)
 }
 
 // offer makes a way to a node the one that is known, if it is cheaper.
@@ -186,15 +186,14 @@ func (p *parser) relax(src []byte, at, cur int, n *node, found []match, availabl
 	p.offer(cur+1, cur, noBack, n.price+price0(isMatch)+p.literalPrice(src, at, n))
 	price := n.price + price1(isMatch)
 	rep := price + price1(p.isRep[s])
-	if d := int(n.reps[0]) + 1; d <= at && src[at] == src[at-d] {
+	if p.repeats[0] > 0 {
 		p.offer(cur+1, cur, 0, rep+price0(p.isRep0[s])+price0(p.isLong[s][ps]))
 	}
 	if available < minMatch {
 		return
 	}
 	covered := 1 // lengths that the last distance has, too: a match is dearer
-	for i, d := range n.reps {
-		k := repeated(src, at, int(d)+1, available)
+	for i, k := range p.repeats {
 		if k < minMatch {
 			continue
 		}
