@@ -13,6 +13,8 @@ for dir in proc sys dev run tmp; do
 	fi
 done
 mount --make-rprivate /
+# the name that the generator "hosts" replaces; that of the host would depend on it
+hostname distrobuilder 2>/dev/null || echo distrobuilder 2>/dev/null >/proc/sys/kernel/hostname || :
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"

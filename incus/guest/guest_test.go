@@ -100,10 +100,10 @@ func TestPrograms(t *testing.T) {
 	t.Setenv("LEAK", "1")
 	g, out := start(t, busybox(t))
 	g.Env = []string{"PATH=/bin:/sbin", "A=b c"}
-	if err := g.Script(t.Context(), "echo $A-$LEAK; cat /proc/self/mounts | wc -l >/dev/null; ls /dev /usr/sbin; echo 1 >/made; echo x >/tmp/gone; echo $$"); err != nil {
+	if err := g.Script(t.Context(), "echo $A-$LEAK; cat /proc/self/mounts | wc -l >/dev/null; cat /proc/sys/kernel/hostname; ls /dev /usr/sbin; echo 1 >/made; echo x >/tmp/gone; echo $$"); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"b c-\n", "null\n", "policy-rc.d\n"} {
+	for _, want := range []string{"b c-\n", "distrobuilder\n", "null\n", "policy-rc.d\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q lacks %q", out, want)
 		}

@@ -32,6 +32,11 @@ func program(names ...string) (string, error) {
 func (g *getter) run(program string, args ...string) error {
 	cmd := exec.CommandContext(g.ctx, program, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	for _, name := range []string{"http_proxy", "https_proxy", "ftp_proxy", "no_proxy"} { // how to reach servers
+		if v, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+v)
+		}
+	}
 	cmd.WaitDelay = 10 * time.Second // for the output of its children, once it was ended
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out[max(0, len(out)-2000):])))

@@ -483,13 +483,15 @@ func TestPrograms(t *testing.T) {
 		t.Skip("needs root")
 	}
 	bin := t.TempDir()
-	script := "#!/bin/sh\nfor a; do case $a in --installroot=*) root=${a#*=};; */debootstrap) root=$a;; esac; done\n/bin/mkdir -p $root/etc && echo \"$@\" >$root/etc/x; case $1 in --fail*|--variant=fail) echo no luck; exit 3;; esac\n"
+	script := "#!/bin/sh\nfor a; do case $a in --installroot=*) root=${a#*=};; */debootstrap) root=$a;; esac; done\n/bin/mkdir -p $root/etc && echo \"$@\" >$root/etc/x; echo \"$http_proxy $SECRET\" >$root/etc/proxy; case $1 in --fail*|--variant=fail) echo no luck; exit 3;; esac\n"
 	for _, name := range []string{"debootstrap", "dnf"} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Setenv("PATH", bin)
+	t.Setenv("http_proxy", "http://proxy")
+	t.Setenv("SECRET", "1")
 	for name, c := range map[string]struct{ image, source, want string }{
 		"debootstrap": {"release: trixie, architecture: amd64", "downloader: debootstrap\nurl: http://deb/\nvariant: minbase\ncomponents: [main, contrib]\nskip_verification: true\nsame_as: sid",
 			"--variant=minbase --arch=amd64 --components=main,contrib --no-check-gpg trixie WORK/debootstrap http://deb /usr/share/debootstrap/scripts/sid\n"},
@@ -503,6 +505,9 @@ func TestPrograms(t *testing.T) {
 		text, err := tree.ReadFile("etc/x", 1000)
 		if got := regexp.MustCompile(`/\S*/(debootstrap|rpmbootstrap|repos)( |$)`).ReplaceAllString(string(text), "WORK/$1$2"); err != nil || strings.ReplaceAll(got, "=/", "=") != c.want {
 			t.Errorf("%s: %q, %v, want %q", name, got, err, c.want)
+		}
+		if text, err := tree.ReadFile("etc/proxy", 1000); err != nil || string(text) != "http://proxy \n" {
+			t.Errorf("%s: the environment has %q, %v", name, text, err)
 		}
 	}
 	if _, err := get(t, t.TempDir(), "release: trixie, architecture: amd64", "downloader: debootstrap\nvariant: fail\nskip_verification: true"); err == nil || !strings.Contains(err.Error(), "exit status 3: no luck") {
