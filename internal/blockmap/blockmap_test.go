@@ -511,3 +511,28 @@ func TestPartMoves(t *testing.T) {
 		t.Errorf("a sector that is not there lies at %d", host)
 	}
 }
+
+// TestVacateGivenUp: a place that was given up before, and becomes free only while others are moved away, is not one
+// that they move to.
+func TestVacateGivenUp(t *testing.T) {
+	ctx := t.Context()
+	layout := toy(4096, 16)
+	l := open(t, mem.NewDisk(layout.First), layout, Hooks{}, 16*4096)
+	for i := range int64(3) {
+		l.put(i*4096, byte(i))
+	}
+	l.do(l.Flush(ctx))
+	l.do(l.Discard(ctx, 0, 4096))
+	l.do(l.Flush(ctx)) // the first place is free as soon as somebody looks
+	end := layout.First + 2*4096
+	l.do(l.Vacate(ctx, end))
+	for i := range int64(3) {
+		if host := l.where(i * 4096); host >= 0 && host < end {
+			t.Errorf("unit %d lies at %d, want none before %d", i, host, end)
+		}
+	}
+	l.do(l.Flush(ctx))
+	if host := l.put(3*4096, 3); host < end {
+		t.Errorf("a new unit lies at %d", host)
+	}
+}

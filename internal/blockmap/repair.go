@@ -255,7 +255,7 @@ func (m *Disk) Resized(l Layout, size int64) error {
 	}
 	m.size.Store(size)
 	m.room.mu.Lock()
-	m.room.known, m.room.free, m.room.ready = false, nil, nil
+	m.room.known, m.room.free, m.room.ready, m.room.floor = false, nil, nil, 0
 	m.room.mu.Unlock()
 	return nil
 }
@@ -288,7 +288,8 @@ func (m *Disk) Vacate(ctx context.Context, end int64) error {
 		return err
 	}
 	m.room.mu.Lock()
-	m.room.free = slices.DeleteFunc(m.room.free, func(h int64) bool { return h < end })
+	m.room.floor = end // also for what is given up and becomes free only later
+	m.room.dropBelowFloor()
 	m.room.next = max(m.room.next, end)
 	m.room.mu.Unlock()
 	var inWay []placed

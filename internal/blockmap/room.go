@@ -17,6 +17,7 @@ type room struct {
 	mu         sync.Mutex
 	known      bool               // next and fresh are
 	next       int64              // all that is used lies before it
+	floor      int64              // no unit may begin before it, whatever the layout says; see Vacate
 	fresh      int64              // nothing was ever written from here on
 	free       []int64            // hosts of units that can be used again, ascending
 	ready      []int64            // the same, once the file was told of it
@@ -226,6 +227,11 @@ func (m *Disk) whenUnused(hosts []int64) {
 	})
 }
 
+// dropBelowFloor forgets free units that must not be used again. mu is held.
+func (r *room) dropBelowFloor() {
+	r.free = slices.DeleteFunc(r.free, func(h int64) bool { return h < r.floor })
+}
+
 // applyReady frees units that nobody uses any more: their room on disk goes back to
 // the file, and they can be used again. flushMu is held.
 func (m *Disk) applyReady(ctx context.Context) {
@@ -247,6 +253,7 @@ func (m *Disk) applyReady(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.free = append(r.free, ready...)
+	r.dropBelowFloor()
 	slices.Sort(r.free)
 	for n := len(r.free); n > 0 && r.free[n-1]+m.l.Unit == r.next; n-- {
 		r.next, r.free = r.free[n-1], r.free[:n-1]

@@ -171,6 +171,11 @@ func changeUnits(t *testing.T, r *rand.Rand, f unitFormat, path string, m *testk
 	img := openUnits(t, f, path, true)
 	ctx := t.Context()
 	var log []string
+	defer func() {
+		if t.Failed() {
+			t.Logf("done: %s", strings.Join(log, "\n"))
+		}
+	}()
 	for range 30 {
 		size, cs := img.Size(), max(img.Limits().ClusterSize, 512)
 		off := r.Int64N(size)
@@ -221,11 +226,11 @@ func changeUnits(t *testing.T, r *rand.Rand, f unitFormat, path string, m *testk
 		}
 		log = append(log, fmt.Sprintf("%s %d+%d of %d", what, off, n, size))
 		if err != nil {
-			t.Fatalf("%v\nafter %s", err, strings.Join(log, "\n"))
+			t.Fatal(err)
 		}
 	}
 	if d := m.Diff(readLibrary(t, img), 0); d != "" {
-		t.Fatalf("we read: %s\nafter %s", d, strings.Join(log, "\n"))
+		t.Fatal("we read: ", d)
 	}
 	closeLibrary(t, img)
 }
