@@ -50,6 +50,8 @@ type ConvertJob struct {
 	Sparse int64
 	// TargetZero: the target reads as zeroes now.
 	TargetZero bool
+	// ReaderSize is that of CopyJob, for ConvertFromReader.
+	ReaderSize int64
 	// Workers bounds the requests in flight; 0 means a default.
 	Workers int
 	// OutOfOrder allows clusters of the target to be allocated in any order.

@@ -25,6 +25,9 @@ type CopyJob struct {
 	Sources []*block.Image
 	// Reader holds a raw disk, which ends where Reader does.
 	Reader io.Reader
+	// ReaderSize is the length of the disk in Reader, if that is known: New has it from the start then, and another
+	// length is an error. 0 where only its end tells.
+	ReaderSize int64
 
 	// New is the image to be made; with a backing file, what the top layer of the
 	// source leaves to its own is left to it. Its size is that of the source, whatever
@@ -226,6 +229,7 @@ func (c *copying) transfer(ctx context.Context, target *block.Image) (ConvertRes
 		cv.TargetZero = target.Traits().ZeroInit
 	}
 	if job.Reader != nil {
+		cv.ReaderSize = job.ReaderSize
 		return ConvertFromReader(ctx, job.Reader, cv)
 	}
 	res, err := Convert(ctx, cv)

@@ -18,6 +18,8 @@ func (c *copying) check(ctx context.Context) error {
 		job.Sparse = DefaultSparse
 	}
 	switch {
+	case job.ReaderSize < 0 || job.ReaderSize > 0 && job.Reader == nil:
+		return driver.Errorf(driver.ErrInvalid, "CopyJob: ReaderSize is %d, which needs a Reader and cannot be negative", job.ReaderSize)
 	case (len(job.Sources) > 0) == (job.Reader != nil):
 		return driver.Errorf(driver.ErrInvalid, "CopyJob: one of Files, Sources and Reader must be set")
 	case (job.New != nil) == (job.Target != nil):
@@ -25,6 +27,7 @@ func (c *copying) check(ctx context.Context) error {
 	case job.Reader != nil && (job.Bitmaps || job.Target != nil || job.CopyRange || job.Reflink == ReflinkAlways):
 		return driver.Errorf(driver.ErrInvalid, "CopyJob: a Reader cannot be combined with Target, Bitmaps, CopyRange or ReflinkAlways")
 	}
+	c.size = (job.ReaderSize + 511) &^ 511
 	for _, img := range job.Sources {
 		c.size += (img.Size() + 511) &^ 511
 	}

@@ -13,11 +13,12 @@ import (
 )
 
 // ConvertFromReader copies a raw disk of unknown length from r to job.Target,
-// which grows with it and ends with its length, rounded up to 512 bytes.
+// which grows with it and ends with its length, rounded up to 512 bytes; with
+// job.ReaderSize it has that length from the start.
 // job.Sources, CopyRange and Reflink are not used.
 func ConvertFromReader(ctx context.Context, r io.Reader, job ConvertJob) (ConvertResult, error) {
-	c := &converter{job: job, src: &concat{}, limit: newRateLimit(job.RateLimit), zero: job.TargetZero}
 	job.Compress = job.Compress || job.Target.Traits().OnlyCompressed
+	c := &converter{job: job, src: &concat{}, limit: newRateLimit(job.RateLimit), zero: job.TargetZero}
 	if job.Compress && !job.Target.CanCompress() {
 		return ConvertResult{}, driver.Errorf(driver.ErrUnsupported, "compression not supported for this file format")
 	}
@@ -35,7 +36,7 @@ func ConvertFromReader(ctx context.Context, r io.Reader, job ConvertJob) (Conver
 				return c.result(), e
 			}
 			end += int64(n)
-			job.Progress.report("copy", end, 0)
+			job.Progress.report("copy", end, job.ReaderSize)
 		}
 		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 			break
@@ -43,6 +44,12 @@ func ConvertFromReader(ctx context.Context, r io.Reader, job ConvertJob) (Conver
 		if err != nil {
 			return c.result(), err
 		}
+	}
+	if job.ReaderSize > 0 {
+		if end != job.ReaderSize {
+			return c.result(), driver.Errorf(driver.ErrTruncated, "the source ends at %d, %d were announced", end, job.ReaderSize)
+		}
+		return c.result(), nil
 	}
 	size := (end + 511) &^ 511
 	if job.Target.Size() == size {
@@ -61,7 +68,7 @@ func (c *converter) takeChunk(ctx context.Context, p []byte, off int64) error {
 	if err := c.limit.wait(ctx, int64(len(p))); err != nil {
 		return err
 	}
-	if need := off + int64(len(p)); need > c.job.Target.Size() {
+	if need := off + int64(len(p)); c.job.ReaderSize == 0 && need > c.job.Target.Size() {
 		size := max((need+511)&^511, 2*c.job.Target.Size())
 		if err := c.job.Target.Resize(ctx, size, driver.ResizeOptions{}); err != nil {
 			return err

@@ -84,16 +84,10 @@ func Open(r io.ReaderAt, size int64) (*Appliance, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: the archive is damaged behind member %d: %w", ErrFormat, len(a.Members), err)
 		}
-		if len(a.Members) == maxMembers {
-			return nil, fmt.Errorf("%w: more than %d members", ErrLimit, maxMembers)
-		}
-		if h.Typeflag != tar.TypeReg {
+		if ok, err := a.takes(h); err != nil {
+			return nil, err
+		} else if !ok {
 			continue
-		}
-		for key := range h.PAXRecords {
-			if strings.HasPrefix(key, "GNU.sparse.") {
-				return nil, fmt.Errorf("%w: the member '%.100s' is stored with holes", ErrUnsupported, h.Name)
-			}
 		}
 		// The reader has consumed the header and nothing of the data.
 		off, err := section.Seek(0, io.SeekCurrent)
@@ -105,19 +99,38 @@ func Open(r io.ReaderAt, size int64) (*Appliance, error) {
 		}
 		a.Members = append(a.Members, Member{Name: path.Clean(h.Name), Offset: off, Size: h.Size})
 	}
-	return a, a.describe(r)
+	return a, a.describe(func(m Member) ([]byte, error) { return readMember(r, m) })
 }
 
+// takes says whether a member is a file, and refuses those that cannot be read in place.
+func (a *Appliance) takes(h *tar.Header) (bool, error) {
+	if len(a.Members) == maxMembers {
+		return false, fmt.Errorf("%w: more than %d members", ErrLimit, maxMembers)
+	}
+	if h.Typeflag != tar.TypeReg {
+		return false, nil
+	}
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return false, fmt.Errorf("%w: the member '%.100s' is stored with holes", ErrUnsupported, h.Name)
+		}
+	}
+	return true, nil
+}
+
+func isDescriptor(name string) bool { return strings.EqualFold(path.Ext(name), ".ovf") }
+func isManifest(name string) bool   { return strings.EqualFold(path.Ext(name), ".mf") }
+
 // describe reads the descriptor.
-func (a *Appliance) describe(r io.ReaderAt) error {
+func (a *Appliance) describe(read func(Member) ([]byte, error)) error {
 	found := false
 	for i, m := range a.Members {
-		switch strings.ToLower(path.Ext(m.Name)) {
-		case ".ovf":
+		switch {
+		case isDescriptor(m.Name):
 			if !found {
 				a.Descriptor, found = m, true
 			}
-		case ".mf":
+		case isManifest(m.Name):
 			if a.Manifest == nil {
 				a.Manifest = &a.Members[i]
 			}
@@ -126,10 +139,15 @@ func (a *Appliance) describe(r io.ReaderAt) error {
 	if !found {
 		return fmt.Errorf("%w: the archive has no descriptor (.ovf)", ErrFormat)
 	}
-	text, err := readMember(r, a.Descriptor)
+	text, err := read(a.Descriptor)
 	if err != nil {
 		return err
 	}
+	return a.parse(text)
+}
+
+// parse takes the disks from the descriptor.
+func (a *Appliance) parse(text []byte) error {
 	var e envelope
 	if err := xml.Unmarshal(text, &e); err != nil {
 		return fmt.Errorf("%w: the descriptor '%.100s' is damaged: %w", ErrFormat, a.Descriptor.Name, err)
@@ -216,13 +234,21 @@ func capacity(text, units string) int64 {
 // Find returns the disk that name means: its number from 1, its identifier, or the name of
 // its file.
 func (a *Appliance) Find(name string) (*Disk, error) {
+	d, err := a.disk(name)
+	if err != nil {
+		return nil, err
+	}
+	return d.there()
+}
+
+func (a *Appliance) disk(name string) (*Disk, error) {
 	for i := range a.Disks {
 		if d := &a.Disks[i]; name == d.ID || d.File != "" && name == d.File {
-			return d.there()
+			return d, nil
 		}
 	}
 	if n, err := strconv.Atoi(name); err == nil && n >= 1 && n <= len(a.Disks) {
-		return a.Disks[n-1].there()
+		return &a.Disks[n-1], nil
 	}
 	return nil, fmt.Errorf("%w: '%.100s' is none of the %d disks of the appliance", ErrNoDisk, name, len(a.Disks))
 }

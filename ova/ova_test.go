@@ -3,12 +3,15 @@ package ova
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -247,4 +250,65 @@ func FuzzOpen(f *testing.F) {
 		_, _ = a.Find("1")
 		_, _ = a.Verify(t.Context(), bytes.NewReader(b))
 	})
+}
+
+// TestStream: an archive from a pipe is listed, verified and read as one that is a file.
+func TestStream(t *testing.T) {
+	ordered := pack(t, PackOptions{Name: "x"}, data(70_144), data(512))
+	odd := archive(t, "notes", "x", "a.vmdk", "disk", "x.ovf", ovf(`<File o:id="f" o:href="a.vmdk"/><File o:id="g" o:href="b.vmdk"/><File o:id="h" o:href="c" o:compression="gzip"/>`,
+		`<Disk o:diskId="a" o:fileRef="f"/><Disk o:diskId="b" o:fileRef="g"/><Disk o:diskId="c" o:fileRef="h"/><Disk o:diskId="e"/>`), "b.vmdk", "other",
+		"x.mf", "SHA1(a.vmdk)=00\nSHA256(none)=00\n")
+	for name, b := range map[string][]byte{"ordered": ordered, "odd": append(odd, make([]byte, 9000)...)} {
+		want, err := Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantCheck, err := want.Verify(t.Context(), bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := bytes.NewReader(b)
+		got, check, err := ReadStream(t.Context(), iotest.HalfReader(in), true)
+		if err != nil || !reflect.DeepEqual(got, want) || !reflect.DeepEqual(check, wantCheck) || in.Len() > 0 {
+			t.Errorf("%s: %+v %+v %v, %d bytes are left; want %+v %+v", name, got, check, err, in.Len(), want, wantCheck)
+		}
+		if _, check, err = ReadStream(t.Context(), bytes.NewReader(b), false); err != nil || check != nil {
+			t.Errorf("%s: %v %v", name, check, err)
+		}
+		if _, _, err := ReadStream(t.Context(), bytes.NewReader(b[:len(b)-len(b)/3]), true); name == "ordered" && !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("cut off: %v", err)
+		}
+	}
+	for i, want := range [][]byte{data(70_144), data(512)} {
+		disk, r, err := DiskStream(t.Context(), iotest.HalfReader(bytes.NewReader(ordered)), fmt.Sprint(i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(r); err != nil || !bytes.Equal(b, want) || disk.Member.Size != int64(len(want)) {
+			t.Errorf("disk %d: %d bytes, %v", i+1, len(b), err)
+		}
+	}
+	for name, want := range map[string]error{"a": ErrUnsupported, "c": ErrUnsupported, "e": ErrUnsupported, "z": ErrNoDisk} {
+		if _, _, err := DiskStream(t.Context(), bytes.NewReader(odd), name); !errors.Is(err, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, r, err := DiskStream(t.Context(), bytes.NewReader(odd), "b"); err != nil {
+		t.Error(err)
+	} else if b, err := io.ReadAll(r); err != nil || string(b) != "other" {
+		t.Errorf("%q %v", b, err)
+	}
+	for _, b := range [][]byte{archive(t, "a", "b"), nil, []byte("no archive")} {
+		if _, _, err := DiskStream(t.Context(), bytes.NewReader(b), "1"); !errors.Is(err, ErrFormat) {
+			t.Error(err)
+		}
+		if _, _, err := ReadStream(t.Context(), bytes.NewReader(b), true); !errors.Is(err, ErrFormat) {
+			t.Error(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := ReadStream(ctx, bytes.NewReader(ordered), true); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 }

@@ -39,3 +39,12 @@ type StreamWriter interface {
 type StreamUnit interface {
 	StreamUnit(options opts.Dict) (int64, error)
 }
+
+// SequentialReader is implemented by drivers that can read images from their start to their end, as from a pipe.
+type SequentialReader interface {
+	// ReadSequential reads what r needs to know of the image, whose head is as Probe of the driver asks for, and
+	// returns the size of the disk in bytes and a reader of its bytes in order. What the reader holds in memory does
+	// not depend on the image. It fails where the image is damaged or not in order, at the latest at its end. Both
+	// end with ctx, as far as r does.
+	ReadSequential(ctx context.Context, r io.Reader) (size int64, disk io.Reader, err error)
+}

@@ -1,6 +1,7 @@
 package differential
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -77,6 +78,48 @@ func TestOVA(t *testing.T) {
 	}
 	if out := do(2, cowl, "ova", "--check", "b.ova"); !strings.Contains(out, "shop-disk2.vmdk: its digest") {
 		t.Error(out)
+	}
+	// The same from a pipe, in one pass; also of the disk as QEMU makes it, whose stream has no end.
+	do(0, tools.img, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", "2.raw", "shop-disk2.vmdk")
+	tar := exec.Command("tar", "cf", "theirs.ova", "--format=ustar", "shop.ovf", "shop-disk1.vmdk", "shop-disk2.vmdk")
+	tar.Dir = dir
+	if out, err := tar.CombinedOutput(); err != nil {
+		t.Fatalf("%v, %s", err, out)
+	}
+	piped := func(want int, archive string, args ...string) string {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(dir, archive))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(cowl, args...)
+		cmd.Dir, cmd.Stdin = dir, bytes.NewReader(b)
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != want {
+			t.Fatalf("%q: exit code %d, %s", args, code, out)
+		}
+		return string(out)
+	}
+	if out := piped(0, "a.ova", "ova", "-"); out != do(0, cowl, "ova", "a.ova") {
+		t.Error(out)
+	}
+	if out := piped(2, "b.ova", "ova", "--check", "-"); out != do(2, cowl, "ova", "--check", "b.ova") {
+		t.Error(out)
+	}
+	for _, archive := range []string{"a.ova", "theirs.ova"} {
+		for i := 1; i <= 2; i++ {
+			for _, format := range []string{"qcow2", "raw", "vmdk -o subformat=streamOptimized"} {
+				out := fmt.Sprintf("out%d.%.4s", i, format)
+				piped(0, archive, append(append([]string{"convert", "-O"}, strings.Fields(format)...), fmt.Sprintf("/dev/stdin:%d", i), out)...)
+				do(0, tools.img, "compare", "-f", "raw", fmt.Sprintf("%d.raw", i), out)
+			}
+		}
+	}
+	piped(1, "a.ova", "convert", "/dev/stdin:3", "none")
+	piped(1, "a.ova", "convert", "-f", "raw", "/dev/stdin:1", "none")
+	piped(1, "1.raw", "convert", "/dev/stdin:1", "none")
+	if _, err := os.Stat(filepath.Join(dir, "none")); err == nil {
+		t.Error("a target is left of an appliance that cannot be read")
 	}
 	do(1, cowl, "info", "a.ova:3")
 	do(1, tools.ours, "info", "a.ova:1") // QEMU's name has QEMU's names of files

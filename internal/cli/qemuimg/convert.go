@@ -49,7 +49,10 @@ func (cv *conversion) run() (err error) {
 	defer func() { stop(err != nil) }()
 	cv.progress = progress
 	if cv.sources[0] == "-" {
-		return cv.fromStream()
+		return cv.fromStream("The standard input ('-')", nil)
+	}
+	if archive, disk, ok := c.pipedOVA(cv.sources[0]); ok {
+		return cv.fromStream("An appliance from a pipe", func() (*pipedDisk, error) { return cv.openPiped(archive, disk) })
 	}
 	job := cv.job()
 	defer func() {

@@ -9,44 +9,63 @@ import (
 	"github.com/cowl-disk/cowl/ops"
 )
 
-// fromStream reads a raw disk from the standard input.
-func (cv *conversion) fromStream() error {
+// fromStream reads a disk that can be read only once, which errors call what: the standard input, or if open is
+// not nil what it opens.
+func (cv *conversion) fromStream(what string, open func() (*pipedDisk, error)) (err error) {
 	switch {
 	case len(cv.sources) > 1:
-		return errors.New("The standard input ('-') must be the only source")
-	case cv.target == "-":
+		return errors.New(what + " must be the only source")
+	case cv.target == "-" && open == nil:
 		return errors.New("Source and target cannot both be '-'")
+	case cv.target == "-":
+		return errors.New(what + " needs a file as target")
 	case cv.imageOpts:
-		return errors.New("The standard input ('-') cannot be combined with --image-opts")
-	case cv.call.format != "" && cv.call.format != "raw":
-		return fmt.Errorf("The standard input ('-') must be raw, not %s", cv.call.format)
+		return errors.New(what + " cannot be combined with --image-opts")
+	case open == nil && cv.call.format != "" && cv.call.format != "raw":
+		return fmt.Errorf("%s must be raw, not %s", what, cv.call.format)
 	case cv.snapshot.Given():
-		return errors.New("The standard input ('-') has no snapshots")
+		return errors.New(what + " has no snapshots")
 	case cv.bitmaps:
-		return errors.New("The standard input ('-') has no bitmaps")
+		return errors.New(what + " has no bitmaps")
 	case cv.copyRange || cv.reflink == ops.ReflinkAlways:
-		return errors.New("The standard input ('-') can only be copied by reading")
+		return errors.New(what + " can only be copied by reading")
 	case cv.noCreate:
-		return errors.New("The standard input ('-') needs a new target: its size is not known before the end")
+		return errors.New(what + " needs a new target: its size is not known before the end")
 	case cv.backing != nil:
-		return errors.New("The standard input ('-') cannot be combined with a backing file")
+		return errors.New(what + " cannot be combined with a backing file")
+	case cv.platform != nil:
+		return errors.New(what + " cannot be combined with --for")
 	}
 	cache, ok := cacheMode(cv.targetCache)
 	if !ok {
 		return fmt.Errorf("Invalid cache option: %s", cv.targetCache)
 	}
 	job := cv.job()
-	job.Reader, job.NewCache = newCancelReader(cv.ctx, cv.Stdin), cache
-	var err error
+	job.NewCache = cache
 	if job.New, err = cv.newTarget(); err != nil {
 		return err
 	}
 	switch d := job.New.Options; {
 	case d.String("backing_file") != "":
-		return errors.New("The standard input ('-') cannot be combined with a backing file")
+		return errors.New(what + " cannot be combined with a backing file")
 	case d.String("preallocation") != "" && d.String("preallocation") != "off":
-		return errors.New("The standard input ('-') cannot be combined with preallocation")
+		return errors.New(what + " cannot be combined with preallocation")
 	}
+	if open == nil {
+		job.Reader = newCancelReader(cv.ctx, cv.Stdin)
+		_, err = ops.Copy(cv.ctx, job)
+		return cv.copyError(err)
+	}
+	disk, err := open()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := disk.close(err == nil); err == nil {
+			err = e
+		}
+	}()
+	job.Reader, job.ReaderSize = disk, disk.size
 	_, err = ops.Copy(cv.ctx, job)
 	return cv.copyError(err)
 }

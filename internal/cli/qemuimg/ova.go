@@ -46,6 +46,7 @@ func ovaCommand(c *call) *program.Command {
 		Name: "ova", Summary: "List, verify or make an appliance (OVA)",
 		Usage: []string{"[--check] [--output human|json] [--object OBJDEF] FILENAME", "--pack -o OUT.ova [--name NAME] [--cpus N] [--memory MIB] [-f FMT] [-p] [-q] [--object OBJDEF] DISK [DISK2 [...]]"},
 		About: "Lists the members and the disks of an appliance. FILENAME:DISK is the name of a disk in it for all\ncommands that read: DISK is its number from 1, its identifier or the name of its file.\n" +
+			"A pipe ('-' for the standard input) is read once; of a pipe convert reads a disk, too: /dev/stdin:DISK.\n" +
 			"With --pack, makes an appliance of disks in any format: an OVF 1.0 descriptor, a manifest and\nstream-optimized disks. SOURCE_DATE_EPOCH is the time of its members (default: that of 1970).",
 		Options: []program.Option{c.helpOption(), c.formatOption(), c.outputOption(), c.progressOption(), c.quietOption(), c.objectOption(),
 			program.Flag(&a.check, "--check", "read all of it and compare with the manifest; exit code 2 if they differ"),
@@ -95,26 +96,38 @@ type listing struct {
 }
 
 func (a *appliance) list() int {
-	app, img, err := a.openArchive(a.operands[0])
+	name := a.operands[0]
+	if name == "-" || isPipe(name) {
+		return a.listPiped(name)
+	}
+	app, img, err := a.openArchive(name)
 	if err != nil {
 		return a.fail(err)
 	}
 	defer a.close(img)
+	var check []ova.Verified
+	if a.check && app.Manifest != nil {
+		if check, err = app.Verify(a.ctx, img.ReaderAt(a.ctx)); err != nil {
+			return a.fail(err)
+		}
+	}
+	return a.show(app, check)
+}
+
+// show prints an appliance, and what became of its manifest if that is asked for.
+func (a *appliance) show(app *ova.Appliance, check []ova.Verified) (code int) {
+	if a.check && app.Manifest == nil {
+		return a.errorf("The appliance has no manifest to compare with")
+	}
+	var err error
 	l := listing{Descriptor: app.Descriptor.Name, Members: app.Members, Disks: app.Disks}
 	if app.Manifest != nil {
 		l.Manifest = app.Manifest.Name
 	}
 	wrong := false
-	if a.check {
-		if app.Manifest == nil {
-			return a.errorf("The appliance has no manifest to compare with")
-		}
-		if l.Check, err = app.Verify(a.ctx, img.ReaderAt(a.ctx)); err != nil {
-			return a.fail(err)
-		}
-		for _, v := range l.Check {
-			wrong = wrong || !v.OK
-		}
+	l.Check = check
+	for _, v := range l.Check {
+		wrong = wrong || !v.OK
 	}
 	if a.json {
 		err = render.JSON(a.Stdout, l)
