@@ -66,6 +66,7 @@ var allowed = map[string][]string{
 	"block/drivertest":      {"block", "block/driver", "opts", "qapi", "internal/", "protocol/mem", "protocol/file", "format/raw"},
 	"block":                 {"block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/rangelock", "internal/resources", "internal/trace"},
 	"format":                {"block/driver", "opts", "qapi", "internal/blockmap", "internal/chunks", "internal/clustertable", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources", "internal/trace"},
+	"format/vmdk":           {"internal/inflate", "block/driver", "opts", "qapi", "internal/blockmap", "internal/chunks", "internal/clustertable", "internal/bufpool", "internal/zero", "internal/safeio", "internal/rangelock", "internal/resources", "internal/trace"},
 	"format/dmg":            {"block/driver", "opts", "qapi", "internal/applecrypt", "internal/chunks", "internal/bufpool"},
 	"format/sparseimage":    {"block/driver", "opts", "internal/applecrypt"},
 	"format/sparsebundle":   {"block/driver", "opts", "internal/applecrypt", "internal/plist"},

@@ -3,7 +3,6 @@ package qemuimg
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"maps"
@@ -148,7 +147,13 @@ func (cv *conversion) toArchive(job ops.CopyJob) (err error) {
 	if err := tar.NewWriter(&head).WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "disk.raw", Size: size, Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatGNU}); err != nil {
 		return err
 	}
-	z := gzip.NewWriter(f)
+	z := newGzipWriter(f)
+	closed := false
+	defer func() {
+		if !closed {
+			_ = z.Close() // something else has failed
+		}
+	}()
 	if _, err := z.Write(head.Bytes()); err != nil {
 		return err
 	}
@@ -161,6 +166,7 @@ func (cv *conversion) toArchive(job ops.CopyJob) (err error) {
 	if _, err := z.Write(make([]byte, 1024)); err != nil {
 		return err
 	}
+	closed = true
 	if err := z.Close(); err != nil {
 		return err
 	}
