@@ -32,8 +32,9 @@ type bundlePart struct {
 	layers     []layer
 }
 
-// layer is what an image has of a part: of both, one is set.
+// layer is what an image has of a part: of image and plain, one is set.
 type layer struct {
+	name  string // of the file
 	image *image
 	plain driver.Storage
 }
@@ -45,8 +46,8 @@ var (
 )
 
 func openBundle(ctx context.Context, req *driver.OpenRequest, snapshot string) (driver.Node, error) {
-	if req.Access.Write {
-		return nil, driver.Errorf(driver.ErrReadOnly, "bundles of Parallels can be read only")
+	if req.Access.Write && snapshot != "" {
+		return nil, driver.Errorf(driver.ErrReadOnly, "the snapshots of a bundle of Parallels can be read only")
 	}
 	if err := req.Env.Budget.Descriptor("the disk descriptor", req.File.Size()); err != nil {
 		return nil, err
@@ -67,6 +68,9 @@ func openBundle(ctx context.Context, req *driver.OpenRequest, snapshot string) (
 	}
 	if err != nil {
 		return nil, errors.Join(err, b.Close(ctx))
+	}
+	if req.Access.Write {
+		return writableBundle{b}, nil
 	}
 	return b, nil
 }
@@ -92,11 +96,20 @@ func (b *bundle) load(ctx context.Context, guid string) error {
 			if at < 0 {
 				return corrupt("the descriptor has no image %.60s for the sectors %d to %d", guid, s.Start, s.End)
 			}
-			l, err := b.openLayer(ctx, s.Images[at])
+			write := i == 0 && b.req.Access.Write
+			if b.req.Access.Write && b.names(strings.TrimSpace(s.Images[at].File)) {
+				return corrupt("the descriptor names the file '%.100s' twice", s.Images[at].File)
+			}
+			l, err := b.openLayer(ctx, s.Images[at], write)
 			if err != nil {
 				return err
 			}
 			p.layers = append(p.layers, l)
+			if write && l.image != nil {
+				if err := l.fits(*p, s.End == b.desc.Storages[len(b.desc.Storages)-1].End); err != nil {
+					return err
+				}
+			}
 			if l.plain != nil && i < len(chain)-1 {
 				return corrupt("the image '%.100s' is plain, but has another one below it", s.Images[at].File)
 			}
@@ -105,7 +118,15 @@ func (b *bundle) load(ctx context.Context, guid string) error {
 	return nil
 }
 
-func (b *bundle) openLayer(ctx context.Context, x imageFile) (l layer, err error) {
+// names says whether a file is one of those that are open.
+func (b *bundle) names(file string) bool {
+	return slices.ContainsFunc(b.parts, func(p bundlePart) bool {
+		return slices.ContainsFunc(p.layers, func(l layer) bool { return strings.EqualFold(l.name, file) })
+	})
+}
+
+// openLayer opens an image, for writing if it is the newest.
+func (b *bundle) openLayer(ctx context.Context, x imageFile, write bool) (l layer, err error) {
 	kind, name := strings.TrimSpace(x.Type), strings.TrimSpace(x.File)
 	if kind != typeCompressed && kind != typePlain {
 		return l, driver.Errorf(driver.ErrUnsupported, "an image of the type '%.40s' is not known", kind)
@@ -113,16 +134,19 @@ func (b *bundle) openLayer(ctx context.Context, x imageFile) (l layer, err error
 	if err := checkName(name); err != nil {
 		return l, err
 	}
-	file, err := b.req.Env.OpenChild(ctx, driver.ChildRef{Role: fmt.Sprintf("images.%d", b.files), Filename: name, ReadOnly: true})
+	l.name = name
+	file, err := b.req.Env.OpenChild(ctx, driver.ChildRef{Role: fmt.Sprintf("images.%d", b.files), Filename: name, ReadOnly: !write})
 	if err != nil {
 		return l, err
 	}
 	b.files++
 	if kind == typePlain {
-		return layer{plain: file}, nil
+		l.plain = file
+		return l, nil
 	}
 	req := *b.req
 	req.File = file
+	req.Access.Write = write
 	l.image, err = open(ctx, &req)
 	if err != nil {
 		return l, driver.Errorf(nil, "the image '%.100s': %w", name, err)
@@ -181,16 +205,7 @@ func (b *bundle) Map(ctx context.Context, off, length int64) (driver.Extent, err
 
 // one maps a range as far as the answer of one image goes.
 func (b *bundle) one(ctx context.Context, off, length int64) (driver.Extent, error) {
-	i, _ := slices.BinarySearchFunc(b.parts, off, func(p bundlePart, off int64) int {
-		switch {
-		case p.end <= off:
-			return -1
-		case p.start > off:
-			return 1
-		}
-		return 0
-	})
-	p := b.parts[i]
+	p := b.at(off)
 	length = min(length, p.end-off)
 	for _, l := range p.layers {
 		if l.plain != nil {
@@ -224,6 +239,9 @@ func (b *bundle) Snapshots(context.Context) ([]qapi.SnapshotInfo, error) {
 func (b *bundle) OpenSnapshot(ctx context.Context, id string) error {
 	if !slices.ContainsFunc(b.desc.Shots, func(s shot) bool { return sameGUID(s.GUID, id) }) {
 		return driver.Errorf(driver.ErrNoSnapshot, "the bundle has no snapshot '%.60s'", id)
+	}
+	if b.parts != nil && b.req.Access.Write {
+		return driver.Errorf(driver.ErrReadOnly, "a bundle that is open for writing cannot show a snapshot")
 	}
 	if err := b.Close(ctx); err != nil {
 		return err

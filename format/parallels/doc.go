@@ -14,8 +14,9 @@
 // A bundle is a folder (".hdd") with a descriptor, DiskDescriptor.xml, which the protocol
 // "file" opens where the folder is named. It lists the parts of the disk, and for each of them the
 // files of the disk as it is and of its snapshots: what an image does not have, the one
-// below it has. Bundles can be read only. The files have to be in the folder.
+// below it has. The newest files can be written; those of snapshots are read only. The files
+// have to be in the folder.
 //
-// Not supported: writing bundles, encrypted ones, and changing the bitmaps of a format
+// Not supported: making and resizing bundles, encrypted ones, and changing the bitmaps of a format
 // extension.
 package parallels

@@ -17,8 +17,8 @@
 //
 // # Folders
 //
-// A folder that is a disk image (a sparse bundle of macOS, a disk of Parallels) is opened,
-// for reading only, by the file in it that describes the image: the name of the node is
+// A folder that is a disk image (a sparse bundle of macOS, for reading only, or a disk of
+// Parallels) is opened by the file in it that describes the image: the name of the node is
 // that of this file, and the format finds the others beside it. Any other folder is refused.
 //
 // # Portability

@@ -83,12 +83,12 @@ func (d *fileDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.
 	}
 	f, err := d.openFile(o.Filename, req.Access.Write, req.Cache.Direct)
 	if err != nil && d.desc == &fileDesc {
-		if inside := describes(o.Filename); inside != "" {
-			if req.Access.Write {
+		if inside, written := describes(o.Filename); inside != "" {
+			if req.Access.Write && !written {
 				return nil, driver.Errorf(driver.ErrReadOnly, "the image '%s' is a folder: it can be read only", o.Filename)
 			}
 			o.Filename = inside
-			f, err = d.openFile(inside, false, req.Cache.Direct)
+			f, err = d.openFile(inside, req.Access.Write, req.Cache.Direct)
 		}
 	}
 	if err != nil {
