@@ -206,6 +206,73 @@ func TestJournalIsBounded(t *testing.T) {
 	}
 }
 
+// TestSyncFails: a target that could not synchronise its cache, and dropped it, gets again what it
+// lost; as long as it fails, so do flushes, and writes for which there is no room.
+func TestSyncFails(t *testing.T) {
+	ctx := guard(t)
+	const size = 40 << 20
+	u := iscsid.NewUnit(size, 4096)
+	u.Cached = true
+	var broken atomic.Bool
+	var failures atomic.Int32
+	durable := make([]byte, size)
+	s := iscsid.Start(t, iscsid.Config{Unasked: true, MaxReceive: 1 << 20, FirstBurst: 1 << 20, MaxBurst: 1 << 20, Intercept: func(_ uint32, cdb []byte) iscsid.Action {
+		if (cdb[0] == 0x35 || cdb[0] == 0x91) && broken.Load() {
+			u.Put(durable, 0)
+			failures.Add(1)
+			return iscsid.Check(3, 0x0c00)
+		}
+		return iscsid.Action{}
+	}}, map[uint32]*iscsid.Unit{1: u})
+	n := mustOpen(t, ctx, urlOf(s), true, nil)
+	want := testkit.NewModel(size)
+	write := func(off int64) error {
+		p := bytes.Repeat([]byte{byte(off>>20) + 1}, 2<<20)
+		_, err := n.WriteAt(ctx, p, off)
+		if err == nil {
+			want.Write(p, off)
+		}
+		return err
+	}
+	broken.Store(true)
+	// Some 8 MiB: it is tried in the background, and fails there.
+	for off := int64(0); off < 12<<20; off += 2 << 20 {
+		if err := write(off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for failures.Load() == 0 && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	if err := n.Flush(ctx); err == nil {
+		t.Error("a flush succeeds that the target refuses")
+	}
+	var full error
+	for off := int64(12 << 20); off < size && full == nil; off += 2 << 20 {
+		full = write(off)
+	}
+	if full == nil {
+		t.Error("writes go on without room")
+	}
+	broken.Store(false)
+	if err := n.Flush(ctx); err != nil {
+		t.Errorf("a flush after the target has recovered: %v", err)
+	}
+	if diff := want.Diff(u.Bytes(), 0); diff != "" {
+		t.Error(diff)
+	}
+	before := u.Syncs()
+	if err := write(0); err != nil {
+		t.Error(err)
+	}
+	if err := n.Flush(ctx); err != nil || u.Syncs() != before+1 {
+		t.Errorf("%v, synchronised %d times", err, u.Syncs()-before)
+	}
+	if err := n.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestChanged: after a loss, a unit that is another one is not written.
 func TestChanged(t *testing.T) {
 	ctx := guard(t)

@@ -50,7 +50,10 @@ type journal struct {
 	bytes   int64
 	syncs   uint64        // synchronisations that began
 	running chan struct{} // not nil: one runs in the background; closed after that
-	err     error         // of one in the background, for the next Flush
+	failed  bool          // one failed: a target that says so may have dropped what its cache held
+
+	// changing is held, shared, by changes that are sent, and alone by what writes old ones again.
+	changing sync.RWMutex
 }
 
 // keeps says whether changes have to be held.
@@ -70,6 +73,8 @@ func (n *node) change(ctx context.Context, e *entry, f func(e *entry) error) err
 	if e.data != nil {
 		e.data = slices.Clone(e.data)
 	}
+	j.changing.RLock()
+	defer j.changing.RUnlock()
 	j.mu.Lock()
 	j.entries = append(j.entries, e)
 	j.bytes += e.cost()
@@ -97,23 +102,27 @@ func (j *journal) drop(which func(e *entry) bool) {
 	})
 }
 
-// room starts a synchronisation where much is held, and waits for it where too much is.
+// room starts a synchronisation where much is held, and waits for it where too much is. After
+// one that failed there is another one, which the write waits for, when there is no room left.
 func (n *node) room(ctx context.Context) error {
 	j := &n.journal
 	for {
 		j.mu.Lock()
-		if j.bytes >= syncFrom && j.running == nil && j.err == nil {
+		if j.bytes >= syncFrom && j.running == nil && !j.failed {
 			j.running = make(chan struct{})
 			go n.background(j.running)
 		}
-		wait, err := j.running, j.err
+		wait := j.running
 		full := j.bytes >= maxHeld
 		j.mu.Unlock()
-		if err != nil {
-			return err
-		}
-		if !full || wait == nil {
+		switch {
+		case !full:
 			return nil
+		case wait == nil:
+			if err := n.sync(ctx); err != nil {
+				return err
+			}
+			continue
 		}
 		select {
 		case <-wait:
@@ -123,15 +132,13 @@ func (n *node) room(ctx context.Context) error {
 	}
 }
 
-// background synchronises the cache. It ends with the session.
+// background synchronises the cache. It ends with the session. If it fails, nothing is lost: what
+// was written is held, and the next Flush writes it again.
 func (n *node) background(running chan struct{}) {
-	err := n.sync(context.Background())
+	_ = n.sync(context.Background())
 	j := &n.journal
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err != nil {
-		j.err = err
-	}
 	j.running = nil
 	close(running)
 }
@@ -146,35 +153,74 @@ func (j *journal) wait() {
 	}
 }
 
-// sync makes what was written durable, and forgets it.
+// sync makes what was written durable, and forgets it. After a failure it writes again what is
+// held: whether the target still has it is unknown.
 func (n *node) sync(ctx context.Context) error {
 	j := &n.journal
 	j.mu.Lock()
+	if j.failed {
+		j.mu.Unlock()
+		return n.syncAgain(ctx)
+	}
 	j.syncs++
 	mine := j.syncs
-	err := j.err
 	for _, e := range j.entries {
 		if e.done && e.covered == 0 {
 			e.covered = mine
 		}
 	}
 	j.mu.Unlock()
-	if err == nil {
-		err = n.lun.Sync(ctx)
-	}
-	if iscsi.IsUnsupported(err) {
-		err = nil // such a unit has no cache
-	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return driver.Errorf(kindOf(err), "iSCSI SYNCHRONIZE CACHE failed: %w", err)
+	if err := n.command(ctx); err != nil {
+		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.drop(func(e *entry) bool { return e.covered != 0 && e.covered <= mine })
+	j.drop(func(e *entry) bool { return e.covered != 0 && e.covered <= mine && !j.failed })
 	return nil
+}
+
+// syncAgain is sync after one that failed. No changes are sent meanwhile.
+func (n *node) syncAgain(ctx context.Context) error {
+	j := &n.journal
+	j.changing.Lock()
+	defer j.changing.Unlock()
+	j.mu.Lock()
+	j.failed = false // what runs in the background may set it again, and is then not overlooked
+	j.mu.Unlock()
+	err := j.replay(ctx, n.lun, n.block())
+	if err == nil {
+		err = n.command(ctx)
+	} else {
+		err = n.syncError(ctx, err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	switch {
+	case err != nil:
+		j.failed = true
+	case !j.failed:
+		j.drop(func(e *entry) bool { return e.done })
+	}
+	return err
+}
+
+// command synchronises the cache of the target.
+func (n *node) command(ctx context.Context) error {
+	err := n.lun.Sync(ctx)
+	if err == nil || iscsi.IsUnsupported(err) { // such a unit has no cache
+		return nil
+	}
+	n.journal.mu.Lock()
+	n.journal.failed = true
+	n.journal.mu.Unlock()
+	return n.syncError(ctx, err)
+}
+
+func (*node) syncError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return driver.Errorf(kindOf(err), "iSCSI SYNCHRONIZE CACHE failed: %w", err)
 }
 
 // replay makes the changes again that may be lost, in their order.
