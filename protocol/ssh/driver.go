@@ -64,6 +64,9 @@ func (sshDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	n.sessions, n.modified = []*session{s}, modified
 	n.size.Store(size)
 	n.content = size
+	if n.write {
+		n.learnBoot(s)
+	}
 	if _, n.syncs = s.sftp.HasExtension("fsync@openssh.com"); n.write && !n.syncs && req.Env.Warn != nil {
 		req.Env.Warn("ssh server " + d.t.alias + " does not support fsync\nto support fsync, you need OpenSSH >= 6.3")
 	}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
+	"github.com/cowl-disk/cowl/protocol/ssh"
 )
 
 // wire passes connections on to a server, until a fault.
@@ -175,31 +178,91 @@ func TestChangedWhileLost(t *testing.T) {
 	}
 }
 
-// TestLostWhileWriting: a disk that is written fails for good, and says that writes may
-// be lost.
+// TestLostWhileWriting: what has no answer is written again, on a system that still has the rest.
 func TestLostWhileWriting(t *testing.T) {
 	for name, fault := range map[string]error{"reset": errReset, "stall": errStall} {
+		for _, grow := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, %v", name, grow), func(t *testing.T) {
+				if (name == "stall") == grow && !testkit.Long() {
+					t.Skip("COWL_LONG is not set")
+				}
+				path, data := newFile(t, 3<<20)
+				if grow {
+					if err := os.Truncate(path, 1<<20); err != nil {
+						t.Fatal(err)
+					}
+				}
+				boot := "a"
+				w, url := through(t, newServer(t, func(s *sshServer) { s.serve = (&bootedFiles{boot: func() string { return boot }}).serve }), path)
+				ctx := context.Background()
+				n := open(t, url, openOptions{write: true, options: one(1)})
+				rand.Shuffle(len(data), func(i, j int) { data[i], data[j] = data[j], data[i] })
+				if _, err := n.WriteAt(ctx, data[:4096], 0); err != nil {
+					t.Fatal(err)
+				}
+				w.set(after(1, false, 1<<20, fault))
+				if _, err := n.WriteAt(ctx, data[4096:], 4096); err != nil {
+					t.Fatalf("write: %v", err)
+				}
+				if err := n.Flush(ctx); err != nil {
+					t.Errorf("flush: %v", err)
+				}
+				if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, data) {
+					t.Errorf("%v, the same: %v", err, bytes.Equal(got, data))
+				}
+				if c := w.conns.Load(); c != 2 {
+					t.Errorf("%d connections", c)
+				}
+			})
+		}
+	}
+}
+
+// TestLostSystem: a server whose system was started again, or does not tell, may have lost what was
+// written. The next flush says so, once.
+func TestLostSystem(t *testing.T) {
+	for name, after := range map[string]string{"started again": "b", "unknown": ""} {
 		t.Run(name, func(t *testing.T) {
 			path, data := newFile(t, 3<<20)
-			w, url := through(t, newServer(t, nil), path)
+			var boot atomic.Value
+			boot.Store("a")
+			w, url := through(t, newServer(t, func(s *sshServer) {
+				s.serve = (&bootedFiles{boot: func() string { return boot.Load().(string) }}).serve
+			}), path)
 			ctx := context.Background()
-			n := open(t, url, openOptions{write: true, options: one(1)})
-			w.set(after(1, false, 1<<20, fault))
-			_, err := n.WriteAt(ctx, data, 0)
-			if err == nil || !strings.Contains(err.Error(), "writing 3145728 bytes at offset 0") {
-				t.Errorf("write: %v", err)
+			n := open(t, url, openOptions{write: true, options: one(30)})
+			cut := func() {
+				var done atomic.Bool
+				w.set(func(int64, bool, int) error {
+					if done.CompareAndSwap(false, true) {
+						return errReset
+					}
+					return nil
+				})
 			}
-			if (name == "stall") != errors.Is(err, driver.ErrTimeout) {
-				t.Errorf("the kind of %v", err)
+			cut() // nothing was written: nothing is lost
+			if err := readErr(n); err != nil || w.conns.Load() != 2 {
+				t.Errorf("before a write: %v, %d connections", err, w.conns.Load())
 			}
-			w.set(nil)
-			for what, err := range map[string]error{"flush": n.Flush(ctx), "read": readErr(n)} {
-				if err == nil || !strings.Contains(err.Error(), "may be lost") {
+			boot.Store(after)
+			if _, err := n.WriteAt(ctx, data[:512], 512); err != nil {
+				t.Fatal(err)
+			}
+			cut()
+			var loss *ssh.LossError
+			for what, err := range map[string]error{"read": readErr(n), "write": func() error { _, err := n.WriteAt(ctx, data[:512], 0); return err }()} {
+				if !errors.As(err, &loss) {
 					t.Errorf("%s: %v", what, err)
 				}
 			}
-			if c := w.conns.Load(); c != 1 {
-				t.Errorf("%d connections", c)
+			if err := n.Flush(ctx); !errors.As(err, &loss) {
+				t.Errorf("the next flush: %v", err)
+			}
+			if _, err := n.WriteAt(ctx, data[:512], 512); err != nil {
+				t.Errorf("a write after that: %v", err)
+			}
+			if err := readErr(n); err != nil {
+				t.Errorf("a read after that: %v", err)
 			}
 		})
 	}
@@ -208,6 +271,52 @@ func TestLostWhileWriting(t *testing.T) {
 func readErr(n driver.Storage) error {
 	_, err := n.ReadAt(context.Background(), make([]byte, 512), 0)
 	return err
+}
+
+// bootedFiles are the files of this machine, on a server that tells which start of its system it
+// is: boot is called for each question; "": it does not tell.
+type bootedFiles struct{ boot func() string }
+
+func (f *bootedFiles) serve(c io.ReadWriteCloser) {
+	_ = sftp.NewRequestServer(c, sftp.Handlers{FileGet: f, FilePut: f, FileCmd: f, FileList: f}).Serve()
+}
+
+func (f *bootedFiles) Fileread(r *sftp.Request) (io.ReaderAt, error) {
+	if r.Filepath == "/proc/sys/kernel/random/boot_id" {
+		if id := f.boot(); id != "" {
+			return strings.NewReader(id), nil
+		}
+		return nil, os.ErrNotExist
+	}
+	return os.Open(r.Filepath)
+}
+
+func (f *bootedFiles) Filewrite(r *sftp.Request) (io.WriterAt, error) { return f.OpenFile(r) }
+
+func (f *bootedFiles) OpenFile(r *sftp.Request) (sftp.WriterAtReaderAt, error) {
+	return os.OpenFile(r.Filepath, os.O_RDWR, 0)
+}
+
+func (f *bootedFiles) Filecmd(r *sftp.Request) error {
+	if r.Method == "Setstat" && r.AttrFlags().Size {
+		return os.Truncate(r.Filepath, int64(r.Attributes().Size))
+	}
+	return nil
+}
+
+func (f *bootedFiles) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
+	st, err := os.Stat(r.Filepath)
+	return oneFile{st}, err
+}
+
+type oneFile struct{ os.FileInfo }
+
+func (o oneFile) ListAt(list []os.FileInfo, off int64) (int, error) {
+	if off > 0 {
+		return 0, io.EOF
+	}
+	list[0] = o.FileInfo
+	return 1, nil
 }
 
 // TestCancel: a request ends with its context, although the server says nothing and

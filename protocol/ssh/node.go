@@ -49,8 +49,17 @@ type node struct {
 	sessions []*session
 	dialing  bool          // a goroutine makes one more connection
 	dialed   chan struct{} // not nil: the first connection after a loss is being made; closed when that is over
-	failed   error         // of a disk that is written: its connection was lost
+	reason   error         // why a connection was lost last
 	closed   bool
+
+	// Of a disk that is written: see reconnect.go.
+	lost     error  // why the last of all connections was lost, until there is another one
+	failed   error  // why the disk cannot be used any more
+	boot     string // which start of the server's system it is; "": unknown
+	written  bool   // something was written since the last flush
+	changes  int64  // how often
+	systems  int64  // how often the server's system was, or may be, another one
+	resizing bool
 	dials    sync.WaitGroup
 	stop     context.CancelFunc // of the goroutine that dials
 }
@@ -119,7 +128,7 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		if errors.Is(err, driver.ErrTimeout) {
 			failed++ // each try takes the whole time-out
 		}
-		if failed++; n.write || failed > tries || !passing(err) {
+		if failed++; failed > tries || !passing(err) {
 			return 0, driver.Errorf(nil, "reading %d bytes at offset %d: %w", len(p)-done, off+int64(done), err)
 		}
 		select {
@@ -143,7 +152,8 @@ func passing(err error) bool {
 	var status *StatusError
 	var key *HostKeyError
 	var changed *ChangedError
-	return !errors.As(err, &status) && !errors.As(err, &key) && !errors.As(err, &changed) && !errors.Is(err, errNodeClosed)
+	var loss *LossError
+	return !errors.As(err, &loss) && !errors.As(err, &status) && !errors.As(err, &key) && !errors.As(err, &changed) && !errors.Is(err, errNodeClosed)
 }
 
 // WriteAt implements driver.Storage.
@@ -162,11 +172,12 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 		n.sizeMu.RUnlock()
 		n.sizeMu.Lock()
 		defer n.sizeMu.Unlock()
+		defer n.resizes()()
 	}
 	n.mu.Lock()
 	n.content = max(n.content, end)
 	n.mu.Unlock()
-	err := n.change(ctx, false, func(s *session) error {
+	err := n.change(ctx, writing, func(s *session) error {
 		got, err := s.file.WriteAt(p, off)
 		if err == nil && got < len(p) {
 			err = io.ErrShortWrite
@@ -202,7 +213,7 @@ func (n *node) grown(end int64) {
 func (n *node) remeasure() {
 	ctx, cancel := context.WithTimeout(context.Background(), farewell)
 	defer cancel()
-	_ = n.change(ctx, true, func(s *session) error {
+	_ = n.change(ctx, asking, func(s *session) error {
 		st, err := s.file.Stat()
 		if err == nil {
 			n.size.Store(st.Size())
@@ -251,7 +262,8 @@ func (n *node) WriteZeroes(ctx context.Context, off, length int64, _ driver.Zero
 
 // truncate sets the length. It is called with sizeMu.
 func (n *node) truncate(ctx context.Context, size int64) error {
-	err := n.change(ctx, true, func(s *session) error { return s.file.Truncate(size) })
+	defer n.resizes()()
+	err := n.change(ctx, resizing, func(s *session) error { return s.file.Truncate(size) })
 	if err != nil {
 		n.remeasure()
 		return wrapChange(ctx, err, "failed to resize remote file '%s' to %d bytes: %w", n.d.o.Path, size, err)
@@ -285,10 +297,20 @@ func (n *node) Flush(ctx context.Context) error {
 	if err := ctx.Err(); err != nil || !n.write || n.noFlush {
 		return err
 	}
-	if err := n.broken(); err != nil || !n.syncs {
+	if err := n.report(); err != nil || !n.syncs {
 		return err
 	}
-	if err := n.change(ctx, true, func(s *session) error { return s.file.Sync() }); err != nil {
+	n.mu.Lock()
+	changes := n.changes
+	n.mu.Unlock()
+	err := n.change(ctx, asking, func(s *session) error { return s.file.Sync() })
+	var loss *LossError
+	switch {
+	case err == nil:
+		n.flushed(changes)
+	case errors.As(err, &loss):
+		return n.report()
+	default:
 		return wrapChange(ctx, err, "failed to sync remote file '%s': %w", n.d.o.Path, err)
 	}
 	return nil
@@ -312,7 +334,7 @@ func (n *node) Close(ctx context.Context) error {
 	wg.Wait()
 	n.dials.Wait()
 	if n.write {
-		return errors.Join(errs...)
+		return errors.Join(append(errs, n.report())...)
 	}
 	return nil
 }

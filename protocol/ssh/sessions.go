@@ -44,26 +44,21 @@ func (n *node) connect(ctx context.Context) (s *session, size int64, modified ti
 	return nil, 0, time.Time{}, err
 }
 
-// broken is why a disk that is written cannot be used any more, nil if it can.
-func (n *node) broken() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.prune()
-}
-
-// prune drops lost connections. A disk that is written fails with the first. It is called
-// with mu.
+// prune drops lost connections. It is called with mu.
 func (n *node) prune() error {
 	if n.closed {
 		return errNodeClosed
 	}
 	n.sessions = slices.DeleteFunc(n.sessions, func(s *session) bool {
 		reason := s.reason()
-		if reason != nil && n.write && n.failed == nil {
-			n.failed = driver.Errorf(nil, "what was written since the last flush may be lost: %w", reason)
+		if reason != nil {
+			n.reason = reason
 		}
 		return reason != nil
 	})
+	if n.write && len(n.sessions) == 0 && n.lost == nil {
+		n.lost = n.reason
+	}
 	return n.failed
 }
 
@@ -117,6 +112,12 @@ func (n *node) again(ctx context.Context) error {
 		s.fail(errClosed)
 		return &ChangedError{size, n.Size()}
 	}
+	if n.write {
+		if err := n.sameSystem(ctx, s, size); err != nil {
+			s.fail(errClosed)
+			return err
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
@@ -141,13 +142,4 @@ func (n *node) more() {
 			n.most = max(1, len(n.sessions)) // the server wants no more
 		}
 	})
-}
-
-// change runs a call that changes the file, on one of the connections.
-func (n *node) change(ctx context.Context, slow bool, call func(*session) error) error {
-	s, err := n.session(ctx)
-	if err != nil {
-		return err
-	}
-	return s.do(ctx, slow, func() error { return call(s) })
 }
