@@ -137,7 +137,7 @@ var allowed = map[string][]string{
 	"internal/keyfile":      {"internal/message"},
 	"internal/cli/qemuga":   {"internal/cli/words", "guestagent/", "guestagent", "internal/keyfile", "internal/version", "internal/vsock"},
 	"internal/version":      {},
-	"internal/cli":          {"internal/cli/", "iscsi", "incus", "incus/", "fstree", "ova", "internal/message", "internal/inet", "nbd/", "ops", "partition", "block", "block/driver", "opts", "qapi", "drivers", "internal/resources", "internal/trace", "internal/version"},
+	"internal/cli":          {"internal/cli/", "iscsi", "protocol/iscsi", "incus", "incus/", "fstree", "ova", "internal/message", "internal/inet", "nbd/", "ops", "partition", "block", "block/driver", "opts", "qapi", "drivers", "internal/resources", "internal/trace", "internal/version"},
 	"cmd":                   {"internal/cli/", "drivers", "internal/resources", "internal/trace"},
 	"cmd/cowl-native":       {"internal/native/", "internal/version"},
 	"":                      {"protocol/file", "protocol/caller", "block", "block/driver", "drivers", "opts", "qapi", "ops"},

@@ -61,6 +61,14 @@ func TestISCSILs(t *testing.T) {
 			t.Errorf("%s: %+v, libiscsi %+v", c.url, got, want)
 		}
 	}
+	// What libiscsi has no way for: a password in a file.
+	if err := os.WriteFile(filepath.Join(dir, "password"), []byte(locked.Secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := runIn(t, dir, cowl, "iscsi-ls", "-s", "--object", "secret,id=pw,file=password", "--iscsi", "user=joe,password-secret=pw", "iscsi://"+locked.Address)
+	if o.code != 0 || !strings.Contains(o.stdout, "Lun:1    Type:DIRECT_ACCESS (Size:63M)\n") || o.stderr != "" {
+		t.Errorf("%+v", o)
+	}
 	if help := runIn(t, dir, cowl, "iscsi-ls", "--help"); help.code != 0 || !strings.Contains(help.stdout, "--show-luns") {
 		t.Errorf("%+v", help)
 	}

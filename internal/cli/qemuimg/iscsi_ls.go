@@ -1,37 +1,37 @@
 package qemuimg
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 
+	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/cli/program"
-	"github.com/cowl-disk/cowl/internal/inet"
 	"github.com/cowl-disk/cowl/iscsi"
+	driveriscsi "github.com/cowl-disk/cowl/protocol/iscsi"
 )
 
 // iscsiLister lists what a portal has.
 type iscsiLister struct {
 	*call
-	cfg         iscsi.Config
+	initiator   string
 	luns, asURL bool
+	chap        *iscsi.Credentials
 }
 
 func iscsiLsCommand(c *call) *program.Command {
 	l := &iscsiLister{call: c}
 	return &program.Command{
 		Name: "iscsi-ls", Summary: "List the targets of an iSCSI portal",
-		Usage: []string{"[-s] [-i NAME] [--url] URL"},
-		About: "Each target is printed with its portals, as iscsi-ls of libiscsi prints them. The user\nand password for CHAP may be in LIBISCSI_CHAP_USERNAME and LIBISCSI_CHAP_PASSWORD,\nwhere nobody else sees them.",
+		Usage: []string{"[-s] [-i NAME] [--url] [--object OBJDEF] URL"},
+		About: "Each target is printed with its portals, as iscsi-ls of libiscsi prints them. The user\nand password for CHAP may be in LIBISCSI_CHAP_USERNAME and LIBISCSI_CHAP_PASSWORD,\nwhere nobody else sees them, or in the settings of --iscsi.",
 		Options: []program.Option{c.helpOption(),
 			program.Flag(&l.luns, "-s, --show-luns", "log in to each target and list its units"),
-			program.Text(&l.cfg.Initiator, "-i, --initiator-name NAME", "the name of the initiator"),
+			program.Text(&l.initiator, "-i, --initiator-name NAME", "the name of the initiator"),
 			program.Flag(&l.asURL, "--url", "print the names by which the first unit of each target is opened"),
+			c.objectOption(),
 		},
 		Operands: []program.Operand{{Name: "URL", Help: "iscsi://[USER[%PASSWORD]@]HOST[:PORT]"}},
 		Examples: []string{"-s iscsi://storage"},
@@ -39,19 +39,27 @@ func iscsiLsCommand(c *call) *program.Command {
 	}
 }
 
+// config is that of a session with a target; "": one that asks for their names.
+func (l *iscsiLister) config(address, target string) (iscsi.Config, error) {
+	cfg, err := driveriscsi.Portal(&driver.Env{Objects: &l.objects}, address, target, l.chap)
+	cfg.Initiator = cmp.Or(l.initiator, cfg.Initiator)
+	return cfg, err
+}
+
 func (l *iscsiLister) run() int {
 	if len(l.operands) != 1 {
 		return l.usage("Expecting the URL of one portal")
 	}
-	var err error
-	if l.cfg.Address, l.cfg.CHAP, err = iscsi.ParsePortal(l.operands[0]); err != nil {
+	address, chap, err := iscsi.ParsePortal(l.operands[0])
+	if err != nil {
 		return l.fail(err)
 	}
-	if user := os.Getenv("LIBISCSI_CHAP_USERNAME"); l.cfg.CHAP == nil && user != "" {
-		l.cfg.CHAP = &iscsi.Credentials{User: user, Secret: os.Getenv("LIBISCSI_CHAP_PASSWORD")}
+	l.chap = chap
+	cfg, err := l.config(address, "")
+	if err != nil {
+		return l.fail(err)
 	}
-	l.cfg.HeaderDigest, l.cfg.Dial = iscsi.DigestAllow, dialShort
-	targets, err := iscsi.Discover(l.ctx, l.cfg)
+	targets, err := iscsi.Discover(l.ctx, cfg)
 	if err != nil {
 		return l.fail(err)
 	}
@@ -82,8 +90,10 @@ func (l *iscsiLister) run() int {
 
 // list prints the units of a target.
 func (l *iscsiLister) list(target, address string) error {
-	cfg := l.cfg
-	cfg.Target, cfg.Address = target, address
+	cfg, err := l.config(address, target)
+	if err != nil {
+		return err
+	}
 	s, err := iscsi.Open(l.ctx, cfg)
 	if err != nil {
 		return err
@@ -139,17 +149,4 @@ func cutSize(n uint64) string {
 		n /= 1024
 	}
 	return fmt.Sprintf("%d%c", n, prefixes[i])
-}
-
-// dialShort connects, with errors that say no more than the reason.
-func dialShort(ctx context.Context, network, address string) (net.Conn, error) {
-	nc, err := inet.Dial(ctx, network, address)
-	var no syscall.Errno
-	if errors.As(err, &no) {
-		return nil, no
-	}
-	if reason := inet.Reason(err); reason != nil {
-		return nil, reason
-	}
-	return nc, err
 }
