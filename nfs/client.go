@@ -45,7 +45,8 @@ type Config struct {
 	Version  string
 	UID, GID uint32
 	Groups   []uint32 // further ones; 16 at most count
-	// Connections is how many there are at most; 0: a default.
+	// Connections is how many there are at most; 0: a default, for a server that is near one for
+	// writes.
 	Connections int
 	// Timeout is how long a server that does not answer is waited for; 0: a minute. One
 	// that asks for patience is asked again for three times as long.
@@ -58,10 +59,13 @@ type Config struct {
 	// Log takes what happens to connections and state (level 1), and each time that the
 	// server asks for patience (2); nil: nothing does.
 	Log func(level int, text string)
+
+	chosen bool // Connections is
 }
 
 func (cfg *Config) defaults() error {
-	if cfg.Connections <= 0 {
+	cfg.chosen = cfg.Connections > 0
+	if !cfg.chosen {
 		cfg.Connections = defaultConnections
 	}
 	if cfg.Timeout <= 0 {

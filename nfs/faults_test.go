@@ -126,6 +126,59 @@ func TestRestart(t *testing.T) {
 	check(-1)
 }
 
+// TestLoose: what is written loosely is not committed before somebody asks for it, and a restart that
+// may have lost some of it is an error.
+func TestLoose(t *testing.T) {
+	t.Parallel()
+	const commit = 21
+	s := newServer(t)
+	_, f := s.mount(t)
+	f.Loosely()
+	p := bytes.Repeat([]byte{7}, 1<<20)
+	const size = 40 << 20
+	for off := int64(0); off < size; off += int64(len(p)) {
+		if err := f.WriteAt(t.Context(), p, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.mu.Lock()
+	commits := s.calls[commit]
+	s.mu.Unlock()
+	if commits > 0 {
+		t.Errorf("%d commits", commits)
+	}
+	if err := f.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(s.durable("disk"), bytes.Repeat([]byte{7}, size)) {
+		t.Error("something is lost")
+	}
+	s.restart() // nothing is lost
+	if err := write(t.Context(), f, []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	writes := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.calls[7]
+	}
+	before := writes()
+	if err := f.WriteAt(t.Context(), []byte("lost"), 100); err != nil {
+		t.Fatal(err)
+	}
+	for writes() == before { // it is on its way
+		time.Sleep(time.Millisecond)
+	}
+	s.restart()
+	var failed error
+	for range 3 { // writes are not waited for
+		failed = errors.Join(failed, write(t.Context(), f, []byte("after")), f.Sync(t.Context()))
+	}
+	if failed == nil || !strings.Contains(failed.Error(), "the server was restarted") {
+		t.Errorf("after a restart: %v", failed)
+	}
+}
+
 // TestKeptIsBounded: a file that is written without being flushed is committed all the
 // same, and then a flush has little to do.
 func TestKeptIsBounded(t *testing.T) {

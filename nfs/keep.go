@@ -77,12 +77,17 @@ func (f *File) behindhand(ctx context.Context, k *change) error {
 		err := f.send(f.ctx, k)
 		f.mu.Lock()
 		defer f.mu.Unlock()
+		if err == nil && f.loose {
+			err = f.pass(k)
+			f.forget([]*change{k})
+			f.recycle(k)
+		}
 		if err != nil {
 			f.failed, f.doubt = err, true
 		}
 		f.end(k)
 	})
-	if f.bytes >= commitAt && f.behind == nil {
+	if f.bytes >= commitAt && f.behind == nil && !f.loose {
 		done := make(chan struct{})
 		f.behind = done
 		go func() {
@@ -142,6 +147,9 @@ func (f *File) room(ctx context.Context, n int) error {
 	f.mu.Unlock()
 	if !full {
 		return nil
+	}
+	if f.loose {
+		return f.roomLoose(ctx, n)
 	}
 	if behind != nil {
 		select {
@@ -222,11 +230,14 @@ func (f *File) Sync(ctx context.Context) error {
 	}
 	defer give(f.committing, 1)
 	list := f.all()
-	if len(list) == 0 {
-		return nil
-	}
 	if err := f.wait(ctx, list); err != nil {
 		return err
+	}
+	if f.loose {
+		return f.commitLoose(ctx)
+	}
+	if len(list) == 0 {
+		return nil
 	}
 	if !f.doubtful() {
 		if done, err := f.commit(ctx, list); done || err != nil {
@@ -312,4 +323,64 @@ func (f *File) again(ctx context.Context) error {
 		}
 	}
 	return message.Errorf(nil, "the server was restarted %d times while what was written was to become durable", restarts)
+}
+
+// Loosely makes writes that are answered not be kept, nor be committed by themselves, for callers
+// that do not need them durable: it is faster. If the server is restarted then, the file
+// fails. It is called before the first write.
+func (f *File) Loosely() { f.loose = true }
+
+var errForgotten = message.Errorf(nil, "the server was restarted, and may have lost what was written: with a cache mode other than unsafe it is kept, and written again")
+
+// pass notes a change of a loose file that is done. An error says that the server has lost earlier
+// ones. It is called with mu.
+func (f *File) pass(k *change) error {
+	if f.known && f.wrote && k.verifier != f.verifier {
+		return errForgotten
+	}
+	f.verifier, f.known, f.wrote = k.verifier, true, true
+	return nil
+}
+
+// roomLoose is room for a loose file: it waits for the oldest ones under way.
+func (f *File) roomLoose(ctx context.Context, n int) error {
+	for {
+		f.mu.Lock()
+		var oldest []*change
+		if f.bytes+int64(n) > maxKept && len(f.kept) > 0 {
+			oldest = f.kept[:1:1]
+		}
+		f.mu.Unlock()
+		if oldest == nil {
+			return nil
+		}
+		if err := f.wait(ctx, oldest); err != nil {
+			return err
+		}
+	}
+}
+
+// commitLoose is Sync for a loose file, with nothing under way that was before.
+func (f *File) commitLoose(ctx context.Context) error {
+	f.mu.Lock()
+	wrote, err := f.wrote, f.failed
+	f.wrote = f.wrote && err != nil // what is done meanwhile counts again
+	f.mu.Unlock()
+	if err != nil || !wrote {
+		return err
+	}
+	v, err := f.c.p.commit(ctx, f.h)
+	if err != nil {
+		f.mu.Lock()
+		f.wrote = true
+		f.mu.Unlock()
+		return message.Errorf(nil, "committing what was written: %w", f.c.explain(err))
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if v != f.verifier {
+		f.failed = errForgotten
+		return errForgotten
+	}
+	return nil
 }

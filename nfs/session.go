@@ -306,7 +306,7 @@ func mount4(ctx context.Context, cfg *Config, directory string) (_ protocol, err
 	if cfg.Version == Version41 {
 		v.minor = 1
 	}
-	if _, err = v.t.conn(ctx); err != nil { // only later is a server waited for
+	if _, err = v.t.conn(ctx, false); err != nil { // only later is a server waited for
 		return nil, err
 	}
 	err = v.establish(ctx)

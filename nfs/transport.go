@@ -20,6 +20,8 @@ const (
 	longWait  = time.Second
 	// perConnection is how many calls a connection has before another one is made.
 	perConnection = 4
+	// near is up to which time of connecting writes go over one connection.
+	near = 2 * time.Millisecond
 	// attempts is how many connections are made, at least, while a server is waited for.
 	attempts = 3
 )
@@ -30,9 +32,11 @@ type transport struct {
 	auth    oncrpc.Auth
 	most    int
 	timeout time.Duration
+	chosen  bool // most is what the user wants
 
 	mu     sync.Mutex
 	conns  []*oncrpc.Conn
+	far    bool // connecting took long
 	making bool // a connection beside others
 	closed bool
 	made   sync.WaitGroup
@@ -45,7 +49,7 @@ func newTransport(cfg *Config, dial func(context.Context) (net.Conn, error)) *tr
 	if err != nil {
 		host = "localhost"
 	}
-	t := &transport{dial: dial, auth: oncrpc.Auth{Machine: host[:min(len(host), 255)], UID: cfg.UID, GID: cfg.GID, Groups: cfg.Groups}, most: cfg.Connections, timeout: cfg.Timeout}
+	t := &transport{dial: dial, auth: oncrpc.Auth{Machine: host[:min(len(host), 255)], UID: cfg.UID, GID: cfg.GID, Groups: cfg.Groups}, most: cfg.Connections, chosen: cfg.chosen, timeout: cfg.Timeout}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t
 }
@@ -56,17 +60,24 @@ func (t *transport) silence() time.Duration { return max(t.timeout/attempts, tim
 func (t *transport) connect(ctx context.Context) (*oncrpc.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.silence())
 	defer cancel()
+	began := time.Now()
 	nc, err := t.dial(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if time.Since(began) > near {
+		t.mu.Lock()
+		t.far = true
+		t.mu.Unlock()
 	}
 	return oncrpc.NewConn(nc, &t.auth, t.silence()), nil
 }
 
 var errClientClosed = errors.New("the client is closed")
 
-// conn returns the connection with the fewest calls.
-func (t *transport) conn(ctx context.Context) (*oncrpc.Conn, error) {
+// conn returns the connection with the fewest calls. Writes to a server that is near go over one:
+// its threads would wait for each other, who write to one file.
+func (t *transport) conn(ctx context.Context, write bool) (*oncrpc.Conn, error) {
 	t.mu.Lock()
 	t.prune()
 	if t.closed {
@@ -75,6 +86,9 @@ func (t *transport) conn(ctx context.Context) (*oncrpc.Conn, error) {
 	}
 	if len(t.conns) > 0 {
 		defer t.mu.Unlock()
+		if write && !t.chosen && !t.far {
+			return t.conns[0], nil
+		}
 		c := slices.MinFunc(t.conns, func(a, b *oncrpc.Conn) int { return a.Busy() - b.Busy() })
 		if c.Busy() >= perConnection && len(t.conns) < t.most && !t.making {
 			t.more()
@@ -145,7 +159,7 @@ func (t *transport) do(ctx context.Context, k *oncrpc.Call) (d *oncrpc.Decoder, 
 	wait := firstWait
 	for {
 		var c *oncrpc.Conn
-		if c, err = t.conn(ctx); err == nil {
+		if c, err = t.conn(ctx, len(k.Payload) > 0); err == nil {
 			if d, err = c.Do(ctx, k); err == nil {
 				return d, resent, nil
 			}

@@ -54,7 +54,7 @@ type version3 struct {
 func once(ctx context.Context, cfg *Config, port int, f func(*oncrpc.Conn) error) error {
 	t := newTransport(cfg, cfg.dialer(port))
 	defer t.close()
-	c, err := t.conn(ctx)
+	c, err := t.conn(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func mount3(ctx context.Context, cfg *Config, directory string) (protocol, error
 	}
 	v.t = newTransport(cfg, cfg.dialer(nfsPort))
 	// The first connection has to be possible; only later is a server waited for.
-	if _, err = v.t.conn(ctx); err == nil {
+	if _, err = v.t.conn(ctx, false); err == nil {
 		err = v.fsinfo(ctx)
 	}
 	if err != nil {

@@ -93,6 +93,9 @@ func (nfsDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	n := &node{o: o, c: c, f: f, write: req.Access.Write, noFlush: req.Cache.NoFlush}
 	n.size.Store(attr.Size)
 	n.content = attr.Size
+	if n.noFlush {
+		f.Loosely()
+	}
 	if o.Readahead != nil || o.PageCache != nil {
 		n.cache = newCache(f, number(o.Readahead), number(o.PageCache))
 	} else if !n.write {
