@@ -25,7 +25,7 @@ const (
 
 // createOptions are the options of a new file.
 type createOptions struct {
-	Prealloc string `opt:"preallocation" help:"Preallocation mode (allowed values: off, falloc, full)" enum:"off,metadata,falloc,full"`
+	Prealloc string `opt:"preallocation" help:"Preallocation mode (allowed values: off, falloc, full)"`
 	Debug    *int64 `opt:"debug" help:"Gluster log level, valid range is 0-9"`
 	LogFile  string `opt:"logfile" help:"Logfile path of libgfapi"`
 }
@@ -60,19 +60,11 @@ func (glusterDriver) ParseFilename(name string) (opts.Dict, error) {
 	return opts.Dict{"filename": name}, nil
 }
 
-// warn tells what users should know of.
-func (o *openOptions) warn(env *driver.Env) {
-	if env == nil || env.Warn == nil {
-		return
-	}
-	env.Warn("'gluster' is deprecated")
-	if o.rdma {
-		env.Warn("Gluster has no RDMA transport any more: TCP is used")
-	}
-}
-
 // Open implements driver.Driver.
 func (glusterDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
+	if req.Env != nil && req.Env.Warn != nil {
+		req.Env.Warn("'gluster' is deprecated")
+	}
 	o, err := decode(req.Options)
 	if err != nil {
 		return nil, err
@@ -81,7 +73,9 @@ func (glusterDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.
 	if err != nil {
 		return nil, err
 	}
-	o.warn(req.Env)
+	if o.rdma && req.Env != nil && req.Env.Warn != nil {
+		req.Env.Warn("Gluster has no RDMA transport any more: TCP is used")
+	}
 	args.Write, args.Direct = req.Access.Write, req.Cache.Direct
 	d, err := o.engine().Open(ctx, args, native.Options{Write: req.Access.Write, NoFlush: req.Cache.NoFlush, Sequential: req.Sequential,
 		Timeout: o.timeout(), Limits: driver.Limits{MaxTransfer: maxTransfer}, Subject: "the file '" + args.Path + "'"})
@@ -109,8 +103,12 @@ func (glusterDriver) Create(ctx context.Context, req *driver.CreateRequest) erro
 		return err
 	}
 	args.Size = (req.Size + sectorSize - 1) / sectorSize * sectorSize
-	if c.Prealloc != "off" {
+	switch c.Prealloc {
+	case "", "off":
+	case "metadata", "falloc", "full":
 		args.Prealloc = c.Prealloc
+	default:
+		return invalid("invalid parameter value: %s", c.Prealloc)
 	}
 	made := req.Made
 	if made == nil {
@@ -148,7 +146,12 @@ func (o *openOptions) stepError(e *link.Error) error {
 	no := syscall.Errno(e.Errno)
 	switch e.Step {
 	case "connect":
-		return connectError{driver.Errorf(no, "Gluster connection for volume %s, path %s failed to connect", *o.Volume, *o.Path), o.Server}
+		return connectError{driver.Errorf(no, "gluster connection for volume %s, path %s failed to connect", *o.Volume, *o.Path), o.Server}
+	case "open":
+		if o.Filename == "" {
+			return driver.Errorf(nil, "could not open image: %w", no)
+		}
+		return driver.Errorf(nil, "could not open '%s': %w", o.Filename, no)
 	case "size":
 		return driver.Errorf(nil, "failed to determine current size: %w", no)
 	case "preallocation when shrinking":
@@ -177,7 +180,7 @@ func (e connectError) Unwrap() error { return e.error }
 func (e connectError) Hint() string {
 	var b strings.Builder
 	for _, s := range e.servers {
-		if s.Type == "unix" {
+		if s.unix() {
 			fmt.Fprintf(&b, "hint: failed on socket %s ", *s.Path)
 		} else {
 			fmt.Fprintf(&b, "hint: failed on host %s and port %s ", *s.Host, *s.Port)

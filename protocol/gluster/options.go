@@ -39,6 +39,9 @@ type server struct {
 	IPv6   string  `opt:"ipv6" hidden:"on" help:"Not supported"`
 }
 
+// unix says whether the address is a socket.
+func (s *server) unix() bool { return s.Type == "unix" }
+
 var openSchema = opts.SchemaOf(openOptions{})
 
 const (
@@ -156,37 +159,39 @@ func decode(given opts.Dict) (*openOptions, error) {
 			return nil, placedError{err, i}
 		}
 	}
+	for _, s := range o.Server {
+		switch {
+		case !s.unix() && s.To != "":
+			return nil, invalid("parameter '%s' not supported", "to")
+		case !s.unix() && s.IPv4+s.IPv6 != "":
+			return nil, invalid("parameters 'ipv4/ipv6' not supported")
+		}
+	}
 	return o, nil
 }
 
-// check checks an address, and brings older spellings into the form of newer ones.
+// check checks an address. "tcp" is an older name of "inet", and "socket" of "path".
 func (s *server) check() error {
 	missing := func(name string) error { return invalid("parameter '%s' is missing", name) }
 	switch s.Type {
 	case "":
 		return missing("type")
-	case "tcp":
-		s.Type = "inet"
-	case "inet", "unix":
+	case "inet", "unix", "tcp":
 	default:
 		return invalid("parameter '%s' may be 'inet' or 'unix'", "type")
 	}
 	switch {
-	case s.Type == "unix" && s.Path != nil && s.Socket != nil:
+	case s.unix() && s.Path != nil && s.Socket != nil:
 		return invalid("conflicting parameters 'path' and 'socket'")
-	case s.Type == "unix" && s.Socket != nil:
+	case s.unix() && s.Socket != nil:
 		s.Path, s.Socket = s.Socket, nil
-	case s.Type == "unix" && s.Path == nil:
+	case s.unix() && s.Path == nil:
 		return missing("path")
-	case s.Type == "unix":
+	case s.unix():
 	case s.Host == nil:
 		return missing("host")
 	case s.Port == nil:
 		return missing("port")
-	case s.To != "":
-		return invalid("parameter '%s' not supported", "to")
-	case s.IPv4 != "" || s.IPv6 != "":
-		return invalid("parameters 'ipv4/ipv6' not supported")
 	}
 	return nil
 }
@@ -201,7 +206,7 @@ func (o *openOptions) args() (*link.Gluster, error) {
 		a.LogFile = o.LogFile
 	}
 	for _, s := range o.Server {
-		if s.Type == "unix" {
+		if s.unix() {
 			a.Servers = append(a.Servers, link.GlusterServer{Transport: "unix", Host: *s.Path})
 			continue
 		}

@@ -159,7 +159,7 @@ func servers(t *testing.T, s *glusterd.Server) {
 	}
 	_, err := open(t, opts.Dict{"filename": "gluster://" + glusterd.Address + "/none/y"}, false)
 	var hint interface{ Hint() string }
-	if err == nil || err.Error() != "Gluster connection for volume none, path y failed to connect" || !errors.As(err, &hint) ||
+	if err == nil || err.Error() != "gluster connection for volume none, path y failed to connect" || !errors.As(err, &hint) ||
 		hint.Hint() != "hint: failed on host "+glusterd.Address+" and port 24007 Please refer to gluster logs for more info" {
 		t.Error(err)
 	}

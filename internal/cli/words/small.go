@@ -18,6 +18,8 @@ var small = set(
 	"cannot get effective image size: %v",
 	"cannot resize image after format: %v",
 	"invalid conf option %s: %v",
+	"invalid URI %s",
+	"invalid parameter value: %s",
 	"layered encryption load fail: %v",
 	"obj size needs to be power of 2",
 	"namespace '%s' does not exist",
