@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds what is released of a version, from the last commit: static programs for each
-# system, archives with manuals, completions and licences, Debian and RPM packages, a list
+# Builds what is released of a version, from the last commit: programs for each system, static
+# ones but for cowl-native, archives with manuals, completions and licences, Debian and RPM packages, a list
 # of the modules in each program, and checksums. The same commit gives the same bits.
 #
 #   ./release.sh VERSION [DIR]        VERSION like 1.2.3; DIR is "dist" if not given
@@ -43,7 +43,7 @@ build_lister() { GOEXPERIMENT="" GOFLAGS="" go build -C "$work/source/tools/rele
 # licences prints the texts of cowl and of every module that the program holds.
 licences() {
 	cat LICENSE
-	go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./cmd/cowl ./cmd/cowl-incus ./cmd/cowl-mount | sort -u | while read -r path v dir; do
+	go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./cmd/cowl ./cmd/cowl-incus ./cmd/cowl-mount ./cmd/cowl-native | sort -u | while read -r path v dir; do
 		printf '\n\n==== %s %s ====\n\n' "$path" "$v"
 		found=
 		for f in "$dir"/LICENSE* "$dir"/LICENCE* "$dir"/COPYING* "$dir"/NOTICE*; do
@@ -68,6 +68,8 @@ for target in $targets; do
 	go build -ldflags='-s -w -buildid=' -o "$tree/cowl$suffix" ./cmd/cowl
 	go build -ldflags='-s -w -buildid=' -o "$tree/cowl-incus$suffix" ./cmd/cowl-incus
 	[ "$GOOS" = windows ] || go build -ldflags='-s -w -buildid=' -o "$tree/cowl-mount" ./cmd/cowl-mount
+	# Where the libraries cannot be loaded it says so: the packages of all processors are alike.
+	[ "$GOOS" != linux ] || go build -ldflags='-s -w -buildid=' -o "$tree/cowl-native" ./cmd/cowl-native
 	case $GOOS in
 	linux | freebsd | windows) go build -ldflags='-s -w -buildid=' -o "$tree/cowl-agent$suffix" ./cmd/cowl-agent ;;
 	esac

@@ -28,7 +28,7 @@ setup() {
 	[ -e /etc/mtab ] || ln -s ../proc/self/mounts /etc/mtab
 	# libvirt insists on this user, which a package makes that is not needed otherwise.
 	id libvirt-qemu >/dev/null 2>&1 || useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin libvirt-qemu
-	wanted="file fdisk qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3 7zip dmg2img cloop-utils bximage libvhdi-utils squashfs-tools dosfstools mtools attr acl lz4 zstd nginx-light qemu-block-extra openssh-server gdisk bzip2 vsftpd tgt libiscsi-bin rpcbind nfs-ganesha nfs-ganesha-vfs"
+	wanted="file fdisk qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3 7zip dmg2img cloop-utils bximage libvhdi-utils squashfs-tools dosfstools mtools attr acl lz4 zstd nginx-light qemu-block-extra openssh-server gdisk bzip2 vsftpd tgt libiscsi-bin rpcbind nfs-ganesha nfs-ganesha-vfs ceph-mon ceph-osd ceph-common glusterfs-server"
 	missing=
 	for p in $wanted; do
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"
@@ -65,7 +65,7 @@ setup() {
 	# shellcheck disable=SC2086
 	apt-get install -q -y --no-install-recommends $wanted "linux-image-cloud-$(dpkg --print-architecture)" >/dev/null
 	if [ -n "$suite" ]; then
-		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-block-extra qemu-system-x86 qemu-guest-agent >/dev/null
+		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-block-extra qemu-system-x86 qemu-guest-agent glusterfs-server >/dev/null
 	fi
 	if [ "$quiet" ]; then
 		rm -f $policy
