@@ -12,6 +12,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/native/link"
+	"github.com/cowl-disk/cowl/internal/readahead"
 	"github.com/cowl-disk/cowl/nbd/client"
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
@@ -43,7 +44,7 @@ type Disk struct {
 	noZero atomic.Bool                     // the engine cannot write zeroes that it is not sent
 	last   atomic.Pointer[context.Context] // of the last request
 	status statusCache
-	ahead  *ahead // nil: nothing is read before it is asked for
+	ahead  *readahead.Reader // nil: nothing is read before it is asked for
 }
 
 var (
@@ -75,7 +76,7 @@ func (e *Engine) Open(ctx context.Context, args any, opt Options) (*Disk, error)
 	d.size.Store(d.facts.Size)
 	d.noZero.Store(!d.facts.Zeroes)
 	if opt.Sequential && !opt.Write {
-		d.ahead = newAhead(d)
+		d.ahead = d.newAhead()
 	}
 	return d, nil
 }
@@ -195,14 +196,42 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if int64(len(p)) > size-off {
 		p, end = p[:size-off], io.EOF
 	}
-	read := d.read
+	var err error
 	if d.ahead != nil {
-		read = d.ahead.read
+		if _, err = d.ahead.ReadAt(ctx, p, off); err == io.EOF {
+			err = nil
+		}
+	} else {
+		err = d.read(ctx, p, off)
 	}
-	if err := read(ctx, p, off); err != nil {
+	if err != nil {
+		if ctx.Err() != nil {
+			d.p.hurry.Store(true)
+		}
 		return 0, err
 	}
 	return len(p), end
+}
+
+const (
+	// aheadWindow is how much is read ahead at a time, in bytes, and aheadWindows how many times.
+	aheadWindow  = 1 << 20
+	aheadWindows = 8
+)
+
+// newAhead reads a disk ahead that is read in order.
+func (d *Disk) newAhead() *readahead.Reader {
+	return readahead.New(readahead.Config{Window: aheadWindow, Ahead: aheadWindows, Keep: 2 * aheadWindows, Eager: true, Size: d.Size,
+		Read: func(ctx context.Context, p []byte, off int64) (int, error) {
+			n := max(0, min(int64(len(p)), d.Size()-off))
+			if err := d.read(ctx, p[:n], off); err != nil {
+				return 0, err
+			}
+			if n < int64(len(p)) {
+				return int(n), io.EOF
+			}
+			return int(n), nil
+		}})
 }
 
 func (d *Disk) read(ctx context.Context, p []byte, off int64) error {
@@ -334,7 +363,7 @@ func (d *Disk) Flush(ctx context.Context) error {
 // Close implements driver.Node.
 func (d *Disk) Close(ctx context.Context) error {
 	if d.ahead != nil {
-		d.ahead.close()
+		d.ahead.Close()
 	}
 	lost := d.p.gave()
 	// The context of the farewell does not tell that the work was cancelled; that of the last

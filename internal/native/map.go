@@ -42,7 +42,7 @@ func (d *Disk) Map(ctx context.Context, off, length int64) (driver.Extent, error
 	length = min(length, size-off)
 	all := driver.Extent{Kind: driver.ExtentData, Length: length, HasOffset: true, HostOffset: off}
 	if !d.facts.Holes {
-		d.ahead.saw(off + length)
+		d.sawData(off + length)
 		return all, nil
 	}
 	n, data, ok := d.status.look(off)
@@ -64,9 +64,16 @@ func (d *Disk) Map(ctx context.Context, off, length int64) (driver.Extent, error
 	x := driver.Extent{Kind: driver.ExtentZero, Length: min(n, length), HasOffset: true, HostOffset: off}
 	if data {
 		x.Kind = driver.ExtentData
-		d.ahead.saw(off + x.Length)
+		d.sawData(off + x.Length)
 	}
 	return x, nil
+}
+
+// sawData notes that there is data up to an offset: it is worth reading ahead.
+func (d *Disk) sawData(end int64) {
+	if d.ahead != nil {
+		d.ahead.Until(end)
+	}
 }
 
 // keep keeps an answer and looks off up in it.

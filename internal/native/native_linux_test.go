@@ -251,7 +251,7 @@ func TestAhead(t *testing.T) {
 	if _, err := d.WriteAt(ctx, p, 0); err != nil {
 		t.Fatal(err)
 	}
-	d.ahead = newAhead(d)
+	d.ahead = d.newAhead()
 	for _, off := range []int64{0, 100, 5<<20 + 3, 19 << 20, 3} {
 		for ; off < d.Size(); off += 3 << 20 {
 			if _, err := d.Map(ctx, off, d.Size()); err != nil {

@@ -119,7 +119,7 @@ var allowed = map[string][]string{
 	"internal/deflate":      {},
 	"internal/inet":         {"internal/vsock", "internal/message"},
 	"internal/message":      {},
-	"internal/native":       {"internal/native/link", "nbd/client", "nbd/wire", "block/driver"},
+	"internal/native":       {"internal/native/link", "internal/readahead", "nbd/client", "nbd/wire", "block/driver"},
 	"internal/native/link":  {},
 	"internal/native/serve": {"internal/native/link", "nbd/server", "nbd/wire"},
 	"internal/native/ceph":  {"internal/native/link", "internal/native/serve"},
