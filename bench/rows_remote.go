@@ -27,6 +27,8 @@ type remoteServers struct {
 	iscsi, iscsiSlow string
 	socket           string   // of the agent whose key the SSH server takes
 	nfs, nfsSlow     []string // how a program is run where the servers can be reached; nil: there are none
+	ceph             bool
+	gluster          []string // as nfs
 	stop             []func()
 	missing          []string // programs that are not installed
 	dir              string
@@ -136,7 +138,7 @@ func startRemote(ctx context.Context, dir, files string) (*remoteServers, error)
 	for _, start := range []struct {
 		program string
 		f       func(context.Context, string) error
-	}{{"/usr/sbin/sshd", s.startSSH}, {"nginx", s.startHTTP}, {"vsftpd", s.startFTP}, {"tgtd", s.startISCSI}, {"ganesha.nfsd", s.startNFS}} {
+	}{{"/usr/sbin/sshd", s.startSSH}, {"nginx", s.startHTTP}, {"vsftpd", s.startFTP}, {"tgtd", s.startISCSI}, {"ganesha.nfsd", s.startNFS}, {"ceph-osd", s.startCeph}, {"glusterd", s.startGluster}} {
 		path, err := exec.LookPath(start.program)
 		if err != nil {
 			s.missing = append(s.missing, start.program)
@@ -359,13 +361,23 @@ func (s *remoteServers) rows(c *config) (list []row) {
 		within(s.nfsSlow, "nfs: read 64 MiB, 20 ms of round trip", 1.5, url+medium, out)
 		within(s.nfsSlow, "nfs: write 64 MiB, 20 ms of round trip", 1.5, medium, url+at("nfs.img"))
 	}
+	if s.ceph {
+		list = append(list,
+			copied("rbd: read", 1, nil, "rbd:rbd/half", out),
+			copied("rbd: write", 1, []string{"-n"}, large, "rbd:rbd/target"))
+	}
+	if s.gluster != nil {
+		const url = "gluster://10.99.0.1/vol/"
+		within(s.gluster, "gluster: read", 3, url+"half.raw", out)
+		within(s.gluster, "gluster: write", 3, large, url+"target.raw")
+	}
 	return list
 }
 
 // measureRemote runs the rows about other machines that were asked for.
 func measureRemote(ctx context.Context, c *config) error {
 	wanted := false
-	for _, name := range []string{"ssh: read", "ssh: write", "http: read", "https: read", "ftp: read", "iscsi: read", "iscsi: write", "nfs: read", "nfs: write", "20 ms of round trip"} {
+	for _, name := range []string{"ssh: read", "ssh: write", "http: read", "https: read", "ftp: read", "iscsi: read", "iscsi: write", "nfs: read", "nfs: write", "rbd: read", "rbd: write", "gluster: read", "gluster: write", "20 ms of round trip"} {
 		wanted = wanted || c.only.MatchString(name)
 	}
 	if !wanted {

@@ -167,7 +167,13 @@ func (m *memory) Resize(r link.Resize) error {
 	return nil
 }
 
-func (m *memory) Usage() (int64, error) { return 123, nil }
+func (m *memory) Usage() (int64, error) {
+	if m.engine == "slow" {
+		time.Sleep(time.Hour)
+	}
+	return 123, nil
+}
+
 func (m *memory) Close() error {
 	if m.engine == "stuck" {
 		time.Sleep(time.Hour)
@@ -243,7 +249,11 @@ func TestReadWrite(t *testing.T) {
 // TestAhead reads a disk in order and out of order.
 func TestAhead(t *testing.T) {
 	ctx := t.Context()
-	d := open(t, "memory", 20<<20+77, Options{Write: true})
+	size := int64(20<<20 + 77)
+	if testkit.Race { // which makes everything slow
+		size = 6<<20 + 77
+	}
+	d := open(t, "memory", size, Options{Write: true})
 	p := make([]byte, d.Size())
 	for i := range p {
 		p[i] = byte(i * i >> 7)
@@ -252,7 +262,7 @@ func TestAhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.ahead = d.newAhead()
-	for _, off := range []int64{0, 100, 5<<20 + 3, 19 << 20, 3} {
+	for _, off := range []int64{0, 100, 5<<20 + 3, size - 1<<20, 3} {
 		for ; off < d.Size(); off += 3 << 20 {
 			if _, err := d.Map(ctx, off, d.Size()); err != nil {
 				t.Fatal(err)
@@ -395,6 +405,24 @@ func TestCancelled(t *testing.T) {
 	}
 	d = open(t, "slow", 1<<20, Options{Timeout: 50 * time.Millisecond})
 	if _, err := d.ReadAt(t.Context(), make([]byte, 10), 0); !errors.Is(err, driver.ErrTimeout) || !strings.Contains(err.Error(), "no answer within") {
+		t.Error(err)
+	}
+	// An operation that waits for another one ends with its own context, too.
+	d = open(t, "slow", 1<<20, Options{})
+	begun := make(chan error)
+	long, stop := context.WithCancel(t.Context())
+	go func() {
+		_, err := d.DiskUsage(long)
+		begun <- err
+	}()
+	for len(d.p.calls) == 0 {
+		runtime.Gosched()
+	}
+	if _, err := d.DiskUsage(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	stop()
+	if err := <-begun; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	d = open(t, "stuck", 1<<20, Options{Write: true})

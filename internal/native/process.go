@@ -57,7 +57,7 @@ type Process struct {
 	status  error
 	hurry   atomic.Bool // a request was cancelled
 
-	calls   sync.Mutex // held during a call
+	calls   chan struct{} // has room for one: during a call
 	mu      sync.Mutex
 	next    uint64
 	waiting chan *link.Reply // not nil: for the reply to next
@@ -82,7 +82,7 @@ func (e *Engine) Start(ctx context.Context) (*Process, error) {
 		return nil, err
 	}
 	p := &Process{engine: e, cmd: exec.Command(path, e.Name), control: control, data: data, conn: link.NewConn(control),
-		ended: make(chan struct{}), gone: make(chan struct{})}
+		calls: make(chan struct{}, 1), ended: make(chan struct{}), gone: make(chan struct{})}
 	p.cmd.Stderr = os.Stderr
 	p.cmd.ExtraFiles = []*os.File{theirs, theirData}
 	err = p.cmd.Start()
@@ -197,8 +197,14 @@ func (p *Process) gave() error {
 // Call has the program do an operation and reads what it answers into result, which may be
 // nil. If ctx ends first the program ends, too: nobody can know what it has done.
 func (p *Process) Call(ctx context.Context, op string, args, result any) error {
-	p.calls.Lock()
-	defer p.calls.Unlock()
+	select {
+	case p.calls <- struct{}{}:
+		defer func() { <-p.calls }()
+	case <-p.gone:
+		return p.gave()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	r := link.Request{Op: op}
 	if args != nil {
 		b, err := json.Marshal(args)
@@ -217,11 +223,7 @@ func (p *Process) Call(ctx context.Context, op string, args, result any) error {
 	r.ID = p.next
 	p.waiting = answer
 	p.mu.Unlock()
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		_ = p.conn.Send(r) // if it fails, so does receiving
-	}()
+	go func() { _ = p.conn.Send(r) }() // if it fails, so does receiving
 	select {
 	case reply := <-answer:
 		if reply.Error != nil {
