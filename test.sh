@@ -135,7 +135,7 @@ cross() {
 fuzz_one() {
 	log=$(mktemp)
 	for try in 1 2 3; do
-		if go test -C "$3" -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-5s}" -fuzzminimizetime 1x -parallel 1 "$1" >"$log" 2>&1; then
+		if go test -C "$3" -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-3s}" -fuzzminimizetime 1x -parallel 1 "$1" >"$log" 2>&1; then
 			echo "$1 $2: $(grep -o 'execs: [0-9]*' "$log" | tail -1)"
 			rm -f "$log"
 			return 0
@@ -150,7 +150,7 @@ fuzz_one() {
 
 # One target for each processor at a time.
 fuzz() {
-	step "fuzzing, ${FUZZTIME:-5s} each target"
+	step "fuzzing, ${FUZZTIME:-3s} each target"
 	for module in . test; do
 		for pkg in $(go list -C "$module" ./...); do
 			go test -C "$module" -list '^Fuzz' "$pkg" | grep '^Fuzz' | sed "s|.*|$pkg & $module|" || true
