@@ -133,7 +133,7 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
-	if err := errors.Join(measureFormats(ctx, &c), measureNBD(ctx, &c), measureRemote(ctx, &c)); err != nil {
+	if err := errors.Join(measureFormats(ctx, &c), measureNBD(ctx, &c), measureRemote(ctx, &c), measureIncus(ctx, &c)); err != nil {
 		return err
 	}
 	return reflinkRows(ctx, &c)
