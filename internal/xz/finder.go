@@ -8,8 +8,8 @@ import (
 const (
 	minMatch  = 2
 	maxMatch  = 273
-	niceMatch = 48 // a match of this length is taken without looking further
-	maxDepth  = 8  // steps in a tree: 24 come to 0.5 % less in a tenth more time
+	niceMatch = 32 // a match of this length is taken without looking further
+	maxDepth  = 6  // steps in a tree: 24, and matches of 64 bytes, come to 1 % less in a third more time
 )
 
 // match is bytes that were there before: length of them, distance+1 bytes back.
