@@ -80,6 +80,7 @@ mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/log/glusterfs
 mount -t tmpfs tmpfs "$1/brick"
 mkdir -p /run/gluster
+home=$1
 cd "$1"
 mkdir work run
 cat >glusterd.vol <<X
@@ -97,9 +98,9 @@ volume management
     option max-port 49200
 end-volume
 X
-glusterd -N -f glusterd.vol -p pid -l log -L INFO &
-until (exec 3<>/dev/tcp/10.99.0.1/24007) 2>/dev/null; do sleep 0.05; done
-cli() { gluster --mode=script --log-file=cli.log "$@" >/dev/null; }
+glusterd -N -f glusterd.vol -p "$1/pid" -l "$1/glusterd.log" -L INFO &
+until (exec 3<>/dev/tcp/10.99.0.1/24007) 2>/dev/null; do kill -0 $! || exit 1; sleep 0.05; done
+cli() { gluster --mode=script --log-file="$home/cli.log" "$@" >/dev/null; }
 cli volume create vol 10.99.0.1:"$1/brick/b" force
 cli volume set vol server.allow-insecure on
 cli volume start vol

@@ -363,8 +363,10 @@ func (s *remoteServers) rows(c *config) (list []row) {
 	}
 	if s.ceph {
 		list = append(list,
-			copied("rbd: read", 1, nil, "rbd:rbd/half", out),
-			copied("rbd: write", 1, []string{"-n"}, large, "rbd:rbd/target"))
+			copied("rbd: read", 1, nil, "rbd:rbd/half", out))
+		write := copied("rbd: write", 1, []string{"-n"}, large, "rbd:rbd/target")
+		write.out = "" // it is no file
+		list = append(list, write)
 	}
 	if s.gluster != nil {
 		const url = "gluster://10.99.0.1/vol/"

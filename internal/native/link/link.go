@@ -30,7 +30,7 @@ const (
 	// Piece is the largest request on the data socket, in bytes.
 	Piece = 4 << 20
 
-	maxLine = 16 << 20
+	maxLine = 4 << 20
 )
 
 // The operations. Open makes the data socket serve the disk.
