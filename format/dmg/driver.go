@@ -52,9 +52,6 @@ func (dmgDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	if err := desc.OpenOptions.Decode(req.Options, &o); err != nil {
 		return nil, err
 	}
-	if req.Access.Write {
-		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
-	}
 	file, encrypted, err := o.Open(ctx, req)
 	if err != nil {
 		return nil, err

@@ -48,9 +48,6 @@ func (sparseDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.N
 	if err := desc.OpenOptions.Decode(req.Options, &o); err != nil {
 		return nil, err
 	}
-	if req.Access.Write {
-		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
-	}
 	file, encrypted, err := o.Open(ctx, req)
 	if err != nil {
 		return nil, err

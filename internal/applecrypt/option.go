@@ -35,8 +35,11 @@ func (o *Options) Keys(ctx context.Context, file driver.Storage, env *driver.Env
 	return Unlock(ctx, file, passphrase)
 }
 
-// Open returns the bytes of an image: those of the file, or what its keys decrypt.
+// Open returns the bytes of an image, for reading: those of the file, or what its keys decrypt.
 func (o *Options) Open(ctx context.Context, req *driver.OpenRequest) (file driver.Storage, encrypted bool, err error) {
+	if req.Access.Write {
+		return nil, false, driver.Errorf(driver.ErrReadOnly, "image is read-only")
+	}
 	keys, err := o.Keys(ctx, req.File, req.Env)
 	if keys == nil || err != nil {
 		return req.File, false, err
