@@ -55,6 +55,9 @@ func sequentially(ctx context.Context, r io.Reader) ([]byte, int64, error) {
 // any size.
 func TestSequential(t *testing.T) {
 	for seed, size := range []int{512, 65536, 3<<20 + 512, 34 << 20} {
+		if testkit.Race {
+			size = min(size, 3<<20)
+		}
 		disk := content(uint64(seed), size)
 		for off := 0; off < size; off += 5 << 20 {
 			clear(disk[off:min(size, off+4<<20)])
