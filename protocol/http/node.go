@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/readahead"
 )
 
 // source reads ranges of one object.
@@ -25,7 +27,8 @@ type node struct {
 	size   int64
 	cache  *cache // nil if there is a spool
 	spool  *spool
-	ctx    context.Context // of what goes on between requests
+	ahead  *readahead.Reader // for large reads in order from a server that is far away; nil: none
+	ctx    context.Context   // of what goes on between requests
 	cancel context.CancelFunc
 }
 
@@ -37,6 +40,14 @@ var (
 // directMin is the shortest read in bytes that goes to the server by itself.
 const directMin = 512 << 10
 
+const (
+	// farAway is how long the first answer takes of a server from which large reads in order are
+	// fetched ahead, in windows of aheadWindow bytes, aheadDepth at a time.
+	farAway     = 5 * time.Millisecond
+	aheadWindow = 2 << 20
+	aheadDepth  = 4
+)
+
 // windowOf is the length of the windows of the cache for a value of readahead.
 func windowOf(readahead int64) int64 { return min(max(readahead, minWindow), maxWindow) }
 
@@ -44,6 +55,7 @@ func windowOf(readahead int64) int64 { return min(max(readahead, minWindow), max
 func (n *node) open(ctx context.Context, window int64, env *driver.Env, sequential bool) error {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	window = windowOf(window)
+	began := time.Now()
 	a, err := n.first(ctx, window)
 	if err != nil {
 		return err
@@ -64,6 +76,9 @@ func (n *node) open(ctx context.Context, window int64, env *driver.Env, sequenti
 		n.c.moved(a)
 		n.size = total
 		n.cache = newCache(n.ctx, n.src, n.size, window)
+		if sequential && time.Since(began) > farAway {
+			n.ahead = readahead.New(readahead.Config{Window: aheadWindow, Ahead: aheadDepth, Keep: 2 * aheadDepth, Eager: true, Size: n.Size, Read: n.fetch})
+		}
 		if head := make([]byte, min(last+1, window, total)); last+1 >= min(window, total) {
 			if _, err := io.ReadFull(a.body, head); err == nil {
 				n.cache.put(0, head)
@@ -85,6 +100,14 @@ func (n *node) open(ctx context.Context, window int64, env *driver.Env, sequenti
 		n.c.moved(a)
 		return n.openSpool(ctx, a, env, sequential)
 	}
+}
+
+// fetch reads from the server.
+func (n *node) fetch(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := n.src.read(ctx, p, off, nil); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // first sends the first request, again after what can be expected to pass.
@@ -138,6 +161,9 @@ func (n *node) release() {
 	if n.cancel != nil {
 		n.cancel()
 	}
+	if n.ahead != nil {
+		n.ahead.Close()
+	}
 	if n.cache != nil {
 		n.cache.close()
 	}
@@ -176,6 +202,8 @@ func (n *node) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	switch {
 	case n.spool != nil:
 		err = n.spool.fill(ctx, p, off)
+	case len(p) >= directMin && n.ahead != nil:
+		_, err = n.ahead.ReadAt(ctx, p, off)
 	case len(p) >= directMin:
 		err = n.src.read(ctx, p, off, nil)
 	default:

@@ -84,7 +84,7 @@ var allowed = map[string][]string{
 	"protocol/vvfat":        {"internal/fat", "block/driver", "opts"},
 	"protocol/nfs":          {"nfs", "internal/readahead", "internal/sockaddr", "internal/message", "block/driver", "opts"},
 	"protocol/sheepdog":     {"sheepdog", "internal/sockaddr", "block/driver", "opts", "qapi"},
-	"protocol/http":         {"internal/inet", "internal/message", "block/driver", "opts", "internal/zero"},
+	"protocol/http":         {"internal/inet", "internal/readahead", "internal/message", "block/driver", "opts", "internal/zero"},
 	"filter":                {"filter/pass", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/rangelock", "internal/resources", "internal/trace"},
 	"ops":                   {"block", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
 	"partition":             {},
