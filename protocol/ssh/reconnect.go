@@ -13,7 +13,9 @@ import (
 // the connection goes, or the server's process: until the system ends. So requests without an
 // answer are sent again on another connection, and nothing else, if that system is the same: Linux
 // tells by a number that it makes at its start. Where it is another one, or does not tell, and
-// something was written since the last flush, the disk fails until a flush has said so.
+// something was written since the last flush, the disk fails until a flush has said so. So it does
+// after a time-out: a server that was only slow may execute a request later, over what was written
+// by another connection meanwhile.
 
 const (
 	bootFile = "/proc/sys/kernel/random/boot_id"
@@ -126,6 +128,9 @@ func (n *node) change(ctx context.Context, what kind, call func(*session) error)
 			continue // what has answered is gone already
 		}
 		if errors.Is(err, driver.ErrTimeout) {
+			if what != asking && s != nil {
+				return n.late(err)
+			}
 			failed++ // each try takes the whole time-out
 		}
 		if failed++; failed > tries || !passing(err) {
@@ -137,6 +142,16 @@ func (n *node) change(ctx context.Context, what kind, call func(*session) error)
 			return ctx.Err()
 		}
 	}
+}
+
+// late notes that a change may come to pass later, and returns the error of the disk.
+func (n *node) late(reason error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.failed == nil {
+		n.failed = &LossError{reason}
+	}
+	return n.failed
 }
 
 // done notes a change that a system has answered, and says whether the server still has that.
