@@ -69,9 +69,10 @@ one() {
 	mapfile -t tests < <(awk '$1 ~ /^(pass|differs|varies)$/ {print $2}' "$list")
 	(cd "$build" &&
 		timeout "${LIMIT:-1800}" ./check "-$format" "-$protocol" -j "${JOBS:-$(nproc)}" --color off "${tests[@]}") >"$log" 2>&1 </dev/null
+	# Two scripts that end at once may have their results in one line.
 	while read -r test verdict; do
 		result[$test]=$verdict
-	done < <(tr '\r' '\n' <"$log" | sed -nE 's/^([^ ]+) +(pass|fail|not run) .*/\1 \2/p')
+	done < <(tr '\r' '\n' <"$log" | grep -oE '[^ ]+ +(pass|fail|not run) +\[' | sed -E 's/^([^ ]+) +(pass|fail|not run) .*/\1 \2/')
 	local passed=0
 	while read -r kind test why; do
 		verdict=${result[$test]:-no result}
