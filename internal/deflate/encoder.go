@@ -96,7 +96,7 @@ func (e *Encoder) worthCare(size, covered int) bool {
 	case covered < size/8*3: // tables of numbers
 		return e.perByte < 7.5
 	case covered > size/8*7: // much alike, as lines of a log
-		return mean >= 8 && mean < 16
+		return mean >= 10 && mean < 14
 	}
 	return e.perByte < 2.5 && mean < 8 // few letters
 }

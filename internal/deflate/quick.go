@@ -13,13 +13,13 @@ const (
 
 	// After each 1<<quickSkip bytes without a match one more byte is passed over from
 	// one place to the next.
-	quickSkip = 9
+	quickSkip = 5
 	// A match of seven bytes that is as long as enough7 is taken, one of four that is as long
 	// as enough4.
-	enough7 = 64
-	enough4 = 24
+	enough7 = 12
+	enough4 = 16
 	// quickStored is up to where in a match all its places are stored.
-	quickStored = 64
+	quickStored = 16
 	// quickTail is how many bytes at the end no match starts in: words are read from src.
 	quickTail = 16
 )
