@@ -81,14 +81,35 @@ func (e *Engine) Open(ctx context.Context, args any, opt Options) (*Disk, error)
 	return d, nil
 }
 
-// Once starts the program for one operation, as Process.Call does it.
-func (e *Engine) Once(ctx context.Context, op string, args, result any) error {
+// once starts the program for one operation, as Process.Call does it.
+func (e *Engine) once(ctx context.Context, op string, args, result any) error {
 	p, err := e.Start(ctx)
 	if err != nil {
 		return err
 	}
 	err = p.Call(ctx, op, args, result)
 	p.abandon(err)
+	return err
+}
+
+// Create makes a disk, which args of the engine name. made, if it is not nil, becomes whether it was
+// not there before.
+func (e *Engine) Create(ctx context.Context, args any, made *bool) error {
+	if made == nil {
+		made = new(bool)
+	}
+	return e.once(ctx, link.OpCreate, args, made)
+}
+
+// Delete removes a disk, which args of the engine name. It gives up after limit: an engine waits
+// where its servers are gone, and this is often done since they are.
+func (e *Engine) Delete(ctx context.Context, args any, limit time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := e.once(bounded, link.OpDelete, args, nil)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return driver.Errorf(driver.ErrTimeout, "%s does not do it at once", e.Text)
+	}
 	return err
 }
 

@@ -298,10 +298,10 @@ func TestReasons(t *testing.T) {
 	if err := d.WriteZeroes(t.Context(), 0, 10, 0); !errors.Is(err, driver.ErrUnsupported) {
 		t.Error(err)
 	}
-	if err := theirs().Once(t.Context(), link.OpCreate, nil, nil); !errors.Is(err, syscall.EEXIST) || !strings.Contains(err.Error(), "step create") {
+	if err := theirs().Create(t.Context(), nil, nil); !errors.Is(err, syscall.EEXIST) || !strings.Contains(err.Error(), "step create") {
 		t.Error(err)
 	}
-	if err := theirs().Once(t.Context(), link.OpDelete, nil, nil); err != nil {
+	if err := theirs().Delete(t.Context(), nil, time.Minute); err != nil {
 		t.Error(err)
 	}
 	if err := d.Call(t.Context(), "dance", nil, nil); err == nil {

@@ -110,11 +110,7 @@ func (glusterDriver) Create(ctx context.Context, req *driver.CreateRequest) erro
 	default:
 		return invalid("invalid parameter value: %s", c.Prealloc)
 	}
-	made := req.Made
-	if made == nil {
-		made = new(bool)
-	}
-	return o.engine().Once(ctx, link.OpCreate, args, made)
+	return o.engine().Create(ctx, args, req.Made)
 }
 
 // Delete implements driver.Deleter.
@@ -127,13 +123,7 @@ func (glusterDriver) Delete(ctx context.Context, filename string) error {
 	if err != nil {
 		return err
 	}
-	bounded, cancel := context.WithTimeout(ctx, removing)
-	defer cancel()
-	err = o.engine().Once(bounded, link.OpDelete, args, nil)
-	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
-		return driver.Errorf(driver.ErrTimeout, "the volume does not do it at once")
-	}
-	return err
+	return o.engine().Delete(ctx, args, removing)
 }
 
 // engine returns Gluster, as a program of its own.

@@ -125,11 +125,7 @@ func (rbdDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
 	if err := c.encryption(args, req.Env); err != nil {
 		return err
 	}
-	made := req.Made
-	if made == nil {
-		made = new(bool)
-	}
-	return engine().Once(ctx, link.OpCreate, args, made)
+	return engine().Create(ctx, args, req.Made)
 }
 
 // encryption adds the encryption of a new image.
@@ -165,11 +161,5 @@ func (rbdDriver) Delete(ctx context.Context, filename string) error {
 	if err != nil {
 		return err
 	}
-	bounded, cancel := context.WithTimeout(ctx, removing)
-	defer cancel()
-	err = engine().Once(bounded, link.OpDelete, args, nil)
-	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
-		return driver.Errorf(driver.ErrTimeout, "the cluster does not do it at once")
-	}
-	return err
+	return engine().Delete(ctx, args, removing)
 }

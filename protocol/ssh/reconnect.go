@@ -174,7 +174,7 @@ func (n *node) flushed(changes int64) {
 	}
 }
 
-// resize notes that the length of the file is being changed, and returns what ends that.
+// resizes notes that the length of the file is being changed, and returns what ends that.
 func (n *node) resizes() (done func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -159,7 +159,7 @@ func wrong(template string) string {
 	switch {
 	case template == "":
 		return ""
-	case capitals == 1 && unicode.IsUpper(rune(template[0])) && !strings.HasPrefix(template, "Gluster "):
+	case capitals == 1 && unicode.IsUpper(rune(template[0])):
 		return "begins with a capital letter, and the first word is neither an acronym nor a name"
 	case strings.ContainsAny(template[len(template)-1:], ".!\n "):
 		return "ends with punctuation"

@@ -2,7 +2,6 @@ package qemuimg
 
 import (
 	"bufio"
-
 	"errors"
 	"fmt"
 	"io"
