@@ -33,14 +33,16 @@ import (
 
 // config is what the flags say.
 type config struct {
-	dir, original, ours string
-	server              string // what serves beside ours: qemu-nbd
-	launch              string // the program that measures a command, where the system has it
-	revision            string // of cowl that is measured in the place of QEMU; "" for QEMU
-	rounds              int
-	warm                int64 // bytes
-	only                *regexp.Regexp
-	all                 bool
+	dir, ours string
+	qemu      string // QEMU's program, which makes the images
+	original  string // what is measured beside ours: qemu, or our program of another revision
+	server    string // what serves beside ours: qemu-nbd
+	launch    string // the program that measures a command, where the system has it
+	revision  string // of cowl that is measured in the place of QEMU; "" for QEMU
+	rounds    int
+	warm      int64 // bytes
+	only      *regexp.Regexp
+	all       bool
 }
 
 // row is one line of the table.
@@ -76,7 +78,7 @@ func main() {
 func run(ctx context.Context) error {
 	var c config
 	flag.StringVar(&c.dir, "dir", filepath.Join(os.TempDir(), "cowl-bench"), "directory for the disk and the outputs; kept for the next run")
-	flag.StringVar(&c.original, "original", "qemu-img", "QEMU's program")
+	flag.StringVar(&c.qemu, "original", "qemu-img", "QEMU's program")
 	flag.StringVar(&c.ours, "ours", "", "our program, to be called as qemu-img (default: built from this tree)")
 	flag.IntVar(&c.rounds, "rounds", 3, "measured runs of each row, at least 3")
 	flag.Int64Var(&c.warm, "warm", 4<<30, "bytes of free memory to touch before each run that writes; 0 for none")
@@ -93,7 +95,7 @@ func run(ctx context.Context) error {
 	if c.only, err = regexp.Compile(*only); err != nil {
 		return err
 	}
-	if _, err := exec.LookPath(c.original); err != nil {
+	if _, err := exec.LookPath(c.qemu); err != nil {
 		return fmt.Errorf("QEMU is needed to compare with: %w", err)
 	}
 	if c.dir, err = filepath.Abs(c.dir); err != nil {
@@ -113,6 +115,13 @@ func run(ctx context.Context) error {
 	if err := makeDisk(ctx, c.path("disk.raw")); err != nil {
 		return err
 	}
+	// Rows hold the names of both programs.
+	c.original = c.qemu
+	if *revision != "" {
+		if err := c.against(ctx, *revision); err != nil {
+			return err
+		}
+	}
 	list := selected(&c, append(rows(&c), changeRows(&c)...))
 	if len(list) > 0 || len(selectedNBD(&c)) > 0 {
 		if err := errors.Join(makeFixtures(ctx, &c), makeChangeFixtures(ctx, &c)); err != nil {
@@ -120,11 +129,6 @@ func run(ctx context.Context) error {
 		}
 	}
 	defer os.Remove(c.path("base.tmp"))
-	if *revision != "" {
-		if err := c.against(ctx, *revision); err != nil {
-			return err
-		}
-	}
 	fmt.Print(describeMachine(ctx, c))
 	fmt.Printf("\n| what | %[1]s | cowl | ratio | goal | peak memory, %[1]s | cowl | output, %[1]s | cowl |\n", c.other())
 	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|---:|")

@@ -43,7 +43,7 @@ func makeFixtures(ctx context.Context, c *config) error {
 			continue
 		}
 		tmp := c.path(f.name + ".tmp")
-		if err := command(ctx, c.original, append(f.args, tmp)...); err != nil {
+		if err := command(ctx, c.qemu, append(f.args, tmp)...); err != nil {
 			return err
 		}
 		if err := os.Rename(tmp, c.path(f.name)); err != nil {
@@ -192,7 +192,7 @@ func rows(c *config) []row {
 	}
 	w := both("bench: 60,000 allocating writes of 4 KiB, depth 32", 1, "bench", "-f", "qcow2", "-w", "-c", "60000", "-d", "32", "-S", "65536", out)
 	w.prepare = func() error {
-		return command(context.Background(), c.original, "create", "-q", "-f", "qcow2", out, "8G")
+		return command(context.Background(), c.qemu, "create", "-q", "-f", "qcow2", out, "8G")
 	}
 	return append(list, w)
 }

@@ -33,7 +33,7 @@ func makeChangeFixtures(ctx context.Context, c *config) error {
 					args[i] = tmp
 				}
 			}
-			if err := command(ctx, c.original, args...); err != nil {
+			if err := command(ctx, c.qemu, args...); err != nil {
 				return err
 			}
 		}
@@ -69,10 +69,10 @@ func changeRows(c *config) []row {
 	}
 	overlay := func() error {
 		return errors.Join(copyFile("scattered.qcow2", top), copyFile("plain.qcow2", base),
-			command(ctx, c.original, "rebase", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", top))
+			command(ctx, c.qemu, "rebase", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", top))
 	}
 	snapshotted := func() error {
-		return errors.Join(copyFile("plain.qcow2", top), command(ctx, c.original, "snapshot", "-c", "s", top))
+		return errors.Join(copyFile("plain.qcow2", top), command(ctx, c.qemu, "snapshot", "-c", "s", top))
 	}
 	return []row{
 		both("commit 20,000 scattered clusters", 2, overlay, "commit", "-q", "-f", "qcow2", top),

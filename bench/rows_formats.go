@@ -154,7 +154,7 @@ func (f formatRow) fixture(ctx context.Context, c *config, raw string) (string, 
 	}
 	// The flat extents of a description keep the name under which they were made.
 	if f.make == nil {
-		_, err := timeCommand(ctx, c, append([]string{"qemu-img"}, f.arguments(raw, image)...), f.exit)
+		_, err := timeCommand(ctx, c, append([]string{c.qemu}, f.arguments(raw, image)...), f.exit)
 		if err != nil {
 			return "", errors.Join(err, os.Remove(image))
 		}

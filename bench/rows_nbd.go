@@ -93,7 +93,7 @@ func nbdRows(c *config) []nbdRow {
 	}
 	target := func(format string) func() error {
 		return func() error {
-			return command(ctx, c.original, "create", "-q", "-f", format, c.path("target.tmp"), "8G")
+			return command(ctx, c.qemu, "create", "-q", "-f", format, c.path("target.tmp"), "8G")
 		}
 	}
 	into := func(self, uri string, _ int) []string {
@@ -143,7 +143,7 @@ func makeRandom(ctx context.Context, c *config) error {
 		return nil
 	}
 	return errors.Join(command(ctx, "sh", "-c", `head -c 512M /dev/urandom >"$1"`, "sh", raw),
-		command(ctx, c.original, "convert", "-f", "raw", "-O", "qcow2", raw, qcow2))
+		command(ctx, c.qemu, "convert", "-f", "raw", "-O", "qcow2", raw, qcow2))
 }
 
 func measureNBDRow(ctx context.Context, c *config, r nbdRow) error {
