@@ -6,14 +6,15 @@ import (
 )
 
 const (
-	// quickBits is the size of the tables of the quick parser.
-	quickBits = 15
+	// quickBits4 and quickBits7 are the sizes of the tables of the quick parser.
+	quickBits4 = 15
+	quickBits7 = 13
 	// factor7 is a prime of 56 bits.
 	factor7 = 58295818150454627
 
 	// After each 1<<quickSkip bytes without a match one more byte is passed over from
 	// one place to the next.
-	quickSkip = 5
+	quickSkip = 6
 	// A match of seven bytes that is as long as enough7 is taken, one of four that is as long
 	// as enough4.
 	enough7 = 12
@@ -25,24 +26,25 @@ const (
 )
 
 // quickTables are where a hash of four bytes was seen last, and one of seven bytes the
-// last two times, modulo 64 KiB. What is too old is recognised by its distance or by its bytes.
+// last two times, modulo 64 KiB: the older place in the upper half. What is too old is
+// recognised by its distance or by its bytes.
 type quickTables struct {
-	four  [1 << quickBits]uint16
-	seven [1 << (quickBits - 1)][2]uint16
+	four  [1 << quickBits4]uint16
+	seven [1 << quickBits7]uint32
 }
 
 func (t *quickTables) slot4(v uint64) *uint16 {
-	return &t.four[uint32(v)*hashFactor>>(32-quickBits)]
+	return &t.four[uint32(v)*hashFactor>>(32-quickBits4)]
 }
 
-func (t *quickTables) slot7(v uint64) *[2]uint16 {
-	return &t.seven[v<<8*factor7>>(65-quickBits)]
+func (t *quickTables) slot7(v uint64) *uint32 {
+	return &t.seven[v<<8*factor7>>(64-quickBits7)]
 }
 
 // store stores a place by its first eight bytes.
 func (t *quickTables) store(v uint64, i int) {
 	s7 := t.slot7(v)
-	*t.slot4(v), *s7 = uint16(i), [2]uint16{uint16(i), s7[0]}
+	*t.slot4(v), *s7 = uint16(i), *s7<<16|uint32(uint16(i))
 }
 
 // parseQuick makes the sequences of a block from src[i:] and returns where it ends.
@@ -72,7 +74,13 @@ func (e *Encoder) parseQuick(src []byte, i int) int {
 
 // storeMatch stores the places in a match.
 func (t *quickTables) storeMatch(src []byte, start, end int) {
-	for p := start + 1; p < min(end-2, start+quickStored); p++ {
+	p, stop := start+1, min(end-2, start+quickStored)
+	for ; p+1 < stop; p += 2 {
+		v := binary.LittleEndian.Uint64(src[p:])
+		t.store(v, p)
+		t.store(v>>8, p+1)
+	}
+	if p < stop {
 		t.store(binary.LittleEndian.Uint64(src[p:]), p)
 	}
 	v := binary.LittleEndian.Uint64(src[end-2:])
@@ -94,8 +102,9 @@ func (t *quickTables) next(src []byte, i int, p span, far4 uint32) (at, length, 
 	for i < p.limit {
 		v := binary.LittleEndian.Uint64(src[i:])
 		s4, s7 := t.slot4(v), t.slot7(v)
-		d4, d7, older7 := uint32(uint16(i-1)-*s4), uint32(uint16(i-1)-s7[0]), uint32(uint16(i-1)-s7[1])
-		*s4, *s7 = uint16(i), [2]uint16{uint16(i), s7[0]}
+		last7 := *s7
+		d4, d7, older7 := uint32(uint16(i-1)-*s4), uint32(uint16(i-1)-uint16(last7)), uint32(uint16(i-1)-uint16(last7>>16))
+		*s4, *s7 = uint16(i), last7<<16|uint32(uint16(i))
 		reach := min(uint32(i-p.oldest), maxDistance)
 		if d7 < reach {
 			if x := binary.LittleEndian.Uint64(src[i-1-int(d7):]) ^ v; x<<8 == 0 {
@@ -131,7 +140,7 @@ func (t *quickTables) next(src []byte, i int, p span, far4 uint32) (at, length, 
 // is one, else of four.
 func (t *quickTables) better(src []byte, i int, p span, reach4, reach7 uint32) (at, length, distance int) {
 	v := binary.LittleEndian.Uint64(src[i:])
-	if d := uint32(uint16(i-1) - t.slot7(v)[0]); d < reach7 {
+	if d := uint32(uint16(i-1) - uint16(*t.slot7(v))); d < reach7 {
 		if x := binary.LittleEndian.Uint64(src[i-1-int(d):]) ^ v; x<<8 == 0 {
 			return p.extend(src, i, int(d)+1, x)
 		}
