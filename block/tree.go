@@ -100,7 +100,7 @@ func (t Tree) Resolve(name string) (string, error) {
 		}
 	}
 	if at.desc.NoDirectory || strings.HasPrefix(at.name, "json:") {
-		return "", driver.Errorf(driver.ErrInvalid, "cannot generate a base directory for %s nodes", at.desc.Name)
+		return "", driver.Errorf(driver.ErrNoDirectory, "cannot generate a base directory for %s nodes", at.desc.Name)
 	}
 	return CombinePath(at.name, name), nil
 }

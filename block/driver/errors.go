@@ -26,6 +26,8 @@ var (
 	ErrNoBitmap    = errors.New("no such bitmap")
 	// ErrTruncated: bytes that an object was said to have are not there.
 	ErrTruncated = errors.New("object is shorter than declared")
+	// ErrNoDirectory: an image has no directory that relative names could be in.
+	ErrNoDirectory = errors.New("no directory for relative names")
 )
 
 // Kinds that the system has, too. An error of the system is of the kind as it is, and

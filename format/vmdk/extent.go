@@ -19,6 +19,7 @@ type extent struct {
 	kind   string       // as the descriptor has it; "" for an image that is its own extent
 	access string
 	file   driver.Storage // nil: zeroes
+	events driver.Events  // of file
 	name   string         // of the file
 	offset int64          // flat: where the data begin in the file
 
@@ -161,6 +162,7 @@ func (n *node) openHosted(ctx context.Context, req *driver.OpenRequest, x *exten
 func (n *node) map32(req *driver.OpenRequest, x *extent, l blockmap.Layout, file driver.Storage, write bool) (err error) {
 	l.Backing = n.desc.hint != "" || req.BackingGiven
 	l.Writable, l.Sequential = write, req.Sequential
+	x.events = driver.EventsOf(x.file)
 	x.disk, err = blockmap.New(l, blockmap.Hooks{FirstWrite: n.firstWrite}, file, req.Env, x.size.Load())
 	return err
 }

@@ -176,6 +176,9 @@ func (n writable) Allocate(ctx context.Context, off, length int64) (driver.Write
 	if t.Child != nil {
 		t.Child = x.file
 	}
+	if err == nil {
+		x.events.Raise("write_aio")
+	}
 	return t, err
 }
 

@@ -2,6 +2,7 @@ package vmdk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -231,6 +232,9 @@ func (n *node) openExtent(ctx context.Context, req *driver.OpenRequest, x *exten
 	var err error
 	x.file, err = req.Env.OpenChild(ctx, driver.ChildRef{Role: role, Filename: x.name, Options: given, ReadOnly: x.access != accessRW})
 	if err != nil {
+		if f, ok := n.file.(interface{ Filename() string }); ok && errors.Is(err, driver.ErrNoDirectory) {
+			return driver.Errorf(driver.ErrInvalid, "cannot use relative paths with VMDK descriptor file '%s': %w", f.Filename(), err)
+		}
 		return err
 	}
 	if f, ok := x.file.(interface{ Filename() string }); ok {

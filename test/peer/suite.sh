@@ -20,7 +20,7 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd)
 home=${COWL_PEER:-/var/cache/cowl-test}
 suite=$home/qemu
-[ $# -gt 0 ] || set -- raw qcow2 luks vdi qed qcow parallels vpc vhdx raw:nbd
+[ $# -gt 0 ] || set -- raw qcow2 luks vdi vmdk qed qcow parallels vpc vhdx bochs cloop dmg vvfat raw:nbd
 
 for p in qemu-io qemu-storage-daemon qemu-system-x86_64 python3; do
 	command -v "$p" >/dev/null || { echo "skipped: QEMU's suite needs $p, which ./test.sh setup installs"; exit 0; }
