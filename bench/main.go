@@ -2,7 +2,7 @@
 // table of ratios: original time divided by ours, and the peak memory of both.
 //
 //	go run ./bench                 # everything, on a real disk that it builds
-//	go run ./bench -run convert    # the rows whose name matches
+//	go run ./bench -run convert    # the rows whose name matches; groups are start, sizes, processors, formats, nbd …
 //	go run ./bench -against REV    # beside another revision of cowl instead of QEMU
 //
 // It builds the disk from the machine's own files (an ext4 file system of 8 GiB
@@ -122,7 +122,7 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
-	list := selected(&c, append(rows(&c), changeRows(&c)...))
+	list := selected(&c, slices.Concat(rows(&c), changeRows(&c), processorRows(&c)))
 	if len(list) > 0 || len(selectedNBD(&c)) > 0 {
 		if err := errors.Join(makeFixtures(ctx, &c), makeChangeFixtures(ctx, &c)); err != nil {
 			return err
@@ -137,7 +137,7 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
-	if err := errors.Join(measureFormats(ctx, &c), measureNBD(ctx, &c), measureRemote(ctx, &c), measureIncus(ctx, &c)); err != nil {
+	if err := errors.Join(measureFormats(ctx, &c), measureSizes(ctx, &c), measureNBD(ctx, &c), measureRemote(ctx, &c), measureIncus(ctx, &c)); err != nil {
 		return err
 	}
 	return reflinkRows(ctx, &c)
