@@ -66,6 +66,7 @@ func All() []driver.Driver {
 		sparsebundle.New(),
 		file.New(),
 		file.NewHostDevice(),
+		file.NewHostCDROM(),
 		nbd.New(),
 		http.New(),
 		http.NewTLS(),

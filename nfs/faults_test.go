@@ -319,7 +319,7 @@ func TestResets(t *testing.T) {
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	s.config.Timeout = 300 * time.Millisecond
+	s.config.Timeout = 2 * time.Second
 	_, f := s.mount(t)
 	s.faults(func(uint32) fault { return fault{silent: true} })
 	calls := map[string]func(context.Context) error{
@@ -349,7 +349,7 @@ func TestSilence(t *testing.T) {
 func TestGone(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	s.config.Timeout = 300 * time.Millisecond
+	s.config.Timeout = 2 * time.Second
 	_, f := s.mount(t)
 	s.Close()
 	s.hangUp()

@@ -53,6 +53,16 @@ type call struct {
 	done    chan struct{}
 	reply   []byte
 	err     error
+
+	taken atomic.Bool   // by send, or by Do: send leaves it then
+	sent  chan struct{} // closed when send is done with the payload
+}
+
+// withdraw makes sure that nothing of the call is sent from now on.
+func (w *call) withdraw() {
+	if !w.taken.CompareAndSwap(false, true) {
+		<-w.sent
+	}
 }
 
 // Auth is AUTH_SYS (RFC 5531, appendix A): who the caller says to be.
@@ -139,7 +149,7 @@ type Call struct {
 	XID                         uint32 // the same when a call is sent again
 	Program, Version, Procedure uint32
 	Args                        []byte
-	Payload                     []byte // the end of the arguments; with padding. It must not change, also after Do has returned with the context's error
+	Payload                     []byte // the end of the arguments; with padding. If Do returns with the context's error it may still be sent, and must not change
 	MaxReply                    int    // bytes of results
 }
 
@@ -148,7 +158,7 @@ func (c *Conn) Do(ctx context.Context, k *Call) (*Decoder, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	w := &call{xid: k.XID, payload: k.Payload, most: k.MaxReply, done: make(chan struct{})}
+	w := &call{xid: k.XID, payload: k.Payload, most: k.MaxReply, done: make(chan struct{}), sent: make(chan struct{})}
 	e := Encoder{B: make([]byte, 0, 44+len(c.auth)+len(k.Args))}
 	e.Uint32(0) // the record mark, below
 	e.Uint32(k.XID)
@@ -186,10 +196,15 @@ func (c *Conn) Do(ctx context.Context, k *Call) (*Decoder, error) {
 	if err := c.wait(ctx, w); err != nil {
 		return nil, err
 	}
+	// The answer is here, or the connection is closed: sending ends at once, or by its limit.
+	w.withdraw()
+	if w.err != nil {
+		return nil, w.err
+	}
 	return accepted(w.reply)
 }
 
-// wait waits for the answer of a call.
+// wait waits for the end of a call. Its error is the context's.
 func (c *Conn) wait(ctx context.Context, w *call) error {
 	timer := time.NewTimer(c.limit)
 	defer timer.Stop()
@@ -197,7 +212,7 @@ func (c *Conn) wait(ctx context.Context, w *call) error {
 	for round := 1; ; round++ {
 		select {
 		case <-w.done:
-			return w.err
+			return nil
 		case <-ctx.Done():
 			return ctx.Err() // the answer is dropped when it comes
 		case <-timer.C:
@@ -206,7 +221,7 @@ func (c *Conn) wait(ctx context.Context, w *call) error {
 		if now == moved || round == patience {
 			c.fail(message.Errorf(syscall.ETIMEDOUT, "the server does not answer"))
 			<-w.done
-			return w.err
+			return nil
 		}
 		moved = now
 		timer.Reset(c.limit)
@@ -222,19 +237,32 @@ func (c *Conn) send() {
 		case <-c.end:
 			return
 		}
-		for _, b := range [][]byte{w.head, w.payload} {
-			for len(b) > 0 {
-				piece := b[:min(len(b), sendPiece)]
-				b = b[len(piece):]
-				_ = c.nc.SetWriteDeadline(time.Now().Add(c.limit))
-				if _, err := c.nc.Write(piece); err != nil {
-					c.fail(err)
-					return
-				}
-				c.moved.Add(1)
-			}
+		if !w.taken.CompareAndSwap(false, true) {
+			continue
+		}
+		err := c.write(w)
+		close(w.sent)
+		if err != nil {
+			c.fail(err)
+			return
 		}
 	}
+}
+
+// write writes a call.
+func (c *Conn) write(w *call) error {
+	for _, b := range [][]byte{w.head, w.payload} {
+		for len(b) > 0 {
+			piece := b[:min(len(b), sendPiece)]
+			b = b[len(piece):]
+			_ = c.nc.SetWriteDeadline(time.Now().Add(c.limit))
+			if _, err := c.nc.Write(piece); err != nil {
+				return err
+			}
+			c.moved.Add(1)
+		}
+	}
+	return nil
 }
 
 // receive reads answers.

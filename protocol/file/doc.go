@@ -1,5 +1,5 @@
 // Package file is the protocol for what the operating system calls by a path:
-// "file" opens regular files and "host_device" opens devices.
+// "file" opens regular files, "host_device" and "host_cdrom" open devices.
 //
 // # Image locks
 //

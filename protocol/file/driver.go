@@ -33,6 +33,14 @@ var deviceDesc = driver.Desc{
 	CreateOptions: deviceCreateSchema,
 }
 
+var cdromDesc = driver.Desc{
+	Name:        "host_cdrom",
+	Kind:        driver.KindProtocol,
+	Schemes:     []string{"host_cdrom"},
+	Summary:     "CD and DVD drives of this machine",
+	OpenOptions: openSchema,
+}
+
 type fileDriver struct{ desc *driver.Desc }
 
 // New returns the driver "file".
@@ -41,11 +49,18 @@ func New() driver.Driver { return &regular{fileDriver{&fileDesc}} }
 // NewHostDevice returns the driver "host_device".
 func NewHostDevice() driver.Driver { return &device{fileDriver{&deviceDesc}} }
 
+// NewHostCDROM returns the driver "host_cdrom": that of devices by another name, which
+// command lines have for drives.
+func NewHostCDROM() driver.Driver { return &cdrom{fileDriver{&cdromDesc}} }
+
 // regular is the driver "file".
 type regular struct{ fileDriver }
 
 // device is the driver "host_device".
 type device struct{ fileDriver }
+
+// cdrom is the driver "host_cdrom".
+type cdrom struct{ fileDriver }
 
 var (
 	_ driver.Creator = (*regular)(nil)
@@ -128,7 +143,7 @@ func (d *fileDriver) openFile(name string, write, direct bool) (*os.File, error)
 		f.Close()
 		return nil, sysErrorf(err, "could not stat file")
 	}
-	isDevice := d.desc == &deviceDesc
+	isDevice := d.desc != &fileDesc
 	if st.Mode()&fs.ModeDevice != 0 != isDevice || !isDevice && !st.Mode().IsRegular() {
 		f.Close()
 		return nil, d.wrongType(name)
@@ -144,7 +159,7 @@ func (d *fileDriver) openFile(name string, write, direct bool) (*os.File, error)
 
 func (d *fileDriver) wrongType(name string) error {
 	want := "a regular file"
-	if d.desc == &deviceDesc {
+	if d.desc != &fileDesc {
 		want = "either a character or block device"
 	}
 	return driver.Errorf(driver.ErrInvalid, "'%s' driver requires '%s' to be %s", d.desc.Name, name, want)

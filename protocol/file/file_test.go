@@ -265,6 +265,7 @@ func TestErrorsOfOpening(t *testing.T) {
 		{"missing", file.New(), opts.Dict{"filename": dir + "/no"}, fs.ErrNotExist, "could not open '" + dir + "/no': no such file or directory"},
 		{"not a directory", file.New(), opts.Dict{"filename": plain + "/x"}, nil, "could not open '" + plain + "/x': not a directory"},
 		{"directory", file.New(), opts.Dict{"filename": dir}, nil, "'file' driver requires '" + dir + "' to be a regular file"},
+		{"no drive", file.NewHostCDROM(), opts.Dict{"filename": plain}, nil, "'host_cdrom' driver requires '" + plain + "' to be either a character or block device"},
 		{"no device", file.NewHostDevice(), opts.Dict{"filename": plain}, nil, "'host_device' driver requires '" + plain + "' to be either a character or block device"},
 		{"no name", file.New(), nil, driver.ErrInvalid, "the 'file' block driver requires a file name"},
 		{"aio", file.New(), opts.Dict{"filename": plain, "aio": "foo"}, nil, "invalid parameter value: foo"},

@@ -27,7 +27,7 @@ type node struct {
 	f        *os.File
 	fd       uintptr // of f, which stays open as long as the node
 	name     string  // the file
-	drv      string  // "file" or "host_device"
+	drv      string  // "file", "host_device" or "host_cdrom"
 	device   bool
 	write    bool
 	borrowed *handle // not nil: f belongs to the caller of Handle
@@ -69,7 +69,7 @@ var (
 )
 
 func newNode(f *os.File, drv, name string, req *driver.OpenRequest) (*node, error) {
-	n := &node{f: f, fd: f.Fd(), drv: drv, name: name, device: drv == deviceDesc.Name,
+	n := &node{f: f, fd: f.Fd(), drv: drv, name: name, device: drv != fileDesc.Name,
 		write: req.Access.Write, cache: req.Cache, sector: 1, fsBlock: fsBlockSize(f)}
 	if n.device {
 		n.sector = max(deviceSector(f), 1)
