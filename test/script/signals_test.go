@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
 	"time"
 )
 
@@ -55,6 +57,8 @@ func waiting(t *testing.T, stderr io.Writer) (cmd *exec.Cmd, stdin io.WriteClose
 }
 
 func TestInterrupt(t *testing.T) {
+	// Whoever ignores a hangup, as nohup does, has its children ignore it.
+	defer testkit.HangUp()()
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		var stderr bytes.Buffer
 		cmd, stdin, target := waiting(t, &stderr)
