@@ -150,6 +150,7 @@ func runDiff(ours, theirs checkRun) string {
 }
 
 func TestCheckBesideOriginal(t *testing.T) {
+	testkit.OneGoroutine(t)
 	needTool(t, "qemu-img")
 	needTool(t, "qemu-io")
 	dir := t.TempDir()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/internal/zero"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -72,6 +73,7 @@ func (d *smallDisk) Map(_ context.Context, off, n int64) (driver.Extent, error) 
 // the room that all writes together take. What was acknowledged is there when the
 // image is closed and opened again, and nothing leaks.
 func TestFullDisk(t *testing.T) {
+	testkit.OneGoroutine(t)
 	ctx := context.Background()
 	for name, c := range map[string]struct {
 		options opts.Dict

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cowl-disk/cowl/format/qcow2/internal/layout"
+	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -26,6 +27,7 @@ func (w *countWriter) Write(b []byte) (int, error) {
 }
 
 func TestStreamBesideOriginal(t *testing.T) {
+	testkit.OneGoroutine(t)
 	needTool(t, "qemu-img")
 	dir := t.TempDir()
 	r := rand.New(rand.NewPCG(1, 2))
