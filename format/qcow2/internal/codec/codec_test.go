@@ -66,3 +66,30 @@ func TestCompressFewValues(t *testing.T) {
 		}
 	}
 }
+
+// TestCompressSizes: clusters of every size come back from both compressors, and those that do
+// not get smaller are left to the caller.
+func TestCompressSizes(t *testing.T) {
+	for _, size := range []int64{512, 64 << 10, 256 << 10, 512 << 10, 2 << 20} {
+		random := make([]byte, size)
+		testkit.Fill(testkit.Rand(3), random)
+		half := bytes.Clone(random)
+		clear(half[size/4 : size/4*3])
+		for _, compression := range []uint8{0, 1} {
+			k := New(size, compression)
+			for range 2 {
+				if enc, ok, err := k.Encode([]byte("before"), random); ok || err != nil || string(enc) != "before" {
+					t.Errorf("%d bytes, compression %d: random bytes take %d, %v", size, compression, len(enc), err)
+				}
+				enc, ok, err := k.Encode(nil, half)
+				if !ok || err != nil || int64(len(enc)) > size/2+size/16+16 {
+					t.Fatalf("%d bytes, compression %d: half of them zeroes take %d, %v", size, compression, len(enc), err)
+				}
+				p := make([]byte, size)
+				if err := k.Decode(p, enc); err != nil || !bytes.Equal(p, half) {
+					t.Errorf("%d bytes, compression %d: decoded otherwise, %v", size, compression, err)
+				}
+			}
+		}
+	}
+}
