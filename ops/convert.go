@@ -457,7 +457,8 @@ func (c *converter) classify(ctx context.Context, off int64) (unit, error) {
 		// Whole blocks of the file system; the last bytes of a disk are read.
 		step := max(c.unit, offloadBlock)
 		most := int64(maxOffload)
-		if c.limit != nil {
+		if c.limit != nil || !c.canShare.Load() {
+			// Until the system has copied once it may refuse, and the worker that asked copies the unit alone.
 			most = chunkSize
 		}
 		if n := min((e.end-off)/step*step, max(most/step*step, step)); n > 0 && e.host%offloadBlock == 0 {

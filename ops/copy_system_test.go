@@ -18,6 +18,7 @@ import (
 type refusing struct {
 	*mem.Driver
 	asked atomic.Int32
+	most  atomic.Int64 // bytes of the longest request
 }
 
 func (d *refusing) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
@@ -38,14 +39,13 @@ func (n refusingNode) CopyFrom(_ context.Context, _ driver.Storage, _, _, length
 		return 0, nil
 	}
 	n.d.asked.Add(1)
+	n.d.most.Store(max(n.d.most.Load(), length))
 	time.Sleep(20 * time.Millisecond) // others come meanwhile
 	return 0, driver.ErrUnsupported
 }
 
-// TestConvertAsksOnce copies onto disks that refuse to share blocks. Each refusal
-// takes room in the target and gives it back, so one must be enough: otherwise
-// the image has gaps where others claimed room behind it.
-func TestConvertAsksOnce(t *testing.T) {
+// refusingWorld is a world of such disks.
+func refusingWorld(t *testing.T) (*world, *refusing) {
 	d := &refusing{Driver: mem.New().(*mem.Driver)}
 	list := []driver.Driver{d}
 	for _, o := range drivers.All() {
@@ -54,6 +54,14 @@ func TestConvertAsksOnce(t *testing.T) {
 		}
 	}
 	w := &world{t: t, reg: block.NewRegistry(list...), mem: d.Driver}
+	return w, d
+}
+
+// TestConvertAsksOnce copies onto disks that refuse to share blocks. Each refusal
+// takes room in the target and gives it back, so one must be enough: otherwise
+// the image has gaps where others claimed room behind it.
+func TestConvertAsksOnce(t *testing.T) {
+	w, d := refusingWorld(t)
 	src := w.create("src", "raw", 16<<20, nil)
 	data := make([]byte, 1<<20)
 	testkit.Fill(testkit.Rand(1), data)
@@ -78,6 +86,26 @@ func TestConvertAsksOnce(t *testing.T) {
 	// Header, refcounts and L1 are five clusters with the L2 table; data follows without gaps.
 	if got, most := w.mem.Disk("dst").Size(), int64(5<<16+8<<20); got > most {
 		t.Errorf("the image takes %d bytes, want at most %d", got, most)
+	}
+}
+
+// TestRefusalLeavesWork: the unit for which the system refuses to copy is copied by one worker. It is a small part of
+// a disk that is all data, so that the other workers have the rest.
+func TestRefusalLeavesWork(t *testing.T) {
+	w, d := refusingWorld(t)
+	src := w.create("src", "raw", 16<<20, nil)
+	want := make([]byte, src.Size())
+	testkit.Fill(testkit.Rand(3), want)
+	if _, err := src.WriteAt(t.Context(), want, 0); err != nil {
+		t.Fatal(err)
+	}
+	dst := w.create("dst", "raw", src.Size(), nil)
+	if _, err := ops.Convert(t.Context(), ops.ConvertJob{Sources: []*block.Image{src}, Target: dst, TargetZero: true, Sparse: 4096, Workers: 2}); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(dst, want)
+	if n := d.most.Load(); n == 0 || n > 1<<20 {
+		t.Errorf("the system was asked for %d bytes at once", n)
 	}
 }
 
