@@ -33,10 +33,15 @@ func Checksum(ctx context.Context, img *block.Image, h hash.Hash, progress Progr
 	reads.SetLimit(ahead)
 	g.Go(func() error {
 		defer close(parts)
+		var known lastData
 		for off := int64(0); off < size; {
-			st, err := img.Status(ctx, off, size-off, nil)
-			if err != nil {
-				return err
+			st, ok := known.at(off)
+			if !ok {
+				var err error
+				if st, err = img.Status(ctx, off, size-off, nil); err != nil {
+					return err
+				}
+				known.note(off, st)
 			}
 			p := part{off: off, n: st.Length}
 			if !st.Zero {

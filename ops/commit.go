@@ -147,6 +147,7 @@ func (c *committer) run(ctx context.Context, size int64) error {
 // go together, up to the end of a chunk.
 func (c *committer) parts(ctx context.Context, size int64, each func(part) error) error {
 	var p part
+	var known lastData
 	emit := func() error {
 		if p.n == 0 {
 			return nil
@@ -158,9 +159,13 @@ func (c *committer) parts(ctx context.Context, size int64, each func(part) error
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		st, err := c.job.Top.Status(ctx, off, min(size-off, maxPart), c.job.Base)
-		if err != nil {
-			return err
+		st, ok := known.at(off)
+		if !ok {
+			var err error
+			if st, err = c.job.Top.Status(ctx, off, min(size-off, maxPart), c.job.Base); err != nil {
+				return err
+			}
+			known.note(off, st)
 		}
 		k, n := kindSkip, st.Length
 		switch {

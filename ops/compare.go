@@ -101,15 +101,16 @@ func Compare(ctx context.Context, a, b *block.Image, o CompareOptions) (CompareR
 }
 
 type comparer struct {
-	a, b          *block.Image
-	strict        bool
-	common, total int64
-	first         atomic.Int64 // the lowest difference found
-	mu            sync.Mutex
-	allocAt       int64 // where plan found different block status, 0 with allocDiff unset
-	allocDiff     bool
-	meter         *meter
-	done          atomic.Int64
+	a, b           *block.Image
+	strict         bool
+	common, total  int64
+	knownA, knownB lastData     // of plan
+	first          atomic.Int64 // the lowest difference found
+	mu             sync.Mutex
+	allocAt        int64 // where plan found different block status, 0 with allocDiff unset
+	allocDiff      bool
+	meter          *meter
+	done           atomic.Int64
 }
 
 // span is a range to read: of both images, or of one that must be zero there.
@@ -189,13 +190,13 @@ func (c *comparer) plan(ctx context.Context, out chan<- span) error {
 // means that strict comparison found a difference there.
 func (c *comparer) planBoth(ctx context.Context, off int64) (s span, skip bool, err error) {
 	n := c.common - off
-	sa, err := c.a.Status(ctx, off, n, nil)
+	sa, err := statusOf(ctx, c.a, &c.knownA, off, n)
 	if err != nil {
-		return s, false, &CompareError{c.a, off, err}
+		return s, false, err
 	}
-	sb, err := c.b.Status(ctx, off, n, nil)
+	sb, err := statusOf(ctx, c.b, &c.knownB, off, n)
 	if err != nil {
-		return s, false, &CompareError{c.b, off, err}
+		return s, false, err
 	}
 	s = span{off: off, n: min(sa.Length, sb.Length)}
 	if c.strict && (sa.Allocated != sb.Allocated || sa.Zero != sb.Zero || sa.Data != sb.Data) {
@@ -217,6 +218,20 @@ func (c *comparer) planBoth(ctx context.Context, off int64) (s span, skip bool, 
 	}
 	s.n = min(s.n, (off/chunkSize+1)*chunkSize-off)
 	return s, false, nil
+}
+
+// statusOf is the status of a disk at off, as far as off+n at most.
+func statusOf(ctx context.Context, img *block.Image, known *lastData, off, n int64) (block.Status, error) {
+	if st, ok := known.at(off); ok {
+		st.Length = min(st.Length, n)
+		return st, nil
+	}
+	st, err := img.Status(ctx, off, n, nil)
+	if err != nil {
+		return st, &CompareError{img, off, err}
+	}
+	known.note(off, st)
+	return st, nil
 }
 
 func (c *comparer) compare(ctx context.Context, s span) error {

@@ -137,6 +137,7 @@ type converter struct {
 	unit  int64 // granularity of the search for zeroes
 	chunk int64
 	zero  bool // the target reads as zeroes where nothing was written
+	known lastData
 
 	write, hash turns
 	encoded     bool        // reading the source means decoding
@@ -399,14 +400,19 @@ type extent struct {
 	host int64
 }
 
-// look gets the block status of the source at off.
+// look gets the block status of the source at off. One goroutine at a time may call it.
 func (c *converter) look(ctx context.Context, off int64) (extent, error) {
-	st, _, err := c.src.status(ctx, off, c.src.size-off, c.job.TargetBase != nil)
-	if err != nil && c.job.Salvage && ctx.Err() == nil {
-		st, err = c.salvageStatus(ctx, off)
-	}
-	if err != nil {
-		return extent{}, err
+	st, ok := c.known.at(off)
+	if !ok || c.offload() { // the system is told where the data are now
+		var err error
+		st, _, err = c.src.status(ctx, off, c.src.size-off, c.job.TargetBase != nil)
+		if err != nil && c.job.Salvage && ctx.Err() == nil {
+			st, err = c.salvageStatus(ctx, off)
+		}
+		if err != nil {
+			return extent{}, err
+		}
+		c.known.note(off, st)
 	}
 	e := extent{kind: kindData, end: off + st.Length}
 	if base := c.job.TargetBase; base != nil && c.job.TargetNew && (st.Zero || !st.Data) {
