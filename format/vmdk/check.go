@@ -10,8 +10,9 @@ import (
 
 // Check implements driver.Checker: no entry may name a place that is not in the file,
 // and no two the same. Of sparse extents that can be written, a grain that is there twice
-// gets a copy, and one that is not in the file is given up. Room at the end of the file that
-// nothing names, and copies of tables that differ from them, count as leaks: nothing is lost.
+// gets a copy, and one that is not in the file is given up. Room for grains that
+// nothing names, and copies of tables that differ from them, count as leaks: nothing is lost. Only room at the end of
+// the file can be given back, and it alone counts where grains can be zeroes.
 func (n *node) Check(ctx context.Context, fix driver.CheckFix, report func(string), progress func(done, total int64)) (*driver.CheckResult, error) {
 	if (fix.Leaks || fix.Errors) && !n.write {
 		return nil, driver.Errorf(driver.ErrReadOnly, "image is read-only")
@@ -75,13 +76,18 @@ func (n *node) checkExtent(ctx context.Context, x *extent, fix driver.CheckFix, 
 	if x.header == nil {
 		return nil
 	}
-	stale, end, err := x.staleCopies(ctx, report)
+	stale, err := x.staleCopies(ctx, report)
 	if err != nil {
 		return err
 	}
-	end = max(end, u.End)
-	if leaked := (x.file.Size() - end) / x.grain; leaked > 0 {
-		report(fmt.Sprintf("Leaked grains at the end of the file: %d bytes", x.file.Size()-end))
+	// No program uses them again, and nothing but a conversion gets rid of them. Where grains can become zeroes, programs
+	// leave their room behind whenever that happens: that is no fault.
+	if u.Gaps > 0 && !x.zeroGrains {
+		report(fmt.Sprintf("Leaked grains between others: %d bytes", u.Gaps*x.grain))
+		res.Leaks += u.Gaps
+	}
+	if leaked := (x.file.Size() - u.End) / x.grain; leaked > 0 {
+		report(fmt.Sprintf("Leaked grains at the end of the file: %d bytes", x.file.Size()-u.End))
 		if fix.Leaks && x.disk.Writable() {
 			if err := x.disk.Trim(ctx); err != nil {
 				return err

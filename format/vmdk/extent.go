@@ -163,7 +163,7 @@ func (n *node) map32(req *driver.OpenRequest, x *extent, l blockmap.Layout, file
 	l.Backing = n.desc.hint != "" || req.BackingGiven
 	l.Writable, l.Sequential = write, req.Sequential
 	x.events = driver.EventsOf(x.file)
-	x.disk, err = blockmap.New(l, blockmap.Hooks{FirstWrite: n.firstWrite}, file, req.Env, x.size.Load())
+	x.disk, err = blockmap.New(l, blockmap.Hooks{FirstWrite: n.firstWrite, InUse: x.inUse}, file, req.Env, x.size.Load())
 	return err
 }
 

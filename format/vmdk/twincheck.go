@@ -44,56 +44,77 @@ func (x *extent) mendTwins(ctx context.Context, stale []tablePair, fix driver.Ch
 	return x.file.Flush(ctx)
 }
 
-// staleCopies lists tables whose copy has other contents, at most as many as Check reports, and tells where in the
-// file the last copy ends.
-func (x *extent) staleCopies(ctx context.Context, report func(string)) (stale []tablePair, end int64, err error) {
+// eachPair calls visit for the tables of an extent that has two directories, each with its copy. There may be none of
+// either, and what is named may be anywhere.
+func (x *extent) eachPair(ctx context.Context, visit func(i int64, p tablePair) error) error {
 	h := x.header
 	if h.flags&flagRedundant == 0 || h.redundant == 0 {
-		return nil, 0, nil
+		return nil
 	}
-	size := int64(h.entries) * 4
 	const entries = 16 << 10
 	a, b := bufpool.Get(entries*4), bufpool.Get(entries*4)
-	table, other := bufpool.Get(int(size)), bufpool.Get(int(size))
-	defer func() {
-		for _, p := range [][]byte{a, b, table, other} {
-			bufpool.Put(p)
-		}
-	}()
+	defer bufpool.Put(a)
+	defer bufpool.Put(b)
 	for i := int64(0); i < h.directorySize; i += entries {
 		n := min(entries, h.directorySize-i)
 		if err := readAround(ctx, x.file, a[:n*4], int64(h.dir)*sectorSize+i*4); err != nil {
-			return nil, 0, err
+			return err
 		}
 		if err := readAround(ctx, x.file, b[:n*4], int64(h.redundant)*sectorSize+i*4); err != nil {
-			return nil, 0, err
+			return err
 		}
 		for k := range n {
-			p := tablePair{le.Uint32(a[k*4:]), le.Uint32(b[k*4:])}
-			if at := int64(p.copy) * sectorSize; at < x.file.Size() {
-				end = max(end, at+size)
-			}
-			if p.table == p.copy || p.table == 0 || int64(p.table)*sectorSize >= x.file.Size() {
-				continue // there is no copy, or blockmap tells what is wrong with the table
-			}
-			if err := readAround(ctx, x.file, table, int64(p.table)*sectorSize); err != nil {
-				return nil, 0, err
-			}
-			if p.copy != 0 {
-				if err := readAround(ctx, x.file, other, int64(p.copy)*sectorSize); err != nil {
-					return nil, 0, err
-				}
-				if bytes.Equal(table, other) {
-					continue
-				}
-			}
-			if len(stale) < blockmap.MaxFindings {
-				report(fmt.Sprintf("Leaked copy of grain table %d: it differs from the table", i+k))
-				stale = append(stale, p)
+			if err := visit(i+k, tablePair{le.Uint32(a[k*4:]), le.Uint32(b[k*4:])}); err != nil {
+				return err
 			}
 		}
 	}
-	return stale, end, nil
+	return nil
+}
+
+// inUse is the hook of package blockmap: what is in use besides grains and tables are the descriptor and copies of tables.
+func (x *extent) inUse(ctx context.Context, use func(off, n int64)) error {
+	h := x.header
+	if h == nil {
+		return nil
+	}
+	use(int64(min(h.descOff, maxHostSector))*sectorSize, int64(min(h.descSize, maxHostSector))*sectorSize)
+	return x.eachPair(ctx, func(_ int64, p tablePair) error {
+		if p.copy != 0 {
+			use(int64(p.copy)*sectorSize, int64(h.entries)*4)
+		}
+		return nil
+	})
+}
+
+// staleCopies lists tables whose copy has other contents, at most as many as Check reports.
+func (x *extent) staleCopies(ctx context.Context, report func(string)) (stale []tablePair, err error) {
+	size := int64(x.header.entries) * 4
+	table, other := bufpool.Get(int(size)), bufpool.Get(int(size))
+	defer bufpool.Put(table)
+	defer bufpool.Put(other)
+	err = x.eachPair(ctx, func(i int64, p tablePair) error {
+		if p.table == p.copy || p.table == 0 || int64(p.table)*sectorSize >= x.file.Size() {
+			return nil // there is no copy, or blockmap tells what is wrong with the table
+		}
+		if err := readAround(ctx, x.file, table, int64(p.table)*sectorSize); err != nil {
+			return err
+		}
+		if p.copy != 0 {
+			if err := readAround(ctx, x.file, other, int64(p.copy)*sectorSize); err != nil {
+				return err
+			}
+			if bytes.Equal(table, other) {
+				return nil
+			}
+		}
+		if len(stale) < blockmap.MaxFindings {
+			report(fmt.Sprintf("Leaked copy of grain table %d: it differs from the table", i))
+			stale = append(stale, p)
+		}
+		return nil
+	})
+	return stale, err
 }
 
 // readAround reads what the file has at an offset, and zeroes for what it lacks.

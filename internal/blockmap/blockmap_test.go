@@ -291,39 +291,95 @@ func TestSectors(t *testing.T) {
 	}
 }
 
-// TestPlaces compares a set of places with a simple one.
+// TestPlaces compares a set of places with a simple one, in sets of a part of a page and of several pages.
 func TestPlaces(t *testing.T) {
 	r := testkit.Rand(2)
 	for range 200 {
-		p := places{bits: make([]uint64, 4), n: 200, first: 1000, grain: 10, budget: &driver.Budget{}}
-		taken := map[int64]bool{}
+		total, longest := int64(200), int64(20)
+		if r.IntN(4) == 0 {
+			total, longest = 2*pagePlaces+1+r.Int64N(pagePlaces), pagePlaces*3/2
+		}
+		budget := &driver.Budget{MaxMemory: 1 << 20}
+		p, err := makePlaces(total, 1000, 10, budget)
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken := make([]bool, total)
 		for range r.IntN(40) {
-			off, n := 1000+10*r.Int64N(200), 10*(1+r.Int64N(20))
-			fresh, twice := p.take(off, n)
+			from, n := r.Int64N(total), 1+r.Int64N(longest)
+			if r.IntN(3) == 0 {
+				from = from / 64 * 64
+			}
+			fresh, twice := p.take(1000+10*from, 10*n)
 			var wantFresh int64
 			wantTwice := false
-			for at := off; at < min(off+n, 3000); at += 10 {
-				if taken[at] {
+			for i := from; i < min(from+n, total); i++ {
+				if taken[i] {
 					wantTwice = true
 				} else {
 					wantFresh++
 				}
-				taken[at] = true
+				taken[i] = true
 			}
 			if fresh != wantFresh || twice != wantTwice {
-				t.Fatalf("take %d+%d: %d %v, want %d %v", off, n, fresh, twice, wantFresh, wantTwice)
+				t.Fatalf("take %d+%d of %d: %d %v, want %d %v", from, n, total, fresh, twice, wantFresh, wantTwice)
 			}
 		}
-		end := 1000 + 10*r.Int64N(250)
-		var want []int64
-		for at := int64(1000); at < min(end, 3000); at += 10 {
-			if !taken[at] {
-				want = append(want, at)
+		last := r.Int64N(total + total/4)
+		var holes []int64
+		var units, run int64
+		for i := int64(0); i < min(last, total); i++ {
+			if taken[i] {
+				run = 0
+				continue
+			}
+			if len(holes) < maxHoles {
+				holes = append(holes, 1000+10*i)
+			}
+			if run++; run == 7 {
+				units, run = units+1, 0
 			}
 		}
-		if got := p.holes(end); !slices.Equal(got, want) {
-			t.Fatalf("holes before %d: %v, want %v", end, got, want)
+		if got := p.holes(1000 + 10*last); !slices.Equal(got, holes) {
+			t.Fatalf("%d holes before %d of %d, want %d", len(got), last, total, len(holes))
 		}
+		if got := p.unitsFree(1000+10*last, 70); got != units {
+			t.Fatalf("room for %d units before %d of %d, want %d", got, last, total, units)
+		}
+		if p.release(); budget.Table("all", 1<<20) != nil {
+			t.Fatal("memory of the budget is not given back")
+		}
+	}
+}
+
+// TestPlacesMemory: a set of many places costs memory for those parts only that are neither empty nor full, and is
+// incomplete, which its error tells, when there is not enough.
+func TestPlacesMemory(t *testing.T) {
+	budget := &driver.Budget{MaxMemory: 64 << 10}
+	p, err := makePlaces(64*pagePlaces, 0, 1, budget)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fresh, _ := p.take(0, 60*pagePlaces); fresh != 60*pagePlaces || p.err != nil {
+		t.Errorf("%d places of 60 pages, %v", fresh, p.err)
+	}
+	for i := range int64(4) {
+		p.take((60+i)*pagePlaces, 1)
+	}
+	if p.err != nil {
+		t.Error(p.err)
+	}
+	if _, twice := p.take(0, 60*pagePlaces); !twice {
+		t.Error("what is full is taken again")
+	}
+	if p, err = makePlaces(64*pagePlaces, 0, 1, budget); err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(64) {
+		p.take(i*pagePlaces, 1)
+	}
+	if !errors.Is(p.err, driver.ErrBudget) {
+		t.Errorf("64 parts of pages: %v", p.err)
 	}
 }
 

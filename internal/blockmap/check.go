@@ -39,8 +39,10 @@ type Usage struct {
 	// Slots is how many grains there are up to the end of the file, Used how many of
 	// them an entry, a directory or Reserved accounts for.
 	Slots, Used int64
-	Further     int64 // findings beyond MaxFindings, which were not reported
-	End         int64 // where the last unit or table in use ends; at least that of Reserved
+	// Gaps is how many units fit in what is free before End.
+	Gaps    int64
+	Further int64 // findings beyond MaxFindings, which were not reported
+	End     int64 // where the last unit or table in use ends; at least that of Reserved
 }
 
 // Check looks at all tables and tells report what is wrong, in the order of the
@@ -123,6 +125,18 @@ func (m *Disk) Check(ctx context.Context, report func(Finding)) (*Usage, error) 
 			return nil
 		},
 	})
+	if err == nil && m.hooks.InUse != nil {
+		err = m.hooks.InUse(ctx, func(off, n int64) {
+			if off < size {
+				take(off, n)
+				u.End = max(u.End, off+n)
+			}
+		})
+	}
+	if err == nil {
+		err = used.err
+	}
+	u.Gaps = used.unitsFree(min(u.End, size), l.Unit)
 	return u, err
 }
 

@@ -115,6 +115,8 @@ type Hooks struct {
 	// NewUnit is called for each unit that gets room at host, before it is linked,
 	// to write the prefix.
 	NewUnit func(ctx context.Context, host int64) error
+	// InUse tells Check what is in use besides units, the tables that Dir names, and Reserved.
+	InUse func(ctx context.Context, use func(off, n int64)) error
 	// Closing is called by Close once all else is on the disk, if the image was
 	// changed.
 	Closing func(ctx context.Context) error

@@ -171,6 +171,9 @@ func (m *Disk) Compact(ctx context.Context) error {
 		return nil
 	})
 	m.flushMu.Unlock()
+	if err == nil {
+		err = used.err
+	}
 	if err != nil {
 		return err
 	}

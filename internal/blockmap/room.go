@@ -110,6 +110,9 @@ func (m *Disk) usedEnd(ctx context.Context) (end int64, holes []int64, err error
 		}
 		return nil
 	})
+	if err == nil {
+		err = used.err
+	}
 	if l.Reuse {
 		holes = used.holes(end)
 	}
