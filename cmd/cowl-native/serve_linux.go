@@ -10,7 +10,6 @@ import (
 
 	"github.com/cowl-disk/cowl/internal/native/ceph"
 	"github.com/cowl-disk/cowl/internal/native/gfapi"
-	"github.com/cowl-disk/cowl/internal/native/link"
 	"github.com/cowl-disk/cowl/internal/native/serve"
 )
 
@@ -22,15 +21,11 @@ func serveEngine(name string) error {
 	}
 	// A terminal sends them to both programs: cowl says what becomes of this one.
 	signal.Ignore(syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
-	control, err := serve.Inherited(link.ControlFD, "control")
+	ends, err := serve.Inherited()
 	if err != nil {
 		return errors.New("cowl has to start this program")
 	}
-	data, err := serve.Inherited(link.DataFD, "data")
-	if err != nil {
-		return errors.New("cowl has to start this program")
-	}
-	if err := serve.Run(control, data, engine); err != nil && !errors.Is(err, io.EOF) {
+	if err := serve.Run(ends, engine); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	return nil

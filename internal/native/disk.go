@@ -119,10 +119,7 @@ func (p *Process) abandon(err error) {
 		err = driver.Errorf(driver.ErrInvalid, "the disk is closed")
 	}
 	p.kill(err)
-	select {
-	case <-p.ended:
-	case <-time.After(dying):
-	}
+	p.bury()
 }
 
 // Facts are what the engine told of the disk when it was opened.
@@ -256,7 +253,7 @@ func (d *Disk) newAhead() *readahead.Reader {
 }
 
 func (d *Disk) read(ctx context.Context, p []byte, off int64) error {
-	return d.request(ctx, "reading", func(ctx context.Context) error { return d.c.ReadAt(ctx, p, off) })
+	return d.request(ctx, "reading", func(ctx context.Context) error { return d.p.slots.do(ctx, link.SlotRead, p, off) })
 }
 
 // writable says whether a range can be written.
@@ -305,7 +302,7 @@ func (d *Disk) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	err := d.change(ctx, off, int64(len(p)), func() error {
-		return d.request(ctx, "writing", func(ctx context.Context) error { return d.c.WriteAt(ctx, p, off, false) })
+		return d.request(ctx, "writing", func(ctx context.Context) error { return d.p.slots.do(ctx, link.SlotWrite, p, off) })
 	})
 	if err != nil {
 		return 0, err
@@ -386,6 +383,8 @@ func (d *Disk) Close(ctx context.Context) error {
 	if d.ahead != nil {
 		d.ahead.Close()
 	}
+	d.sizeMu.Lock() // reads and writes of the slots are over
+	defer d.sizeMu.Unlock()
 	lost := d.p.gave()
 	// The context of the farewell does not tell that the work was cancelled; that of the last
 	// request does. What is flushed is flushed with a context that has not ended.

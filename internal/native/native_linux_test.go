@@ -34,14 +34,11 @@ func TestMain(m *testing.M) {
 }
 
 func play(part string) int {
-	control, err := serve.Inherited(link.ControlFD, "control")
+	ends, err := serve.Inherited()
 	if err != nil {
 		return 3
 	}
-	data, err := serve.Inherited(link.DataFD, "data")
-	if err != nil {
-		return 3
-	}
+	control := ends.Control
 	switch part {
 	case "other version":
 		_ = link.NewConn(control).Send(link.Reply{Version: link.Version + 1})
@@ -57,7 +54,7 @@ func play(part string) int {
 		_, _ = control.Read(make([]byte, 1))
 		return 0
 	}
-	if serve.Run(control, data, engine(part)) != nil {
+	if serve.Run(ends, engine(part)) != nil {
 		return 1
 	}
 	return 0
@@ -435,28 +432,27 @@ func TestCancelled(t *testing.T) {
 // TestOrphan wants the program to end when cowl does.
 func TestOrphan(t *testing.T) {
 	as(t, "slow")
-	control, their, err := socketPair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	data, theirData, err := socketPair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer data.Close()
 	cmd := exec.Command(os.Args[0], "rbd")
-	cmd.ExtraFiles = []*os.File{their, theirData}
+	p := &Process{cmd: cmd}
+	mem, err := p.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unmap(mem)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	their.Close()
-	theirData.Close()
-	c := link.NewConn(control)
+	for _, f := range cmd.ExtraFiles {
+		f.Close()
+	}
+	defer p.sockets[data].Close()
+	defer p.sockets[slotSocket].Close()
+	c := link.NewConn(p.sockets[control])
 	var r link.Reply
 	if err := errors.Join(c.Receive(&r), c.Send(link.Request{ID: 1, Op: link.OpOpen, Args: json.RawMessage("1000")})); err != nil {
 		t.Fatal(err)
 	}
-	control.Close()
+	p.sockets[control].Close()
 	if err := cmd.Wait(); err == nil && cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("%v", cmd.ProcessState)
 	}

@@ -45,14 +45,22 @@ const (
 	dying = time.Second
 )
 
+// The sockets, in the order in which the program has them.
+const (
+	control = iota
+	data
+	slotSocket
+	sockets // how many they are
+)
+
 // Process is a running program with at most one open disk. Its methods may be called
 // from several goroutines.
 type Process struct {
 	engine  *Engine
 	cmd     *exec.Cmd
-	control net.Conn
-	data    net.Conn
-	conn    *link.Conn
+	sockets []net.Conn // by the constants
+	conn    *link.Conn // on control
+	slots   *slots
 	ended   chan struct{} // closed when the process has ended; status is set then
 	status  error
 	hurry   atomic.Bool // a request was cancelled
@@ -71,29 +79,29 @@ func (e *Engine) Start(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	control, theirs, err := socketPair()
-	if err != nil {
-		return nil, err
-	}
-	data, theirData, err := socketPair()
-	if err != nil {
-		control.Close()
-		theirs.Close()
-		return nil, err
-	}
-	p := &Process{engine: e, cmd: exec.Command(path, e.Name), control: control, data: data, conn: link.NewConn(control),
-		calls: make(chan struct{}, 1), ended: make(chan struct{}), gone: make(chan struct{})}
+	p := &Process{engine: e, cmd: exec.Command(path, e.Name), calls: make(chan struct{}, 1), ended: make(chan struct{}), gone: make(chan struct{})}
 	p.cmd.Stderr = os.Stderr
-	p.cmd.ExtraFiles = []*os.File{theirs, theirData}
-	err = p.cmd.Start()
-	// The program alone holds them from here on: if it ends, that is seen.
-	theirs.Close()
-	theirData.Close()
-	if err != nil {
-		control.Close()
-		data.Close()
-		return nil, driver.Errorf(nil, "starting the program %s: %w", path, err)
+	mem, err := p.connect()
+	if err == nil {
+		if err = p.cmd.Start(); err != nil {
+			err = driver.Errorf(nil, "starting the program %s: %w", path, err)
+		}
 	}
+	// The program alone holds them from here on: if it ends, that is seen.
+	for _, f := range p.cmd.ExtraFiles {
+		f.Close()
+	}
+	if err != nil {
+		for _, c := range p.sockets {
+			c.Close()
+		}
+		if mem != nil {
+			unmap(mem)
+		}
+		return nil, err
+	}
+	p.conn = link.NewConn(p.sockets[control])
+	p.slots = newSlots(p.sockets[slotSocket], mem, p.gone, func(err error) { p.kill(p.reason(err)) })
 	go func() {
 		p.status = p.cmd.Wait()
 		close(p.ended)
@@ -106,10 +114,28 @@ func (e *Engine) Start(ctx context.Context) (*Process, error) {
 		err = ctx.Err()
 	}
 	if err != nil {
-		p.kill(err)
+		p.abandon(err)
 		return nil, err
 	}
 	return p, nil
+}
+
+// connect makes what the program gets: a socket for each of the constants, and the memory of
+// the slots.
+func (p *Process) connect() (mem []byte, err error) {
+	for range sockets {
+		ours, theirs, err := socketPair()
+		if err != nil {
+			return nil, err
+		}
+		p.sockets = append(p.sockets, ours)
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, theirs)
+	}
+	mem, f, err := sharedMemory(link.SlotCount * link.SlotSize)
+	if err == nil {
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, f)
+	}
+	return mem, err
 }
 
 // receive takes what the program says until it is gone. The first line goes to hello.
@@ -125,7 +151,7 @@ func (p *Process) receive(hello chan<- error) {
 			wait = min(again, quiet)
 		}
 		var r link.Reply
-		err := p.control.SetReadDeadline(time.Now().Add(wait))
+		err := p.sockets[control].SetReadDeadline(time.Now().Add(wait))
 		if err == nil {
 			err = p.conn.Receive(&r)
 		}
@@ -137,10 +163,8 @@ func (p *Process) receive(hello chan<- error) {
 			err = driver.Errorf(driver.ErrTimeout, "the program %s for disks of %s does not answer any more", program, p.engine.Text)
 		case err == nil && first && r.Version != link.Version:
 			err = driver.Errorf(driver.ErrUnsupported, "the program %s is that of another version of cowl: install both from the same package", p.cmd.Path)
-		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
-			err = p.howItEnded()
 		case err != nil:
-			err = driver.Errorf(nil, "the program %s for disks of %s gives no sensible answer: %w", program, p.engine.Text, err)
+			err = p.reason(err)
 		}
 		if first {
 			hello <- err
@@ -158,6 +182,14 @@ func (p *Process) receive(hello chan<- error) {
 		}
 		p.mu.Unlock()
 	}
+}
+
+// reason is why a socket of the program cannot be read.
+func (p *Process) reason(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) {
+		return p.howItEnded()
+	}
+	return driver.Errorf(nil, "the program %s for disks of %s gives no sensible answer: %w", program, p.engine.Text, err)
 }
 
 // howItEnded is the error of a program that has closed its sockets.
@@ -183,8 +215,18 @@ func (p *Process) kill(err error) {
 	}
 	p.mu.Unlock()
 	_ = p.cmd.Process.Kill()
-	p.control.Close()
-	p.data.Close()
+	for _, c := range p.sockets {
+		c.Close()
+	}
+}
+
+// bury waits a little for the end of a program that was killed. No request is under way.
+func (p *Process) bury() {
+	select {
+	case <-p.ended:
+	case <-time.After(dying):
+	}
+	p.slots.close()
 }
 
 // gave is why the program is gone, nil if it is not.
@@ -258,7 +300,7 @@ func (e *Engine) failed(err *link.Error) error {
 // dial makes the connection for data. The program must have opened a disk.
 func (p *Process) dial(ctx context.Context) (*client.Conn, error) {
 	c, err := client.Dial(ctx, client.Config{Contexts: []string{wire.ContextAllocation},
-		Dial: func(context.Context, string, string) (net.Conn, error) { return p.data, nil }})
+		Dial: func(context.Context, string, string) (net.Conn, error) { return p.sockets[data], nil }})
 	if err == nil && c.Size() != link.Size {
 		c.Close()
 		err = fmt.Errorf("a disk of %d bytes", c.Size())
@@ -295,9 +337,6 @@ func (p *Process) End(ctx context.Context, hurry bool) error {
 		err = driver.Errorf(driver.ErrTimeout, "the program %s for disks of %s does not end", program, p.engine.Text)
 	}
 	p.kill(driver.Errorf(driver.ErrInvalid, "the disk is closed"))
-	select {
-	case <-p.ended:
-	case <-time.After(dying):
-	}
+	p.bury()
 	return err
 }

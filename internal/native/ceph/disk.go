@@ -24,6 +24,7 @@ type disk struct {
 	size      int64 // when it was opened
 	object    int64
 	holes     bool
+	started   started
 }
 
 // measure finds out what the image is like.
@@ -130,7 +131,7 @@ func (*disk) Usage() (int64, error) { return -1, nil }
 // Close implements serve.Disk.
 func (d *disk) Close() error {
 	err := d.Flush()
-	err = errors.Join(err, failed("close", "", d.lib.closeImage(d.image)))
+	err = errors.Join(err, d.unwatch(func() error { return failed("close", "", d.lib.closeImage(d.image)) }))
 	d.close()
 	return err
 }

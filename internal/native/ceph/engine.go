@@ -165,7 +165,11 @@ func (e *engine) Open(raw json.RawMessage) (serve.Disk, error) {
 			return nil, d.give(err)
 		}
 	}
-	if err := d.measure(args.Image); err != nil {
+	err = d.measure(args.Image)
+	if err == nil {
+		err = d.watch()
+	}
+	if err != nil {
 		return nil, d.give(err)
 	}
 	return d, nil

@@ -21,6 +21,7 @@ const (
 	featureFastDiff = 1 << 4
 	fastDiffInvalid = 1 << 1
 	thickProvision  = 1 << 0 // of zeroes
+	notifyEventFD   = 2
 
 	formatLUKS1 = 0
 	formatLUKS2 = 1
@@ -57,6 +58,14 @@ type library struct {
 	resize           func(image uintptr, size uint64) int32
 	read             func(image uintptr, off, n uint64, p unsafe.Pointer) int64
 	write            func(image uintptr, off, n uint64, p unsafe.Pointer) int64
+	notify           func(image uintptr, fd, kind int32) int32
+	poll             func(image uintptr, completions *uintptr, most int32) int32
+	newCompletion    func(arg, callback uintptr, completion *uintptr) int32
+	argument         func(completion uintptr) uintptr
+	returned         func(completion uintptr) int64
+	release          func(completion uintptr)
+	startRead        func(image uintptr, off, n uint64, p unsafe.Pointer, completion uintptr) int32
+	startWrite       func(image uintptr, off, n uint64, p unsafe.Pointer, completion uintptr) int32
 	writeZeroes      func(image uintptr, off, n uint64, zeroFlags, opFlags int32) int64
 	discard          func(image uintptr, off, n uint64) int32
 	flush            func(image uintptr) int32
@@ -153,6 +162,14 @@ func load() (*library, error) {
 		{rbd, rbdFile, false, "rbd_resize", &l.resize},
 		{rbd, rbdFile, false, "rbd_read", &l.read},
 		{rbd, rbdFile, false, "rbd_write", &l.write},
+		{rbd, rbdFile, false, "rbd_set_image_notification", &l.notify},
+		{rbd, rbdFile, false, "rbd_poll_io_events", &l.poll},
+		{rbd, rbdFile, false, "rbd_aio_create_completion", &l.newCompletion},
+		{rbd, rbdFile, false, "rbd_aio_get_arg", &l.argument},
+		{rbd, rbdFile, false, "rbd_aio_get_return_value", &l.returned},
+		{rbd, rbdFile, false, "rbd_aio_release", &l.release},
+		{rbd, rbdFile, false, "rbd_aio_read", &l.startRead},
+		{rbd, rbdFile, false, "rbd_aio_write", &l.startWrite},
 		{rbd, rbdFile, true, "rbd_write_zeroes", &l.writeZeroes},
 		{rbd, rbdFile, false, "rbd_discard", &l.discard},
 		{rbd, rbdFile, false, "rbd_flush", &l.flush},

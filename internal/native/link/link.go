@@ -19,7 +19,7 @@ import (
 
 const (
 	// Version changes when one of the programs would misunderstand the other.
-	Version = 1
+	Version = 2
 	// ControlFD and DataFD are the numbers of the sockets in cowl-native.
 	ControlFD, DataFD = 3, 4
 	// Alive is how often cowl-native says that it lives.

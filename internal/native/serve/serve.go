@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -44,6 +43,14 @@ type Disk interface {
 	Close() error
 }
 
+// Starter is a Disk whose requests need no goroutine each.
+type Starter interface {
+	// StartRead and StartWrite are ReadAt and WriteAt, which call done, once and from any goroutine, when
+	// the request is over. It must not block.
+	StartRead(p []byte, off int64, done func(error))
+	StartWrite(p []byte, off int64, done func(error))
+}
+
 // Snapshotter is a Disk with snapshots.
 type Snapshotter interface {
 	Snapshots() ([]link.Snapshot, error)
@@ -56,11 +63,18 @@ type Snapshotter interface {
 // workers is how many requests on the data socket are executed at a time.
 const workers = 16
 
-// Run answers requests on control until it is closed, or closing is asked for, and serves the
-// disk on data. The caller ends the process after it, whatever calls of the library
+// Ends are cowl-native's ends of what it has in common with cowl.
+type Ends struct {
+	Control, Data, Slots net.Conn
+	// Memory is that of the slots. Cowl may write to it at any time.
+	Memory []byte
+}
+
+// Run answers requests on the socket Control until it is closed, or closing is asked for, and serves the
+// disk on the others. The caller ends the process after it, whatever calls of the library
 // are still under way.
-func Run(control, data net.Conn, e Engine) error {
-	s := &session{engine: e, conn: link.NewConn(control), data: data}
+func Run(ends Ends, e Engine) error {
+	s := &session{Ends: ends, engine: e, conn: link.NewConn(ends.Control)}
 	if err := s.conn.Send(link.Reply{Version: link.Version}); err != nil {
 		return err
 	}
@@ -127,9 +141,9 @@ func problem(op string, err error) *link.Error {
 
 // session is the state of a conversation.
 type session struct {
+	Ends
 	engine Engine
 	conn   *link.Conn
-	data   net.Conn
 	disk   Disk
 
 	mu  sync.Mutex
@@ -204,20 +218,12 @@ func (s *session) open(args json.RawMessage) (any, error) {
 		return nil, errors.Join(err, d.Close())
 	}
 	s.disk = d
+	device := &device{session: s, Disk: d, holes: facts.Holes}
 	srv := server.New(server.Config{Workers: workers, MaxClients: 1})
-	if err := srv.AddExport(&server.Export{Device: &device{session: s, Disk: d, holes: facts.Holes}, ReadOnly: facts.ReadOnly}); err != nil {
+	if err := srv.AddExport(&server.Export{Device: device, ReadOnly: facts.ReadOnly}); err != nil {
 		return nil, err
 	}
-	go func() { _ = srv.ServeConn(context.Background(), s.data) }()
+	go func() { _ = srv.ServeConn(context.Background(), s.Data) }()
+	go device.serveSlots()
 	return facts, nil
-}
-
-// Inherited returns a socket that the process was started with.
-func Inherited(fd uintptr, name string) (net.Conn, error) {
-	f := os.NewFile(fd, name)
-	if f == nil {
-		return nil, os.ErrInvalid
-	}
-	defer f.Close()
-	return net.FileConn(f)
 }
