@@ -231,24 +231,29 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	return len(p), end
 }
 
-const (
-	// aheadWindow is how much is read ahead at a time, in bytes, and aheadWindows how many times.
-	aheadWindow  = 1 << 20
-	aheadWindows = 8
-)
+// ahead is how many slots are read ahead.
+const ahead = 8
 
-// newAhead reads a disk ahead that is read in order.
+// newAhead reads a disk ahead that is read in order. What is read ahead stays in its slot.
 func (d *Disk) newAhead() *readahead.Reader {
-	return readahead.New(readahead.Config{Window: aheadWindow, Ahead: aheadWindows, Keep: 2 * aheadWindows, Eager: true, Size: d.Size,
+	within := func(n int, off int64) int { return int(max(0, min(int64(n), d.Size()-off))) }
+	return readahead.New(readahead.Config{Window: link.SlotSize, Ahead: ahead, Keep: 2 * ahead, Eager: true, Size: d.Size,
 		Read: func(ctx context.Context, p []byte, off int64) (int, error) {
-			n := max(0, min(int64(len(p)), d.Size()-off))
+			n := within(len(p), off)
 			if err := d.read(ctx, p[:n], off); err != nil {
 				return 0, err
 			}
-			if n < int64(len(p)) {
-				return int(n), io.EOF
+			if n < len(p) {
+				return n, io.EOF
 			}
-			return int(n), nil
+			return n, nil
+		},
+		Fetch: func(ctx context.Context, n int, off int64) (p []byte, free func(), err error) {
+			err = d.request(ctx, "reading", func(ctx context.Context) (err error) {
+				p, free, err = d.p.slots.fetch(ctx, within(n, off), off)
+				return err
+			})
+			return p, free, err
 		}})
 }
 

@@ -101,7 +101,7 @@ func (e *Engine) Start(ctx context.Context) (*Process, error) {
 		return nil, err
 	}
 	p.conn = link.NewConn(p.sockets[control])
-	p.slots = newSlots(p.sockets[slotSocket], mem, p.gone, func(err error) { p.kill(p.reason(err)) })
+	p.slots = newSlots(p.sockets[slotSocket], mem, p.gone, p.slotsBroke)
 	go func() {
 		p.status = p.cmd.Wait()
 		close(p.ended)
@@ -166,12 +166,15 @@ func (p *Process) receive(hello chan<- error) {
 		case err != nil:
 			err = p.reason(err)
 		}
+		if err != nil {
+			p.kill(err)
+			err = p.gave() // another socket may know better
+		}
 		if first {
 			hello <- err
 			first = false
 		}
 		if err != nil {
-			p.kill(err)
 			return
 		}
 		late = false
@@ -186,10 +189,28 @@ func (p *Process) receive(hello chan<- error) {
 
 // reason is why a socket of the program cannot be read.
 func (p *Process) reason(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) {
+	if hasEnded(err) {
 		return p.howItEnded()
 	}
 	return driver.Errorf(nil, "the program %s for disks of %s gives no sensible answer: %w", program, p.engine.Text, err)
+}
+
+// hasEnded says whether a socket was closed.
+func hasEnded(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed)
+}
+
+// slotsBroke ends a program that gives no sensible answers about slots. If it has ended, its last
+// words come first.
+func (p *Process) slotsBroke(err error) {
+	if hasEnded(err) {
+		select {
+		case <-p.gone:
+			return
+		case <-time.After(dying):
+		}
+	}
+	p.kill(p.reason(err))
 }
 
 // howItEnded is the error of a program that has closed its sockets.
@@ -268,20 +289,30 @@ func (p *Process) Call(ctx context.Context, op string, args, result any) error {
 	go func() { _ = p.conn.Send(r) }() // if it fails, so does receiving
 	select {
 	case reply := <-answer:
-		if reply.Error != nil {
-			return p.engine.failed(reply.Error)
-		}
-		if result == nil || reply.Result == nil {
-			return nil
-		}
-		return json.Unmarshal(reply.Result, result)
+		return p.engine.take(reply, result)
 	case <-p.gone:
+		select {
+		case reply := <-answer: // the last one of a program that ends
+			return p.engine.take(reply, result)
+		default:
+		}
 		return p.gave()
 	case <-ctx.Done():
 		p.hurry.Store(true)
 		p.kill(driver.Errorf(nil, "the request was cancelled: %w", ctx.Err()))
 		return ctx.Err()
 	}
+}
+
+// take reads the result of a reply.
+func (e *Engine) take(reply *link.Reply, result any) error {
+	if reply.Error != nil {
+		return e.failed(reply.Error)
+	}
+	if result == nil || reply.Result == nil {
+		return nil
+	}
+	return json.Unmarshal(reply.Result, result)
 }
 
 // failed words an error of the program.

@@ -216,6 +216,28 @@ func (s *slots) do(ctx context.Context, op uint32, p []byte, off int64) (err err
 	return nil
 }
 
+// fetch reads n bytes, no more than a slot has, at off. They stay in their slot until free is called,
+// which is not nil if err is.
+func (s *slots) fetch(ctx context.Context, n int, off int64) (p []byte, free func(), err error) {
+	slot, _, err := s.take(ctx, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.send(link.SlotRead, slot, n, off); err != nil {
+		s.leave(slot)
+		return nil, nil, err
+	}
+	errno, err := s.wait(ctx, slot)
+	if err != nil {
+		return nil, nil, err
+	}
+	if errno != 0 {
+		s.put(slot)
+		return nil, nil, syscall.Errno(errno)
+	}
+	return s.bytes(slot, n), func() { s.put(slot) }, nil
+}
+
 // close lets go of the memory. No request is under way, and the program is gone.
 func (s *slots) close() {
 	s.conn.Close()

@@ -1,7 +1,7 @@
 // Package readahead fetches what reads in order will ask for next, so that they do not wait for
 // a round trip each. It is for objects that nobody here writes.
 //
-// Reader.mu is a leaf: it is not held while anything is fetched.
+// Reader.mu is not held while anything is fetched; memory of Config.Fetch is given back under it.
 package readahead
 
 import (
@@ -31,6 +31,9 @@ type Config struct {
 	// Read fills p from off like io.ReaderAt, which may be called concurrently. Its context ends
 	// with that of a read or with Close.
 	Read func(ctx context.Context, p []byte, off int64) (int, error)
+	// Fetch, if it is not nil, does the same for windows, into memory of its own, of which there
+	// has to be enough for more than Keep windows. free gives it back; it is not nil if err is.
+	Fetch func(ctx context.Context, n int, off int64) (p []byte, free func(), err error)
 }
 
 // Reader reads an object. Its methods may be called concurrently.
@@ -55,8 +58,8 @@ type Reader struct {
 type window struct {
 	number  int64
 	ready   chan struct{}
-	buf     *[]byte
-	n       int // bytes
+	p       []byte
+	free    func() // gives p back; nil where there is nothing to give
 	err     error
 	left    int64 // bytes that nobody has read yet
 	users   int
@@ -71,7 +74,20 @@ func New(cfg Config) *Reader {
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.buffers.New = func() any { b := make([]byte, cfg.Window); return &b }
+	if cfg.Fetch == nil {
+		r.cfg.Fetch = r.read
+	}
 	return r
+}
+
+// read is Fetch where nobody else has memory.
+func (r *Reader) read(ctx context.Context, n int, off int64) ([]byte, func(), error) {
+	b := r.buffers.Get().(*[]byte)
+	n, err := r.cfg.Read(ctx, (*b)[:n], off)
+	if err == io.EOF {
+		err = nil
+	}
+	return (*b)[:n], func() { r.buffers.Put(b) }, err
 }
 
 // Close ends what is being fetched, and waits for it. No read is under way.
@@ -124,10 +140,10 @@ func (w *window) copy(ctx context.Context, p []byte, from int64) (int, error) {
 	if w.err != nil {
 		return 0, w.err
 	}
-	if from >= int64(w.n) {
+	if from >= int64(len(w.p)) {
 		return 0, io.EOF
 	}
-	return copy(p, (*w.buf)[from:w.n]), nil
+	return copy(p, w.p[from:]), nil
 }
 
 // follows says whether a read continues an earlier one, or is where something was fetched
@@ -216,13 +232,10 @@ func (r *Reader) fetch(number int64) *window {
 		r.drop(0)
 	}
 	n := min(r.cfg.Window, max(0, r.cfg.Size()-number*r.cfg.Window))
-	w := &window{number: number, ready: make(chan struct{}), buf: r.buffers.Get().(*[]byte), users: 1, left: n}
+	w := &window{number: number, ready: make(chan struct{}), users: 1, left: n}
 	r.windows = append(r.windows, w)
 	r.fetches.Go(func() {
-		w.n, w.err = r.cfg.Read(r.ctx, (*w.buf)[:n], number*r.cfg.Window)
-		if w.err == io.EOF {
-			w.err = nil
-		}
+		w.p, w.free, w.err = r.cfg.Fetch(r.ctx, int(n), number*r.cfg.Window)
 		close(w.ready)
 		r.put(w, 0)
 	})
@@ -238,9 +251,9 @@ func (r *Reader) drop(i int) {
 }
 
 func (r *Reader) recycle(w *window) {
-	if w.dropped && w.users == 0 {
-		r.buffers.Put(w.buf)
-		w.buf = nil
+	if w.dropped && w.users == 0 && w.free != nil {
+		w.free()
+		w.p, w.free = nil, nil
 	}
 }
 
