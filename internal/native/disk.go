@@ -232,7 +232,7 @@ func (d *Disk) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 }
 
 // ahead is how many slots are read ahead.
-const ahead = 8
+const ahead = 4
 
 // newAhead reads a disk ahead that is read in order. What is read ahead stays in its slot.
 func (d *Disk) newAhead() *readahead.Reader {

@@ -81,6 +81,9 @@ func (e *Engine) Start(ctx context.Context) (*Process, error) {
 	}
 	p := &Process{engine: e, cmd: exec.Command(path, e.Name), calls: make(chan struct{}, 1), ended: make(chan struct{}), gone: make(chan struct{})}
 	p.cmd.Stderr = os.Stderr
+	// The allocator of the system keeps what was freed for each thread apart. The libraries have dozens of
+	// threads, and take large pieces: that would be half of the memory of the program. The user's own setting wins.
+	p.cmd.Env = append([]string{"MALLOC_ARENA_MAX=1"}, os.Environ()...)
 	mem, err := p.connect()
 	if err == nil {
 		if err = p.cmd.Start(); err != nil {
