@@ -102,6 +102,8 @@ func (e *Encoder) reset(src []byte) {
 		e.coded = make([]codedSequence, maxSequences+1)
 	}
 	copy(e.window[:], src)
+	// What is looked at behind the end is the same each time.
+	clear(e.window[len(src) : len(src)+slack])
 	switch e.isNear = len(src) <= 1<<16; {
 	case e.isNear && e.near == nil:
 		e.near = new(tables[uint16])
