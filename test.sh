@@ -105,15 +105,18 @@ unit() {
 whole() {
 	step "differential, crash and end-to-end tests"
 	# Modules of their own: what only they need is not in go.mod.
-	(cd test && go test -timeout 25m ./...)
+	(cd test && go test -timeout 40m ./...)
 	(cd test/library && go test ./...)
 }
 
 race() {
 	step "race detector"
-	# The race detector needs cgo.
+	# The race detector needs cgo. Codecs and parsers work in one goroutine each.
 	if command -v cc >/dev/null; then
-		COWL_LONG= CGO_ENABLED=1 go test -race -short -timeout 15m ./block/... ./crypto/... ./filter/... ./format/... ./guestagent/... ./iscsi/... ./nbd/... ./nfs/... ./ova/... ./protocol/... ./sheepdog/... ./ops/... ./opts/... ./internal/...
+		packages=$(go list ./block/... ./crypto/... ./filter/... ./format/... ./guestagent/... ./iscsi/... ./nbd/... ./nfs/... ./ova/... ./protocol/... ./sheepdog/... ./ops/... ./opts/... ./internal/...)
+		packages=$(echo "$packages" | grep -v -E '/internal/(applecrypt|deflate|fat|huffman|inflate|plist|xz|zstd)$')
+		# shellcheck disable=SC2086
+		COWL_LONG='' CGO_ENABLED=1 go test -race -short -timeout 15m $packages
 	else
 		echo "left out: the race detector needs a C compiler"
 	fi
@@ -121,7 +124,7 @@ race() {
 
 cross() {
 	step "cross-builds"
-	for target in linux/arm64 darwin/arm64 darwin/amd64 windows/amd64 freebsd/amd64; do
+	for target in linux/arm64 darwin/arm64 windows/amd64 freebsd/amd64; do
 		echo "$target"
 		GOOS=${target%/*} GOARCH=${target#*/} go build ./...
 		GOOS=${target%/*} GOARCH=${target#*/} go vet ./...
@@ -135,7 +138,7 @@ cross() {
 fuzz_one() {
 	log=$(mktemp)
 	for try in 1 2 3; do
-		if go test -C "$3" -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-3s}" -fuzzminimizetime 1x -parallel 1 "$1" >"$log" 2>&1; then
+		if go test -C "$3" -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-1s}" -fuzzminimizetime 1x -parallel 1 "$1" >"$log" 2>&1; then
 			echo "$1 $2: $(grep -o 'execs: [0-9]*' "$log" | tail -1)"
 			rm -f "$log"
 			return 0
@@ -150,7 +153,7 @@ fuzz_one() {
 
 # One target for each processor at a time.
 fuzz() {
-	step "fuzzing, ${FUZZTIME:-3s} each target"
+	step "fuzzing, ${FUZZTIME:-1s} each target"
 	for module in . test; do
 		for pkg in $(go list -C "$module" ./...); do
 			go test -C "$module" -list '^Fuzz' "$pkg" | grep '^Fuzz' | sed "s|.*|$pkg & $module|" || true
@@ -175,7 +178,7 @@ peer() {
 case "${1:-all}" in
 all) set -- setup lint unit whole race cross fuzz peer ;;
 long)
-	export COWL_LONG=1
+	export COWL_LONG=1 FUZZTIME="${FUZZTIME:-10s}"
 	set -- setup lint unit whole race cross fuzz peer
 	;;
 quick) set -- lint unit ;;

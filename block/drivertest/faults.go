@@ -133,7 +133,7 @@ func (s *suite) eachFault(t *testing.T, run func(t *testing.T, seed uint64, n in
 		runs = 30
 	}
 	if testkit.Race {
-		runs = 8 // all faults are tried without the detector, which needs few to find a race
+		runs = 2 // all faults are tried without the detector, which needs few to find a race
 	}
 	for seed := range uint64(2) {
 		_, img, l, total := s.faultRun(t, seed, &faults{})
