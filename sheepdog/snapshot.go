@@ -60,17 +60,23 @@ func (v *VDI) goOn(ctx context.Context, ino *inode, reason error) error {
 	if v.inode().vdi != ino.vdi {
 		return nil
 	}
-	vdi, err := v.acquire(ctx, 0, "")
-	if err != nil {
-		return err
+	for moves := 0; ; moves++ {
+		vdi, err := v.acquire(ctx, 0, "")
+		if err != nil {
+			return err
+		}
+		if vdi == ino.vdi {
+			return reason
+		}
+		if err := v.replace(ctx, vdi, ino); err != nil {
+			return err
+		}
+		// Meanwhile this one may have become a snapshot.
+		if err = v.relink(ctx, ino); !errors.Is(err, ReadOnly) || moves == maxMoves {
+			return err
+		}
+		ino = v.inode()
 	}
-	if vdi == ino.vdi {
-		return reason
-	}
-	if err := v.replace(ctx, vdi, ino); err != nil {
-		return err
-	}
-	return v.relink(ctx, ino)
 }
 
 // latest returns the inode when it is known to be that of the current VDI. It is for one that
@@ -98,7 +104,7 @@ func (v *VDI) relink(ctx context.Context, old *inode) error {
 	v.mu.Lock()
 	late := false
 	for idx, at := range before {
-		if at == old.vdi && idx < len(v.table) && v.table[idx] != at && v.table[idx] != v.ino.vdi {
+		if at != 0 && idx < len(v.table) && v.table[idx] != at && v.table[idx] != v.ino.vdi {
 			v.table[idx], v.dirty[uint32(idx)], late = at, true, true
 		}
 	}

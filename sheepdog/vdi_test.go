@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -243,6 +244,41 @@ func TestSnapshotMeanwhile(t *testing.T) {
 	}
 }
 
+// TestSavedTooLate: the table is saved when the VDI has just become a snapshot, once or several
+// times in a row, and nothing is written after that.
+func TestSavedTooLate(t *testing.T) {
+	for _, times := range []int64{1, 2, 3} {
+		var cluster *sheepd.Cluster
+		var left atomic.Int64
+		cluster = sheepd.NewCluster(sheepd.Config{Shift: 20, Intercept: func(q *sheepd.Request) sheepd.Action {
+			if q.Op == 3 && q.Object>>63 == 1 {
+				if n := left.Add(-1); n >= 0 {
+					cluster.Take("disk", fmt.Sprint(n))
+				}
+			}
+			return sheepd.Action{}
+		}})
+		c := connect(t, cluster.Start(t).Address, time.Minute)
+		ctx := t.Context()
+		must(t, c.Create(ctx, sheepdog.New{Name: "disk", Size: 8 * object}))
+		v := open(t, c, sheepdog.Open{Name: "disk", Lock: true})
+		must(t, v.WriteAt(ctx, []byte("before"), 5*object))
+		left.Store(times)
+		must(t, v.WriteAt(ctx, []byte("content"), 3*object))
+		left.Store(0)
+		must(t, v.Close(ctx))
+		v = open(t, c, sheepdog.Open{Name: "disk"})
+		for off, want := range map[int64]string{3 * object: "content", 5 * object: "before"} {
+			p := make([]byte, len(want))
+			must(t, v.ReadAt(ctx, p, off))
+			if string(p) != want {
+				t.Errorf("%d snapshots: read %q, want %q", times, p, want)
+			}
+		}
+		must(t, v.Close(ctx))
+	}
+}
+
 // TestSaveFails makes the saving of the table fail: writes do not succeed until it is saved.
 func TestSaveFails(t *testing.T) {
 	var broken atomic.Bool
@@ -359,7 +395,7 @@ func TestStall(t *testing.T) {
 	address := cluster.Start(t).Address
 	ctx := t.Context()
 	client := func(reconnect time.Duration) *sheepdog.Client {
-		c, err := sheepdog.Connect(ctx, sheepdog.Config{Reconnect: reconnect, Timeout: 100 * time.Millisecond, Dial: func(ctx context.Context) (net.Conn, error) {
+		c, err := sheepdog.Connect(ctx, sheepdog.Config{Reconnect: reconnect, Timeout: time.Second, Dial: func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		}})
 		must(t, err)
@@ -418,11 +454,14 @@ func TestStallInData(t *testing.T) {
 	must(t, err)
 	defer l.Close()
 	go func() {
+		var all []net.Conn // one that nobody has any more is closed
 		for {
 			nc, err := l.Accept()
 			if err != nil {
+				runtime.KeepAlive(all)
 				return
 			}
+			all = append(all, nc)
 			h := make([]byte, 48)
 			_, _ = io.ReadFull(nc, h)
 			copy(h[12:], []byte{100, 0, 0, 0, 0, 0, 0, 0}) // bytes to come; success

@@ -150,6 +150,11 @@ func (v *VDI) saveAll() {
 		}
 		v.mu.Unlock()
 		err := v.saveEntries(ino, list, values)
+		if err == nil {
+			// Servers take entries of what has become a snapshot, too: then they are not in
+			// the table of the VDI that goes on.
+			err = v.still(v.life, ino)
+		}
 		v.mu.Lock()
 		switch {
 		case v.ino.vdi != ino.vdi:
@@ -190,14 +195,22 @@ func (v *VDI) saveEntries(ino *inode, list, values []uint32) error {
 // Flush saves what a write that failed has left. Everything else is on the disks of the servers
 // already.
 func (v *VDI) Flush(ctx context.Context) error {
-	v.mu.Lock()
-	if len(v.dirty) == 0 {
+	for moves := 0; ; moves++ {
+		v.mu.Lock()
+		if len(v.dirty) == 0 {
+			v.mu.Unlock()
+			return nil
+		}
+		ino, b := v.ino, v.save()
 		v.mu.Unlock()
-		return nil
+		err := b.wait(ctx)
+		if err == nil || ctx.Err() != nil || moves == maxMoves {
+			return err
+		}
+		if err = v.moved(ctx, ino, err); err != nil {
+			return err
+		}
 	}
-	b := v.save()
-	v.mu.Unlock()
-	return b.wait(ctx)
 }
 
 // ErrSlow: zeroes would have to be written.
