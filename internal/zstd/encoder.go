@@ -102,7 +102,8 @@ func (e *Encoder) reset(src []byte) {
 		e.coded = make([]codedSequence, maxSequences+1)
 	}
 	copy(e.window[:], src)
-	// What is looked at behind the end is the same each time.
+	// Lengths are counted some bytes too far. What is there must not be left from the buffer before,
+	// or the choice between two matches could depend on it.
 	clear(e.window[len(src) : len(src)+slack])
 	switch e.isNear = len(src) <= 1<<16; {
 	case e.isNear && e.near == nil:

@@ -222,16 +222,14 @@ func (e *Encoder) count() {
 // appendSequences appends the section of sequences (section 3.1.1.3.2).
 func (e *Encoder) appendSequences(out []byte) []byte {
 	n := len(e.sequences)
-	switch {
-	case n < 128:
-		out = append(out, byte(n))
-	case n < 0x7f00:
-		out = append(out, byte(n>>8+128), byte(n))
-	default:
-		out = append(out, 255, byte(n-0x7f00), byte((n-0x7f00)>>8))
-	}
 	if n == 0 {
-		return out
+		return append(out, 0)
+	}
+	// There are no more than maxSequences, so that two bytes are enough.
+	if n < 128 {
+		out = append(out, byte(n))
+	} else {
+		out = append(out, byte(n>>8+128), byte(n))
 	}
 	e.count()
 	e.ll.choose(n)
