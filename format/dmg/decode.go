@@ -1,7 +1,6 @@
 package dmg
 
 import (
-	"compress/bzip2"
 	"io"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -9,7 +8,10 @@ import (
 )
 
 // codecs holds what decoders use again.
-type codecs struct{ zlib chunks.Zlib }
+type codecs struct {
+	zlib  chunks.Zlib
+	bzip2 bzip2Decoder
+}
 
 // decode implements chunks.Decoder. A chunk has exactly the sectors of its run.
 func (n *node) decode(dst []byte, in *chunks.Input, c chunks.Chunk) error {
@@ -19,7 +21,10 @@ func (n *node) decode(dst []byte, in *chunks.Input, c chunks.Chunk) error {
 	case typeZlib:
 		got, err = n.codecs.zlib.Decode(dst, in)
 	case typeBzip2:
-		got, err = readExactly(bzip2.NewReader(in), dst)
+		var src []byte
+		if src, err = in.All(); err == nil {
+			got, err = n.codecs.bzip2.decode(dst, src)
+		}
 	case typeLZMA:
 		got, err = decodeXZ(dst, in)
 	case typeADC, typeLZFSE:
@@ -36,20 +41,4 @@ func (n *node) decode(dst []byte, in *chunks.Input, c chunks.Chunk) error {
 		err = io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// readExactly fills dst from r, which must have no more than that.
-func readExactly(r io.Reader, dst []byte) (int, error) {
-	n, err := io.ReadFull(r, dst)
-	if err != nil {
-		return n, err
-	}
-	var more [1]byte
-	switch _, err = io.ReadFull(r, more[:]); err {
-	case io.EOF:
-		return n, nil
-	case nil:
-		return n, chunks.ErrLong
-	}
-	return n, err
 }
