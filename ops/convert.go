@@ -108,6 +108,7 @@ func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
 	if job.Salvaged == nil {
 		c.job.Salvaged = salvaged(c.job.Warn)
 	}
+	c.remote = job.Target.Tree().Protocol().Traits().Remote
 	c.job.Salvaged = oneAtATime(c.job.Salvaged)
 	c.unit, c.chunk = c.granularity()
 	if c.encoded = c.looksEncoded(ctx); c.encoded && oneWriter(ctx, job.Target) {
@@ -138,6 +139,8 @@ type converter struct {
 	chunk int64
 	zero  bool // the target reads as zeroes where nothing was written
 	known lastData
+	// remote: what is written goes to another program.
+	remote bool
 
 	write, hash turns
 	encoded     bool        // reading the source means decoding
@@ -205,7 +208,7 @@ func (c *converter) clearTarget(ctx context.Context) error {
 
 // workers is how many requests are in flight. Where they decode there is one more
 // for each processor, so that there is something to do while a request waits to
-// write.
+// write. To other machines there are as many as QEMU has.
 func (c *converter) workers() int {
 	if c.job.Compress {
 		return Compressors(c.job.Workers, c.job.Target)
@@ -217,6 +220,9 @@ func (c *converter) workers() int {
 			n *= 2
 		}
 		n = min(n, 8)
+		if c.remote {
+			n = 8
+		}
 	}
 	return n
 }
@@ -258,7 +264,7 @@ func (c *converter) looksEncoded(ctx context.Context) bool {
 // docs/decisions/004-one-writer.md.
 func oneWriter(ctx context.Context, target *block.Image) bool {
 	p := target.Tree().Protocol()
-	return p.Traits().ZeroOnGrow && !p.CacheMode().Direct
+	return p.Traits().ZeroOnGrow && !p.Traits().Remote && !p.CacheMode().Direct
 }
 
 func (c *converter) run(ctx context.Context) (ConvertResult, error) {
@@ -503,5 +509,8 @@ const (
 
 // offload says whether the system may copy.
 func (c *converter) offload() bool {
+	if c.remote && c.job.Reflink != ReflinkAlways {
+		return false // it cannot, and one long unit for trying it would leave the other workers without work
+	}
 	return (c.job.CopyRange || c.job.Reflink != ReflinkNever) && !c.job.Compress && !c.noReflink.Load()
 }

@@ -55,6 +55,9 @@ type Traits struct {
 	// ZeroOnGrow: bytes that appear when the node is grown, or written beyond
 	// its end, read as zeroes. Protocols only.
 	ZeroOnGrow bool
+	// Remote: requests wait for another program, often on another machine, so that many under way at
+	// once are faster than a few. Protocols only.
+	Remote bool
 	// Encrypted: the guest's data is encrypted.
 	Encrypted bool
 	// NoCompression: although the format has compressed clusters, this image takes

@@ -142,7 +142,7 @@ func (n *node) Size() int64 { return n.size }
 func (n *node) Limits() driver.Limits { return driver.Limits{OptTransfer: 64 << 10} }
 
 // Traits implements driver.Node.
-func (*node) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
+func (*node) Traits() driver.Traits { return driver.Traits{FixedSize: true, Remote: true} }
 
 // Filename implements driver.Named.
 func (n *node) Filename() string { return n.name }

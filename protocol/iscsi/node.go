@@ -51,7 +51,7 @@ func (n *node) Size() int64 { return int64(n.capacity.Blocks) * n.block() }
 func (n *node) block() int64 { return int64(n.capacity.BlockSize) }
 
 // Traits implements driver.Node.
-func (*node) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
+func (*node) Traits() driver.Traits { return driver.Traits{FixedSize: true, Remote: true} }
 
 // Filename implements driver.Named.
 func (n *node) Filename() string { return n.opt.name() }

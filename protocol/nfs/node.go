@@ -61,7 +61,9 @@ func (n *node) Size() int64 { return n.size.Load() }
 func (n *node) Limits() driver.Limits { return driver.Limits{OptTransfer: 64 << 10} }
 
 // Traits implements driver.Node.
-func (*node) Traits() driver.Traits { return driver.Traits{ZeroInit: true, ZeroOnGrow: true} }
+func (*node) Traits() driver.Traits {
+	return driver.Traits{ZeroInit: true, ZeroOnGrow: true, Remote: true}
+}
 
 // Filename implements driver.Named.
 func (n *node) Filename() string { return n.o.name() }

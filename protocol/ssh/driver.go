@@ -61,6 +61,7 @@ func (sshDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	if err != nil {
 		return nil, err
 	}
+	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.sessions, n.modified = []*session{s}, modified
 	n.size.Store(size)
 	n.content = size

@@ -47,7 +47,7 @@ type node struct {
 	mu       sync.Mutex
 	most     int
 	sessions []*session
-	dialing  bool          // a goroutine makes one more connection
+	dialing  int           // goroutines that make one more connection each
 	dialed   chan struct{} // not nil: the first connection after a loss is being made; closed when that is over
 	reason   error         // why a connection was lost last
 	closed   bool
@@ -61,7 +61,8 @@ type node struct {
 	systems  int64  // how often the server's system was, or may be, another one
 	resizing bool
 	dials    sync.WaitGroup
-	stop     context.CancelFunc // of the goroutine that dials
+	ctx      context.Context // of the goroutines that dial
+	stop     context.CancelFunc
 }
 
 var (
@@ -78,7 +79,9 @@ func (n *node) Size() int64 { return n.size.Load() }
 func (*node) Limits() driver.Limits { return driver.Limits{OptTransfer: 64 << 10} }
 
 // Traits implements driver.Node.
-func (*node) Traits() driver.Traits { return driver.Traits{ZeroInit: true, ZeroOnGrow: true} }
+func (*node) Traits() driver.Traits {
+	return driver.Traits{ZeroInit: true, ZeroOnGrow: true, Remote: true}
+}
 
 // Filename implements driver.Named.
 func (n *node) Filename() string { return n.d.o.name(n.d.t.user, n.d.t.port) }
@@ -322,9 +325,7 @@ func (n *node) Close(ctx context.Context) error {
 	n.closed = true
 	sessions := n.sessions
 	n.sessions = nil
-	if n.stop != nil {
-		n.stop()
-	}
+	n.stop()
 	n.mu.Unlock()
 	var wg sync.WaitGroup
 	errs := make([]error, len(sessions))

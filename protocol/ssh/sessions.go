@@ -73,7 +73,7 @@ func (n *node) session(ctx context.Context) (*session, error) {
 		}
 		if len(n.sessions) > 0 {
 			s := slices.MinFunc(n.sessions, func(a, b *session) int { return int(a.busy.Load() - b.busy.Load()) })
-			if s.busy.Load() >= perConnection && len(n.sessions) < n.most && !n.dialing {
+			if n.wantMore() {
 				n.more()
 			}
 			n.mu.Unlock()
@@ -128,16 +128,24 @@ func (n *node) again(ctx context.Context) error {
 	return nil
 }
 
+// wantMore says whether all connections have enough to do, those counted that are being made: each takes a
+// dozen round trips, so that they are made side by side. It is called with mu.
+func (n *node) wantMore() bool {
+	busy, all := int64(0), len(n.sessions)+n.dialing
+	for _, s := range n.sessions {
+		busy += s.busy.Load()
+	}
+	return all < n.most && busy >= int64(perConnection*all)
+}
+
 // more makes one more connection in the background. It is called with mu.
 func (n *node) more() {
-	ctx, cancel := context.WithCancel(context.Background())
-	n.dialing, n.stop = true, cancel
+	n.dialing++
 	n.dials.Go(func() {
-		defer cancel()
-		err := n.again(ctx)
+		err := n.again(n.ctx)
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.dialing = false
+		n.dialing--
 		if err != nil {
 			n.most = max(1, len(n.sessions)) // the server wants no more
 		}
