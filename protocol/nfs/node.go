@@ -60,10 +60,9 @@ func (n *node) Size() int64 { return n.size.Load() }
 // Limits implements driver.Node.
 func (n *node) Limits() driver.Limits { return driver.Limits{OptTransfer: 64 << 10} }
 
-// Traits implements driver.Node.
-func (*node) Traits() driver.Traits {
-	return driver.Traits{ZeroInit: true, ZeroOnGrow: true, Remote: true}
-}
+// Traits implements driver.Node. It is not said that the file is remote: writes do not wait for the server, and
+// one that is near takes them faster in their order.
+func (*node) Traits() driver.Traits { return driver.Traits{ZeroInit: true, ZeroOnGrow: true} }
 
 // Filename implements driver.Named.
 func (n *node) Filename() string { return n.o.name() }
