@@ -339,10 +339,11 @@ func (s *remoteServers) rows(c *config) (list []row) {
 		unit := func(address string, number int) string {
 			return fmt.Sprintf("iscsi://%s/%s/%d", address, iscsiTarget, number)
 		}
-		existing := []string{"-n"}
+		existing, flushed := []string{"-n"}, []string{"-n", "-t", "writeback"}
 		list = append(list,
 			copied("iscsi: read", 1.2, nil, unit(s.iscsi, 1), out),
 			copied("iscsi: write", 1.2, existing, large, unit(s.iscsi, 3)),
+			copied("iscsi: write, flushed at the end", 1.2, flushed, large, unit(s.iscsi, 3)),
 			copied("iscsi: read 16 MiB, 20 ms of round trip", 1.2, nil, unit(s.iscsiSlow, 2), out),
 			copied("iscsi: write 64 MiB, 20 ms of round trip", 1.2, existing, medium, unit(s.iscsiSlow, 4)))
 	}
