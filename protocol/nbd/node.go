@@ -97,7 +97,7 @@ func (n *node) Limits() driver.Limits {
 }
 
 // Traits implements driver.Node.
-func (*node) Traits() driver.Traits { return driver.Traits{FixedSize: true, Remote: true} }
+func (*node) Traits() driver.Traits { return driver.Traits{FixedSize: true} }
 
 // Filename implements driver.Named.
 func (n *node) Filename() string { return n.opt.name(n.at) }
