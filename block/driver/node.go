@@ -55,7 +55,7 @@ type Traits struct {
 	// ZeroOnGrow: bytes that appear when the node is grown, or written beyond
 	// its end, read as zeroes. Protocols only.
 	ZeroOnGrow bool
-	// Remote: requests wait for another program, often on another machine, so that many under way at
+	// Remote: requests wait for another program, often on another machine, so that many writes under way at
 	// once are faster than a few. Protocols only.
 	Remote bool
 	// Encrypted: the guest's data is encrypted.

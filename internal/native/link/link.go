@@ -1,9 +1,10 @@
 // Package link is what cowl and cowl-native, its companion for engines whose client
 // libraries it needs, say to each other.
 //
-// cowl-native gets two sockets. One carries this conversation: values of JSON, one a
+// cowl-native gets three sockets, and memory. One carries this conversation: values of JSON, one a
 // line. cowl sends a Request and waits for the Reply; requests are answered one at a time.
-// The other socket carries NBD once a disk is open: that is where its bytes go. Passwords
+// Once a disk is open, the second socket carries NBD, for all but reads and writes; those go
+// over the third, and their bytes through the memory: see SlotSize. Passwords
 // are only ever in requests, never in arguments or the environment, which others can read.
 package link
 
