@@ -133,7 +133,7 @@ func (s *suite) eachFault(t *testing.T, run func(t *testing.T, seed uint64, n in
 		runs = 30
 	}
 	if testkit.Race {
-		runs = 2 // all faults are tried without the detector, which needs few to find a race
+		runs = 4 // all faults are tried without the detector, which needs few to find a race
 	}
 	for seed := range uint64(2) {
 		_, img, l, total := s.faultRun(t, seed, &faults{})
@@ -171,6 +171,7 @@ func testFailOnce(t *testing.T, s *suite) {
 // testFailForGood has every change fail from some moment on, as when the disk or
 // the machine dies. What was flushed before must be there.
 func testFailForGood(t *testing.T, s *suite) {
+	testkit.NoRace(t, "the requests are those of FailOnce")
 	s.eachFault(t, func(t *testing.T, seed uint64, n int64) {
 		name, img, l, _ := s.faultRun(t, seed, &faults{first: n, last: 1 << 62})
 		if err := l.read(img, false); errors.Is(err, errWrongContent) {

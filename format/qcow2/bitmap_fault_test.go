@@ -38,6 +38,7 @@ func faultBitmaps(t *testing.T, options opts.Dict) func() *block.Image {
 // TestBitmapFaults lets each write and flush of a session fail, once or for good.
 // Whoever opens the image next finds bitmaps that are true, or known not to be.
 func TestBitmapFaults(t *testing.T) {
+	testkit.NoRace(t, "one caller")
 	ctx := context.Background()
 	sessions := map[string]func(img *block.Image) error{
 		"write": func(img *block.Image) error {

@@ -71,7 +71,7 @@ func nextData(f *os.File, off int64) int64 {
 }
 
 func TestCreateSameBytes(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one caller")
 	needTool(t, "qemu-img")
 	var cases []string
 	add := func(size, options string) { cases = append(cases, size+" "+options) }

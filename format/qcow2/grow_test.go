@@ -19,7 +19,7 @@ import (
 
 // TestRefcountTableGrows writes more than the first refcount table can count.
 func TestRefcountTableGrows(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one caller")
 	for _, o := range [][]string{{"cluster_size=512"}, {"cluster_size=512", "refcount_bits=64"}, {"cluster_size=1k", "refcount_bits=64", "compat=1.1"}} {
 		t.Run(fmt.Sprint(o), func(t *testing.T) {
 			const size = 40 << 20
@@ -65,7 +65,7 @@ func TestRefcountTableGrows(t *testing.T) {
 // TestFailingGrowth lets every change of the file fail once while the refcount
 // table and the L1 table grow. The image must stay consistent.
 func TestFailingGrowth(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one caller")
 	ctx := context.Background()
 	const size = 9 << 20
 	memory := mem.New().(*mem.Driver)

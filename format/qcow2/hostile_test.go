@@ -402,6 +402,7 @@ func exercise(f *sparseFile, budget *driver.Budget, between func()) {
 }
 
 func TestHostileImages(t *testing.T) {
+	testkit.NoRace(t, "one caller")
 	// What is measured shall be what is held, not what waits to be collected.
 	defer debug.SetGCPercent(debug.SetGCPercent(10))
 	bases := map[string]*sparseFile{}

@@ -73,7 +73,7 @@ func (d *smallDisk) Map(_ context.Context, off, n int64) (driver.Extent, error) 
 // the room that all writes together take. What was acknowledged is there when the
 // image is closed and opened again, and nothing leaks.
 func TestFullDisk(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one caller")
 	ctx := context.Background()
 	for name, c := range map[string]struct {
 		options opts.Dict

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/opts"
 )
 
@@ -50,6 +51,7 @@ func (f *failing) Flush(ctx context.Context) error {
 // image and for the next that opens it, and nothing that one of them holds is
 // written over.
 func TestSnapshotFaults(t *testing.T) {
+	testkit.NoRace(t, "one caller")
 	ctx := context.Background()
 	content := func(b byte) []byte { return bytes.Repeat([]byte{b}, 64<<10) }
 	operations := map[string]func(img *block.Image) error{

@@ -22,3 +22,12 @@ func Count(everyday int) int {
 	}
 	return everyday
 }
+
+// NoRace skips a test under the race detector, which has nothing to find where one
+// goroutine works at a time; why says so. Without the detector it runs as ever.
+func NoRace(t *testing.T, why string) {
+	t.Helper()
+	if Race {
+		t.Skip("not under the race detector: " + why)
+	}
+}
