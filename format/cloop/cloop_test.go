@@ -77,7 +77,6 @@ func open(b []byte, o block.OpenOptions) (*block.Image, error) {
 
 // TestManyPages: a table that its cache does not hold.
 func TestManyPages(t *testing.T) {
-	testkit.OneGoroutine(t)
 	const unit = 512
 	disk := content(64 << 10)
 	image := build(t, disk, unit)
@@ -163,7 +162,7 @@ func TestRefused(t *testing.T) {
 // TestBomb: a block that unpacks to more than a block is an error, and costs no more
 // memory than the block and the decoder do.
 func TestBomb(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one caller")
 	image := build(t, make([]byte, 256<<20), 32<<20)
 	// Eight blocks of 32 MiB are said to be such of 64 KiB.
 	binary.BigEndian.PutUint32(image[preamble:], 64<<10)

@@ -85,6 +85,7 @@ func inflate(t testing.TB, p []byte) []byte {
 
 // TestRoundTrip compresses with one encoder, over and over.
 func TestRoundTrip(t *testing.T) {
+	testkit.NoRace(t, "one goroutine")
 	var e Encoder
 	for range 2 {
 		for name, in := range inputs() {
@@ -122,6 +123,7 @@ func TestSameEachTime(t *testing.T) {
 
 // TestRatio holds what each kind of data takes.
 func TestRatio(t *testing.T) {
+	testkit.NoRace(t, "one goroutine")
 	var e Encoder
 	for name, most := range map[string]float64{"base64": 0.77, "letters": 0.29, "numbers": 0.58, "random": 1.001, "repeats": 0.03, "zeroes": 0.0012} {
 		in := inputs()[name]

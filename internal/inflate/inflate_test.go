@@ -47,6 +47,7 @@ func inputs() map[string][]byte {
 
 // TestDecode: what encoders of all levels make, into room that fits, with bytes behind.
 func TestDecode(t *testing.T) {
+	testkit.NoRace(t, "one goroutine")
 	var d Decoder
 	for name, data := range inputs() {
 		for level := -2; level <= 9; level++ {

@@ -25,6 +25,7 @@ func sample(n int) []byte {
 }
 
 func TestAppendIsReadByXZ(t *testing.T) {
+	testkit.NoRace(t, "one goroutine")
 	e := NewEncoder()
 	for _, n := range []int{0, 1, 4095, 8192, 300000} {
 		src := sample(n)
@@ -57,6 +58,7 @@ func TestAppendGivesUp(t *testing.T) {
 }
 
 func TestReadsXZ(t *testing.T) {
+	testkit.NoRace(t, "one goroutine")
 	xz := testkit.Tool(t, "xz")
 	src := sample(30000)
 	for _, args := range [][]string{{"-1"}, {"-6"}, {"--check=crc32"}, {"--check=none"}, {"--check=sha256"}, {"-T2", "--block-size=8192"}} {
@@ -140,6 +142,7 @@ func mixed(seed uint64, n int) (b []byte) {
 // TestEncoderRandom: what the encoder writes is read again, and it does not matter what
 // it has compressed before.
 func TestEncoderRandom(t *testing.T) {
+	testkit.NoRace(t, "one goroutine")
 	reused := NewEncoder()
 	for seed := range uint64(300) {
 		if !testkit.Sample(int(seed), 15) {
@@ -174,6 +177,7 @@ func TestEncoderRandom(t *testing.T) {
 
 // TestRatio: no more than 5 % larger than xz makes of the same, at its usual level.
 func TestRatio(t *testing.T) {
+	testkit.NoRace(t, "one goroutine")
 	xz := testkit.Tool(t, "xz")
 	for name, src := range map[string][]byte{"text": corpus(t), "mixed": mixed(11, 1<<18)} {
 		cmd := exec.Command(xz, "-6", "--check=crc32", "-c")
