@@ -15,7 +15,7 @@ export CGO_ENABLED=0
 
 began=$(date +%s)
 [ "${1:-}" != long ] || export COWL_LONG=1
-fuzztime=${FUZZTIME:-$([ "${COWL_LONG:-}" = 1 ] && echo 5s || echo 1s)}
+fuzztime=${FUZZTIME:-$([ "${COWL_LONG:-}" = 1 ] && echo 5s || echo 2s)}
 step() { printf '\n== %s (%d s)\n' "$*" $(($(date +%s) - began)); }
 
 # The tools come from Debian's backports suite, which has the current original;
