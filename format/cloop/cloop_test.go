@@ -77,6 +77,7 @@ func open(b []byte, o block.OpenOptions) (*block.Image, error) {
 
 // TestManyPages: a table that its cache does not hold.
 func TestManyPages(t *testing.T) {
+	testkit.NoRace(t, "one goroutine works alone")
 	const unit = 512
 	disk := content(64 << 10)
 	image := build(t, disk, unit)

@@ -122,7 +122,7 @@ func check(t testing.TB, img *block.Image) (*driver.CheckResult, []string) {
 
 // TestLZFSEVector: what the reference encoder makes of content(7, 60000).
 func TestLZFSEVector(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one goroutine works alone")
 	enc, err := os.ReadFile("testdata/content7.lzfse")
 	if err != nil {
 		t.Fatal(err)
@@ -375,7 +375,7 @@ func TestSegments(t *testing.T) {
 
 // TestRefused: trailers and tables that are wrong, in time and memory that are bounded.
 func TestRefused(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one goroutine works alone")
 	b := &builder{tb: t}
 	b.table(content(1, 64<<10), 32<<10, typeZlib)
 	good := b.image()

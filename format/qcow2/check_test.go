@@ -150,7 +150,7 @@ func runDiff(ours, theirs checkRun) string {
 }
 
 func TestCheckBesideOriginal(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one goroutine works alone")
 	needTool(t, "qemu-img")
 	needTool(t, "qemu-io")
 	dir := t.TempDir()

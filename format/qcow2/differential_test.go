@@ -19,6 +19,7 @@ import (
 // TestReadOriginalImages reads images that QEMU made, in every
 // combination of features that it accepts.
 func TestReadOriginalImages(t *testing.T) {
+	testkit.NoRace(t, "one goroutine works alone")
 	testkit.Tool(t, "qemu-io")
 	const size = 1<<20 + 512
 	src := filepath.Join(t.TempDir(), "src.raw")

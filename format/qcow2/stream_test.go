@@ -27,7 +27,7 @@ func (w *countWriter) Write(b []byte) (int, error) {
 }
 
 func TestStreamBesideOriginal(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one goroutine works alone")
 	needTool(t, "qemu-img")
 	dir := t.TempDir()
 	r := rand.New(rand.NewPCG(1, 2))

@@ -138,7 +138,7 @@ func TestGrowMovesBlocks(t *testing.T) {
 
 // TestBlockSizes: images with other blocks than those of 1 MiB are read and written.
 func TestBlockSizes(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one goroutine works alone")
 	for _, size := range []uint32{4096, 64 << 10, 4 << 20} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			w := newLab(t, 0)
@@ -243,7 +243,7 @@ func TestLarge(t *testing.T) {
 // TestNonsense: a table in a hole names block 0 everywhere. Its check ends soon, in little
 // memory, and a write finds that out, too.
 func TestNonsense(t *testing.T) {
-	testkit.OneGoroutine(t)
+	testkit.NoRace(t, "one goroutine works alone")
 	const blocks = 8 << 20
 	w := newLab(t, mib)
 	w.Poke("a", 0x180, 4, blocks)

@@ -145,7 +145,9 @@ func (d *Disk) SetSize(size int64) {
 func (d *Disk) Limits() driver.Limits { return d.opt.Limits }
 
 // Traits implements driver.Node.
-func (*Disk) Traits() driver.Traits { return driver.Traits{ZeroInit: true, ZeroOnGrow: true, Remote: true} }
+func (*Disk) Traits() driver.Traits {
+	return driver.Traits{ZeroInit: true, ZeroOnGrow: true, Remote: true}
+}
 
 // DiskUsage implements driver.SpaceTeller.
 func (d *Disk) DiskUsage(ctx context.Context) (n int64, err error) {
