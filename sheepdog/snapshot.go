@@ -60,6 +60,7 @@ func (v *VDI) goOn(ctx context.Context, ino *inode, reason error) error {
 	if v.inode().vdi != ino.vdi {
 		return nil
 	}
+	var own []uint32 // VDIs that this client has made entries of
 	for moves := 0; ; moves++ {
 		vdi, err := v.acquire(ctx, 0, "")
 		if err != nil {
@@ -68,11 +69,12 @@ func (v *VDI) goOn(ctx context.Context, ino *inode, reason error) error {
 		if vdi == ino.vdi {
 			return reason
 		}
+		own = append(own, ino.vdi)
 		if err := v.replace(ctx, vdi, ino); err != nil {
 			return err
 		}
 		// Meanwhile this one may have become a snapshot.
-		if err = v.relink(ctx, ino); !errors.Is(err, ReadOnly) || moves == maxMoves {
+		if err = v.relink(ctx, ino, own); !errors.Is(err, ReadOnly) || moves == maxMoves {
 			return err
 		}
 		ino = v.inode()
@@ -95,8 +97,9 @@ func (v *VDI) latest(ctx context.Context) (*inode, error) {
 }
 
 // relink gives the current VDI the entries of old, which became a snapshot, that were saved too
-// late to be in its copy of the table.
-func (v *VDI) relink(ctx context.Context, old *inode) error {
+// late to be in its copy of the table. They name one of the VDIs own: others are in the copy,
+// or somebody else has changed them since.
+func (v *VDI) relink(ctx context.Context, old *inode, own []uint32) error {
 	before, err := v.c.table(ctx, old, 0, old.objects(old.size))
 	if err != nil {
 		return err
@@ -104,7 +107,7 @@ func (v *VDI) relink(ctx context.Context, old *inode) error {
 	v.mu.Lock()
 	late := false
 	for idx, at := range before {
-		if at != 0 && idx < len(v.table) && v.table[idx] != at && v.table[idx] != v.ino.vdi {
+		if slices.Contains(own, at) && idx < len(v.table) && v.table[idx] != at && v.table[idx] != v.ino.vdi {
 			v.table[idx], v.dirty[uint32(idx)], late = at, true, true
 		}
 	}

@@ -279,6 +279,38 @@ func TestSavedTooLate(t *testing.T) {
 	}
 }
 
+// TestOthersEntries: what another client has written since the VDI became a snapshot stays when this
+// one goes on with the VDI that is current by then.
+func TestOthersEntries(t *testing.T) {
+	cluster := sheepd.NewCluster(sheepd.Config{Shift: 20})
+	address := cluster.Start(t).Address
+	c := connect(t, address, time.Minute)
+	ctx := t.Context()
+	must(t, c.Create(ctx, sheepdog.New{Name: "disk", Size: 8 * object}))
+	put := func(v *sheepdog.VDI, text string, idx int64) { must(t, v.WriteAt(ctx, []byte(text), idx*object)) }
+	first := open(t, c, sheepdog.Open{Name: "disk"})
+	put(first, "oldest", 5)
+	must(t, first.Close(ctx))
+	cluster.Take("disk", "a")
+	v := open(t, c, sheepdog.Open{Name: "disk"})
+	cluster.Take("disk", "b")
+	other := open(t, connect(t, address, time.Minute), sheepdog.Open{Name: "disk"})
+	put(other, "newest", 5)
+	must(t, other.Close(ctx))
+	cluster.Take("disk", "c")
+	put(v, "ours", 3)
+	must(t, v.Close(ctx))
+	v = open(t, c, sheepdog.Open{Name: "disk"})
+	for idx, want := range map[int64]string{3: "ours", 5: "newest"} {
+		p := make([]byte, len(want))
+		must(t, v.ReadAt(ctx, p, idx*object))
+		if string(p) != want {
+			t.Errorf("object %d: read %q, want %q", idx, p, want)
+		}
+	}
+	must(t, v.Close(ctx))
+}
+
 // TestSaveFails makes the saving of the table fail: writes do not succeed until it is saved.
 func TestSaveFails(t *testing.T) {
 	var broken atomic.Bool
