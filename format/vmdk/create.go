@@ -142,20 +142,31 @@ func (p *plan) createSparse(ctx context.Context, file driver.Storage, size int64
 	} else if file.Size() < end {
 		return driver.Errorf(driver.ErrUnsupported, "the file has %d bytes, the tables end at %d", file.Size(), end)
 	}
-	tables, sectors := h.layout()
 	for _, dir := range []uint64{h.redundant, h.dir} {
-		b := make([]byte, sectors*sectorSize)
-		for i := range tables {
-			le.PutUint32(b[4*i:], uint32(dir+sectors+i*tableSectors))
-		}
-		if len(b) == 0 {
-			continue
-		}
-		if _, err := file.WriteAt(ctx, b, int64(dir)*sectorSize); err != nil {
+		if err := writeDirectory(ctx, file, h, dir); err != nil {
 			return err
 		}
 	}
 	// The header comes last: what was cut short is no image.
 	_, err := file.WriteAt(ctx, h.encode(), 0)
 	return err
+}
+
+// directoryPiece is how many entries of a directory are written at once.
+const directoryPiece = 64 << 10
+
+// writeDirectory writes the directory at sector dir, whose tables follow it.
+func writeDirectory(ctx context.Context, file driver.Storage, h *sparseHeader, dir uint64) error {
+	tables, sectors := h.layout()
+	b := make([]byte, 0, 4*directoryPiece)
+	for i := uint64(0); i < tables; {
+		at := int64(dir)*sectorSize + 4*int64(i)
+		for b = b[:0]; i < tables && len(b) < cap(b); i++ {
+			b = le.AppendUint32(b, uint32(dir+sectors+i*tableSectors))
+		}
+		if _, err := file.WriteAt(ctx, b, at); err != nil {
+			return err
+		}
+	}
+	return nil
 }

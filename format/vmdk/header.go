@@ -33,6 +33,8 @@ const (
 	maxEntries   = 512      // of a grain table
 	maxGrain     = 0x200000 // sectors
 	maxDirectory = 32 << 20 // entries
+	// maxSparseSize is the largest disk in bytes of an extent as it is made here: its directory is full.
+	maxSparseSize = maxDirectory * tableEntries * grainSectors * sectorSize
 	// maxHostSector is the first sector that an entry of 32 bits cannot name.
 	maxHostSector = 1 << 32
 

@@ -81,10 +81,8 @@ func newPlan(d opts.Dict, size int64) (*plan, error) {
 		return nil, driver.Errorf(driver.ErrUnsupported, "flat image can't enable zeroed grain")
 	case p.Subformat == streamOptimized && p.size > maxStreamSize:
 		return nil, invalid("a streamOptimized image can have a disk of %d TiB at most", maxStreamSize>>40)
-	case p.Subformat == monolithicSparse && newHeader(p.size, p).overhead > maxHostSector:
-		// Grains have addresses of 32 bits in sectors, and none of these would be left. A
-		// disk may be larger than what can be written of it.
-		return nil, invalid("a %s image of %d bytes has tables of more than 2 TiB, and so no room for data: use monolithicFlat, or less", p.Subformat, p.size)
+	case p.Subformat == monolithicSparse && p.size > maxSparseSize:
+		return nil, invalid("a %s image can have a disk of %d TiB at most: use monolithicFlat", p.Subformat, maxSparseSize>>40)
 	}
 	return p, nil
 }

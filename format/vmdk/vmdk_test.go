@@ -684,7 +684,7 @@ func TestCreateRefused(t *testing.T) {
 		{1 << 20, opts.Dict{"subformat": splitFlat, "backing_file": "x"}, "flat image can't have backing file"},
 		{1 << 20, opts.Dict{"backing_file": "x", "backing_fmt": "raw"}, "backing_file must be a vmdk image"},
 		{1 << 20, opts.Dict{"toolsversion": strings.Repeat("9", 11000)}, "too long for the descriptor"},
-		{32 << 50, nil, "no room for data"},
+		{1<<50 + 512, nil, "1024 TiB at most"},
 		{1 << 60, opts.Dict{"subformat": streamOptimized}, "64 TiB at most"},
 	} {
 		path := filepath.Join(t.TempDir(), "disk.vmdk")
