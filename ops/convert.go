@@ -509,8 +509,5 @@ const (
 
 // offload says whether the system may copy.
 func (c *converter) offload() bool {
-	if c.remote && c.job.Reflink != ReflinkAlways {
-		return false // it cannot, and one long unit for trying it would leave the other workers without work
-	}
 	return (c.job.CopyRange || c.job.Reflink != ReflinkNever) && !c.job.Compress && !c.noReflink.Load()
 }

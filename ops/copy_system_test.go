@@ -47,14 +47,18 @@ func (n refusingNode) CopyFrom(_ context.Context, _ driver.Storage, _, _, length
 // refusingWorld is a world of such disks.
 func refusingWorld(t *testing.T) (*world, *refusing) {
 	d := &refusing{Driver: mem.New().(*mem.Driver)}
+	return worldOn(t, d, d.Driver), d
+}
+
+// worldOn is a world whose disks in memory, those of m, are opened by d.
+func worldOn(t *testing.T, d driver.Driver, m *mem.Driver) *world {
 	list := []driver.Driver{d}
 	for _, o := range drivers.All() {
 		if _, ok := o.(*mem.Driver); !ok {
 			list = append(list, o)
 		}
 	}
-	w := &world{t: t, reg: block.NewRegistry(list...), mem: d.Driver}
-	return w, d
+	return &world{t: t, reg: block.NewRegistry(list...), mem: m}
 }
 
 // TestConvertAsksOnce copies onto disks that refuse to share blocks. Each refusal

@@ -8,7 +8,6 @@ import (
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
-	"github.com/cowl-disk/cowl/drivers"
 	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/ops"
 	"github.com/cowl-disk/cowl/protocol/mem"
@@ -43,13 +42,7 @@ func (n countingNode) Map(ctx context.Context, off, length int64) (driver.Extent
 // TestOneQuestion: a disk that is all data is asked a few times how far its data go, not once for each chunk.
 func TestOneQuestion(t *testing.T) {
 	d := &counting{Driver: mem.New().(*mem.Driver)}
-	list := []driver.Driver{d}
-	for _, o := range drivers.All() {
-		if _, ok := o.(*mem.Driver); !ok {
-			list = append(list, o)
-		}
-	}
-	w := &world{t: t, reg: block.NewRegistry(list...), mem: d.Driver}
+	w := worldOn(t, d, d.Driver)
 	const size = 32 << 20
 	content := make([]byte, size)
 	testkit.Fill(testkit.Rand(1), content)
