@@ -27,23 +27,24 @@ func testkitListener(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// chunk is what a target sent after the initiator had written so often.
+// chunk is what a target sent after the initiator had written so many bytes. Requests
+// are written one by one or several at once.
 type chunk struct {
-	writes int
-	data   []byte
+	written int
+	data    []byte
 }
 
 // recorder records what comes over a connection.
 type recorder struct {
 	net.Conn
-	mu     sync.Mutex
-	writes int
-	chunks []chunk
+	mu      sync.Mutex
+	written int
+	chunks  []chunk
 }
 
 func (r *recorder) Write(p []byte) (int, error) {
 	r.mu.Lock()
-	r.writes++
+	r.written += len(p)
 	r.mu.Unlock()
 	return r.Conn.Write(p)
 }
@@ -53,7 +54,7 @@ func (r *recorder) Read(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if n > 0 {
-		r.chunks = append(r.chunks, chunk{r.writes, bytes.Clone(p[:n])})
+		r.chunks = append(r.chunks, chunk{r.written, bytes.Clone(p[:n])})
 	}
 	return n, err
 }
@@ -61,15 +62,16 @@ func (r *recorder) Read(p []byte) (int, error) {
 // script is a connection whose other side sends what was recorded, and then ends.
 type script struct {
 	net.Conn
-	chunks []chunk
-	mu     sync.Mutex
-	wrote  chan struct{} // closed at the next write
-	writes int
-	closed bool
+	chunks   []chunk
+	patience time.Duration
+	mu       sync.Mutex
+	wrote    chan struct{} // closed at the next write
+	written  int
+	closed   bool
 }
 
-// patience is how long a script waits for a write that does not come, since other
-// answers make other requests.
+// patience is how long a script that was changed waits for a write that does not come,
+// since other answers make other requests.
 const patience = 5 * time.Millisecond
 
 func (s *script) Read(p []byte) (int, error) {
@@ -80,7 +82,7 @@ func (s *script) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		c := &s.chunks[0]
-		if s.writes >= c.writes {
+		if s.written >= c.written {
 			n := copy(p, c.data)
 			if c.data = c.data[n:]; len(c.data) == 0 {
 				s.chunks = s.chunks[1:]
@@ -92,25 +94,25 @@ func (s *script) Read(p []byte) (int, error) {
 		s.mu.Unlock()
 		select {
 		case <-wrote:
-		case <-time.After(patience):
+		case <-time.After(s.patience):
 			s.mu.Lock()
-			c.writes = 0
+			c.written = 0
 			s.mu.Unlock()
 		}
 	}
 }
 
-func (s *script) more(closed bool) {
+func (s *script) more(n int, closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.writes++
+	s.written += n
 	s.closed = s.closed || closed
 	close(s.wrote)
 	s.wrote = make(chan struct{})
 }
 
-func (s *script) Write(p []byte) (int, error) { s.more(false); return len(p), nil }
-func (s *script) Close() error                { s.more(true); return nil }
+func (s *script) Write(p []byte) (int, error) { s.more(len(p), false); return len(p), nil }
+func (s *script) Close() error                { s.more(0, true); return nil }
 
 // visit is a short session; its errors are of no interest.
 func visit(ctx context.Context, cfg iscsi.Config) error {
@@ -162,11 +164,11 @@ func record(t testing.TB, c iscsid.Config, cfg iscsi.Config) []chunk {
 }
 
 // replay visits a target that sends a stream.
-func replay(chunks []chunk, cfg iscsi.Config) error {
+func replay(chunks []chunk, cfg iscsi.Config, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	cfg.Address, cfg.Target = "portal", "iqn.2026-01.test:t"
-	s := &script{chunks: chunks, wrote: make(chan struct{})}
+	s := &script{chunks: chunks, patience: patience, wrote: make(chan struct{})}
 	cfg.Dial = func(context.Context, string, string) (net.Conn, error) { return s, nil }
 	err := visit(ctx, cfg)
 	if ctx.Err() != nil {
@@ -188,12 +190,12 @@ var hostileConfigs = []struct {
 func TestHostile(t *testing.T) {
 	for i, c := range hostileConfigs {
 		chunks := record(t, c.target, c.initiator)
-		if err := replay(slices.Clone(chunks), c.initiator); err != nil {
+		if err := replay(slices.Clone(chunks), c.initiator, time.Minute); err != nil {
 			t.Fatalf("as it was recorded: %v", err)
 		}
 		r := testkit.Rand(uint64(i))
 		for range testkit.Count(50) {
-			_ = replay(mutate(r.IntN, chunks), c.initiator)
+			_ = replay(mutate(r.IntN, chunks), c.initiator, patience)
 		}
 	}
 }
@@ -229,25 +231,26 @@ func mutate(intN func(int) int, chunks []chunk) []chunk {
 	return chunks
 }
 
-// join and split turn chunks into bytes and back, whatever these are.
+// join and split turn chunks into bytes and back, whatever these are. What was written
+// is counted in the lengths of headers, 48.
 func join(chunks []chunk) []byte {
 	var b []byte
 	before := 0
 	for _, c := range chunks {
-		b = append(b, byte(c.writes-before))
+		b = append(b, byte((c.written-before)/48))
 		b = append(binary.BigEndian.AppendUint16(b, uint16(len(c.data))), c.data...)
-		before = c.writes
+		before = c.written
 	}
 	return b
 }
 
 func split(b []byte) []chunk {
 	var chunks []chunk
-	writes := 0
+	written := 0
 	for len(b) > 3 {
 		n := min(int(binary.BigEndian.Uint16(b[1:])), len(b)-3)
-		writes += int(b[0])
-		chunks = append(chunks, chunk{writes, b[3 : 3+n]})
+		written += 48 * int(b[0])
+		chunks = append(chunks, chunk{written, b[3 : 3+n]})
 		b = b[3+n:]
 	}
 	return chunks
@@ -263,7 +266,7 @@ func FuzzTarget(f *testing.F) {
 			return
 		}
 		for _, c := range hostileConfigs {
-			_ = replay(split(stream), c.initiator)
+			_ = replay(split(stream), c.initiator, patience)
 		}
 	})
 }

@@ -307,15 +307,19 @@ func TestReset(t *testing.T) {
 	ctx := guard(t)
 	u := units(1 << 20)
 	var dropped, reset atomic.Bool
-	s := iscsid.Start(t, iscsid.Config{Intercept: func(_ uint32, cdb []byte) iscsid.Action {
+	var s *iscsid.Server
+	started := make(chan struct{})
+	s = iscsid.Start(t, iscsid.Config{Intercept: func(_ uint32, cdb []byte) iscsid.Action {
+		<-started
 		switch {
 		case cdb[0] == 0x2a && dropped.CompareAndSwap(false, true):
 			return iscsid.Action{Do: iscsid.Forget}
-		case cdb[0] == 0 && dropped.Load() && reset.CompareAndSwap(false, true):
+		case cdb[0] == 0 && dropped.Load() && s.Pings.Load() > 0 && reset.CompareAndSwap(false, true):
 			return iscsid.Check(6, 0x2900)
 		}
 		return iscsid.Action{}
 	}}, u)
+	close(started)
 	cfg := config(s)
 	cfg.KeepAlive, cfg.Reconnect = 50*time.Millisecond, time.Minute
 	l := iscsi.LUN{Doer: open(t, ctx, cfg), Number: 1}

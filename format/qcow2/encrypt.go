@@ -29,7 +29,7 @@ type encryption struct {
 const aesKeyBytes = 16
 
 // encrypted says whether the header names an encryption method.
-func (im *image) encrypted() bool { return im.hdr.CryptMethod != ondisk.CryptNone }
+func (im *image) encrypted() bool { return im.cryptMethod != ondisk.CryptNone }
 
 // child returns the Storage in which the disk's bytes from off on are at host.
 func (im *image) child(off, host int64) driver.Storage {

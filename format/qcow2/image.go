@@ -103,6 +103,9 @@ type image struct {
 	crypto   *encryption     // nil: not encrypted, or opened without a key
 	luks     *luks.Header    // nil: not encrypted, or not by LUKS
 	secretID string          // of the key
+	// cryptMethod is that of the header, which stays while the image is open: requests
+	// look at it, and do not wait for writes of the header.
+	cryptMethod uint32
 
 	recurse   atomic.Int32 // result of metadata preallocation detection: 0 unknown, 1 no, 2 yes
 	recurseMu sync.Mutex

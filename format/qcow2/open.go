@@ -34,6 +34,7 @@ func openImage(ctx context.Context, req *driver.OpenRequest) (_ *image, err erro
 	if err := im.loadHeader(ctx); err != nil {
 		return nil, err
 	}
+	im.cryptMethod = im.hdr.CryptMethod
 	if im.sizes, err = im.opt.caches(&im.geometry, im.size.Load(), req.Sequential); err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ cp base.raw d/base.raw
 "$IMG" create -q -f qcow2 -o lazy_refcounts=on lazy.qcow2 1M
 "$IO" -c 'write -P 4 64k 70k' lazy.qcow2
 "$IMG" create -q -f qcow2 -o compression_type=zstd zstd.qcow2 1M
-"$IMG" create -q -f qcow2 -o refcount_bits=1 rc1.qcow2 1M
+"$IMG" create -q -f qcow2 -o refcount_bits=1,cluster_size=8k rc1.qcow2 1M
 "$IMG" create -q -f qcow2 -o extended_l2=on ext_l2.qcow2 1M
 "$IMG" convert -q -c -O qcow2 -o compression_type=zstd raw.img zstdc.qcow2
 "$IMG" create -q -f qcow2 -o data_file=r.data,data_file_raw=on draw.qcow2 1M

@@ -226,6 +226,7 @@ func glusterFaults(t *testing.T, tools cliBinaries, s *glusterd.Server) {
 	if err == nil || !strings.Contains(text, "The program cowl-native for disks of Gluster ended before its time: signal: killed") {
 		t.Errorf("the program killed: %v: %s", err, text)
 	}
+	defer testkit.HeedSignals()()
 	text, err = copying("interrupted", func(cmd *exec.Cmd) {
 		s.Pause(t)
 		_ = cmd.Process.Signal(os.Interrupt)

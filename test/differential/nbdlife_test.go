@@ -112,8 +112,8 @@ func TestQemuNBDSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	each(t, func(t *testing.T, program string) {
-		// Whoever ignores a hangup, as nohup does, has its children ignore it.
-		defer testkit.HangUp()()
+		// Whoever ignores a signal, as nohup does, has its children ignore it.
+		defer testkit.HeedSignals()()
 		for k, sig := range []os.Signal{syscall.SIGTERM, os.Interrupt, syscall.SIGHUP, syscall.SIGTERM} {
 			var tlsArgs []string
 			var tlsConfig *tls.Config

@@ -281,6 +281,7 @@ func rbdFaults(t *testing.T, tools cliBinaries, c *ceph.Cluster) {
 		t.Errorf("the program killed: %v: %s", err, text)
 	}
 	began := time.Now()
+	defer testkit.HeedSignals()()
 	text, err = copying("interrupted", func(cmd *exec.Cmd) {
 		c.Pause(t)
 		began = time.Now()

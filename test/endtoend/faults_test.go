@@ -88,6 +88,7 @@ func TestDiskFull(t *testing.T) {
 
 // TestKilledConvert stops a conversion in the middle, rudely and politely.
 func TestKilledConvert(t *testing.T) {
+	defer testkit.HeedSignals()()
 	for _, c := range []struct {
 		name   string
 		signal os.Signal

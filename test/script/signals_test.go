@@ -57,8 +57,8 @@ func waiting(t *testing.T, stderr io.Writer) (cmd *exec.Cmd, stdin io.WriteClose
 }
 
 func TestInterrupt(t *testing.T) {
-	// Whoever ignores a hangup, as nohup does, has its children ignore it.
-	defer testkit.HangUp()()
+	// Whoever ignores a signal, as nohup does, has its children ignore it.
+	defer testkit.HeedSignals()()
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		var stderr bytes.Buffer
 		cmd, stdin, target := waiting(t, &stderr)
@@ -125,6 +125,7 @@ func TestProgressSignal(t *testing.T) {
 // TestInterruptHostile interrupts commands that have very much to look at: a disk of
 // 16 TiB whose tables are one table of many small extents.
 func TestInterruptHostile(t *testing.T) {
+	defer testkit.HeedSignals()()
 	for _, args := range [][]string{{"measure", "-O", "qcow2"}, {"map"}, {"amend", "-o", "compat=0.10"}, {"compare", "-f", "qcow2", "-F", "qcow2", "disk.qcow2"}, {"checksum"}} {
 		t.Run(args[0], func(t *testing.T) {
 			dir := t.TempDir()

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
 // childEnv makes the test binary a program that TestSignals starts.
@@ -61,6 +63,7 @@ func child(t *testing.T, kind string) (*exec.Cmd, func() string) {
 
 // A second signal ends a program that does not obey the first.
 func TestSecondSignal(t *testing.T) {
+	defer testkit.HeedSignals()()
 	cmd, line := child(t, "stubborn")
 	for _, step := range []struct {
 		wait string
