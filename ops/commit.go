@@ -8,7 +8,6 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/bufpool"
-	"github.com/cowl-disk/cowl/internal/zero"
 )
 
 // CommitJob says what to commit where.
@@ -93,6 +92,7 @@ type committer struct {
 	// whole: zeroes are written also where the base reads as zeroes, for its dirty
 	// bitmaps record what was committed.
 	whole bool
+	same  sameData
 }
 
 // part is a range of the disk of one kind.
@@ -232,61 +232,4 @@ func (c *committer) read(ctx context.Context, buf []byte, p part) error {
 		at = h.end
 	}
 	return nil
-}
-
-// write writes to the base. Where that reads as zeroes, zeroes are left out.
-func (c *committer) write(ctx context.Context, p []byte, off int64) error {
-	if c.whole {
-		c.early.wrote(int64(len(p)))
-		_, err := c.job.Base.WriteAt(ctx, p, off)
-		return err
-	}
-	for len(p) > 0 {
-		st, err := c.job.Base.Status(ctx, off, int64(len(p)), nil)
-		if err != nil {
-			return err
-		}
-		q := p
-		if st.Length > 0 {
-			q = p[:min(st.Length, int64(len(p)))]
-		}
-		for rest, at := q, off; len(rest) > 0; {
-			skip, n := 0, len(rest)
-			if st.Zero {
-				skip, n = nextData(rest)
-			}
-			if n > 0 {
-				if _, err := c.job.Base.WriteAt(ctx, rest[skip:skip+n], at+int64(skip)); err != nil {
-					return err
-				}
-				c.early.wrote(int64(n))
-			}
-			rest, at = rest[skip+n:], at+int64(skip+n)
-		}
-		p, off = p[len(q):], off+int64(len(q))
-	}
-	return nil
-}
-
-const (
-	zeroPage = 4 << 10
-	// zeroGap is how many zeroes are written as data rather than split a request in two.
-	zeroGap = 32 << 10
-)
-
-// nextData finds the first range of p with other bytes than zeroes, in pages: n
-// bytes after skip. It reaches over short runs of zeroes. If there is none, n is 0
-// and skip is all of p.
-func nextData(p []byte) (skip, n int) {
-	skip = zero.Prefix(p, true, zeroPage)
-	for end := skip; end < len(p); {
-		end += zero.Prefix(p[end:], false, zeroPage)
-		n = end - skip
-		gap := zero.Prefix(p[end:], true, zeroPage)
-		if gap >= zeroGap {
-			break
-		}
-		end += gap
-	}
-	return skip, n
 }

@@ -36,3 +36,18 @@ func TestNextDataFindsEveryByte(t *testing.T) {
 		}
 	}
 }
+
+// TestSameDataGivesUp: a base that has other data than the overlay is no longer looked at.
+func TestSameDataGivesUp(t *testing.T) {
+	var s sameData
+	if s.looked(sameTrial-1, 0); !s.worthLooking() {
+		t.Error("no trial")
+	}
+	if s.looked(1, 0); s.worthLooking() {
+		t.Error("nothing was the same, and it goes on")
+	}
+	var half sameData
+	if half.looked(sameTrial, sameTrial/2); !half.worthLooking() {
+		t.Error("half of it was the same, and it ends")
+	}
+}
