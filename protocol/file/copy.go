@@ -41,7 +41,7 @@ func (n *node) CopyFrom(ctx context.Context, src driver.Storage, srcOff, dstOff,
 		n.sizeMu.RLock()
 		defer n.sizeMu.RUnlock()
 	}
-	defer n.holes.forget()
+	defer n.changed()
 	if mode&driver.CopyReflink != 0 {
 		done, err := n.reflink(from, srcOff, dstOff, length)
 		if done > 0 || !errors.Is(err, driver.ErrUnsupported) || mode&driver.CopyOffload == 0 {

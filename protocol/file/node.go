@@ -51,6 +51,9 @@ type node struct {
 
 	flushMu  sync.Mutex
 	flushErr error // the first failure, reported ever after
+	// changes counts those made through this node. flushed is one more than there were when the last flush began
+	// that is done: 0 before the first, which also covers what others wrote before.
+	changes, flushed atomic.Uint64
 }
 
 // features remembers what the host refused to do, so as not to ask again.
@@ -178,9 +181,15 @@ func (n *node) File() *os.File {
 	return n.f
 }
 
+// changed is called when a change of the file has been made, or has failed in part.
+func (n *node) changed() {
+	n.changes.Add(1)
+	n.holes.forget()
+}
+
 // Flush implements driver.Node. Once it failed it fails for good: the system
 // may have dropped what it could not write, and would claim success next time.
-// With cache.no-flush it does nothing.
+// With cache.no-flush, and where nothing was changed since the last flush, it does nothing.
 func (n *node) Flush(ctx context.Context) error {
 	trace.FileFlush.Log()
 	if err := ctx.Err(); err != nil {
@@ -195,6 +204,11 @@ func (n *node) Flush(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A change that ends from here on is for the next flush.
+	covered := n.changes.Load() + 1
+	if n.flushed.Load() == covered && n.borrowed == nil { // the caller of Handle may have written to its file
+		return nil
+	}
 	sync := syncData(n.f)
 	if errors.Is(sync, syscall.EINVAL) {
 		// Character devices keep nothing back, and many know no flush.
@@ -203,6 +217,7 @@ func (n *node) Flush(ctx context.Context) error {
 		}
 	}
 	if err = sysErrorf(sync, "could not flush '%s'", n.name); err == nil {
+		n.flushed.Store(covered)
 		return nil
 	}
 	n.flushMu.Lock()
@@ -251,7 +266,7 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if err := n.checkWrite(ctx, off, int64(len(p))); err != nil {
 		return 0, err
 	}
-	defer n.holes.forget()
+	defer n.changed()
 	if n.align != 0 {
 		return n.writeDirect(ctx, p, off)
 	}

@@ -36,7 +36,7 @@ func (n *node) Resize(ctx context.Context, size int64, opt driver.ResizeOptions)
 	defer unlock()
 	n.sizeMu.Lock()
 	defer n.sizeMu.Unlock()
-	defer n.holes.forget()
+	defer n.changed()
 	if size < n.Size() {
 		// Reads that find the end of the file compare it with the size.
 		n.size.Store(size)

@@ -16,7 +16,7 @@ func (n *node) WriteZeroes(ctx context.Context, off, length int64, flags driver.
 		return err
 	}
 	defer unlock()
-	defer n.holes.forget()
+	defer n.changed()
 	if n.device {
 		return n.zeroDevice(off, length, flags)
 	}
@@ -40,7 +40,7 @@ func (n *node) Discard(ctx context.Context, off, length int64) error {
 		return err
 	}
 	defer unlock()
-	defer n.holes.forget()
+	defer n.changed()
 	if n.device {
 		return n.discardDevice(off, length)
 	}
