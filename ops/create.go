@@ -240,7 +240,7 @@ func (e *BackingError) Hint() string { return "Could not open backing image." }
 
 func describe(job CreateJob, schema *opts.Schema, order []string, d opts.Dict, size int64) Creating {
 	c := Creating{Filename: job.Filename, Format: job.Format}
-	list := slices.Clone(schema.Options)
+	list := slices.Clone(schema.List())
 	if order != nil {
 		slices.SortStableFunc(list, func(a, b opts.Option) int {
 			return slices.Index(order, a.Name) - slices.Index(order, b.Name)

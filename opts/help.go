@@ -16,10 +16,10 @@ func Merge(schemas ...*Schema) *Schema {
 		if s == nil {
 			continue
 		}
-		for _, o := range s.Options {
+		for _, o := range s.List() {
 			switch have := m.Lookup(o.Name); {
 			case have == nil:
-				m.Options = append(m.Options, o)
+				m.options = append(m.options, o)
 			case have.Hidden && !o.Hidden:
 				*have = o
 			}
@@ -67,8 +67,8 @@ func (o *Option) check(v any) error {
 // WriteHelp writes the list of options that "-o help" prints, sorted by name.
 // The caption is a line of its own before it.
 func (s *Schema) WriteHelp(w io.Writer, caption string) error {
-	lines := make([]string, 0, len(s.Options))
-	for _, o := range s.Options {
+	lines := make([]string, 0, len(s.List()))
+	for _, o := range s.List() {
 		if o.Hidden {
 			continue
 		}

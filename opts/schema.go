@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/cowl-disk/cowl/internal/message"
 )
@@ -36,14 +37,16 @@ type Option struct {
 	index      []int    // of the field, from the outermost structure on
 }
 
-// Schema is what a driver accepts for one verb, in declaration order.
+// Schema is what a driver accepts for one verb, in declaration order. Schemas are package variables of all
+// drivers, of which a program uses few: so a declaration is read when the schema is used first.
 type Schema struct {
-	Options []Option
 	typ     reflect.Type
+	options []Option
 	lists   []list
+	read    sync.Once // the declaration to options and lists
 }
 
-// SchemaOf reads a declaration: a struct (or pointer to one) whose fields have
+// SchemaOf returns the schema of a declaration: a struct (or pointer to one) whose fields have
 // tags
 //
 //	opt:"name" type:"size" default:"65536" help:"…" enum:"a,b" deprecated:"use x" hidden:"on" runtime:"on"
@@ -56,16 +59,26 @@ type Schema struct {
 // "name.option". A slice of structures is a list of groups: "name.0.option",
 // "name.1.option" and so on.
 //
-// SchemaOf panics if the declaration is wrong: it is meant for package variables and
-// tests.
+// A schema panics when it is used first if its declaration is wrong.
 func SchemaOf(decl any) *Schema {
 	t := reflect.TypeOf(decl)
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	s := &Schema{typ: t}
-	s.declare(t, "", nil)
-	return s
+	return &Schema{typ: t}
+}
+
+// List returns the options in declaration order; lists of groups are not among them. The caller must not change them.
+func (s *Schema) List() []Option {
+	s.load()
+	return s.options
+}
+
+// load reads the declaration, if that was not done before. A merged schema has none.
+func (s *Schema) load() {
+	if s.typ != nil {
+		s.read.Do(func() { s.declare(s.typ, "", nil) })
+	}
 }
 
 // declare adds the fields of a structure, whose options have names that begin with
@@ -109,7 +122,7 @@ func (s *Schema) declare(t reflect.Type, prefix string, index []int) {
 				panic(fmt.Sprintf("opts: field %s.%s has no option type", t, f.Name))
 			}
 		}
-		s.Options = append(s.Options, o)
+		s.options = append(s.options, o)
 	}
 }
 
@@ -118,9 +131,10 @@ func (s *Schema) Lookup(name string) *Option {
 	if s == nil {
 		return nil
 	}
-	for i := range s.Options {
-		if s.Options[i].Name == name {
-			return &s.Options[i]
+	s.load()
+	for i := range s.options {
+		if s.options[i].Name == name {
+			return &s.options[i]
 		}
 	}
 	for i := range s.lists {
@@ -184,13 +198,14 @@ func (s *Schema) Decode(d Dict, into any) error {
 	if v.Type() != s.typ {
 		panic(fmt.Sprintf("opts: schema of %s decodes into %s", s.typ, v.Type()))
 	}
+	s.load()
 	for _, k := range d.Keys() {
 		if s.Lookup(k) == nil {
 			return &UnknownError{Name: k}
 		}
 	}
-	for i := range s.Options {
-		o := &s.Options[i]
+	for i := range s.options {
+		o := &s.options[i]
 		val, given := d[o.Name]
 		if !given || val == nil {
 			if o.Default == "" {
