@@ -83,14 +83,19 @@ func Run(ctx context.Context, s program.Streams, args []string) int {
 // Cowl is the program by its own name, with the commands of all others.
 func Cowl(s program.Streams) *qemuimg.Program {
 	p := image("cowl", s)
+	p.Others = func() []*program.Command { return others(s) }
+	return p
+}
+
+// others are the commands of cowl that are programs of their own.
+func others(s program.Streams) []*program.Command {
 	nbd := server("cowl nbd", s, nil).Command()
 	nbd.Summary = "Serve an image over NBD, or attach it to a kernel device"
 	nbd.Usage = nbd.Usage[:1]
 	guest := &program.Command{Name: "guest-agent", Summary: "Serve the host that runs this virtual machine, as qemu-ga does", Usage: []string{"[OPTIONS]"}}
 	io := exerciser("cowl io", s).Command()
 	io.Name = "io"
-	p.Others = append(packs(), nbd, io, guest)
-	return p
+	return append(packs(), nbd, io, guest)
 }
 
 func image(name string, s program.Streams) *qemuimg.Program {

@@ -22,9 +22,9 @@ type Program struct {
 	Name string
 	program.Streams
 	Drivers []driver.Driver
-	// Others are commands of other packages, which the caller runs itself: for the
-	// help, completion and manual pages.
-	Others []*program.Command
+	// Others returns commands of other packages, which the caller runs itself: for the
+	// help, completion and manual pages. It may be nil.
+	Others func() []*program.Command
 	// Mounter does what the command mount is for; nil in programs that only describe it.
 	Mounter Mounter
 }
@@ -33,37 +33,47 @@ type Program struct {
 func (p *Program) cowl() bool { return p.Name == "cowl" }
 
 // builders returns what declares the commands.
-func (p *Program) builders() []func(*call) *program.Command {
-	list := []func(*call) *program.Command{
-		amendCommand,
-		benchCommand,
-		bitmapCommand,
-		checkCommand,
-		commitCommand,
-		compareCommand,
-		convertCommand,
-		createCommand,
-		ddCommand,
-		infoCommand,
-		mapCommand,
-		measureCommand,
-		rebaseCommand,
-		resizeCommand,
-		snapshotCommand,
+func (p *Program) builders() []builder {
+	list := []builder{
+		{"amend", amendCommand},
+		{"bench", benchCommand},
+		{"bitmap", bitmapCommand},
+		{"check", checkCommand},
+		{"commit", commitCommand},
+		{"compare", compareCommand},
+		{"convert", convertCommand},
+		{"create", createCommand},
+		{"dd", ddCommand},
+		{"info", infoCommand},
+		{"map", mapCommand},
+		{"measure", measureCommand},
+		{"rebase", rebaseCommand},
+		{"resize", resizeCommand},
+		{"snapshot", snapshotCommand},
 	}
 	if p.cowl() {
-		list = append(list, checksumCommand, completionCommand, iscsiLsCommand, mountCommand, ovaCommand)
+		list = append(list, builder{"checksum", checksumCommand}, builder{"completion", completionCommand}, builder{"iscsi-ls", iscsiLsCommand},
+			builder{"mount", mountCommand}, builder{"ova", ovaCommand})
 	}
 	return list
+}
+
+// builder declares the command called name.
+type builder struct {
+	name  string
+	build func(*call) *program.Command
 }
 
 // Commands returns the declarations of all commands, by name, those of other
 // packages included.
 func (p *Program) Commands() []*program.Command {
-	list := slices.Clone(p.Others)
-	for _, build := range p.builders() {
+	var list []*program.Command
+	if p.Others != nil {
+		list = p.Others()
+	}
+	for _, b := range p.builders() {
 		c := p.newCall(context.Background())
-		c.cmd = c.declare(build)
+		c.cmd = c.declare(b.build)
 		list = append(list, c.cmd)
 	}
 	slices.SortFunc(list, func(a, b *program.Command) int { return strings.Compare(a.Name, b.Name) })
@@ -125,10 +135,10 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 			name, args = args[0], []string{"--help"}
 		}
 	}
-	for _, build := range p.builders() {
-		// Most of a declaration is constant: making one to see its name is cheap.
-		c := p.newCall(ctx)
-		if c.cmd = c.declare(build); c.cmd.Name == name {
+	for _, b := range p.builders() {
+		if b.name == name {
+			c := p.newCall(ctx)
+			c.cmd = c.declare(b.build)
 			return c.run(args)
 		}
 	}
