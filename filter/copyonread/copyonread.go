@@ -48,7 +48,17 @@ func (copyOnRead) Open(_ context.Context, req *driver.OpenRequest) (driver.Node,
 	if !ok {
 		return nil, driver.Errorf(driver.ErrUnsupported, "copy-on-read: the child does not report what it holds")
 	}
-	return &node{Node: pass.Node{Child: req.File}, layer: l, unit: max(req.File.Limits().ClusterSize, 4096)}, nil
+	return &node{Node: pass.Node{Child: req.File}, layer: l, unit: unitOf(req.File.Limits())}, nil
+}
+
+// unitOf is what is copied at least: a cluster, or the part of one that an image can hold
+// without the rest.
+func unitOf(l driver.Limits) int64 {
+	unit := l.ClusterSize
+	if l.ZeroAlignment > 0 && l.ZeroAlignment < unit {
+		unit = l.ZeroAlignment
+	}
+	return max(unit, 4096)
 }
 
 // node copies under an exclusive lock of the range, which writes share: a copy never

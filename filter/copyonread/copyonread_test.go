@@ -99,3 +99,30 @@ func TestReadersAndWriters(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestSubclusters: an image that can hold parts of a cluster gets no more than the part.
+func TestSubclusters(t *testing.T) {
+	reg, source := chain(t)
+	if err := block.Create(t.Context(), reg, block.CreateRequest{Filename: "mem:top", Format: "qcow2", Size: size,
+		Options: opts.Dict{"backing_file": "mem:base", "backing_fmt": "raw", "extended_l2": "on", "cluster_size": "256k"}}); err != nil {
+		t.Fatal(err)
+	}
+	img, err := block.Open(t.Context(), reg, block.Source{Options: source}, block.OpenOptions{Write: true, Gate: driver.AllowAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close(t.Context())
+	p := make([]byte, 4096)
+	if _, err := img.ReadAt(t.Context(), p, 20<<10); err != nil || p[0] != 'b' {
+		t.Fatal(p[0], err)
+	}
+	for _, c := range []struct {
+		off  int64
+		want bool
+	}{{0, false}, {16 << 10, true}, {24 << 10, false}} {
+		there, n, err := img.AllocatedLayer(t.Context(), c.off, 8<<10)
+		if err != nil || there != c.want || n != 8<<10 {
+			t.Errorf("at %d: %v for %d bytes, %v; want %v", c.off, there, n, err, c.want)
+		}
+	}
+}
