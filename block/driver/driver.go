@@ -84,6 +84,14 @@ type FilenameParser interface {
 	ParseFilename(name string) (opts.Dict, error)
 }
 
+// OptionJoiner is implemented by drivers some of whose options take the place of others
+// when an open image gets new ones.
+type OptionJoiner interface {
+	// JoinOptions adds the options in given, from names without a prefix, to those that
+	// the image was opened with.
+	JoinOptions(old, given opts.Dict)
+}
+
 // NameProber is implemented by protocols that open some of the file names without
 // a scheme: host devices. A driver with PlainNames opens those that none claims.
 type NameProber interface {

@@ -1,6 +1,9 @@
 package qcow2
 
 import (
+	"maps"
+	"math"
+	"strings"
 	"time"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -40,6 +43,24 @@ type openOptions struct {
 }
 
 var openSchema = opts.SchemaOf(openOptions{})
+
+// JoinOptions implements driver.OptionJoiner. A new template of overlap checks takes the
+// place of all that was said of them. Of the three sizes of caches two tell the third: an
+// old total makes way for new parts, and old parts for a new total.
+func (*Driver) JoinOptions(old, given opts.Dict) {
+	_, template := given["overlap-check"]
+	_, nested := given["overlap-check.template"]
+	_, total := given["cache-size"]
+	maps.DeleteFunc(old, func(key string, _ any) bool {
+		part := key == "l2-cache-size" || key == "refcount-cache-size"
+		check := key == "overlap-check" || strings.HasPrefix(key, "overlap-check.")
+		return (template || nested) && check || total && part
+	})
+	maps.Copy(old, given)
+	if old["l2-cache-size"] != nil && old["refcount-cache-size"] != nil && !total {
+		delete(old, "cache-size")
+	}
+}
 
 // overlapSet says which metadata new writes are checked against.
 type overlapSet uint16
@@ -161,6 +182,12 @@ func (o *openOptions) caches(g *geometry, diskSize int64, sequential bool) (cach
 	}
 	if o.RefcountCacheSize != nil {
 		c.refcount = *o.RefcountCacheSize
+	}
+	if min(c.l2, need)/c.slice > math.MaxInt32 {
+		return invalid("L2 cache size too big")
+	}
+	if c.refcount/g.clusterSize > math.MaxInt32 {
+		return invalid("refcount cache size too big")
 	}
 	c.l2 = max(c.l2, minCacheTables*c.slice)
 	c.refcount = max(c.refcount, minRefcountCacheSize*g.clusterSize)
