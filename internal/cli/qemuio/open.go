@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -177,7 +178,7 @@ func (s *session) openImage(o opening) (*block.Image, error) {
 		delete(src.Options, "read-only")
 		on, err := opts.ParseBool(fmt.Sprint(v))
 		if err != nil {
-			return nil, err
+			return nil, errors.New("Parameter 'read-only' expects 'on' or 'off'")
 		}
 		o.readOnly = o.readOnly || on
 	}
@@ -191,7 +192,7 @@ func (s *session) openImage(o opening) (*block.Image, error) {
 		if o.readOnly {
 			return nil, errors.New("Can't use copy-on-read on read-only device")
 		}
-		src = copyOnRead(src)
+		src = s.copyOnRead(src)
 	}
 	found := render.NewFindings(s.Stderr)
 	defer found.End()
@@ -218,23 +219,35 @@ func (s *session) openImage(o opening) (*block.Image, error) {
 	return imageopt.Temporary(s.ctx, s.reg, over, opts.Dict{}, how)
 }
 
-// copyOnRead puts the filter of that name above an image.
-func copyOnRead(src block.Source) block.Source {
+// copyOnRead puts the filter of that name above an image. A file name is for the first
+// node down the options that is a protocol or has no driver yet.
+func (s *session) copyOnRead(src block.Source) block.Source {
 	over := opts.Dict{"driver": "copy-on-read"}
 	for k, v := range src.Options {
 		over["file."+k] = v
 	}
-	switch {
-	case src.Filename == "":
-	case src.Options["driver"] != nil: // a format, whose file it is
-		over["file.file.filename"] = src.Filename
-	default:
-		over["file.filename"] = src.Filename
+	if src.Filename == "" {
+		return block.Source{Options: over}
 	}
+	path := "file."
+	for {
+		d := s.reg.Lookup(over.String(path + "driver"))
+		if d == nil || d.Desc().Primary() == nil {
+			break
+		}
+		path += d.Desc().Primary().Role + "."
+	}
+	over[path+"filename"] = src.Filename
 	return block.Source{Options: over}
 }
 
-func (s *session) warn(msg string) { fmt.Fprintf(s.Stderr, "%s: warning: %s\n", s.Name, msg) }
+// warn prints a warning. QEMU tells of corruption that it meets without its own name.
+func (s *session) warn(msg string) {
+	if !strings.HasPrefix(msg, "qcow2: ") {
+		msg = s.Name + ": warning: " + msg
+	}
+	fmt.Fprintln(s.Stderr, msg)
+}
 
 // close ends what runs and closes the file.
 func (s *session) close() error {
@@ -251,56 +264,4 @@ func (s *session) close() error {
 		return s.errorf("%s", words.Text(err))
 	}
 	return nil
-}
-
-// reopen opens the image again with other options. If that fails it is opened as before.
-func (s *session) reopen(c *command, args []string) error {
-	o := s.opened
-	o.options = o.options.Clone()
-	given := opts.Dict{}
-	access, cache := "", false
-	set := func(which string) func(string) error {
-		return func(string) error {
-			if access != "" {
-				return s.errorf("Only one -r/-w option may be given")
-			}
-			access = which
-			return nil
-		}
-	}
-	_, err := s.parse(c, args, 0, 0, program.Func("-r", "", set("r")), program.Func("-w", "", set("w")),
-		program.Func("-c CACHE", "", func(arg string) error { cache = true; return o.setCache(arg) }),
-		program.Func("-o OPTIONS", "", func(arg string) error { return given.ParseList(arg, "") }))
-	if err != nil {
-		return s.reported(err)
-	}
-	if access != "" {
-		o.readOnly = access == "r"
-	}
-	if _, both := given["read-only"]; both {
-		if access != "" {
-			return s.errorf("Cannot set both -r/-w and 'read-only'")
-		}
-		o.readOnly = false
-	}
-	if cache && (given["cache.direct"] != nil || given["cache.no-flush"] != nil) {
-		return s.errorf("Cannot set both -c and the cache options")
-	}
-	for k, v := range given {
-		o.options[k] = v
-	}
-	before := s.opened
-	if err := s.close(); err != nil {
-		return err
-	}
-	img, err := s.openImage(o)
-	if err == nil {
-		s.img, s.opened = img, o
-		return nil
-	}
-	failed := s.errorf("%s", words.Text(err))
-	if err := s.open(before); err != nil {
-		return err
-	}
-	return failed
 }

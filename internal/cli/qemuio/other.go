@@ -1,6 +1,7 @@
 package qemuio
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -64,8 +65,18 @@ func (s *session) truncate(c *command, args []string) error {
 	return nil
 }
 
+// clustered are the protocols of which QEMU tells the size of clusters, although most have none.
+var clustered = []string{"file", "host_device", "host_cdrom", "iscsi", "rbd"}
+
 func (s *session) info(*command, []string) error {
-	s.printf("format name: %s\n", s.img.Format())
+	name := s.img.Format()
+	s.printf("format name: %s\n", name)
+	if s.img.Tree().Driver().Desc().Kind == driver.KindProtocol {
+		s.printf("format name: %s\n", name)
+		if !slices.Contains(clustered, name) {
+			return errFailed // QEMU says nothing of it
+		}
+	}
 	info, err := s.img.Info(s.ctx)
 	if err != nil {
 		return s.errorf("%s", words.Text(err))
