@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -21,8 +22,9 @@ type OutputFile struct {
 // outputs are the files of an image while they are written, under temporary names in the
 // folder of their final ones.
 type outputs struct {
-	dir   string
-	files []*output
+	dir     string
+	files   []*output
+	stepped func() // for tests, after each change of names
 }
 
 type output struct {
@@ -59,7 +61,9 @@ func (o *outputs) discard() {
 }
 
 // publish gives the files their names, once all of them are on the disk. One that has the
-// name already is replaced.
+// name already is replaced. The first file is the metadata, without which nobody takes the
+// others for an image: it goes before they are replaced and comes after them, so that
+// whenever the program ends there is no file of one image beside those of another.
 func (o *outputs) publish() error {
 	for _, f := range o.files {
 		if info, err := os.Lstat(f.final); err == nil && info.IsDir() {
@@ -69,14 +73,33 @@ func (o *outputs) publish() error {
 			return fmt.Errorf("write %s: %w", f.final, err)
 		}
 	}
-	for _, f := range o.files {
-		name := f.Name()
-		if err := os.Rename(name, f.final); err != nil {
+	if len(o.files) > 1 {
+		if err := os.Remove(o.files[0].final); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		o.step()
+	}
+	for i := len(o.files) - 1; i >= 0; i-- {
+		f := o.files[i]
+		if err := os.Rename(f.Name(), f.final); err != nil {
 			return err
 		}
 		f.File = nil
+		o.step()
 	}
 	return nil
+}
+
+// step puts what was done with names on the disk before anything else is: a crash of the
+// system keeps the order. Systems that cannot sync a folder keep it themselves.
+func (o *outputs) step() {
+	if d, err := os.Open(o.dir); err == nil {
+		_ = d.Sync()
+		d.Close()
+	}
+	if o.stepped != nil {
+		o.stepped()
+	}
 }
 
 // sum reads the file back and notes its size and its digest. all, where not nil, takes
