@@ -10,7 +10,8 @@
 # "differs NAME REASON". It fails if one of the first does not pass, and if one of the
 # second does: the lists tell what is so, in both directions. "varies NAME REASON" is for
 # scripts that depend on something else; they are run and their result is printed.
-# "io-differs NAME REASON" is beside another line: so it is with cowl as qemu-io.
+# "io-differs NAME REASON" is beside another line: so it is with cowl as qemu-io; with
+# "io-waits NAME REASON" the script would not end with it, and is not run.
 #
 #   COWL_PEER       where the suite is unpacked (default /var/cache/cowl-test)
 #   COWL_PROGRAMS   a folder with qemu-img and qemu-nbd to use in place of cowl: with
@@ -67,7 +68,10 @@ one() {
 	local -A result=() io=()
 	local -a tests
 	[ -f "$list" ] || { echo "no list $list"; return 1; }
-	mapfile -t tests < <(awk '$1 ~ /^(pass|differs|varies)$/ {print $2}' "$list")
+	local lines
+	lines=$(grep -E '^(pass|differs|varies) ' "$list")
+	[ -z "${COWL_IO:-}" ] || while read -r _ test why; do lines=$(grep -v " $test\( \|\$\)" <<<"$lines"); done < <(grep '^io-waits ' "$list")
+	mapfile -t tests < <(awk '{print $2}' <<<"$lines")
 	(cd "$build" &&
 		timeout "${LIMIT:-1800}" ./check "-$format" "-$protocol" -j "${JOBS:-$(nproc)}" --color off "${tests[@]}") >"$log" 2>&1 </dev/null
 	# Two scripts that end at once may have their results in one line.
@@ -94,7 +98,7 @@ one() {
 			bad=1
 			;;
 		esac
-	done < <(grep -E '^(pass|differs|varies) ' "$list")
+	done <<<"$lines"
 	echo "$name: $passed of ${#tests[@]} pass, $differ differ for reasons that the list tells"
 	[ $bad = 0 ] || echo "$name: differences are in $log"
 	return $bad
