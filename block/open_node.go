@@ -313,6 +313,9 @@ func (op *opener) openDriver(ctx context.Context, spec nodeSpec, drv driver.Driv
 	noBacking := false
 	if desc.Kind != driver.KindProtocol {
 		backOpts, noBacking = takeBacking(d)
+		if len(backOpts) > 0 && !desc.HasBacking() {
+			return fail(driver.Errorf(driver.ErrInvalid, "driver doesn't support backing files"))
+		}
 		img.env.OpenChild = op.childOpener(spec, img, d)
 		img.env.OpenPart = op.partOpener(spec, img)
 		if n, ok := Ability[driver.Neighbours](img.Tree().Protocol()); ok {

@@ -32,6 +32,7 @@ var desc = driver.Desc{
 	Kind: driver.KindFormat,
 	Children: []driver.ChildDesc{
 		{Role: "file", Use: driver.UseMetadata},
+		{Role: "backing", Use: driver.UseBacking, Optional: true}, // of options: no image names one
 		{Role: "images", Use: driver.UseData, List: true, Optional: true, ByDriver: true},
 	},
 	NoCompression: true,
@@ -84,6 +85,9 @@ func (parallelsDriver) Open(ctx context.Context, req *driver.OpenRequest) (drive
 		return nil, err
 	}
 	if bytes.Contains(head[:n], []byte(descriptorMark)) {
+		if req.BackingGiven {
+			return nil, driver.Errorf(driver.ErrInvalid, "a bundle has no other backing files than its own")
+		}
 		return openBundle(ctx, req, o.Snapshot)
 	}
 	if o.Snapshot != "" {

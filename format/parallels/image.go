@@ -39,6 +39,7 @@ func open(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
 	}
 	im := &image{file: req.File, cluster: h.cluster(), hdr: *h}
 	l := im.layout(h)
+	l.Backing = req.BackingGiven
 	l.Writable, l.Sequential = req.Access.Write, req.Sequential
 	if im.Disk, err = blockmap.New(l, blockmap.Hooks{FirstWrite: im.firstWrite, Closing: im.closing}, req.File, req.Env, int64(h.sectors)*sectorSize); err != nil {
 		return nil, err

@@ -250,3 +250,37 @@ func TestRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestBacking: no image names a backing file, but options may. What the image does not have
+// is of that file, also beside what is written.
+func TestBacking(t *testing.T) {
+	l := newLab(t)
+	l.Create("top", 64*cluster, opts.Dict{"cluster_size": "4096"})
+	open := func() *block.Image {
+		t.Helper()
+		img, err := block.Open(t.Context(), l.Reg, block.Source{Options: opts.Dict{"driver": "parallels", "file.driver": "mem", "file.filename": "top",
+			"backing.driver": "parallels", "backing.file.driver": "mem", "backing.file.filename": "a"}},
+			block.OpenOptions{Write: true, Sharing: block.Sharing{Resize: true}, Unmap: true, Gate: driver.AllowAll})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img
+	}
+	img := open()
+	l.Want(img, 0, fill(1))
+	l.Write(img, 64, []byte{9})
+	if err := img.WriteZeroes(t.Context(), cluster, cluster, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := img.Discard(t.Context(), 2*cluster, cluster); err != nil {
+		t.Fatal(err)
+	}
+	l.Close(img)
+	img = open()
+	defer l.Close(img)
+	first := fill(1)
+	first[64] = 9
+	l.Want(img, 0, first)
+	l.Want(img, cluster, make([]byte, cluster))
+	l.Want(img, 3*cluster, fill(4))
+}
