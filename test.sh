@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs every test. On a Debian machine as root it first installs the programs
-# that the tests compare with. Takes 25 minutes on two cores.
+# that the tests compare with. Takes half an hour on two cores.
 #
 #   ./test.sh            everything, long tests in their short form
 #   ./test.sh long       everything in full; before a release
@@ -207,7 +207,7 @@ beside() {
 	log=$(mktemp)
 	nice "./$(basename "$0")" "$1" >"$log" 2>&1 &
 	other=$!
-	trap 'kill $other 2>/dev/null' EXIT
+	trap 'kill $other 2>/dev/null; cat "$log"; rm -f "$log"' EXIT
 	"$2"
 	failed=
 	wait $other || failed=yes

@@ -316,6 +316,7 @@ func TestOptions(t *testing.T) {
 		{"unknown driver", block.Source{Filename: name, Format: "nope"}, "unknown driver 'nope'"},
 		{"unknown option", block.Source{Options: opts.Dict{"driver": "raw", "file.filename": name, "x": "1"}}, "block format 'raw' does not support the option 'x'"},
 		{"backing file of a format without", block.Source{Options: opts.Dict{"driver": "raw", "file.filename": name, "backing.file.filename": name}}, "driver doesn't support backing files"},
+		{"backing node of a format without", block.Source{Options: opts.Dict{"driver": "raw", "file.filename": name, "backing": "n"}}, "driver doesn't support backing files"},
 		{"no file", block.Source{Options: opts.Dict{"driver": "raw"}}, `a block device must be specified for "file"`},
 		{"unknown protocol", block.Source{Filename: "nope:x"}, "unknown protocol 'nope'"},
 	} {

@@ -10,16 +10,30 @@ import (
 	"github.com/cowl-disk/cowl/opts"
 )
 
-// takeBacking removes the options for the backing file.
-func takeBacking(d opts.Dict) (back opts.Dict, none bool) {
+// takeBacking removes the options for the backing file, and refuses those that nobody would
+// heed: of a format that has no such file, and the name of another node, of which there is
+// none. open says whether the chain is opened.
+func takeBacking(d opts.Dict, desc *driver.Desc, open bool) (back opts.Dict, none bool, err error) {
 	back = d.Sub("backing")
-	if v, ok := d["backing"]; ok {
-		delete(d, "backing")
-		if v == nil || opts.Text(v) == "" {
-			return nil, true
-		}
+	v, named := d["backing"]
+	delete(d, "backing")
+	if named && (v == nil || opts.Text(v) == "") {
+		return nil, true, nil
 	}
-	return back, false
+	unknown := "backing"
+	if !named {
+		if len(back) == 0 || desc.HasBacking() {
+			return back, false, nil
+		}
+		unknown += "." + back.Keys()[0]
+	}
+	switch {
+	case !open:
+		return nil, false, optionError(&opts.UnknownError{Name: unknown}, desc)
+	case !desc.HasBacking():
+		return nil, false, driver.Errorf(driver.ErrInvalid, "driver doesn't support backing files")
+	}
+	return nil, false, &OpenError{Role: "backing", Err: noNode(v)}
 }
 
 // chainLoop returns an error if the image id, called name, is in chain.

@@ -190,7 +190,7 @@ func (op *opener) openProbed(ctx context.Context, spec nodeSpec, filename string
 // takeChild removes the options of a child from d.
 func takeChild(d opts.Dict, role string) (opts.Dict, error) {
 	if v, ok := d[role]; ok && v != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "cannot find device='%[1]s' nor node-name='%[1]s'", opts.Text(v))
+		return nil, noNode(v)
 	}
 	delete(d, role)
 	return d.Sub(role), nil
@@ -312,9 +312,9 @@ func (op *opener) openDriver(ctx context.Context, spec nodeSpec, drv driver.Driv
 	var backOpts opts.Dict
 	noBacking := false
 	if desc.Kind != driver.KindProtocol {
-		backOpts, noBacking = takeBacking(d)
-		if len(backOpts) > 0 && !desc.HasBacking() {
-			return fail(driver.Errorf(driver.ErrInvalid, "driver doesn't support backing files"))
+		var err error
+		if backOpts, noBacking, err = takeBacking(d, desc, spec.backing); err != nil {
+			return fail(err)
 		}
 		img.env.OpenChild = op.childOpener(spec, img, d)
 		img.env.OpenPart = op.partOpener(spec, img)
@@ -403,6 +403,11 @@ func (op *opener) newImage(spec nodeSpec, drv driver.Driver, c common) *Image {
 		img.cache.WriteThrough = false
 	}
 	return img
+}
+
+// noNode is the error for a reference to a node: there is none beside what is being opened.
+func noNode(name any) error {
+	return driver.Errorf(driver.ErrInvalid, "cannot find device='%[1]s' nor node-name='%[1]s'", opts.Text(name))
 }
 
 // optionError is the error for an option that the driver does not have.

@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 )
 
 // OutputFile is a file of an image that was made.
@@ -77,7 +79,9 @@ func (o *outputs) publish() error {
 		if err := os.Remove(o.files[0].final); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		o.step()
+		if err := o.step(); err != nil {
+			return err
+		}
 	}
 	for i := len(o.files) - 1; i >= 0; i-- {
 		f := o.files[i]
@@ -85,21 +89,31 @@ func (o *outputs) publish() error {
 			return err
 		}
 		f.File = nil
-		o.step()
+		if err := o.step(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // step puts what was done with names on the disk before anything else is: a crash of the
-// system keeps the order. Systems that cannot sync a folder keep it themselves.
-func (o *outputs) step() {
-	if d, err := os.Open(o.dir); err == nil {
-		_ = d.Sync()
-		d.Close()
-	}
+// system keeps the order.
+func (o *outputs) step() error {
 	if o.stepped != nil {
 		o.stepped()
 	}
+	if runtime.GOOS == "windows" {
+		return nil // folders cannot be synced
+	}
+	d, err := os.Open(o.dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) {
+		err = nil // nor on this file system
+	}
+	return errors.Join(err, d.Close())
 }
 
 // sum reads the file back and notes its size and its digest. all, where not nil, takes

@@ -193,6 +193,9 @@ func TestHostile(t *testing.T) {
 		if err := replay(slices.Clone(chunks), c.initiator, time.Minute); err != nil {
 			t.Fatalf("as it was recorded: %v", err)
 		}
+		if err := replay(split(join(chunks)), c.initiator, time.Minute); err != nil {
+			t.Fatalf("as a seed of the fuzzer: %v", err)
+		}
 		r := testkit.Rand(uint64(i))
 		for range testkit.Count(50) {
 			_ = replay(mutate(r.IntN, chunks), c.initiator, patience)
@@ -231,13 +234,12 @@ func mutate(intN func(int) int, chunks []chunk) []chunk {
 	return chunks
 }
 
-// join and split turn chunks into bytes and back, whatever these are. What was written
-// is counted in the lengths of headers, 48.
+// join and split turn chunks into bytes and back, whatever these are.
 func join(chunks []chunk) []byte {
 	var b []byte
 	before := 0
 	for _, c := range chunks {
-		b = append(b, byte((c.written-before)/48))
+		b = binary.BigEndian.AppendUint16(b, uint16(c.written-before))
 		b = append(binary.BigEndian.AppendUint16(b, uint16(len(c.data))), c.data...)
 		before = c.written
 	}
@@ -247,11 +249,11 @@ func join(chunks []chunk) []byte {
 func split(b []byte) []chunk {
 	var chunks []chunk
 	written := 0
-	for len(b) > 3 {
-		n := min(int(binary.BigEndian.Uint16(b[1:])), len(b)-3)
-		written += 48 * int(b[0])
-		chunks = append(chunks, chunk{written, b[3 : 3+n]})
-		b = b[3+n:]
+	for len(b) > 4 {
+		n := min(int(binary.BigEndian.Uint16(b[2:])), len(b)-4)
+		written += int(binary.BigEndian.Uint16(b))
+		chunks = append(chunks, chunk{written, b[4 : 4+n]})
+		b = b[4+n:]
 	}
 	return chunks
 }

@@ -282,5 +282,6 @@ func TestBacking(t *testing.T) {
 	first[64] = 9
 	l.Want(img, 0, first)
 	l.Want(img, cluster, make([]byte, cluster))
+	l.Want(img, 2*cluster, fill(3))
 	l.Want(img, 3*cluster, fill(4))
 }

@@ -111,9 +111,12 @@ func (im *image) describe(ctx context.Context, req *driver.OpenRequest) error {
 			}
 		}
 	}
+	if req.BackingGiven && !m.diff {
+		return driver.Errorf(driver.ErrInvalid, "only a differencing disk has a backing file")
+	}
 	l := im.layout(m)
 	l.Writable, l.Sequential = req.Access.Write, req.Sequential
-	l.Backing = m.diff || req.BackingGiven
+	l.Backing = m.diff
 	l.ZeroState = l.Backing
 	h := blockmap.Hooks{FirstWrite: im.firstWrite, Link: im.link, Trimming: im.endLog, Closing: im.endLog}
 	if m.diff {

@@ -226,6 +226,11 @@ rebase -u -b ../other.raw -F raw d/o.qcow2
 rebase --image-opts -b other.raw -F raw driver=qcow2,file.filename=l1.qcow2
 rebase --image-opts -f qcow2 -b '' l1.qcow2
 rebase -b 'json:{"driver":"raw","file.filename":"other.raw"}' -F raw l1.qcow2
+rebase --image-opts -b '' driver=raw,file.filename=base.raw,backing.driver=raw,backing.file.filename=other.raw
+rebase --image-opts -b '' driver=raw,file.filename=base.raw,backing=foo
+rebase --image-opts -b '' driver=qcow2,file.filename=l1.qcow2,backing=foo
+rebase -u --image-opts -b '' driver=qcow2,file.filename=l1.qcow2,backing=foo
+rebase -u --image-opts -b '' driver=raw,file.filename=base.raw,backing.driver=raw,backing.file.filename=other.raw
 rebase -b file:other.raw -F raw l1.qcow2
 rebase -b foo:other.raw -F raw l1.qcow2
 rebase -b dir -F raw l1.qcow2

@@ -166,7 +166,6 @@ var small = set(
 	"curl block driver requires an 'url' option",
 	"curl driver cannot handle both cookie and cookie secret",
 	"curl driver does not support writes",
-	"driver doesn't support backing files",
 	"timeout parameter is too large or negative",
 	"server certificate verification failed: %v",
 	"x-dirty-bitmap value too long",
