@@ -35,7 +35,7 @@ var unitScenarios = []scenario{
 	{name: "vpc", format: "vpc", size: 10 << 20, options: opts.Dict{"force_size": "on"}, sectors: 6000, resize: true},
 	{name: "vhdx", format: "vhdx", size: 6 << 20, options: opts.Dict{"block_size": "1M"}, sectors: 5000, resize: true},
 	{name: "vhdx fixed", format: "vhdx", size: 4 << 20, options: opts.Dict{"block_size": "1M", "subformat": "fixed"}, sectors: 3000, resize: true},
-	{name: "vhdx with backing file", format: "vhdx", size: 4 << 20, options: opts.Dict{"block_size": "1M", "block_state_zero": "off"}, sectors: 3000, backing: true},
+	{name: "vhdx with parent", format: "vhdx", size: 4 << 20, options: opts.Dict{"block_size": "1M", "backing_file": "mem:parent"}, sectors: 3000, backing: true},
 }
 
 // TestUnits cuts off the writes of images that are tables of units.
@@ -69,6 +69,13 @@ func runUnits(t *testing.T, s scenario, seed uint64) {
 		return block.NewRegistry(list...)
 	}
 	reg := registry(dev)
+	if s.options["backing_file"] != nil {
+		// The parent that the image names: a disk is opened with other contents in its place.
+		err := block.Create(ctx, reg, block.CreateRequest{Filename: "mem:parent", Format: s.format, Size: s.size, Gate: driver.AllowAll})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	err := block.Create(ctx, reg, block.CreateRequest{Filename: "mem:img", Format: s.format, Size: s.size, Options: s.options.Clone(), Gate: driver.AllowAll})
 	if err != nil {
 		t.Fatal(err)
