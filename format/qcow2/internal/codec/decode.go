@@ -81,9 +81,14 @@ type zstdDecoder struct {
 	buf []byte
 }
 
+// maxWindow is the largest window of a frame: what libzstd takes. A program that does not
+// tell its encoder how much is to come names one that is larger than the cluster. It costs
+// nothing, since what was decoded is the window.
+const maxWindow = 128 << 20
+
 func (c *Codec) newZstdDecoder() (*zstdDecoder, error) {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(uint64(max(c.clusterSize+zstdSlack, 1<<20))),
-		zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecodeAllCapLimit(true))
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(maxWindow), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, err
 	}

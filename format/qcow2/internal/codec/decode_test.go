@@ -78,3 +78,40 @@ func TestDecodeLength(t *testing.T) {
 		}
 	}
 }
+
+// TestDecodeWindow: frames of an encoder that did not know how much was to come name its
+// window, which can be much larger than the cluster.
+func TestDecodeWindow(t *testing.T) {
+	const size = 64 << 10
+	data := make([]byte, size)
+	testkit.Fill(testkit.Rand(1), data[:size/2])
+	copy(data[size/2:], data[:size/2])
+	var b bytes.Buffer
+	w, err := zstd.NewWriter(&b, zstd.WithWindowSize(8<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range [][]byte{data[:1000], data[1000:]} {
+		if _, err := w.Write(part); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Flush(); err != nil { // its size is not known any more
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	enc := b.Bytes()
+	const descriptor, window8M, window128M = 5, 13 << 3, 17 << 3 // RFC 8878, 3.1.1.1.2
+	if enc[descriptor] != window8M {
+		t.Fatalf("the frame has the window %#x", enc[descriptor])
+	}
+	for window, want := range map[byte]bool{window8M: true, window128M: true, window128M + 1: false} {
+		enc[descriptor] = window
+		p := make([]byte, size)
+		if err := New(size, 1).Decode(p, enc); (err == nil) != want || want && !bytes.Equal(p, data) {
+			t.Errorf("window %#x: %v", window, err)
+		}
+	}
+}
