@@ -231,6 +231,9 @@ func (c *Creation) format(ctx context.Context, reg *Registry, req CreateRequest,
 		}
 		return openProtocolFile(ctx, reg, req, Source{Filename: filename})
 	}
+	open := func(ctx context.Context, filename string) (driver.Storage, error) {
+		return openProtocolFile(ctx, reg, req, Source{Filename: CombinePath(req.Filename, filename)})
+	}
 	look := func(ctx context.Context, filename string) (driver.OpenedImage, func(), error) {
 		filename = CombinePath(req.Filename, filename)
 		img, err := Open(ctx, reg, Source{Filename: filename}, OpenOptions{Chain: ChainUse{NoBacking: true}, Use: Use{NoIO: true}, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Messages: Messages{Warn: req.Warn}})
@@ -239,7 +242,7 @@ func (c *Creation) format(ctx context.Context, reg *Registry, req CreateRequest,
 		}
 		return driver.OpenedImage{Node: img.skipFilters().node, Format: img.Format()}, func() { closeQuietly(ctx, img) }, nil
 	}
-	return creator.Create(ctx, &driver.CreateRequest{Filename: req.Filename, Size: req.Size, Options: own, File: file, Env: c.env, CreateChild: child, OpenImage: look})
+	return creator.Create(ctx, &driver.CreateRequest{Filename: req.Filename, Size: req.Size, Options: own, File: file, Env: c.env, CreateChild: child, OpenChild: open, OpenImage: look})
 }
 
 // gateOf returns the gate of a request, which refuses all if there is none.

@@ -226,7 +226,7 @@ func (c *copying) transfer(ctx context.Context, target *block.Image) (ConvertRes
 	case job.New != nil && c.options.String("backing_file") != "":
 		cv.TargetBase, cv.TargetNew = target.Backing(), true
 	case job.New != nil && (cv.Sparse > 0 || job.Reader != nil):
-		cv.TargetZero = target.Traits().ZeroInit
+		cv.TargetZero = target.Traits().ZeroInit && !keepsDataFile(c.options)
 	}
 	if job.Reader != nil {
 		cv.ReaderSize = job.ReaderSize

@@ -300,7 +300,7 @@ func checkCompress(drv driver.Driver, d opts.Dict) error {
 // creating the image would erase it, and it may be another name of a disk.
 func checkDataFile(ctx context.Context, job CreateJob, d opts.Dict) error {
 	name := d.String("data_file")
-	if name == "" || job.ReplaceDataFile {
+	if name == "" || job.ReplaceDataFile || keepsDataFile(d) {
 		return nil
 	}
 	name = block.CombinePath(job.Filename, name)
@@ -323,6 +323,12 @@ func checkDataFile(ctx context.Context, job CreateJob, d opts.Dict) error {
 	return nil
 }
 
+// keepsDataFile tells whether a new image is made over a data file that exists.
+func keepsDataFile(d opts.Dict) bool {
+	keep, _ := opts.ParseBool(d.String("keep_data_file"))
+	return keep
+}
+
 // DataFileError says that a data file which is to be made exists and is not empty.
 type DataFileError struct {
 	Filename string
@@ -340,4 +346,4 @@ func (e *DataFileError) Template() (string, []any) {
 func (e *DataFileError) Is(target error) bool { return target == driver.ErrExists }
 
 // Hint is a further line for the user.
-func (e *DataFileError) Hint() string { return "--force erases it." }
+func (e *DataFileError) Hint() string { return "--force erases it; create -o keep_data_file=on makes a disk of it." }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -166,6 +167,67 @@ func TestCreateDataFile(t *testing.T) {
 		if errors.As(err, &refused) != (c.want != "") || e != nil || !strings.HasPrefix(string(got), c.want) {
 			t.Errorf("%q, replace %v: %v, %v, it holds %d bytes", c.content, c.replace, err, e, len(got))
 		}
+	}
+}
+
+// TestKeepDataFile makes an image over a data file that exists: the disk has its contents, and
+// a copy writes zeroes over them.
+func TestKeepDataFile(t *testing.T) {
+	const size = 1 << 20
+	dir := t.TempDir()
+	data, name := filepath.Join(dir, "data"), filepath.Join(dir, "x")
+	create := func(d opts.Dict) error {
+		d["data_file"], d["keep_data_file"] = data, "on"
+		return ops.Create(t.Context(), ops.CreateJob{Registry: allDrivers(), Filename: name, Format: "qcow2", Size: size, Options: d, Gate: driver.AllowAll})
+	}
+	if err := create(opts.Dict{"data_file_raw": "on"}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without the file: %v", err)
+	}
+	content := []byte("kept")
+	for _, d := range []opts.Dict{{}, {"preallocation": "falloc"}, {"preallocation": "full", "data_file_raw": "on"}} {
+		writeFile(t, data, content)
+		if err := create(d); !errors.Is(err, driver.ErrInvalid) {
+			t.Errorf("%v: %v", d, err)
+		}
+		if got, err := os.ReadFile(data); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%v: the data file holds %q (%v)", d, got, err)
+		}
+	}
+	for _, d := range []opts.Dict{{"preallocation": "metadata"}, {"data_file_raw": "on"}} {
+		for _, length := range []int{len(content), 3 * size} {
+			writeFile(t, data, append(bytes.Clone(content), make([]byte, length-len(content))...))
+			if err := create(d); err != nil {
+				t.Fatalf("%v: %v", d, err)
+			}
+			img, err := block.Open(t.Context(), allDrivers(), block.Source{Filename: name}, block.OpenOptions{Gate: driver.AllowAll})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, size)
+			if _, err := img.ReadAt(t.Context(), got, 0); err != nil || !bytes.Equal(got, append(bytes.Clone(content), make([]byte, size-len(content))...)) {
+				t.Errorf("%v: the disk begins with %q (%v)", d, got[:8], err)
+			}
+			if err := img.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if info, err := os.Stat(data); err != nil || info.Size() != int64(max(size, length)) {
+				t.Errorf("%v: the data file of %d bytes has %d now (%v)", d, length, info.Size(), err)
+			}
+		}
+	}
+
+	empty := filepath.Join(dir, "empty")
+	writeFile(t, empty, make([]byte, size))
+	writeFile(t, data, content)
+	src, err := block.Open(t.Context(), allDrivers(), block.Source{Filename: empty, Format: "raw"}, block.OpenOptions{Gate: driver.AllowAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close(t.Context())
+	_, err = ops.Copy(t.Context(), ops.CopyJob{Sources: []*block.Image{src}, New: &ops.CreateJob{Registry: allDrivers(), Filename: name, Format: "qcow2",
+		Options: opts.Dict{"data_file": data, "data_file_raw": "on", "keep_data_file": "on"}, Gate: driver.AllowAll}})
+	if got, e := os.ReadFile(data); err != nil || e != nil || !bytes.Equal(got, make([]byte, size)) {
+		t.Errorf("a copy of zeroes: %v, %v; it begins with %q", err, e, got[:8])
 	}
 }
 

@@ -86,6 +86,9 @@ func Info(ctx context.Context, img *block.Image, o InfoOptions) (*qapi.ImageInfo
 	return out, nil
 }
 
+// maxIOV is IOV_MAX, which QEMU tells of every node: how many buffers a system call takes.
+const maxIOV = 1024
+
 // limits returns the limits of a node. A request has one buffer with any address; the
 // driver aligns it where the system needs that.
 func limits(img *block.Image) *qapi.BlockLimitsInfo {
@@ -96,7 +99,7 @@ func limits(img *block.Image) *qapi.BlockLimitsInfo {
 		WriteZeroesAlignment: l.ZeroAlignment,
 		OptTransfer:          l.OptTransfer,
 		MaxTransfer:          l.MaxTransfer,
-		MaxIOV:               1,
+		MaxIOV:               maxIOV,
 		MinMemAlignment:      1,
 		OptMemAlignment:      max(l.OptTransfer, int64(os.Getpagesize())),
 	}

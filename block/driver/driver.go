@@ -125,6 +125,9 @@ type CreateRequest struct {
 	// CreateChild makes a further file (an external data file, an extent) and
 	// opens it for writing; the caller closes it. It is nil for protocols.
 	CreateChild func(ctx context.Context, filename string, size int64) (Storage, error)
+	// OpenChild opens such a file that is there already for writing; the caller closes it.
+	// It is nil for protocols.
+	OpenChild func(ctx context.Context, filename string) (Storage, error)
 	// OpenImage opens an image that options name, for looking at it; done closes it.
 	// It is nil for protocols.
 	OpenImage func(ctx context.Context, filename string) (img OpenedImage, done func(), err error)

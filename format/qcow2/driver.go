@@ -28,7 +28,7 @@ var desc = driver.Desc{
 	StoresBitmaps: true,
 	CreateOrder: strings.Fields(`encryption encrypt.format encrypt.key-secret encrypt.cipher-alg encrypt.cipher-mode
 		encrypt.ivgen-alg encrypt.ivgen-hash-alg encrypt.hash-alg encrypt.iter-time cluster_size extended_l2 preallocation
-		compression_type size compat backing_file backing_fmt data_file data_file_raw lazy_refcounts refcount_bits nocow
+		compression_type keep_data_file size compat backing_file backing_fmt data_file data_file_raw lazy_refcounts refcount_bits nocow
 		extent_size_hint`),
 	OpenOptions:   openSchema,
 	CreateOptions: layout.Schema,

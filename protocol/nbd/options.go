@@ -115,7 +115,7 @@ func parseName(name string) (opts.Dict, error) {
 		return nil, driver.Errorf(driver.ErrInvalid, format, args...)
 	}
 	if scheme != "nbd" {
-		return bad("no valid URL specified")
+		return bad("file name string for NBD must start with 'nbd:'")
 	}
 	if rest == "" {
 		return opts.Dict{}, nil // the driver says that the address is missing

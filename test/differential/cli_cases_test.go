@@ -16,6 +16,10 @@ var cliDifferences = map[string]string{
 	"snapshot --create x a.qcow2":                                       "in later versions the long option takes its argument",
 	"snapshot --apply=first snap.qcow2":                                 "in later versions the long option takes its argument",
 	"snapshot --delete first snap.qcow2":                                "in later versions the long option takes its argument",
+	"create -f qcow2 -o help":                                           "later versions have keep_data_file",
+	"create -f qcow2 -o help x":                                         "later versions have keep_data_file",
+	"convert -O qcow2 -o help":                                          "later versions have keep_data_file",
+	"convert -O qcow2 -o help raw.img out":                              "later versions have keep_data_file",
 }
 
 // cliNewestDifferences are the same beside the newest version.
@@ -25,16 +29,12 @@ var cliNewestDifferences = map[string]string{
 	"dd if=raw.img of=raw.img":                                          cliDifferences["dd if=raw.img of=raw.img"],
 	"dd -f raw if=a.qcow2 of=a.qcow2":                                   cliDifferences["dd -f raw if=a.qcow2 of=a.qcow2"],
 	"snapshot -c x corrupt.qcow2":                                       cliDifferences["snapshot -c x corrupt.qcow2"],
-	"create -f qcow2 -o help":                                           "keep_data_file is missing",
-	"create -f qcow2 -o help x":                                         "keep_data_file is missing",
-	"convert -O qcow2 -o help":                                          "keep_data_file is missing",
-	"convert -O qcow2 -o help raw.img out":                              "keep_data_file is missing",
 	"info 'json:{\"driver\":\"raw\",\"driver\":\"qcow2\"}'":             "QEMU says where in the text",
-	"convert --b x":                                                     "the spellings of all versions are candidates",
-	"convert --o x":                                                     "the spellings of all versions are candidates",
-	"convert --s x":                                                     "the spellings of all versions are candidates",
-	"convert --t x":                                                     "the spellings of all versions are candidates",
-	"compare --object bad raw.img raw.img":                              "the exit code of all other mistakes, as in 10.0",
+	"convert --b x":                        "the spellings of all versions are candidates",
+	"convert --o x":                        "the spellings of all versions are candidates",
+	"convert --s x":                        "the spellings of all versions are candidates",
+	"convert --t x":                        "the spellings of all versions are candidates",
+	"compare --object bad raw.img raw.img": "the exit code of all other mistakes, as in 10.0",
 }
 
 // cliOtherFiles are the command lines that leave other files behind on purpose.

@@ -177,9 +177,6 @@ func (c *creation) writeTables() error {
 
 // createDataFile makes the external data file.
 func (c *creation) createDataFile(req *driver.CreateRequest) error {
-	if req.CreateChild == nil {
-		return driver.Errorf(driver.ErrUnsupported, "an external data file cannot be created here")
-	}
 	mode := c.prealloc
 	if mode == driver.PreallocMetadata {
 		mode = driver.PreallocOff
@@ -192,7 +189,7 @@ func (c *creation) createDataFile(req *driver.CreateRequest) error {
 	if mode != driver.PreallocOff {
 		size = 0 // grown below, which is what reserves room
 	}
-	f, err := req.CreateChild(c.ctx, c.dataFile, size)
+	f, err := c.dataFileFor(req, size)
 	if err != nil {
 		return err
 	}
@@ -201,4 +198,15 @@ func (c *creation) createDataFile(req *driver.CreateRequest) error {
 		err = f.Flush(c.ctx)
 	}
 	return errors.Join(err, f.Close(c.ctx))
+}
+
+// dataFileFor opens the data file, which is there already if it is to be kept.
+func (c *creation) dataFileFor(req *driver.CreateRequest, size int64) (driver.Storage, error) {
+	switch {
+	case c.keepDataFile && req.OpenChild != nil:
+		return req.OpenChild(c.ctx, c.dataFile)
+	case !c.keepDataFile && req.CreateChild != nil:
+		return req.CreateChild(c.ctx, c.dataFile, size)
+	}
+	return nil, driver.Errorf(driver.ErrUnsupported, "an external data file cannot be created here")
 }

@@ -28,6 +28,7 @@ type createOptions struct {
 	KeySecret       *string `opt:"encrypt.key-secret" help:"ID of secret providing qcow AES key or LUKS passphrase"`
 	Encryption      *bool   `opt:"encryption" help:"Encrypt the image with format 'aes'. (Deprecated in favor of encrypt.format=aes)"`
 	ExtendedL2      bool    `opt:"extended_l2" default:"off" help:"Extended L2 tables"`
+	KeepDataFile    bool    `opt:"keep_data_file" help:"Assume the external data file already exists and do not overwrite it"`
 	LazyRefcounts   bool    `opt:"lazy_refcounts" default:"off" help:"Postpone refcount updates"`
 	Preallocation   string  `opt:"preallocation" help:"Preallocation mode (allowed values: off, metadata, falloc, full)"`
 	RefcountBits    int64   `opt:"refcount_bits" default:"16" help:"Width of a reference count entry in bits"`
@@ -57,6 +58,7 @@ type createParams struct {
 	backingFormat   string
 	dataFile        string
 	dataFileRaw     bool
+	keepDataFile    bool
 	size            int64
 
 	crypt     uint32 // encryption method
@@ -96,7 +98,7 @@ func decodeCreate(d opts.Dict, size int64) (*createParams, error) {
 	}
 	p := &createParams{prealloc: driver.Prealloc(o.Preallocation), extendedL2: o.ExtendedL2,
 		lazyRefcounts: o.LazyRefcounts, backing: o.BackingFile, backingFormat: o.BackingFormat,
-		dataFile: o.DataFile, dataFileRaw: o.DataFileRaw}
+		dataFile: o.DataFile, dataFileRaw: o.DataFileRaw, keepDataFile: o.KeepDataFile}
 	if err := p.setEncryption(&o); err != nil {
 		return nil, err
 	}
@@ -156,6 +158,9 @@ func decodeCreate(d opts.Dict, size int64) (*createParams, error) {
 		// metadata must be there.
 		p.prealloc = driver.PreallocMetadata
 	}
+	if err := p.checkKeep(); err != nil {
+		return nil, err
+	}
 	if p.dataFile != "" && p.version < 3 {
 		return nil, invalid("external data files are only supported with " + upgrade)
 	}
@@ -166,6 +171,21 @@ func decodeCreate(d opts.Dict, size int64) (*createParams, error) {
 		return nil, invalid("could not assign backing file '%s' with format '%s': invalid argument", p.backing, p.backingFormat)
 	}
 	return p, p.setSize(size)
+}
+
+// checkKeep refuses a data file that is to be kept and would not be seen or not be kept.
+func (p *createParams) checkKeep() error {
+	switch {
+	case !p.keepDataFile:
+		return nil
+	case p.dataFile == "":
+		return invalid("must not use 'keep_data_file=on' without 'data_file'")
+	case p.prealloc == driver.PreallocOff:
+		return invalid("'keep_data_file=on' requires 'preallocation=metadata' or 'data_file_raw=on', or the file contents will not be visible")
+	case p.prealloc != driver.PreallocMetadata:
+		return invalid("preallocating more than only metadata would overwrite the external data file's content and is therefore incompatible with 'keep_data_file=on'")
+	}
+	return nil
 }
 
 func (p *createParams) setClusterSize(n int64) error {
