@@ -346,4 +346,6 @@ func (e *DataFileError) Template() (string, []any) {
 func (e *DataFileError) Is(target error) bool { return target == driver.ErrExists }
 
 // Hint is a further line for the user.
-func (e *DataFileError) Hint() string { return "--force erases it; create -o keep_data_file=on makes a disk of it." }
+func (e *DataFileError) Hint() string {
+	return "--force erases it; create -o keep_data_file=on makes a disk of it."
+}
