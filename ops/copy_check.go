@@ -290,6 +290,8 @@ func checkCompress(drv driver.Driver, d opts.Dict) error {
 		return errNoCompression
 	case encrypted || d.String("encrypt.format") != "":
 		return errCompressedEncrypted
+	case d.String("data_file") != "":
+		return driver.Errorf(driver.ErrUnsupported, "images with an external data file hold no compressed clusters")
 	case d.String("preallocation") != "" && d.String("preallocation") != string(driver.PreallocOff):
 		return driver.Errorf(driver.ErrUnsupported, "compression and preallocation not supported at the same time")
 	}

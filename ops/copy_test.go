@@ -231,6 +231,26 @@ func TestKeepDataFile(t *testing.T) {
 	}
 }
 
+// TestCompressDataFile: what cannot be done is refused before the target is touched.
+func TestCompressDataFile(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "x")
+	content := make([]byte, 1<<20)
+	writeFile(t, name, content)
+	src, err := block.Open(t.Context(), allDrivers(), block.Source{Filename: name, Format: "raw"}, block.OpenOptions{Gate: driver.AllowAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close(t.Context())
+	target := filepath.Join(dir, "y")
+	writeFile(t, target, content)
+	_, err = ops.Copy(t.Context(), ops.CopyJob{Sources: []*block.Image{src}, Compress: true,
+		New: &ops.CreateJob{Registry: allDrivers(), Filename: target, Format: "qcow2", Options: opts.Dict{"data_file": filepath.Join(dir, "data")}, Gate: driver.AllowAll}})
+	if got, e := os.ReadFile(target); !errors.Is(err, driver.ErrUnsupported) || e != nil || !bytes.Equal(got, content) {
+		t.Errorf("%v; the target is read: %v", err, e)
+	}
+}
+
 // TestJobsWithoutMuch runs jobs that lack what has no default.
 func TestJobsWithoutMuch(t *testing.T) {
 	_, copied := ops.Copy(t.Context(), ops.CopyJob{})

@@ -46,10 +46,8 @@ func decodeHeader(b []byte) (*header, error) {
 	switch v := be.Uint32(b[4:]); {
 	case string(b[:4]) != magic:
 		return nil, driver.Errorf(driver.ErrFormat, "image not in qcow format")
-	case v == 2 || v == 3:
-		return nil, driver.Errorf(driver.ErrUnsupported, "qcow (v1) does not support qcow version %d: use the 'qcow2' driver instead", v)
 	case v != version:
-		return nil, driver.Errorf(driver.ErrUnsupported, "qcow (v1) does not support qcow version %d", v)
+		return nil, versionError(v)
 	case h.size <= 1:
 		return nil, corrupt("image size is too small (must be at least 2 bytes)")
 	case h.clusterBits < 9 || h.clusterBits > 16:
@@ -108,3 +106,24 @@ func invalid(format string, args ...any) error {
 }
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
+
+// versionError is that of another format of the same magic.
+type versionError uint32
+
+func (e versionError) Error() string { return driver.Text(e) }
+
+// Template implements driver.Message.
+func (e versionError) Template() (string, []any) {
+	return "qcow (v1) does not support qcow version %d", []any{uint32(e)}
+}
+
+// Is recognises the kind.
+func (e versionError) Is(target error) bool { return target == driver.ErrUnsupported }
+
+// Hint is a further line for the user.
+func (e versionError) Hint() string {
+	if e == 2 || e == 3 {
+		return "Try the 'qcow2' driver instead."
+	}
+	return ""
+}

@@ -30,7 +30,7 @@ func TestRefused(t *testing.T) {
 		want  string
 	}{
 		{0, 4, 1, "image not in qcow format"},
-		{4, 4, 3, "use the 'qcow2' driver instead"},
+		{4, 4, 3, "qcow (v1) does not support qcow version 3"},
 		{4, 4, 9, "qcow (v1) does not support qcow version 9"},
 		{24, 8, 1, "image size is too small"},
 		{24, 8, 1 << 63, "image too large"},

@@ -33,7 +33,7 @@ var desc = driver.Desc{
 		{Role: "backing", Use: driver.UseBacking, Optional: true},
 		{Role: "extents", Use: driver.UseData, List: true, Optional: true, ByDriver: true},
 	},
-	CreateOrder:   strings.Fields("size adapter_type backing_file backing_fmt compat6 hwversion subformat toolsversion zeroed_grain preallocation"),
+	CreateOrder:   strings.Fields("size adapter_type backing_file backing_fmt compat6 hwversion toolsversion subformat zeroed_grain preallocation"),
 	Summary:       "VMware disks",
 	OpenOptions:   opts.SchemaOf(openOptions{}),
 	CreateOptions: opts.SchemaOf(createOptions{}),

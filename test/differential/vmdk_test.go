@@ -218,6 +218,7 @@ create -f vmdk new
 create -q -f vmdk -o subformat=foo new 1M
 create -f vmdk -o adapter_type=foo new 1M
 create -f vmdk -o adapter_type=lsilogic new 1M
+create -f vmdk -o toolsversion=1,subformat=monolithicSparse,adapter_type=ide,zeroed_grain=on,hwversion=4,compat6=off new 1M
 create -f vmdk -o foo=bar new 1M
 create -f vmdk -o compat6=on new 1M
 create -f vmdk -o compat6=on,hwversion=9 new 1M

@@ -78,6 +78,8 @@ var small = set(
 	"encryption is not supported when streaming qcow2",
 	"error parsing address '%s'",
 	"export name too long to send to server",
+	"qcow (v1) does not support qcow version %d",
+	"invalid VMDK image descriptor",
 	"found bitmaps extension with zero bitmaps",
 	"guest offset %#x is beyond the end of the disk",
 	"guest offset %#x is in the backing file",
