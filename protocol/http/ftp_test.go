@@ -86,7 +86,7 @@ func (s *ftpServer) set(f func(*ftpServer)) {
 }
 
 func (s *ftpServer) session(c net.Conn) {
-	go func() { <-s.end; c.Close() }()
+	go func(c net.Conn) { <-s.end; c.Close() }(c)
 	defer c.Close()
 	n := s.conns.Add(1)
 	defer s.conns.Add(-1)
