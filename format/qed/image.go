@@ -225,7 +225,6 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 	if opt.Prealloc != "" && opt.Prealloc != driver.PreallocOff {
 		return driver.Errorf(driver.ErrUnsupported, "unsupported preallocation mode '%s'", opt.Prealloc)
 	}
-	size = roundUp(size, sectorSize)
 	im.mu.Lock()
 	h := im.hdr
 	im.mu.Unlock()

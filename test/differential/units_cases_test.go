@@ -119,6 +119,7 @@ create -f qed -b a.qed -F qed new && info new && info --output=json new && map -
 create -f qed -b base.raw -F raw new && info new && info --output=json --backing-chain new
 create -f qed -b base.raw new
 create -f qed -b a.qed -F bogus new
+resize a.qed +1 && info a.qed
 resize a.qed 64T && info a.qed
 resize a.qed 65T
 rebase -u -b over.qed -F qed a.qed && info a.qed
