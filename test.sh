@@ -30,7 +30,7 @@ setup() {
 	[ -e /etc/mtab ] || ln -s ../proc/self/mounts /etc/mtab
 	# libvirt insists on this user, which a package makes that is not needed otherwise.
 	id libvirt-qemu >/dev/null 2>&1 || useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin libvirt-qemu
-	wanted="file fdisk qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3 7zip dmg2img cloop-utils bximage libvhdi-utils squashfs-tools dosfstools mtools attr acl lz4 zstd nginx-light qemu-block-extra openssh-server gdisk bzip2 vsftpd tgt libiscsi-bin rpcbind nfs-ganesha nfs-ganesha-vfs ceph-mon ceph-osd ceph-common glusterfs-server"
+	wanted="file fdisk qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3 7zip dmg2img cloop-utils bximage libvhdi-utils libvmdk-utils libqcow-utils python3-libvhdi python3-libvmdk python3-libqcow squashfs-tools dosfstools mtools attr acl lz4 zstd nginx-light qemu-block-extra openssh-server gdisk bzip2 vsftpd tgt libiscsi-bin rpcbind nfs-ganesha nfs-ganesha-vfs ceph-mon ceph-osd ceph-common glusterfs-server"
 	missing=
 	for p in $wanted; do
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"
