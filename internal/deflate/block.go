@@ -59,7 +59,7 @@ func (e *Encoder) flush(raw []byte, final bool) {
 	best := min(tokens.size, sizeFixed, (len(raw)+5*(len(raw)/0xffff+1))*8+8)
 	// The bytes one by one may take less than with short matches in between.
 	var literals *dynamicBlock
-	if e.careful && e.literals(e.w.start+len(raw)) > len(raw)/8 {
+	if e.careful && e.literals(e.w.start+len(raw)) > len(raw)/8 && e.bytesMayWin(len(raw), best) {
 		e.countBytes(raw)
 		literals = &e.blocks[1]
 		if e.makeDynamic(literals); literals.size >= best {
@@ -81,6 +81,12 @@ func (e *Encoder) flush(raw []byte, final bool) {
 	default:
 		e.store(raw, last)
 	}
+}
+
+// bytesMayWin tells whether a block of n bytes could take less than best bits without
+// matches. No code takes less than the entropy, which is known of buffers of one block.
+func (e *Encoder) bytesMayWin(n, best int) bool {
+	return n != e.counted || float64(n)*e.perByte < float64(best)
 }
 
 // dynamicBlock is what a block with codes of its own is made with.

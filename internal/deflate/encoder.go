@@ -17,6 +17,7 @@ type Encoder struct {
 	// than its bytes one by one.
 	far     [maxMatch + 2]int32
 	perByte float64 // the entropy of the buffer, in bits
+	counted int     // the length of the buffer if each byte of it is in the entropy, else 0
 	quiet   int     // places without a match since the last one
 	chain   int     // maxChain, less where matches rarely are
 	careful bool    // how the block is parsed
@@ -157,11 +158,21 @@ func (e *Encoder) price(src []byte) {
 		counts[b]++
 	}
 	all += len(rest)
-	e.perByte = 0
+	if e.counted = 0; all == len(src) {
+		e.counted = all
+	}
+	sum := 0.0
 	for b, n := range counts {
-		if n += odd[b]; n > 0 {
-			e.perByte += float64(n) / float64(all) * math.Log2(float64(all)/float64(n))
+		n += odd[b]
+		if int(n) < len(timesLog) {
+			sum += timesLog[n]
+		} else {
+			sum += float64(n) * math.Log2(float64(n))
 		}
+	}
+	e.perByte = 0
+	if all > 0 {
+		e.perByte = math.Log2(float64(all)) - sum/float64(all)
 	}
 	e.chain = maxChain
 	if e.perByte < 2.5 {
@@ -175,3 +186,11 @@ func (e *Encoder) price(src []byte) {
 		}
 	}
 }
+
+// timesLog has n times its logarithm to base 2, for the small counts that most are.
+var timesLog = func() (t [256]float64) {
+	for n := 2; n < len(t); n++ {
+		t[n] = float64(n) * math.Log2(float64(n))
+	}
+	return t
+}()

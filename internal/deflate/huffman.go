@@ -18,21 +18,21 @@ type code struct {
 func (c *code) build(counts []int32, limit int) {
 	*c = code{}
 	huffman.Lengths(c.length[:len(counts)], counts, limit)
-	c.assign()
+	c.assign(len(counts))
 }
 
-// assign derives the bits from the lengths.
-func (c *code) assign() {
+// assign derives the bits of the first symbols, which are all that occur, from their lengths.
+func (c *code) assign(symbols int) {
 	var count, next [16]uint16
-	for _, l := range c.length {
-		count[l]++
+	for _, l := range c.length[:symbols] {
+		count[l&15]++
 	}
 	count[0] = 0
 	for l := 1; l < 16; l++ {
 		next[l] = (next[l-1] + count[l-1]) << 1
 	}
-	for s, l := range c.length {
-		if l > 0 {
+	for s, l := range c.length[:symbols] {
+		if l &= 15; l > 0 {
 			c.bits[s] = bits.Reverse16(next[l]) >> (16 - l)
 			next[l]++
 		}
@@ -85,7 +85,7 @@ var (
 				c.length[s] = 8
 			}
 		}
-		c.assign()
+		c.assign(len(c.length))
 		return &c
 	}()
 	fixedDists = func() *code {
@@ -93,7 +93,7 @@ var (
 		for s := range 30 {
 			c.length[s] = 5
 		}
-		c.assign()
+		c.assign(len(c.length))
 		return &c
 	}()
 )
