@@ -353,14 +353,17 @@ func (n *node) CID() uint32 {
 type identified interface{ CID() uint32 }
 
 // CheckParent implements driver.ParentChecker. The image can be looked at whatever its
-// parent is; what the parent holds of the disk can be read only if it is the right one.
+// parent is; what the parent holds of the disk can be read only if it is the right one. A
+// wrong one is no fault of the image: it may be an option's, and QEMU's error is EINVAL, too.
 func (n *node) CheckParent(_ context.Context, parent driver.Node) error {
 	var err error
 	switch p, ok := parent.(identified); {
 	case !ok:
-		err = driver.Errorf(driver.ErrCorrupt, "the parent of the image is not in VMDK format, and so has no content ID")
+		err = driver.Errorf(driver.ErrInvalid, "the parent of the image is not in VMDK format, and so has no content ID")
+	case n.desc.parentCID == noParent:
+		err = driver.Errorf(driver.ErrInvalid, "the image was made without a parent, and none can be given to it")
 	case p.CID() != n.desc.parentCID:
-		err = driver.Errorf(driver.ErrCorrupt, "the parent has been modified since the image was made on it: its content ID is %08x, not %08x", p.CID(), n.desc.parentCID)
+		err = driver.Errorf(driver.ErrInvalid, "the parent has been modified since the image was made on it: its content ID is %08x, not %08x", p.CID(), n.desc.parentCID)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -327,12 +327,42 @@ func TestParentChanged(t *testing.T) {
 	if _, err := img.ReadAt(ctx, p, 100<<10); err != nil || string(p) != "own" {
 		t.Errorf("%q, %v", p, err)
 	}
-	if _, err := img.ReadAt(ctx, p, 0); !errors.Is(err, driver.ErrCorrupt) || !strings.Contains(err.Error(), "has been modified") {
+	if _, err := img.ReadAt(ctx, p, 0); !errors.Is(err, driver.ErrInvalid) || !strings.Contains(err.Error(), "has been modified") {
 		t.Errorf("%v", err)
 	}
 	write(t, filepath.Join(dir, "raw"), make([]byte, 1<<20))
 	if err := tryCreate(filepath.Join(dir, "other.vmdk"), 1<<20, opts.Dict{"backing_file": "raw"}); err == nil || !strings.Contains(err.Error(), "Must be vmdk") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestParentGiven: options may give a parent to an image that was made without one. What the
+// image lacks is not read from it.
+func TestParentGiven(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "raw"), make([]byte, 1<<20))
+	for _, name := range []string{"base.vmdk", "top.vmdk"} {
+		create(t, filepath.Join(dir, name), 1<<20, nil)
+		img := mustOpen(t, filepath.Join(dir, name), true)
+		if _, err := img.WriteAt(t.Context(), []byte("own"), 100<<10); err != nil {
+			t.Fatal(err)
+		}
+		closeImage(t, img)
+	}
+	for format, name := range map[string]string{"vmdk": "base.vmdk", "raw": "raw"} {
+		img, err := block.Open(t.Context(), registry, block.Source{Options: opts.Dict{"driver": "vmdk", "file.driver": "file", "file.filename": filepath.Join(dir, "top.vmdk"),
+			"backing.driver": format, "backing.file.driver": "file", "backing.file.filename": filepath.Join(dir, name)}}, block.OpenOptions{Gate: driver.AllowAll})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := make([]byte, 3)
+		if _, err := img.ReadAt(t.Context(), p, 100<<10); err != nil || string(p) != "own" {
+			t.Errorf("%s: %q, %v", format, p, err)
+		}
+		if _, err := img.ReadAt(t.Context(), p, 0); !errors.Is(err, driver.ErrInvalid) {
+			t.Errorf("%s: %v", format, err)
+		}
+		closeImage(t, img)
 	}
 }
 

@@ -350,3 +350,35 @@ func TestVmdkCommands(t *testing.T) {
 		"create -f vmdk new 0 && info new":   empty,
 	}, otherLengths)
 }
+
+// TestVmdkForeignParent: what an image lacks cannot be read from a parent that it was not
+// made on, and qemu-io says so by the same error; what it has can.
+func TestVmdkForeignParent(t *testing.T) {
+	tools := needCLI(t)
+	dir := scriptDir(t, tools, vmdkFixtures+`"$IMG" create -q -f vmdk alone.vmdk 1M
+"$IO" -f vmdk -c 'write -P 5 64k 64k' alone.vmdk
+`)
+	ours := filepath.Join(filepath.Dir(tools.ours), "qemu-io")
+	if err := os.Symlink(tools.ours, ours); err != nil && !os.IsExist(err) {
+		t.Fatal(err)
+	}
+	for name, options := range map[string]string{
+		"modified":          "driver=vmdk,file.filename=changed.vmdk",
+		"made without one":  "driver=vmdk,file.filename=alone.vmdk,backing.driver=vmdk,backing.file.filename=monolithicSparse.vmdk",
+		"of another format": "driver=vmdk,file.filename=alone.vmdk,backing.driver=raw,backing.file.filename=raw.img",
+	} {
+		t.Run(name, func(t *testing.T) {
+			args := []string{"--image-opts", "-r", options, "-c", "read 512k 4k", "-c", "read 0 512"}
+			if strings.Contains(options, "alone") {
+				args = append(args, "-c", "read -P 5 64k 64k")
+			}
+			want, got := runIn(t, dir, tools.io, args...), runIn(t, dir, ours, args...)
+			for _, o := range []*outcome{&want, &got} {
+				o.stdout = figures.ReplaceAllString(o.stdout, "TIME")
+			}
+			if got != want || !strings.Contains(want.stdout+want.stderr, "Invalid argument") {
+				t.Errorf("%+v\nwant %+v", got, want)
+			}
+		})
+	}
+}
