@@ -379,10 +379,8 @@ func (s *remoteServers) rows(c *config) (list []row) {
 
 // measureRemote runs the rows about other machines that were asked for.
 func measureRemote(ctx context.Context, c *config) error {
-	wanted := false
-	for _, name := range []string{"ssh: read", "ssh: write", "http: read", "https: read", "ftp: read", "iscsi: read", "iscsi: write", "nfs: read", "nfs: write", "rbd: read", "rbd: write", "gluster: read", "gluster: write", "20 ms of round trip"} {
-		wanted = wanted || c.only.MatchString(name)
-	}
+	everything := &remoteServers{ssh: "-", http: "-", ftp: "-", iscsi: "-", nfs: []string{}, ceph: true, gluster: []string{}}
+	wanted := slices.ContainsFunc(everything.rows(c), func(r row) bool { return c.only.MatchString(r.name) })
 	if !wanted {
 		return nil
 	}

@@ -27,6 +27,8 @@ type CreateRequest struct {
 	Budget  *driver.Budget
 	Warn    func(string)
 	Words   func(error) string // as in OpenOptions
+	// Connections is as in OpenOptions; nil: some of the request's own.
+	Connections *driver.Connections
 }
 
 // FindProtocol returns the driver that the file name selects.
@@ -54,7 +56,11 @@ func Make(ctx context.Context, reg *Registry, req CreateRequest) (*Creation, err
 	if !ok || drv.Desc().CreateOptions == nil {
 		return nil, driver.Errorf(driver.ErrUnsupported, "format driver '%s' does not support image creation", req.Format)
 	}
-	env := &driver.Env{Gate: req.Gate, Budget: req.Budget, Warn: req.Warn, Words: req.Words, Report: func(string) {}, Objects: req.Objects}
+	if req.Connections == nil {
+		req.Connections = &driver.Connections{}
+		defer req.Connections.Close()
+	}
+	env := &driver.Env{Gate: req.Gate, Budget: req.Budget, Warn: req.Warn, Words: req.Words, Report: func(string) {}, Objects: req.Objects, Connections: req.Connections}
 	if env.Warn == nil {
 		env.Warn = func(string) {}
 	}
@@ -177,7 +183,7 @@ func checkRoom(ctx context.Context, reg *Registry, req CreateRequest, drv driver
 		return err
 	}
 	file, err := Open(ctx, reg, Source{Filename: req.Filename, Format: proto.Desc().Name},
-		OpenOptions{Gate: driver.DenyAll, Objects: req.Objects, Use: Use{NoIO: true}, Sharing: Sharing{Force: true}})
+		OpenOptions{Gate: driver.DenyAll, Objects: req.Objects, Connections: req.Connections, Use: Use{NoIO: true}, Sharing: Sharing{Force: true}})
 	if err != nil {
 		return nil // there is none yet, or creating it tells why it cannot be opened
 	}
@@ -236,7 +242,7 @@ func (c *Creation) format(ctx context.Context, reg *Registry, req CreateRequest,
 	}
 	look := func(ctx context.Context, filename string) (driver.OpenedImage, func(), error) {
 		filename = CombinePath(req.Filename, filename)
-		img, err := Open(ctx, reg, Source{Filename: filename}, OpenOptions{Chain: ChainUse{NoBacking: true}, Use: Use{NoIO: true}, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Messages: Messages{Warn: req.Warn}})
+		img, err := Open(ctx, reg, Source{Filename: filename}, OpenOptions{Chain: ChainUse{NoBacking: true}, Use: Use{NoIO: true}, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Connections: req.Connections, Messages: Messages{Warn: req.Warn}})
 		if err != nil {
 			return driver.OpenedImage{}, nil, &OpenError{Path: filename, Role: "backing", Err: err}
 		}
@@ -265,7 +271,7 @@ func openProtocolFile(ctx context.Context, reg *Registry, req CreateRequest, src
 	}
 	src.Format = proto.Desc().Name
 	return Open(ctx, reg, src,
-		OpenOptions{Write: true, Sharing: Sharing{Resize: true}, Unmap: true, Cache: req.Cache, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Messages: Messages{Warn: req.Warn, Words: req.Words}})
+		OpenOptions{Write: true, Sharing: Sharing{Resize: true}, Unmap: true, Cache: req.Cache, Gate: gateOf(req), Objects: req.Objects, Budget: req.Budget, Connections: req.Connections, Messages: Messages{Warn: req.Warn, Words: req.Words}})
 }
 
 // splitOptions gives each option to the driver that declares it, the format

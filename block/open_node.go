@@ -394,7 +394,7 @@ func (op *opener) finishFormat(ctx context.Context, spec nodeSpec, img *Image, o
 func (op *opener) newImage(spec nodeSpec, drv driver.Driver, c common) *Image {
 	img := &Image{reg: op.reg, drv: drv, desc: drv.Desc(), writable: spec.access.Write, access: spec.access,
 		unmap: spec.unmap, detect: c.detect, cache: spec.cache}
-	img.env = &driver.Env{Gate: op.o.Gate, Budget: op.budget, Log: op.o.Messages.Log, Warn: op.o.Messages.Warn, Report: op.o.Messages.Report, Words: op.o.Messages.Words, Guard: &img.guard, Objects: op.o.Objects}
+	img.env = &driver.Env{Gate: op.o.Gate, Budget: op.budget, Log: op.o.Messages.Log, Warn: op.o.Messages.Warn, Report: op.o.Messages.Report, Words: op.o.Messages.Words, Guard: &img.guard, Objects: op.o.Objects, Connections: op.o.Connections}
 	if img.desc.Serial {
 		img.serial = &sync.Mutex{}
 	}

@@ -22,6 +22,9 @@ type OpenOptions struct {
 	Snapshot string
 	Cache    driver.Cache
 	Unmap    bool // let discard requests through
+	// Connections keeps connections to servers between the requests of one operation; nil
+	// keeps none. What sets it closes it.
+	Connections *driver.Connections
 
 	Chain    ChainUse
 	Use      Use

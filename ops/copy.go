@@ -164,8 +164,10 @@ func (c *copying) closeFiles(ctx context.Context) {
 // toNew makes the target, fills it, and removes it again if that fails.
 func (c *copying) toNew(ctx context.Context) (ConvertResult, error) {
 	n := c.job.New
+	connections := &driver.Connections{}
+	defer connections.Close()
 	made, err := block.Make(ctx, n.Registry, block.CreateRequest{Filename: n.Filename, Format: n.Format, Storage: n.Storage, Size: c.size,
-		Options: c.options, Cache: c.job.NewCache, Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Warn: n.Warn, Words: n.Words})
+		Options: c.options, Cache: c.job.NewCache, Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Warn: n.Warn, Words: n.Words, Connections: connections})
 	if err != nil {
 		fail := &CopyError{Stage: CopyCreate, Err: err}
 		var remains *block.RemainsError
@@ -178,7 +180,7 @@ func (c *copying) toNew(ctx context.Context) (ConvertResult, error) {
 	stage := CopyOpenTarget
 	target, err := block.Open(ctx, n.Registry, block.Source{Filename: n.Filename, Format: n.Format, Storage: n.Storage, Options: keyOptions(c.options)},
 		block.OpenOptions{Write: true, Use: block.Use{Sequential: true}, Sharing: block.Sharing{Resize: c.job.Reader != nil}, Unmap: c.job.Sparse >= 0, Cache: c.job.NewCache,
-			Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Messages: block.Messages{Warn: n.Warn, Words: n.Words}})
+			Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Connections: connections, Messages: block.Messages{Warn: n.Warn, Words: n.Words}})
 	if err == nil {
 		stage = CopyCheck
 		if err = c.checkBitmaps(ctx, target); err == nil {

@@ -40,6 +40,8 @@ type CreateJob struct {
 	// Announce, if not nil, is called before the image is created,
 	// once everything was checked.
 	Announce func(Creating)
+
+	connections *driver.Connections // to servers, kept for what comes after
 }
 
 // Creating describes an image that is about to be created: its options with
@@ -78,6 +80,8 @@ func CreateSchema(reg *block.Registry, format, filename string) (*opts.Schema, e
 // Create makes an image the way "qemu-img create" does: the backing file must
 // exist and its format be given; the size is that of the backing file if none is given.
 func Create(ctx context.Context, job CreateJob) error {
+	job.connections = &driver.Connections{}
+	defer job.connections.Close()
 	_, err := create(ctx, job)
 	return err
 }
@@ -118,7 +122,7 @@ func create(ctx context.Context, job CreateJob) (*block.Creation, error) {
 		job.Announce(describe(job, schema, job.Registry.Lookup(job.Format).Desc().CreateOrder, d, size))
 	}
 	made, err := block.Make(ctx, job.Registry, block.CreateRequest{Filename: job.Filename, Format: job.Format, Storage: job.Storage, Size: size,
-		Options: d, Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words})
+		Options: d, Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words, Connections: job.connections})
 	if errors.Is(err, driver.ErrTooLarge) {
 		return nil, driver.Errorf(driver.ErrTooLarge, "the image size is too large for file format '%s'", job.Format)
 	}
@@ -205,7 +209,7 @@ func checkBacking(ctx context.Context, job CreateJob, schema *opts.Schema, name,
 	// A machine may be writing to the backing file: only its size is
 	// read.
 	img, err := block.Open(ctx, job.Registry, block.Source{Filename: full, Format: format},
-		block.OpenOptions{Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Messages: block.Messages{Warn: job.Warn, Words: job.Words}, Use: block.Use{NoIO: true}, Sharing: block.Sharing{Force: true}})
+		block.OpenOptions{Gate: job.Gate, Objects: job.Objects, Budget: job.Budget, Connections: job.connections, Messages: block.Messages{Warn: job.Warn, Words: job.Words}, Use: block.Use{NoIO: true}, Sharing: block.Sharing{Force: true}})
 	if err != nil {
 		var open *block.OpenError
 		if errors.As(err, &open) && open == err {

@@ -51,7 +51,9 @@ func Overlay(ctx context.Context, job OverlayJob) (*block.Image, error) {
 	if err := job.keepBase(ctx, gate); err != nil {
 		return nil, err
 	}
-	made, err := create(ctx, CreateJob{Registry: job.Registry, Filename: job.Filename, Storage: job.Storage, Format: job.Format,
+	connections := &driver.Connections{}
+	defer connections.Close()
+	made, err := create(ctx, CreateJob{connections: connections, Registry: job.Registry, Filename: job.Filename, Storage: job.Storage, Format: job.Format,
 		Options: job.Options, Size: job.Size, Backing: &job.Base, BackingFormat: &job.BaseFormat,
 		Gate: gate, Objects: job.Objects, Budget: job.Budget, Warn: job.Warn, Words: job.Words})
 	if err != nil {
@@ -59,7 +61,7 @@ func Overlay(ctx context.Context, job OverlayJob) (*block.Image, error) {
 	}
 	img, err := block.Open(ctx, job.Registry,
 		block.Source{Filename: job.Filename, Storage: job.Storage, Format: job.Format, Options: keyOptions(job.Options)},
-		block.OpenOptions{Write: true, Unmap: true, Cache: job.Cache, Gate: gate, Objects: job.Objects, Budget: job.Budget, Messages: block.Messages{Warn: job.Warn, Words: job.Words, Log: job.Log}})
+		block.OpenOptions{Write: true, Unmap: true, Cache: job.Cache, Gate: gate, Objects: job.Objects, Budget: job.Budget, Connections: connections, Messages: block.Messages{Warn: job.Warn, Words: job.Words, Log: job.Log}})
 	if err != nil {
 		return nil, errors.Join(err, made.Undo(ctx))
 	}

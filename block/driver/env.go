@@ -26,6 +26,8 @@ type Env struct {
 	Guard *Guard
 	// Objects holds what options refer to by id. Nil if there are none.
 	Objects Objects
+	// Connections keeps connections for the next request of the same operation. Nil keeps none.
+	Connections *Connections
 	// OpenChild opens a node that the image names: an external data file, an
 	// extent. It asks the gate, resolves relative names, counts the budget. The
 	// child is closed by the block layer, after the node. Nil for protocols.

@@ -18,6 +18,7 @@ import (
 type config struct {
 	home  string
 	files []*ssh_config.Config // the user's first: the first value of a key counts
+	texts []string             // of files
 }
 
 // systemConfig is OpenSSH's file for all users.
@@ -46,7 +47,7 @@ func loadConfig(env *driver.Env) (*config, error) {
 		if err != nil {
 			return nil, driver.Errorf(driver.ErrInvalid, "could not read the configuration of ssh, '%s': %w", name, err)
 		}
-		c.files = append(c.files, f)
+		c.files, c.texts = append(c.files, f), append(c.texts, string(b))
 	}
 	return c, nil
 }

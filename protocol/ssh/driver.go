@@ -57,7 +57,7 @@ func (sshDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	if n.most == 0 {
 		n.most = defaultConnections
 	}
-	s, size, modified, err := n.connect(ctx)
+	s, size, modified, err := n.first(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -82,11 +82,11 @@ func (sshDriver) Create(ctx context.Context, req *driver.CreateRequest) (err err
 	if req.Size < 0 || req.Size > math.MaxInt64-sectorSize {
 		return driver.Errorf(driver.ErrTooLarge, "image size %d is too large", req.Size)
 	}
-	o, s, err := connect(ctx, req.Filename, req.Env)
+	o, d, s, err := connect(ctx, req.Filename, req.Env)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close(ctx)) }()
+	defer func() { err = errors.Join(err, d.keep(ctx, s)) }()
 	made := s.open(ctx, o.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL) == nil
 	if !made { // in version 3 of SFTP the server cannot say that the file exists
 		if err := s.open(ctx, o.Path, os.O_RDWR|os.O_CREATE|os.O_TRUNC); err != nil {
@@ -112,26 +112,26 @@ func (sshDriver) Create(ctx context.Context, req *driver.CreateRequest) (err err
 }
 
 // connect connects to the server that a name means.
-func connect(ctx context.Context, name string, env *driver.Env) (*openOptions, *session, error) {
+func connect(ctx context.Context, name string, env *driver.Env) (*openOptions, *dialer, *session, error) {
 	given, err := parseName(name)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	o, err := decode(given, env)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	d, err := newDialer(o, env)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	s, err := d.newSession(ctx)
-	return o, s, err
+	s, err := d.session(ctx)
+	return o, d, s, err
 }
 
 // Delete implements driver.Deleter.
 func (sshDriver) Delete(ctx context.Context, filename string) error {
-	o, s, err := connect(ctx, filename, nil)
+	o, _, s, err := connect(ctx, filename, nil)
 	if err != nil {
 		return err
 	}

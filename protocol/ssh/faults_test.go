@@ -28,6 +28,7 @@ type wire struct {
 	net.Listener
 	sent  atomic.Int64 // bytes to the server
 	conns atomic.Int64 // connections so far
+	open  atomic.Int64 // connections now
 
 	mu sync.Mutex
 	// fault is asked before n bytes are passed on, in answers of the server (down) or
@@ -84,6 +85,8 @@ func readFile(t testing.TB, name string) string {
 func (w *wire) pass(c net.Conn, to string, end chan struct{}) {
 	defer c.Close()
 	id := w.conns.Add(1)
+	w.open.Add(1)
+	defer w.open.Add(-1)
 	up, err := net.Dial("tcp", to)
 	if err != nil {
 		return

@@ -329,8 +329,11 @@ func (n *node) Close(ctx context.Context) error {
 	n.mu.Unlock()
 	var wg sync.WaitGroup
 	errs := make([]error, len(sessions))
-	for i, s := range sessions {
-		wg.Go(func() { errs[i] = s.close(ctx) })
+	for i, s := range sessions[min(1, len(sessions)):] {
+		wg.Go(func() { errs[i+1] = s.close(ctx) })
+	}
+	if len(sessions) > 0 {
+		errs[0] = n.d.keep(ctx, sessions[0])
 	}
 	wg.Wait()
 	n.dials.Wait()

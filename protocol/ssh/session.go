@@ -26,6 +26,8 @@ const (
 	grace = 500 * time.Millisecond
 	// farewell bounds the closing of a file.
 	farewell = 2 * time.Second
+	// keepAlive is a request that servers answer, if only to refuse it.
+	keepAlive = "keepalive@openssh.com"
 )
 
 // session is one connection with one open file.
@@ -192,16 +194,24 @@ func (s *session) reason() error {
 // close closes the file, so that the server tells of what it could not write, and ends
 // the connection.
 func (s *session) close(ctx context.Context) error {
-	var err error
-	if s.file != nil && s.reason() == nil {
-		ctx, cancel := context.WithTimeout(ctx, farewell)
-		defer cancel()
-		err = s.do(ctx, true, s.file.Close)
-		if ctx.Err() != nil {
-			err = nil // what was flushed is safe; nobody waits for the rest
-		}
-	}
+	err := s.closeFile(ctx)
 	s.fail(errClosed)
+	return err
+}
+
+// closeFile closes the file, without waiting for long.
+func (s *session) closeFile(ctx context.Context) error {
+	if s.file == nil || s.reason() != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
+	err := s.do(ctx, true, s.file.Close)
+	if ctx.Err() != nil {
+		s.fail(errClosed)
+		return nil // what was flushed is safe; nobody waits for the rest
+	}
+	s.file = nil
 	return err
 }
 
@@ -287,7 +297,7 @@ func (s *session) watch() {
 func (s *session) ask(moved *int64) bool {
 	alive := make(chan error, 1)
 	go func() {
-		_, _, err := s.link.client.SendRequest("keepalive@openssh.com", true, nil)
+		_, _, err := s.link.client.SendRequest(keepAlive, true, nil)
 		alive <- err
 	}()
 	wait := time.NewTimer(s.limit / 2)

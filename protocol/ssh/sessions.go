@@ -22,11 +22,27 @@ func (e *ChangedError) Template() (string, []any) {
 	return "the file on the server was changed by another program while the connection was lost: it has %d bytes and had %d", []any{e.size, e.was}
 }
 
+// first is connect, over a connection that an earlier request has left if there is one.
+func (n *node) first(ctx context.Context) (s *session, size int64, modified time.Time, err error) {
+	if s = n.d.take(); s != nil {
+		s, size, modified, err = n.openOn(ctx, s)
+		if err == nil || ctx.Err() != nil || !passing(err) {
+			return s, size, modified, err
+		}
+	}
+	return n.connect(ctx)
+}
+
 // connect makes a connection with the file open.
 func (n *node) connect(ctx context.Context) (s *session, size int64, modified time.Time, err error) {
 	if s, err = n.d.newSession(ctx); err != nil {
 		return nil, 0, time.Time{}, err
 	}
+	return n.openOn(ctx, s)
+}
+
+// openOn opens the file on a connection, which it ends if that fails.
+func (n *node) openOn(ctx context.Context, s *session) (_ *session, size int64, modified time.Time, err error) {
 	if err = s.open(ctx, n.d.o.Path, n.flags()); err != nil {
 		err = openError(n.d.o.Path, err)
 	} else {

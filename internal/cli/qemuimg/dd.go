@@ -92,11 +92,13 @@ func (c *call) dd(format string) int {
 	if err := ops.KeepSources(o.out, src); err != nil {
 		return c.fail(fmt.Errorf("%s: error while creating output image: %w", o.out, err))
 	}
-	made, err := block.Make(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll, Objects: &c.objects})
+	connections := &driver.Connections{}
+	defer connections.Close()
+	made, err := block.Make(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll, Objects: &c.objects, Connections: connections})
 	if err != nil {
 		return c.failCreate(o.out+": error while creating output image", err)
 	}
-	dst, err := c.open(image{name: o.out, format: format}, block.OpenOptions{Write: true, Use: block.Use{Sequential: true}, Unmap: true})
+	dst, err := c.open(image{name: o.out, format: format}, block.OpenOptions{Write: true, Use: block.Use{Sequential: true}, Unmap: true, Connections: connections})
 	if err != nil {
 		return c.fail(err)
 	}
