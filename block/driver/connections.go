@@ -72,6 +72,9 @@ func (c *Connections) Take(key any) io.Closer {
 
 // Close closes what is kept, and what is given from now on.
 func (c *Connections) Close() {
+	if c == nil {
+		return
+	}
 	c.mu.Lock()
 	kept := c.kept
 	c.kept, c.closed = nil, true

@@ -51,8 +51,11 @@ func (nfsDriver) Desc() *driver.Desc { return &desc }
 // ParseFilename implements driver.FilenameParser.
 func (nfsDriver) ParseFilename(name string) (opts.Dict, error) { return parseName(name) }
 
-// mount connects to the server.
+// mount connects to the server, or takes the connection that an earlier request has left.
 func (o *openOptions) mount(ctx context.Context, env *driver.Env) (*nfs.Client, error) {
+	if c := o.take(env); c != nil {
+		return c, nil
+	}
 	directory, _ := o.split()
 	c, err := nfs.Mount(ctx, o.config(env), directory)
 	if err != nil {
@@ -90,7 +93,7 @@ func (nfsDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 		}
 		return nil, driver.Errorf(nil, "failed to open file: %w", err)
 	}
-	n := &node{o: o, c: c, f: f, write: req.Access.Write, noFlush: req.Cache.NoFlush}
+	n := &node{o: o, c: c, f: f, env: req.Env, write: req.Access.Write, noFlush: req.Cache.NoFlush}
 	n.size.Store(attr.Size)
 	n.content = attr.Size
 	if n.noFlush {
@@ -129,7 +132,7 @@ func (nfsDriver) Create(ctx context.Context, req *driver.CreateRequest) (err err
 	if err != nil {
 		return err
 	}
-	defer c.Close(ctx)
+	defer func() { o.keep(ctx, req.Env, c, err) }()
 	_, name := o.split()
 	f, attr, made, err := c.Create(ctx, name, createMode)
 	if err == nil && !attr.Regular {

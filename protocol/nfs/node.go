@@ -26,6 +26,7 @@ type node struct {
 	o       *openOptions
 	c       *nfs.Client
 	f       *nfs.File
+	env     *driver.Env
 	write   bool
 	noFlush bool
 	cache   *cache            // nil: none
@@ -344,6 +345,6 @@ func (n *node) Close(ctx context.Context) error {
 		err = nil // what was flushed is safe; nobody waits for the rest
 	}
 	err = errors.Join(err, n.f.Close(ctx))
-	n.c.Close(ctx)
+	n.o.keep(ctx, n.env, n.c, err)
 	return err
 }
