@@ -133,7 +133,7 @@ func TestLoose(t *testing.T) {
 	const commit = 21
 	s := newServer(t)
 	_, f := s.mount(t)
-	f.Loosely()
+	f.Loosely(1 << 30)
 	p := bytes.Repeat([]byte{7}, 1<<20)
 	const size = 40 << 20
 	for off := int64(0); off < size; off += int64(len(p)) {
@@ -176,6 +176,53 @@ func TestLoose(t *testing.T) {
 	}
 	if failed == nil || !strings.Contains(failed.Error(), "the server was restarted") {
 		t.Errorf("after a restart: %v", failed)
+	}
+}
+
+// TestTighten: of a file that is written loosely, what comes after the first bytes is kept, and
+// written again after a restart.
+func TestTighten(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	_, f := s.mount(t)
+	const most = 4 << 20
+	f.Loosely(most)
+	want := make([]byte, 3*most)
+	for i := range want {
+		want[i] = byte(i / 1000)
+	}
+	part := func(from, to int) {
+		t.Helper()
+		if err := f.WriteAt(t.Context(), want[from:to], int64(from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// More than is loose is under way at once, from several callers.
+	var writers sync.WaitGroup
+	for from := 0; from < 2*most; from += most / 4 {
+		writers.Go(func() { part(from, from+most/4) })
+	}
+	writers.Wait()
+	if err := f.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for from := 2 * most; from < 3*most; from += most / 4 {
+		s.mu.Lock()
+		before := s.calls[procWrite]
+		s.mu.Unlock()
+		part(from, from+most/4)
+		for done := false; !done; time.Sleep(time.Millisecond) { // until some of it is there
+			s.mu.Lock()
+			done = s.calls[procWrite] > before
+			s.mu.Unlock()
+		}
+		s.restart()
+	}
+	if err := f.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(s.durable("disk"), want) {
+		t.Error("something is lost")
 	}
 }
 

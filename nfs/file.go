@@ -35,7 +35,9 @@ type File struct {
 	known    bool      // verifier is
 	doubt    bool      // all that is kept has to be written again, whatever the verifier
 	failed   error     // of a write that nobody waited for; under doubt
-	loose    bool      // see Loosely
+	loose    bool      // see Loosely; changed with the token of committing
+	loosely  int64     // how many bytes may be written under loose
+	passed   int64     // and how many were
 	wrote    bool      // under loose: something that is not committed, by the server that verifier is of
 	behind   chan struct{}
 	stop     context.CancelFunc

@@ -143,12 +143,17 @@ func (f *File) all() []*change {
 // room waits until n bytes more can be kept.
 func (f *File) room(ctx context.Context, n int) error {
 	f.mu.Lock()
-	full, behind := f.bytes+int64(n) > maxKept, f.behind
+	full, behind, loose, much := f.bytes+int64(n) > maxKept, f.behind, f.loose, f.passed >= f.loosely
 	f.mu.Unlock()
-	if !full {
+	switch {
+	case loose && much:
+		if err := f.tighten(ctx); err != nil {
+			return err
+		}
+		return f.room(ctx, n)
+	case !full:
 		return nil
-	}
-	if f.loose {
+	case loose:
 		return f.roomLoose(ctx, n)
 	}
 	if behind != nil {
@@ -233,7 +238,10 @@ func (f *File) Sync(ctx context.Context) error {
 	if err := f.wait(ctx, list); err != nil {
 		return err
 	}
-	if f.loose {
+	f.mu.Lock()
+	loose := f.loose // as long as committing is taken
+	f.mu.Unlock()
+	if loose {
 		return f.commitLoose(ctx)
 	}
 	if len(list) == 0 {
@@ -325,10 +333,37 @@ func (f *File) again(ctx context.Context) error {
 	return message.Errorf(nil, "the server was restarted %d times while what was written was to become durable", restarts)
 }
 
-// Loosely makes writes that are answered not be kept, nor be committed by themselves, for callers
-// that do not need them durable: it is faster. If the server is restarted then, the file
-// fails. It is called before the first write.
-func (f *File) Loosely() { f.loose = true }
+// Loosely makes the first most bytes that are written not be kept when they are answered, nor be
+// committed by themselves, for callers that do not need them durable: it is faster, as long as the
+// server has room for them in its memory. If it is restarted then, the file fails. After so
+// many bytes they are committed, and everything is kept from then on. It is called before the
+// first write.
+func (f *File) Loosely(most int64) { f.loose, f.loosely = true, most }
+
+// tighten commits what was written loosely, and keeps what is written from now on.
+func (f *File) tighten(ctx context.Context) error {
+	if err := take(ctx, f.committing, 1); err != nil {
+		return err
+	}
+	defer give(f.committing, 1)
+	if err := take(ctx, f.order, shares); err != nil {
+		return err
+	}
+	defer give(f.order, shares)
+	f.mu.Lock()
+	loose := f.loose
+	f.mu.Unlock()
+	if !loose {
+		return nil
+	}
+	if err := f.commitLoose(ctx); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.loose = false
+	return nil
+}
 
 var errForgotten = message.Errorf(nil, "the server was restarted, and may have lost what was written: with a cache mode other than unsafe it is kept, and written again")
 
@@ -339,6 +374,7 @@ func (f *File) pass(k *change) error {
 		return errForgotten
 	}
 	f.verifier, f.known, f.wrote = k.verifier, true, true
+	f.passed += k.n
 	return nil
 }
 

@@ -16,6 +16,10 @@ const (
 	// createMode is that of new files.
 	createMode = 0o600
 
+	// mostLoose is how much of a disk that need not be flushed is written, in bytes, without
+	// what the server may lose being kept.
+	mostLoose = 1 << 30
+
 	// windowSize is what is fetched ahead at once, in bytes, maxAhead how many windows of it
 	// there are, at most, before the reader, and maxWindows how many are held.
 	windowSize = 1 << 20
@@ -97,7 +101,7 @@ func (nfsDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	n.size.Store(attr.Size)
 	n.content = attr.Size
 	if n.noFlush {
-		f.Loosely()
+		f.Loosely(mostLoose)
 	}
 	if o.Readahead != nil || o.PageCache != nil {
 		n.cache = newCache(f, number(o.Readahead), number(o.PageCache))
