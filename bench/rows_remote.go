@@ -313,6 +313,12 @@ func (s *remoteServers) rows(c *config) (list []row) {
 		r := row{name: name, goal: goal, original: append([]string{c.original}, args...), ours: append([]string{c.ours}, args...), out: out}
 		return r
 	}
+	// written is copied to what is no file that could be removed and measured.
+	written := func(name string, goal float64, options []string, from, to string) row {
+		r := copied(name, goal, options, from, to)
+		r.out = ""
+		return r
+	}
 	if s.ssh != "" {
 		near, slow := "ssh://"+s.ssh, "ssh://"+s.sshSlow
 		list = append(list,
@@ -342,10 +348,10 @@ func (s *remoteServers) rows(c *config) (list []row) {
 		existing, flushed := []string{"-n"}, []string{"-n", "-t", "writeback"}
 		list = append(list,
 			copied("iscsi: read", 1.2, nil, unit(s.iscsi, 1), out),
-			copied("iscsi: write", 1.2, existing, large, unit(s.iscsi, 3)),
-			copied("iscsi: write, flushed at the end", 1.2, flushed, large, unit(s.iscsi, 3)),
+			written("iscsi: write", 1.2, existing, large, unit(s.iscsi, 3)),
+			written("iscsi: write, flushed at the end", 1.2, flushed, large, unit(s.iscsi, 3)),
 			copied("iscsi: read 16 MiB, 20 ms of round trip", 1.2, nil, unit(s.iscsiSlow, 2), out),
-			copied("iscsi: write 64 MiB, 20 ms of round trip", 1.2, existing, medium, unit(s.iscsiSlow, 4)))
+			written("iscsi: write 64 MiB, 20 ms of round trip", 1.2, existing, medium, unit(s.iscsiSlow, 4)))
 	}
 	within := func(wrap []string, name string, goal float64, from, to string) {
 		r := copied(name, goal, nil, from, to)
@@ -364,10 +370,8 @@ func (s *remoteServers) rows(c *config) (list []row) {
 	}
 	if s.ceph {
 		list = append(list,
-			copied("rbd: read", 1, nil, "rbd:rbd/half", out))
-		write := copied("rbd: write", 1, []string{"-n"}, large, "rbd:rbd/target")
-		write.out = "" // it is no file
-		list = append(list, write)
+			copied("rbd: read", 1, nil, "rbd:rbd/half", out),
+			written("rbd: write", 1, []string{"-n"}, large, "rbd:rbd/target"))
 	}
 	if s.gluster != nil {
 		const url = "gluster://10.99.0.1/vol/"

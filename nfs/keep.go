@@ -365,13 +365,14 @@ func (f *File) tighten(ctx context.Context) error {
 	return nil
 }
 
-var errForgotten = message.Errorf(nil, "the server was restarted, and may have lost what was written: with a cache mode other than unsafe it is kept, and written again")
+// ErrForgotten is the error of a file that was written loosely, when the server has been restarted.
+var ErrForgotten = message.Errorf(nil, "the server was restarted, and may have lost what was written: with a cache mode other than unsafe it is kept, and written again")
 
 // pass notes a change of a loose file that is done. An error says that the server has lost earlier
 // ones. It is called with mu.
 func (f *File) pass(k *change) error {
 	if f.known && f.wrote && k.verifier != f.verifier {
-		return errForgotten
+		return ErrForgotten
 	}
 	f.verifier, f.known, f.wrote = k.verifier, true, true
 	f.passed += k.n
@@ -415,8 +416,8 @@ func (f *File) commitLoose(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if v != f.verifier {
-		f.failed = errForgotten
-		return errForgotten
+		f.failed = ErrForgotten
+		return ErrForgotten
 	}
 	return nil
 }

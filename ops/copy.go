@@ -161,8 +161,28 @@ func (c *copying) closeFiles(ctx context.Context) {
 	}
 }
 
-// toNew makes the target, fills it, and removes it again if that fails.
+// attempts is how often a target is made at most, where its server forgets what it has taken.
+const attempts = 4
+
+// toNew makes the target and fills it; from the start again, if its server was restarted and
+// has lost what nobody had flushed.
 func (c *copying) toNew(ctx context.Context) (ConvertResult, error) {
+	for left := attempts - 1; ; left-- {
+		res, err := c.tryNew(ctx)
+		if !errors.Is(err, driver.ErrForgotten) || left == 0 || c.job.Reader != nil || ctx.Err() != nil {
+			return res, err
+		}
+		if c.job.Checksum != nil {
+			c.job.Checksum.Reset()
+		}
+		if c.job.Warn != nil {
+			c.job.Warn(driver.Errorf(nil, "copying begins again: %w", err).Error())
+		}
+	}
+}
+
+// tryNew makes the target, fills it, and removes it again if that fails.
+func (c *copying) tryNew(ctx context.Context) (ConvertResult, error) {
 	n := c.job.New
 	connections := &driver.Connections{}
 	defer connections.Close()

@@ -26,6 +26,9 @@ var (
 	ErrNoBitmap    = errors.New("no such bitmap")
 	// ErrTruncated: bytes that an object was said to have are not there.
 	ErrTruncated = errors.New("object is shorter than declared")
+	// ErrForgotten: a server has lost what it had taken and nobody had flushed; written
+	// again from the start, it can have it.
+	ErrForgotten = errors.New("what was written is lost")
 	// ErrNoDirectory: an image has no directory that relative names could be in.
 	ErrNoDirectory = errors.New("no directory for relative names")
 )

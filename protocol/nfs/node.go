@@ -82,7 +82,11 @@ func (n *node) failed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return driver.Errorf(nil, "the file '%s' of the NFS server '%s': %w", n.o.Path, n.o.address(), err)
+	var kind error
+	if errors.Is(err, nfs.ErrForgotten) {
+		kind = driver.ErrForgotten
+	}
+	return driver.Errorf(kind, "the file '%s' of the NFS server '%s': %w", n.o.Path, n.o.address(), err)
 }
 
 // ReadAt implements driver.Storage.
@@ -344,7 +348,9 @@ func (n *node) Close(ctx context.Context) error {
 	if ctx.Err() != nil {
 		err = nil // what was flushed is safe; nobody waits for the rest
 	}
-	err = errors.Join(err, n.f.Close(ctx))
+	if e := n.f.Close(ctx); e != nil {
+		err = errors.Join(err, n.failed(ctx, e))
+	}
 	n.o.keep(ctx, n.env, n.c, err)
 	return err
 }
