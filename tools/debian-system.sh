@@ -16,6 +16,9 @@ clean() {
 debian_system() {
 	. /etc/os-release
 	system=${FRESH:-$(mktemp -d /var/tmp/cowl-fresh-XXXXXX)}
+	# The root of a system is open to all users: those of services read files in it.
+	mkdir -p "$system"
+	chmod 755 "$system"
 	sources=/etc/apt/sources.list.d/debian.sources
 	mirror=$(awk '/^URIs:/ {print $2; exit}' $sources 2>/dev/null || awk '/^deb / {print $2; exit}' /etc/apt/sources.list)
 	trap clean EXIT

@@ -52,6 +52,7 @@ func Start(t testing.TB, dir, export string) *Server {
 			t.Fatal(err)
 		}
 	}
+	allowAll(t)
 	run(t, exec.Command("rpcbind", "-f", "-w"), "127.0.0.1:111")
 	s := &Server{Dir: dir, Port: 2049, MountPort: 20048, config: filepath.Join(own, "ganesha.conf"), log: filepath.Join(own, "log")}
 	text := fmt.Sprintf(`NFS_CORE_PARAM { Protocols = 3,4; NFS_Port = %d; MNT_Port = %d; Enable_NLM = false; Enable_RQUOTA = false; mount_path_pseudo = false; }
@@ -68,6 +69,19 @@ LOG { Default_Log_Level = EVENT; }
 	s.Run(t)
 	t.Cleanup(s.Kill)
 	return s
+}
+
+// allowAll hides what the machine refuses to clients of its services: rpcbind answers AUTH_TOOWEAK
+// to all whom hosts_access(5) does not let, and where its user cannot read the file.
+func allowAll(t testing.TB) {
+	t.Helper()
+	const deny = "/etc/hosts.deny"
+	if _, err := os.Stat(deny); err != nil {
+		return
+	}
+	if err := syscall.Mount("/dev/null", deny, "", syscall.MS_BIND, ""); err != nil {
+		t.Skipf("no mounts here: %v", err)
+	}
 }
 
 // ready is what the server tells when all its ports are open and known to the port mapper.
