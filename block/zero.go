@@ -81,14 +81,56 @@ func (img *Image) zeroRange(ctx context.Context, off, n int64, flags driver.Zero
 	return img.zeroEdge(ctx, end, off+n-end, flags)
 }
 
-// zeroEdge zeroes a range that is smaller than the driver's granularity, unless
-// it reads as zeroes already.
+// zeroEdge zeroes a range of which no unit of the driver is covered.
 func (img *Image) zeroEdge(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
-	if n == 0 {
-		return nil
+	unit := max(img.limits.ZeroAlignment, img.unit())
+	for n > 0 {
+		m := min(n, unit-off%unit)
+		done, err := img.zeroUnwritten(ctx, off, m, unit, flags)
+		if err != nil {
+			return err
+		}
+		if !done {
+			if err := img.zeroPart(ctx, off, m, flags); err != nil {
+				return err
+			}
+		}
+		off, n = off+m, n-m
 	}
-	if zero, err := img.ReadsZero(ctx, off, n); zero || err != nil {
-		return err
+	return nil
+}
+
+// zeroUnwritten makes the unit that a range is part of read as zeroes, if all else in it
+// does and nothing was written to it.
+func (img *Image) zeroUnwritten(ctx context.Context, off, n, unit int64, flags driver.ZeroFlags) (bool, error) {
+	z, ok := img.zeroer.(driver.UnwrittenZeroer)
+	if !ok {
+		return false, nil
+	}
+	start := off / unit * unit
+	end := min(start+unit, img.Size())
+	for _, rest := range [][2]int64{{start, off}, {off + n, end}} {
+		if zero, err := img.ReadsZero(ctx, rest[0], rest[1]-rest[0]); !zero || err != nil {
+			return false, err
+		}
+	}
+	img.lock()
+	err := z.ZeroUnwritten(ctx, start, end-start, flags)
+	img.unlock()
+	if errors.Is(err, driver.ErrUnsupported) {
+		return false, nil
+	}
+	return err == nil, img.fail("write zeroes", off, err)
+}
+
+// zeroPart zeroes a part of a unit as data. What reads as zeroes already is left alone if
+// there is no backing file; if there is one, the layer gets the zeroes itself, as it
+// gets other data: another backing file may take the place of this one.
+func (img *Image) zeroPart(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
+	if img.backing == nil {
+		if zero, err := img.ReadsZero(ctx, off, n); zero || err != nil {
+			return err
+		}
 	}
 	if flags&driver.ZeroNoFallback != 0 {
 		return img.fail("write zeroes", off, driver.ErrUnsupported)

@@ -239,6 +239,16 @@ type ZeroWriter interface {
 	WriteZeroes(ctx context.Context, off, n int64, flags ZeroFlags) error
 }
 
+// UnwrittenZeroer is a ZeroWriter whose units may be zeroed for a request that covers a
+// part of one, where the rest of it reads as zeroes anyway.
+type UnwrittenZeroer interface {
+	ZeroWriter
+	// ZeroUnwritten is WriteZeroes for units of Limits.ZeroAlignment that hold no data.
+	// One that does, perhaps by a write since the caller has looked, is not changed:
+	// ErrUnsupported.
+	ZeroUnwritten(ctx context.Context, off, n int64, flags ZeroFlags) error
+}
+
 // Discarder is implemented by nodes that can give room back. off and n are
 // multiples of Limits.DiscardAlignment (n may end at the end of the disk).
 // What a discarded range reads as afterwards is as Map says. ErrUnsupported

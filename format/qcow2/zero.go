@@ -40,21 +40,73 @@ func (im *image) WriteZeroes(ctx context.Context, off, n int64, flags driver.Zer
 		edit: func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
 			start := c << im.clusterBits
 			from, to := max(off, start)-start, min(end-start, im.clusterSize)
-			if to-from == im.clusterSize {
-				return im.zeroed(old, flags)
-			}
-			if im.kind(old) == kindCompressed {
+			if to-from < im.clusterSize && im.kind(old) == kindCompressed {
 				compressed = true
 				return old, false
 			}
-			mask := uint64(im.subMask(from, to))
-			return ondisk.L2Entry{Desc: old.Desc, Bitmap: old.Bitmap&^mask | mask<<32}, false
+			return im.zeroedPart(old, from, to, flags)
 		},
 	})
 	if err == nil && compressed {
 		return driver.Errorf(driver.ErrUnsupported, "part of a compressed cluster cannot be zeroed without writing data")
 	}
 	return err
+}
+
+// errWritten is why ZeroUnwritten leaves a unit as it is.
+var errWritten = driver.Errorf(driver.ErrUnsupported, "the cluster holds data")
+
+// ZeroUnwritten implements driver.UnwrittenZeroer. Whether a cluster holds data is asked
+// when its entry is changed, so that no write gets between.
+func (im *image) ZeroUnwritten(ctx context.Context, off, n int64, flags driver.ZeroFlags) error {
+	c0, c1, err := im.clusterRange(off, n)
+	if err != nil {
+		return err
+	}
+	if im.version < 3 || im.dataRaw {
+		return driver.ErrUnsupported
+	}
+	if err := im.beginWrite(ctx); err != nil {
+		return err
+	}
+	im.bm.Mark(off, n)
+	written, end := false, (off+n+im.subSize-1)&^(im.subSize-1)
+	err = im.change(ctx, c0, c1, changeOptions{
+		makeTables: true,
+		how:        discardRequest,
+		edit: func(c int64, old ondisk.L2Entry) (ondisk.L2Entry, bool) {
+			start := c << im.clusterBits
+			from, to := max(off, start)-start, min(end-start, im.clusterSize)
+			if im.holdsData(old, from, to) {
+				written = true
+				return old, false
+			}
+			return im.zeroedPart(old, from, to, flags)
+		},
+	})
+	if err == nil && written {
+		return errWritten
+	}
+	return err
+}
+
+// holdsData says whether any of the bytes [from, to) of a cluster was written.
+func (im *image) holdsData(e ondisk.L2Entry, from, to int64) bool {
+	k := im.kind(e)
+	if k == kindNormal && im.extended {
+		return uint32(e.Bitmap)&im.subMask(from, to) != 0
+	}
+	return k == kindNormal || k == kindCompressed
+}
+
+// zeroedPart returns what becomes of an L2 entry when the whole subclusters [from, to) of
+// its cluster are zeroed.
+func (im *image) zeroedPart(old ondisk.L2Entry, from, to int64, flags driver.ZeroFlags) (e ondisk.L2Entry, free bool) {
+	if to-from == im.clusterSize {
+		return im.zeroed(old, flags)
+	}
+	mask := uint64(im.subMask(from, to))
+	return ondisk.L2Entry{Desc: old.Desc, Bitmap: old.Bitmap&^mask | mask<<32}, false
 }
 
 // zeroed returns what becomes of the L2 entry of a whole cluster that is zeroed.
