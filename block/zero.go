@@ -176,7 +176,7 @@ func (img *Image) Discard(ctx context.Context, off, n int64) error {
 	if img.discarder == nil || !img.unmap {
 		return nil
 	}
-	start, end := alignIn(off, n, max(img.limits.DiscardAlignment, img.unit()), img.Size())
+	start, end := alignIn(off, n, img.discardUnit(), img.Size())
 	if start >= end {
 		return nil
 	}
@@ -188,7 +188,7 @@ func (img *Image) Discard(ctx context.Context, off, n int64) error {
 		}
 	}
 	for pos := start; pos < end; {
-		n := piece(end-pos, img.limits.MaxDiscard, max(img.limits.DiscardAlignment, img.unit()))
+		n := img.discardPiece(pos, end)
 		img.lock()
 		err := img.discarder.Discard(ctx, pos, n)
 		img.unlock()
@@ -204,6 +204,30 @@ func (img *Image) Discard(ctx context.Context, off, n int64) error {
 		return img.Flush(ctx)
 	}
 	return nil
+}
+
+// discardUnit is the unit that a discard must fill for the node to see it. One that passes
+// through sees parts of its DiscardAlignment too, each by itself: its child knows what they
+// are worth.
+func (img *Image) discardUnit() int64 {
+	if img.desc.PassesThrough() != "" {
+		return img.unit()
+	}
+	return max(img.limits.DiscardAlignment, img.unit())
+}
+
+// discardPiece is how much of a discard from pos to end goes into one request: up to the
+// next boundary of DiscardAlignment, or whole units of it. The end of the disk counts as
+// aligned.
+func (img *Image) discardPiece(pos, end int64) int64 {
+	align := max(img.limits.DiscardAlignment, img.unit())
+	n := end - pos
+	if over := pos % align; over != 0 {
+		n = min(n, align-over)
+	} else if n > align && end != img.Size() {
+		n = n / align * align
+	}
+	return min(n, piece(n, img.limits.MaxDiscard, align))
 }
 
 // piece is how much of n bytes may go into one request: most, rounded down to units.

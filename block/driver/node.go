@@ -250,7 +250,8 @@ type UnwrittenZeroer interface {
 }
 
 // Discarder is implemented by nodes that can give room back. off and n are
-// multiples of Limits.DiscardAlignment (n may end at the end of the disk).
+// multiples of Limits.DiscardAlignment (n may end at the end of the disk); nodes that pass
+// a child through get the parts of such units as well, in requests of their own.
 // What a discarded range reads as afterwards is as Map says. ErrUnsupported
 // makes the block layer do nothing.
 type Discarder interface {

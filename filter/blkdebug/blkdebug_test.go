@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -97,6 +98,42 @@ func TestLimits(t *testing.T) {
 	}
 	if err := img.WriteZeroes(t.Context(), 100, 200_000, 0); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDiscardPieces: what is discarded is cut at the boundaries that the options give, and
+// parts of units get through to the child, each by itself.
+func TestDiscardPieces(t *testing.T) {
+	m, disk := mem.New().(*mem.Driver), mem.NewDisk(size)
+	m.Add("d", disk)
+	d := opts.Dict{"driver": "raw", "file.driver": "blkdebug", "file.image.driver": "mem", "file.image.filename": "d",
+		"file.align": "512", "file.opt-discard": "48k", "file.max-discard": "96k"}
+	img, err := block.Open(t.Context(), block.NewRegistry(raw.New(), blkdebug.New(), m), block.Source{Options: d},
+		block.OpenOptions{Write: true, Unmap: true, Gate: driver.DenyAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close(t.Context())
+	const k = 1 << 10
+	for _, c := range []struct {
+		off, n int64
+		want   [][2]int64
+	}{
+		{40*k + 1, 300 * k, [][2]int64{{40*k + 512, 8*k - 512}, {48 * k, 96 * k}, {144 * k, 96 * k}, {240 * k, 96 * k}, {336 * k, 4 * k}}},
+		{1 * k, 2 * k, [][2]int64{{1 * k, 2 * k}}},
+		{100, 400, nil},
+		{size - 70*k, 70 * k, [][2]int64{{size - 70*k, 6 * k}, {size - 64*k, 64 * k}}},
+	} {
+		var got [][2]int64
+		disk.SetHook(func(op mem.Op, off, n int64) error {
+			if op == mem.OpDiscard {
+				got = append(got, [2]int64{off, n})
+			}
+			return nil
+		})
+		if err := img.Discard(t.Context(), c.off, c.n); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%d bytes at %d: %v %v", c.n, c.off, got, err)
+		}
 	}
 }
 
