@@ -4,10 +4,12 @@ package compress
 
 import (
 	"context"
+	"io"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/filter/pass"
 	"github.com/cowl-disk/cowl/internal/bufpool"
+	"github.com/cowl-disk/cowl/internal/rangelock"
 	"github.com/cowl-disk/cowl/internal/zero"
 	"github.com/cowl-disk/cowl/opts"
 )
@@ -52,32 +54,27 @@ func (compress) Open(_ context.Context, req *driver.OpenRequest) (driver.Node, e
 		}
 		return nil, driver.Errorf(driver.ErrUnsupported, "compression is not supported for underlying format: %s", name)
 	}
-	return &node{pass.Node{Child: req.File}, t, t.Limits().ClusterSize}, nil
+	return &node{Node: pass.Node{Child: req.File}, to: t, cluster: t.Limits().ClusterSize}, nil
 }
 
 type node struct {
 	pass.Node
 	to      target
 	cluster int64
+	// changing orders changes of the same cluster: one that is compressed holds what the
+	// rest of it was a moment before.
+	changing rangelock.Locker
 }
 
-// WriteAt implements driver.Storage: whole clusters that nothing was written to yet are
-// compressed. Others are written as they are: a compressed cluster is not changed in
-// place.
+// WriteAt implements driver.Storage: clusters that nothing was written to yet are
+// compressed, also if only a part of one is given. Others are written as they are: a
+// compressed cluster is not changed in place.
 func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	for done := 0; done < len(p); {
 		pos := off + int64(done)
 		q := p[done:]
-		if in := pos % n.cluster; in != 0 {
-			q = q[:min(int64(len(q)), n.cluster-in)]
-		} else {
-			q = q[:min(int64(len(q)), n.cluster)]
-		}
-		stored, err := n.writeCompressed(ctx, q, pos)
-		if err == nil && !stored {
-			_, err = n.Child.WriteAt(ctx, q, pos)
-		}
-		if err != nil {
+		q = q[:min(int64(len(q)), n.cluster-pos%n.cluster)]
+		if err := n.writeCluster(ctx, q, pos); err != nil {
 			return done, err
 		}
 		done += len(q)
@@ -85,21 +82,87 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// writeCompressed stores p, at most one cluster, compressed if that is possible.
+// writeCluster writes p, which is in one cluster.
+func (n *node) writeCluster(ctx context.Context, p []byte, off int64) error {
+	held, err := n.changing.Lock(ctx, off-off%n.cluster, n.cluster, rangelock.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer held.Unlock()
+	stored, err := n.writeCompressed(ctx, p, off)
+	if err == nil && !stored {
+		_, err = n.Child.WriteAt(ctx, p, off)
+	}
+	return err
+}
+
+// writeCompressed stores the cluster with p in it compressed if that is possible.
 func (n *node) writeCompressed(ctx context.Context, p []byte, off int64) (bool, error) {
-	whole := off%n.cluster == 0 && (int64(len(p)) == n.cluster || off+int64(len(p)) == n.Size())
-	if !whole || zero.IsZero(p) {
+	in := off % n.cluster
+	start := off - in
+	length := min(n.cluster, n.Size()-start)
+	if in+int64(len(p)) > length {
 		return false, nil
 	}
-	if there, _, err := n.to.AllocatedLayer(ctx, off, int64(len(p))); err != nil || there {
+	if free, err := n.unallocated(ctx, start, length); err != nil || !free {
 		return false, err
 	}
 	buf := bufpool.Get(int(n.cluster))
 	defer bufpool.Put(buf)
-	clear(buf[copy(buf, p):])
+	clear(buf[length:])
+	if int64(len(p)) < length {
+		if _, err := n.Child.ReadAt(ctx, buf[:length], start); err != nil && err != io.EOF {
+			return false, err
+		}
+	}
+	copy(buf[in:], p)
+	if zero.IsZero(buf) {
+		return false, nil
+	}
 	enc, ok, err := n.to.Encode(nil, buf)
 	if err != nil || !ok {
 		return false, err
 	}
-	return true, n.to.WriteEncoded(ctx, off, enc)
+	return true, n.to.WriteEncoded(ctx, start, enc)
+}
+
+// unallocated says whether nothing was written to a range.
+func (n *node) unallocated(ctx context.Context, off, length int64) (bool, error) {
+	for length > 0 {
+		there, m, err := n.to.AllocatedLayer(ctx, off, length)
+		if err != nil || there {
+			return false, err
+		}
+		if m == 0 {
+			break
+		}
+		off, length = off+m, length-m
+	}
+	return true, nil
+}
+
+// WriteZeroes implements driver.ZeroWriter.
+func (n *node) WriteZeroes(ctx context.Context, off, length int64, flags driver.ZeroFlags) error {
+	held, err := n.hold(ctx, off, length)
+	if err != nil {
+		return err
+	}
+	defer held.Unlock()
+	return n.Node.WriteZeroes(ctx, off, length, flags)
+}
+
+// Discard implements driver.Discarder.
+func (n *node) Discard(ctx context.Context, off, length int64) error {
+	held, err := n.hold(ctx, off, length)
+	if err != nil {
+		return err
+	}
+	defer held.Unlock()
+	return n.Node.Discard(ctx, off, length)
+}
+
+// hold holds the clusters that a range touches.
+func (n *node) hold(ctx context.Context, off, length int64) (*rangelock.Held, error) {
+	in := off % n.cluster
+	return n.changing.Lock(ctx, off-in, max(in+length, 1), rangelock.Exclusive)
 }

@@ -83,6 +83,40 @@ func TestOverlapChecks(t *testing.T) {
 	}
 }
 
+// TestOverlapOfZeroCluster writes to a zero cluster whose room is, so its entry says, where
+// the refcount table is.
+func TestOverlapOfZeroCluster(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "img")
+	create(t, name, 1<<20)
+	qemuIO(t, name, "write 0 128k", "write -z 64k 64k")
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	head := make([]byte, 512)
+	if _, err := f.ReadAt(head, 0); err != nil {
+		t.Fatal(err)
+	}
+	h, err := ondisk.DecodeHeader(head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := binary.BigEndian.AppendUint64(nil, h.RefcountTableOffset|ondisk.FlagCopied|ondisk.FlagZero)
+	if _, err := f.WriteAt(bad, entry(t, f, int64(h.L1TableOffset))+8); err != nil {
+		t.Fatal(err)
+	}
+	before := entry(t, f, int64(h.RefcountTableOffset))
+	img := openImage(t, name, true)
+	if _, err := img.WriteAt(t.Context(), make([]byte, 512), 64<<10); !errors.Is(err, driver.ErrCorrupt) {
+		t.Errorf("the write was not refused: %v", err)
+	}
+	_ = img.Close(context.Background())
+	if after := entry(t, f, int64(h.RefcountTableOffset)); after != before {
+		t.Errorf("the refcount table has changed: %#x", after)
+	}
+}
+
 // entry reads the first table entry at off as an offset.
 func entry(t *testing.T, f *os.File, off int64) int64 {
 	t.Helper()

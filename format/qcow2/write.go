@@ -143,10 +143,15 @@ func (im *image) plan(off, n int64) writePlan {
 			}
 			continue
 		}
-		if state == planInPlace && r.state == planReuse {
-			state = planReuse // nothing changes for this cluster
+		// Clusters whose room is there can be one request; for some of them nothing changes.
+		there := hostOffset(e) == r.host+(c-c0)<<im.clusterBits
+		switch {
+		case state == planInPlace && r.state == planReuse && there:
+			state = planReuse
+		case state == planReuse && r.state == planInPlace && there:
+			r.state = planReuse
 		}
-		if state != r.state || state != planNew && hostOffset(e) != r.host+(c-c0)<<im.clusterBits {
+		if state != r.state || state != planNew && !there {
 			break
 		}
 		r.clusters++
@@ -225,19 +230,33 @@ func (im *image) allocate(ctx context.Context, off, n int64) (driver.WriteTarget
 func (im *image) inPlace(ctx context.Context, off, n int64, r writePlan) (driver.WriteTarget, error) {
 	in := off & (im.clusterSize - 1)
 	t := driver.WriteTarget{Length: min(n, r.clusters<<im.clusterBits-in), Child: im.child(off, r.host+in), HostOffset: r.host + in}
-	if !im.external {
-		if what := im.overlapping(t.HostOffset, t.Length); what != "" {
-			return driver.WriteTarget{}, im.corruption(ctx, "preventing invalid write on metadata (overlaps with %s)", what)
-		}
+	if err := im.keepOffTables(ctx, t.HostOffset, t.Length); err != nil {
+		return driver.WriteTarget{}, err
 	}
 	im.events.Raise("write_aio")
 	return t, nil
 }
 
+// keepOffTables refuses a write to room that an L2 entry names, although metadata is there.
+func (im *image) keepOffTables(ctx context.Context, host, n int64) error {
+	if im.external {
+		return nil
+	}
+	if what := im.overlapping(host, n); what != "" {
+		return im.corruption(ctx, "preventing invalid write on metadata (overlaps with %s)", what)
+	}
+	return nil
+}
+
 // target makes the answer for a write that p prepares, after finding room.
 func (im *image) target(ctx context.Context, off, n int64, r writePlan, p *pending) (driver.WriteTarget, error) {
 	var zeroFilled bool
-	if !p.reuse {
+	if p.reuse {
+		if err := im.keepOffTables(ctx, p.host, (p.End-p.First)<<im.clusterBits); err != nil {
+			im.pend.Remove(&p.Change)
+			return driver.WriteTarget{}, err
+		}
+	} else {
 		host, got, fresh, err := im.findRoom(ctx, p.First, p.End-p.First)
 		if err != nil {
 			im.pend.Remove(&p.Change)
