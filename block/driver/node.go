@@ -411,6 +411,15 @@ type Snapshotter interface {
 	DeleteSnapshot(ctx context.Context, id, name string) error
 }
 
+// VMStateKeeper is implemented by formats whose images hold the state of a virtual machine
+// beside the disk, which snapshots keep together with it. It has no size: what was never
+// written reads as zeroes. Positions count from its start. A change of the size of the disk
+// ends it.
+type VMStateKeeper interface {
+	ReadVMState(ctx context.Context, p []byte, pos int64) error
+	WriteVMState(ctx context.Context, p []byte, pos int64) error
+}
+
 // SnapshotRequest says what a new snapshot is to be called.
 type SnapshotRequest struct {
 	Name string    // at most MaxSnapshotName bytes

@@ -60,6 +60,9 @@ func (im *image) Resize(ctx context.Context, size int64, opt driver.ResizeOption
 }
 
 func (im *image) grow(ctx context.Context, old, size int64, mode driver.Prealloc, opt driver.ResizeOptions) error {
+	if err := im.dropVMState(ctx, old); err != nil {
+		return driver.Errorf(nil, "failed to discard the state of a virtual machine: %w", err)
+	}
 	if err := im.growL1(ctx, im.l1Entries(size)); err != nil {
 		return driver.Errorf(nil, "failed to grow the L1 table: %w", err)
 	}

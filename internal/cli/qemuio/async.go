@@ -84,7 +84,7 @@ func (s *session) aioRead(c *command, args []string) error {
 		return err
 	}
 	s.begin(func() {
-		p, took, err := s.readInto(off, n)
+		p, took, err := s.readInto(&o, off, n)
 		if err != nil {
 			s.failf("readv failed: %s", reason(err))
 			return

@@ -118,9 +118,8 @@ func (s *session) read(c *command, args []string) error {
 		if err := s.aligned(off, n); err != nil {
 			return err
 		}
-		return s.failf("read failed: %s", words.Strerror(syscall.ENOTSUP))
 	}
-	p, took, err := s.readInto(off, n)
+	p, took, err := s.readInto(&o, off, n)
 	if err != nil {
 		return s.failf("read failed: %s", reason(err))
 	}
@@ -141,7 +140,7 @@ func (s *session) readv(c *command, args []string) error {
 	if err != nil {
 		return err
 	}
-	p, took, err := s.readInto(off, n)
+	p, took, err := s.readInto(&o, off, n)
 	if err != nil {
 		return s.failf("readv failed: %s", reason(err))
 	}
@@ -149,13 +148,17 @@ func (s *session) readv(c *command, args []string) error {
 }
 
 // readInto reads n bytes at off.
-func (s *session) readInto(off, n int64) ([]byte, time.Duration, error) {
+func (s *session) readInto(o *ioOptions, off, n int64) ([]byte, time.Duration, error) {
 	p, err := buffer(n, unread)
 	if err != nil {
 		return nil, 0, err
 	}
 	start := time.Now()
-	_, err = s.img.ReadAt(s.ctx, p, off)
+	if o.vmstate {
+		err = s.img.ReadVMState(s.ctx, p, off)
+	} else {
+		_, err = s.img.ReadAt(s.ctx, p, off)
+	}
 	return p, time.Since(start), err
 }
 

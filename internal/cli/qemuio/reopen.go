@@ -96,16 +96,16 @@ func (s *session) unchanged(given opts.Dict) error {
 		if img == nil {
 			continue
 		}
-		is := ""
+		var is any
 		switch name {
 		case "driver":
 			is = img.Format()
 		case "node-name":
-			is = fmt.Sprint(s.opened.options[key])
+			is = s.opened.options[key] // nil, which no value is, if the node has no name
 		default:
 			continue
 		}
-		if fmt.Sprint(given[key]) != is {
+		if is == nil || fmt.Sprint(given[key]) != fmt.Sprint(is) {
 			return s.errorf("Cannot change the option '%s'", name)
 		}
 	}

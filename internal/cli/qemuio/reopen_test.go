@@ -39,6 +39,8 @@ func TestReopen(t *testing.T) {
 		{"same driver of the file", "file.driver=file", ""},
 		{"node-name", "node-name=a", "Cannot change the option 'node-name'"},
 		{"node-name of the file", "file.node-name=a", "Cannot change the option 'node-name'"},
+		{"the words for no node-name", "node-name=<nil>", "Cannot change the option 'node-name'"},
+		{"empty node-name of the file", "file.node-name=", "Cannot change the option 'node-name'"},
 		{"no boolean", "read-only=a", "Parameter 'read-only' expects 'on' or 'off'"},
 		{"no boolean of the driver", "lazy-refcounts=a", "Parameter 'lazy-refcounts' expects 'on' or 'off'"},
 		{"too large", "refcount-cache-size=256T", "Refcount cache size too big"},
@@ -110,5 +112,23 @@ func TestWarn(t *testing.T) {
 	s.warn("qcow2: Image is corrupt: two")
 	if want := "qemu-io: warning: one\nqcow2: Image is corrupt: two\n"; b.String() != want {
 		t.Errorf("%q, want %q", b.String(), want)
+	}
+}
+
+// TestVMState writes and reads the state of a virtual machine.
+func TestVMState(t *testing.T) {
+	path := newImage(t, nil)
+	got, code := run(t, "-f", "qcow2", "-c", "write -q -b -P 7 2M 64k", "-c", "read -q -b -P 7 2M 64k", "-c", "read -q -b -P 0 0 2M", "-c", "read -q -P 0 0 1M", path)
+	if got != "" || code != 0 {
+		t.Errorf("%q, exit code %d", got, code)
+	}
+	for line, want := range map[string]string{
+		"read -b 0 512":  "read failed: Operation not supported\n",
+		"write -b 0 512": "write failed: Operation not supported\n",
+		"write -b 1 512": "1 is not a sector-aligned value for 'offset'\n",
+	} {
+		if got, code := run(t, "-f", "raw", "-c", line, path); got != want || code != 1 {
+			t.Errorf("%s: %q, exit code %d; want %q, 1", line, got, code, want)
+		}
 	}
 }

@@ -70,9 +70,6 @@ func (s *session) write(c *command, args []string) error {
 			return err
 		}
 	}
-	if o.vmstate {
-		return s.failf("write failed: %s", words.Strerror(syscall.ENOTSUP))
-	}
 	var p []byte
 	if !o.zero {
 		if p, err = s.source(&o, n); err != nil {
@@ -160,6 +157,8 @@ func (s *session) send(o *writeOptions, p []byte, off, n int64) error {
 			flags |= driver.ZeroNoFallback
 		}
 		err = s.img.WriteZeroes(s.ctx, off, n, flags)
+	case o.vmstate:
+		err = s.img.WriteVMState(s.ctx, p, off)
 	case o.compressed:
 		err = s.writeCompressed(p, off)
 	default:
