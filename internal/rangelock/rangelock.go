@@ -15,9 +15,14 @@ const (
 	Exclusive
 )
 
-// Locker hands out ranges in the order in which they were asked for: a request
-// waits for every earlier one that overlaps and conflicts, granted or not, so
-// that no request starves. The zero value is ready.
+// maxPassed is how many later requests may be granted before one that waits. As in QEMU,
+// what waits for one range does not keep others from the rest of its own; unlike there,
+// not without an end, so that no request starves.
+const maxPassed = 16
+
+// Locker hands out ranges. A request waits for those that are granted, overlap and
+// conflict. Among those that wait the order is that in which they were asked for. The
+// zero value is ready.
 type Locker struct {
 	mu          sync.Mutex
 	first, last *Held
@@ -29,7 +34,8 @@ type Held struct {
 	prev, next *Held
 	off, end   int64
 	mode       Mode
-	blockers   int           // earlier conflicting entries
+	blockers   int           // earlier conflicting entries; 0: granted
+	passed     int           // later conflicting entries that were granted before
 	ready      chan struct{} // closed when blockers becomes 0; nil if it was 0 at once
 }
 
@@ -45,20 +51,11 @@ func (l *Locker) Lock(ctx context.Context, off, n int64, mode Mode) (*Held, erro
 		h.end = 1<<63 - 1
 	}
 	l.mu.Lock()
-	for e := l.first; e != nil; e = e.next {
-		if h.conflicts(e) {
-			h.blockers++
-		}
-	}
-	if h.blockers > 0 {
-		h.ready = make(chan struct{})
-	}
-	if h.prev = l.last; h.prev != nil {
-		h.prev.next = h
+	if l.free(h) {
+		l.pass(h)
 	} else {
-		l.first = h
+		l.queue(h)
 	}
-	l.last = h
 	l.mu.Unlock()
 	if h.ready == nil {
 		return h, nil
@@ -70,6 +67,48 @@ func (l *Locker) Lock(ctx context.Context, off, n int64, mode Mode) (*Held, erro
 		h.Unlock()
 		return nil, ctx.Err()
 	}
+}
+
+// free says whether h conflicts only with requests that wait and may be passed.
+func (l *Locker) free(h *Held) bool {
+	for e := l.first; e != nil; e = e.next {
+		if h.conflicts(e) && (e.blockers == 0 || e.passed == maxPassed) {
+			return false
+		}
+	}
+	return true
+}
+
+// pass grants h before all that wait.
+func (l *Locker) pass(h *Held) {
+	for e := l.first; e != nil; e = e.next {
+		if h.conflicts(e) {
+			e.blockers++
+			e.passed++
+		}
+	}
+	if h.next = l.first; h.next != nil {
+		h.next.prev = h
+	} else {
+		l.last = h
+	}
+	l.first = h
+}
+
+// queue puts h behind all others.
+func (l *Locker) queue(h *Held) {
+	for e := l.first; e != nil; e = e.next {
+		if h.conflicts(e) {
+			h.blockers++
+		}
+	}
+	h.ready = make(chan struct{})
+	if h.prev = l.last; h.prev != nil {
+		h.prev.next = h
+	} else {
+		l.first = h
+	}
+	l.last = h
 }
 
 // Unlock lets the range go. It is called once.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 )
@@ -52,6 +53,92 @@ func TestConflicts(t *testing.T) {
 	}
 }
 
+// queued waits until n requests are in the list, held or waited for.
+func queued(l *Locker, n int) {
+	for {
+		l.mu.Lock()
+		have := 0
+		for e := l.first; e != nil; e = e.next {
+			have++
+		}
+		l.mu.Unlock()
+		if have == n {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// TestPassing: a request that waits for one range is passed by those that want another
+// part of its own, but not more than a number of times.
+func TestPassing(t *testing.T) {
+	var l Locker
+	ctx := context.Background()
+	a, _ := l.Lock(ctx, 0, 10, Exclusive)
+	got := make(chan *Held)
+	go func() {
+		h, err := l.Lock(ctx, 5, 15, Exclusive)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- h
+	}()
+	queued(&l, 2)
+	var last *Held
+	for i := range maxPassed {
+		if !blocked(&l, 5, 1, Shared) {
+			t.Fatal("a range that is held was given")
+		}
+		if last != nil {
+			last.Unlock()
+		}
+		gone, cancel := context.WithCancel(ctx)
+		cancel()
+		var err error
+		if last, err = l.Lock(gone, 15, 10, Exclusive); err != nil {
+			t.Fatalf("request %d waits behind one that waits itself", i)
+		}
+	}
+	a.Unlock()
+	select {
+	case <-got:
+		t.Fatal("granted beside one that passed it")
+	default:
+	}
+	last.Unlock()
+	h := <-got
+	if h.passed != maxPassed || !blocked(&l, 15, 1, Shared) {
+		t.Errorf("passed %d times", h.passed)
+	}
+	h.Unlock()
+	queued(&l, 0)
+}
+
+// TestPassedOftenEnough: then the next one waits.
+func TestPassedOftenEnough(t *testing.T) {
+	var l Locker
+	a, _ := l.Lock(context.Background(), 0, 10, Exclusive)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		_, err := l.Lock(ctx, 5, 15, Exclusive)
+		done <- err
+	}()
+	queued(&l, 2)
+	for range maxPassed {
+		if blocked(&l, 15, 10, Exclusive) {
+			t.Fatal("not passed")
+		}
+	}
+	if !blocked(&l, 15, 10, Exclusive) {
+		t.Error("passed without an end")
+	}
+	cancel()
+	<-done
+	a.Unlock()
+	queued(&l, 0)
+}
+
 func TestWaiterIsGrantedInOrder(t *testing.T) {
 	var l Locker
 	ctx := context.Background()
@@ -65,7 +152,7 @@ func TestWaiterIsGrantedInOrder(t *testing.T) {
 		got <- h
 	}()
 	for !blocked(&l, 0, 10, Shared) {
-		// Until the writer is queued; then new readers wait behind it.
+		// Until the writer is queued, and has been passed as often as it may.
 	}
 	a.Unlock()
 	h := <-got
