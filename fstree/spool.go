@@ -5,38 +5,28 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
+
+	"github.com/cowl-disk/cowl/internal/tmpfile"
 )
 
 // spool is a temporary file that holds the contents of a stream's files.
 type spool struct {
-	file *os.File
-	path string // to be removed by Close, "" where the file has no name any more
+	file *tmpfile.File
 	out  *bufio.Writer
 	size int64
 	buf  []byte
 }
 
 func newSpool(dir string) (*spool, error) {
-	f, err := os.CreateTemp(dir, "cowl-tree-*")
+	f, err := tmpfile.Anonymous(dir, "cowl-tree-*")
 	if err != nil {
 		return nil, err
 	}
-	s := &spool{file: f, path: f.Name(), out: bufio.NewWriterSize(f, 1<<20), buf: make([]byte, 128<<10)}
-	if os.Remove(s.path) == nil {
-		s.path = ""
-	}
-	return s, nil
+	return &spool{file: f, out: bufio.NewWriterSize(f, 1<<20), buf: make([]byte, 128<<10)}, nil
 }
 
 // Close deletes the file.
-func (s *spool) Close() error {
-	err := s.file.Close()
-	if s.path != "" {
-		err = os.Remove(s.path)
-	}
-	return err
-}
+func (s *spool) Close() error { return s.file.Discard() }
 
 // ReadAt reads what has been flushed.
 func (s *spool) ReadAt(p []byte, off int64) (int, error) { return s.file.ReadAt(p, off) }

@@ -52,7 +52,7 @@ func (p *packing) fillBtrfs(ctx context.Context, d io.WriterAt, size int64) (uui
 		copy(uuid[:], sum[:])
 		uuid[6], uuid[8] = uuid[6]&0x0f|0x40, uuid[8]&0x3f|0x80 // as a random one (RFC 9562)
 	}
-	temporary := outputs{dir: p.out.dir}
+	temporary := outputs{dir: p.out.dir, byName: true}
 	defer temporary.discard()
 	f, err := temporary.create("btrfs")
 	if err != nil {

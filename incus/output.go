@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+
+	"github.com/cowl-disk/cowl/internal/tmpfile"
 )
 
 // OutputFile is a file of an image that was made.
@@ -21,16 +23,17 @@ type OutputFile struct {
 	SHA256 string `json:"sha256"` // in hexadecimal
 }
 
-// outputs are the files of an image while they are written, under temporary names in the
-// folder of their final ones.
+// outputs are the files of an image while they are written, without names where the system
+// has such, else under temporary names, in the folder of their final ones.
 type outputs struct {
 	dir     string
 	files   []*output
+	byName  bool   // other programs open them by their temporary names
 	stepped func() // for tests, after each change of names
 }
 
 type output struct {
-	*os.File
+	*tmpfile.File
 	final string
 	info  OutputFile
 }
@@ -43,7 +46,11 @@ func (o *outputs) create(name string) (*output, error) {
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(o.dir, ".cowl-incus-*")
+	create := tmpfile.Create
+	if o.byName {
+		create = tmpfile.CreateNamed
+	}
+	f, err := create(o.dir, ".cowl-incus-*")
 	if err != nil {
 		return nil, err
 	}
@@ -55,10 +62,7 @@ func (o *outputs) create(name string) (*output, error) {
 // discard removes what was not published.
 func (o *outputs) discard() {
 	for _, f := range o.files {
-		if f.File != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
+		f.Discard()
 	}
 }
 
@@ -71,7 +75,7 @@ func (o *outputs) publish() error {
 		if info, err := os.Lstat(f.final); err == nil && info.IsDir() {
 			return fmt.Errorf("%s is a directory", f.final)
 		}
-		if err := errors.Join(f.Chmod(0o666&^umask()), f.Sync(), f.Close()); err != nil {
+		if err := f.Finish(0o666 &^ umask()); err != nil {
 			return fmt.Errorf("write %s: %w", f.final, err)
 		}
 	}
@@ -85,10 +89,9 @@ func (o *outputs) publish() error {
 	}
 	for i := len(o.files) - 1; i >= 0; i-- {
 		f := o.files[i]
-		if err := os.Rename(f.Name(), f.final); err != nil {
+		if err := f.Rename(filepath.Base(f.final)); err != nil {
 			return err
 		}
-		f.File = nil
 		if err := o.step(); err != nil {
 			return err
 		}

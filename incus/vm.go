@@ -130,7 +130,7 @@ func (p *packing) writeDisk(ctx context.Context, f *output) error {
 	if err != nil {
 		return err
 	}
-	path, err := filepath.Abs(f.Name())
+	path, err := filepath.Abs(f.Path())
 	if err != nil {
 		return err
 	}

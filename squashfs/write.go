@@ -7,12 +7,12 @@ import (
 	"io"
 	"math"
 	"math/bits"
-	"os"
 	"runtime"
 	"slices"
 	"time"
 
 	"github.com/cowl-disk/cowl/fstree"
+	"github.com/cowl-disk/cowl/internal/tmpfile"
 )
 
 // Options says how an image is written. The zero value is what mksquashfs does without
@@ -89,11 +89,11 @@ func Write(ctx context.Context, w io.WriterAt, root *fstree.Node, o Options) (*R
 // Stream writes an image of a tree to a stream. It makes it in a temporary file in dir,
 // "" for the system's directory.
 func Stream(ctx context.Context, w io.Writer, root *fstree.Node, o Options, dir string) (r *Report, err error) {
-	f, err := os.CreateTemp(dir, "cowl-squashfs-*")
+	f, err := tmpfile.Anonymous(dir, "cowl-squashfs-*")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	defer func() { err = errors.Join(err, f.Discard()) }()
 	if r, err = Write(ctx, f, root, o); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/cowl-disk/cowl/internal/tmpfile"
 )
 
 const (
@@ -115,25 +117,25 @@ func (g *getter) file(address string, want sum) (string, error) {
 	if res.StatusCode == http.StatusNotModified {
 		return final, nil
 	}
-	f, err := os.CreateTemp(dir, ".download-*")
+	f, err := tmpfile.Create(dir, ".download-*")
 	if err != nil {
 		return "", err
 	}
-	defer os.Remove(f.Name()) // does nothing once it has its name
+	defer f.Discard() // does nothing once it has its name
 	h := want.hash()
 	err = g.copy(io.MultiWriter(f, h), res, name)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, f.Finish(0o600)); err != nil {
 		return "", fmt.Errorf("download %s: %w", u.Redacted(), err)
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); want != "" && got != string(want) {
 		return "", fmt.Errorf("hash mismatch for %s: %s, but it should be %s", u.Redacted(), got, want)
 	}
 	if changed, err := http.ParseTime(res.Header.Get("Last-Modified")); err == nil {
-		if err := os.Chtimes(f.Name(), changed, changed); err != nil {
+		if err := os.Chtimes(f.Path(), changed, changed); err != nil {
 			return "", err
 		}
 	}
-	return final, os.Rename(f.Name(), final)
+	return final, f.Rename(filepath.Base(final))
 }
 
 // copy copies the body of an answer, which must be whole.

@@ -16,7 +16,8 @@ import (
 type Options struct {
 	// Dir is the folder for what is downloaded. It is made.
 	Dir string
-	// Work is an empty folder for what programs of the host make.
+	// Work is an empty folder for what programs of the host make. Only sources of which
+	// NeedsWork is true use it.
 	Work string
 	// Client sends the requests; nil is one without limits of time.
 	Client *http.Client
@@ -56,6 +57,12 @@ func downloaders() map[string]func(*getter) (*fstree.Tree, error) {
 		"debootstrap":      (*getter).debootstrap,
 		"rpmbootstrap":     (*getter).rpmbootstrap,
 	}
+}
+
+// NeedsWork reports whether the source of a definition is made by programs of the host.
+func NeedsWork(d *definition.Definition) bool {
+	name := strings.TrimSpace(d.Source.Downloader)
+	return name == "debootstrap" || name == "rpmbootstrap"
 }
 
 // Get returns the root file system of a definition's source.

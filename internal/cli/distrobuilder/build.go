@@ -95,9 +95,11 @@ func (b *building) fetch(name string) (d *definition.Definition, tree *fstree.Tr
 	if err := b.temporary(); err != nil {
 		return nil, nil, when, err
 	}
-	work, err := os.MkdirTemp(b.cacheDirOrTemp(), "cowl-build-*")
-	if err != nil {
-		return nil, nil, when, err
+	var work string // a folder only where one is used: it stays when the program is killed
+	if source.NeedsWork(d) || !b.keepSources {
+		if work, err = os.MkdirTemp(b.cacheDirOrTemp(), "cowl-build-*"); err != nil {
+			return nil, nil, when, err
+		}
 	}
 	if b.vm {
 		d.Targets.Type = definition.VMImage
@@ -121,7 +123,7 @@ func (b *building) fetch(name string) (d *definition.Definition, tree *fstree.Tr
 	tree, err = source.Get(b.ctx, d, o)
 	progress.Done(err != nil)
 	remove := func() error {
-		if b.keepCache {
+		if b.keepCache || work == "" {
 			return nil
 		}
 		return os.RemoveAll(work)
