@@ -179,7 +179,7 @@ func bootable(t *testing.T, tree *fstree.Tree) {
 		}
 	}
 	links := map[string]string{"sbin/init": "../bin/busybox"}
-	for _, name := range []string{"sh", "cat", "stat", "id", "grep", "cut"} {
+	for _, name := range []string{"sh", "cat", "stat", "id", "grep", "cut", "env", "chown", "chmod"} {
 		links["bin/"+name] = "busybox"
 	}
 	for _, d := range []string{"sbin", "root"} {
