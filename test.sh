@@ -30,15 +30,17 @@ setup() {
 	[ -e /etc/mtab ] || ln -s ../proc/self/mounts /etc/mtab
 	# libvirt insists on this user, which a package makes that is not needed otherwise.
 	id libvirt-qemu >/dev/null 2>&1 || useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin libvirt-qemu
-	wanted="file fdisk qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3 7zip dmg2img cloop-utils bximage libvhdi-utils libvmdk-utils libqcow-utils python3-libvhdi python3-libvmdk python3-libqcow squashfs-tools dosfstools mtools attr acl lz4 zstd nginx-light qemu-block-extra openssh-server gdisk bzip2 vsftpd tgt libiscsi-bin rpcbind nfs-ganesha nfs-ganesha-vfs ceph-mon ceph-osd ceph-common glusterfs-server"
+	wanted="file fdisk qemu-utils qemu-guest-agent busybox-static lvm2 mdadm kmod qemu-system-x86 e2fsprogs btrfs-progs xfsprogs cryptsetup-bin nbdkit libnbd-bin nbd-client nbd-server fio gnutls-bin dpkg-dev bsdextrautils socat libvirt-clients libvirt-daemon-driver-qemu gcc libc6-dev libglib2.0-dev pkg-config python3 7zip dmg2img cloop-utils bximage libvhdi-utils libvmdk-utils libqcow-utils python3-libvhdi python3-libvmdk python3-libqcow squashfs-tools dosfstools mtools attr acl lz4 zstd nginx-light qemu-block-extra openssh-server gdisk bzip2 vsftpd tgt libiscsi-bin rpcbind nfs-ganesha nfs-ganesha-vfs ceph-mon ceph-osd ceph-common glusterfs-server uidmap ovmf"
+	newer=incus-base # of a suite that is newer than bookworm
 	missing=
-	for p in $wanted; do
+	for p in $wanted $newer; do
 		dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"
 	done
 	kernel=$(ls /boot/vmlinuz-*-cloud-* 2>/dev/null | head -1)
 	[ -n "$kernel" ] || missing="$missing linux-image-cloud-$(dpkg --print-architecture)"
 	if [ -z "$missing" ] && qemu-img --version | grep -q 'version 1[0-9]'; then
 		qemu_source
+		incus_peers
 		return 0
 	fi
 	step "installing:$missing"
@@ -67,7 +69,9 @@ setup() {
 	# shellcheck disable=SC2086
 	apt-get install -q -y --no-install-recommends $wanted "linux-image-cloud-$(dpkg --print-architecture)" >/dev/null
 	if [ -n "$suite" ]; then
-		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-block-extra qemu-system-x86 qemu-guest-agent glusterfs-server >/dev/null
+		apt-get install -q -y --no-install-recommends -t "$suite" qemu-utils qemu-block-extra qemu-system-x86 qemu-guest-agent glusterfs-server $newer >/dev/null
+	else
+		apt-get install -q -y --no-install-recommends $newer >/dev/null
 	fi
 	if [ "$quiet" ]; then
 		rm -f $policy
@@ -75,6 +79,15 @@ setup() {
 	fi
 	qemu-img --version | head -1
 	qemu_source
+	incus_peers
+}
+
+# distrobuilder, the official definitions and the boot files for Secure Boot.
+incus_peers() {
+	[ -e /var/cache/cowl-test/incus ] || {
+		step "distrobuilder"
+		./test/peer/incus.sh /var/cache/cowl-test/incus || echo "images for Incus are not compared with it"
+	}
 }
 
 # QEMU's source of the version that is installed: its own tests of the guest agent and of

@@ -36,7 +36,7 @@ func startIncus(t *testing.T) *incusServer {
 		daemon = "/usr/libexec/incus/incusd"
 	}
 	if _, err := os.Stat(daemon); err != nil {
-		t.Skip("incusd is not installed, and $COWL_INCUSD does not name it")
+		t.Skip("incusd is not installed (Debian's package incus-base), and $COWL_INCUSD does not name it")
 	}
 	home, err := os.MkdirTemp("", "incusd") // short, as paths of sockets must be
 	if err != nil {
@@ -211,7 +211,7 @@ func TestIncusContainers(t *testing.T) {
 		succeed(t, dir, ours, append(strings.Fields("pack-incus d.yaml root.tar out --import-into-incus="+name), strings.Fields(options)...)...)
 	}
 	images := []string{"split", "unified"}
-	if theirs := os.Getenv("COWL_DISTROBUILDER"); theirs != "" {
+	if theirs := findDistrobuilder(); theirs != "" {
 		images = append(images, "theirs")
 		if err := errors.Join(os.Mkdir(filepath.Join(dir, "root"), 0o755), os.Mkdir(filepath.Join(dir, "theirs"), 0o755)); err != nil {
 			t.Fatal(err)

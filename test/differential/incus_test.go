@@ -203,17 +203,26 @@ func TestIncusDisk(t *testing.T) {
 	}
 }
 
-// distrobuilder returns the program to compare with: $COWL_DISTROBUILDER, or the one that
-// is installed. It does not run on the machine of every developer.
+// incusPeers is where ./test.sh setup puts distrobuilder and its definitions.
+const incusPeers = "/var/cache/cowl-test/incus"
+
+// findDistrobuilder returns the program to compare with, "" where there is none:
+// $COWL_DISTROBUILDER, the one that ./test.sh setup fetched, or the one that is installed.
+func findDistrobuilder() string {
+	for _, name := range []string{os.Getenv("COWL_DISTROBUILDER"), incusPeers + "/distrobuilder", "distrobuilder"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// distrobuilder is findDistrobuilder for tests that need it.
 func distrobuilder(t *testing.T) string {
 	t.Helper()
-	name := os.Getenv("COWL_DISTROBUILDER")
-	if name == "" {
-		name = "distrobuilder"
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Skip("distrobuilder is not installed, and $COWL_DISTROBUILDER does not name it")
+	path := findDistrobuilder()
+	if path == "" {
+		t.Skip("distrobuilder is not there (./test.sh setup fetches it), and $COWL_DISTROBUILDER does not name it")
 	}
 	return path
 }
@@ -261,13 +270,14 @@ func TestIncusBesideDistrobuilder(t *testing.T) {
 // with both programs.
 func TestIncusDefinitions(t *testing.T) {
 	theirs := distrobuilder(t)
-	folder := os.Getenv("COWL_DISTROBUILDER_IMAGES")
-	if folder == "" {
-		folder = "/usr/share/distrobuilder-images"
+	var files []string
+	for _, folder := range []string{os.Getenv("COWL_DISTROBUILDER_IMAGES"), incusPeers + "/usr/share/distrobuilder-images", "/usr/share/distrobuilder-images"} {
+		if found, err := filepath.Glob(filepath.Join(folder, "*.yaml")); err == nil && folder != "" && files == nil {
+			files = found
+		}
 	}
-	files, err := filepath.Glob(filepath.Join(folder, "*.yaml"))
-	if err != nil || len(files) == 0 {
-		t.Skipf("%s has no definitions; $COWL_DISTROBUILDER_IMAGES names the folder", folder)
+	if files == nil {
+		t.Skip("the official definitions are not there (./test.sh setup fetches them), and $COWL_DISTROBUILDER_IMAGES does not name their folder")
 	}
 	ours, dir := packer(t)
 	count, r := testkit.Count(10), testkit.Rand(1)

@@ -23,15 +23,15 @@ const bootLimit = 15 * time.Minute
 
 // TestIncusBoot boots a disk that was made without root under OVMF with Secure Boot, by
 // shim and the signed GRUB, to the init of its root file system. It takes minutes, and so
-// runs with COWL_COUNT only. The packages ovmf, shim-signed and grub-efi-amd64-signed are
-// installed, or unpacked in $COWL_BOOT_FILES.
+// runs with COWL_COUNT only. The packages shim-signed and grub-efi-amd64-signed are
+// unpacked in $COWL_BOOT_FILES, by ./test.sh setup, or installed; ovmf is installed.
 func TestIncusBoot(t *testing.T) {
 	if testkit.Count(0) == 0 {
 		t.Skip("boots a machine with COWL_COUNT only")
 	}
 	emulator := testkit.Tool(t, "qemu-system-x86_64")
 	program := testkit.Tool(t, "busybox")
-	base := os.Getenv("COWL_BOOT_FILES")
+	base := bootFiles()
 	kernels, _ := filepath.Glob("/boot/vmlinuz-*-cloud-amd64")
 	if len(kernels) == 0 {
 		t.Skip("no kernel of Debian's package linux-image-cloud-amd64")
@@ -50,11 +50,7 @@ func TestIncusBoot(t *testing.T) {
 		must(t, err)
 		n.Mode = 0o755
 	}
-	for _, f := range []string{firmwareCode, firmwareVars} {
-		if _, err := os.Stat(base + f); err != nil {
-			t.Skipf("boot files are missing: %v", err)
-		}
-	}
+	needFirmware(t)
 	for _, name := range []string{"sh", "mount", "cat", "dmesg", "grep", "poweroff"} {
 		must(t, tree.Root.Lookup("bin").Set(name, &fstree.Node{Kind: fstree.Symlink, Mode: 0o777, Target: "busybox", ModTime: when}))
 	}
@@ -73,7 +69,7 @@ func TestIncusBoot(t *testing.T) {
 	dir := t.TempDir()
 	_, err = image.Pack(t.Context(), incus.PackOptions{Dir: dir, VM: &incus.VMOptions{Boot: incus.BootShimGRUB}, Registry: block.NewRegistry(drivers.All()...), Compression: compression})
 	must(t, err)
-	if console, found := bootSecurely(t, emulator, base, filepath.Join(dir, "disk.qcow2"), "BOOT-OK hello 1"); !found {
+	if console, found := bootSecurely(t, emulator, filepath.Join(dir, "disk.qcow2"), "BOOT-OK hello 1"); !found {
 		t.Errorf("%s", console[max(0, len(console)-5000):])
 	}
 }
@@ -90,10 +86,8 @@ func TestIncusBootDebian(t *testing.T) {
 	}
 	testkit.Root(t)
 	emulator := testkit.Tool(t, "qemu-system-x86_64")
-	base, root := os.Getenv("COWL_BOOT_FILES"), os.Getenv("COWL_DEBIAN_ROOT")
-	if _, err := os.Stat(base + firmwareCode); err != nil {
-		t.Skipf("boot files are missing: %v", err)
-	}
+	root := os.Getenv("COWL_DEBIAN_ROOT")
+	needFirmware(t)
 	dir := t.TempDir()
 	if root == "" {
 		root = filepath.Join(dir, "root")
@@ -123,7 +117,7 @@ files: [{generator: fstab}, {generator: hostname, path: /etc/hostname}]
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
-	console, found := bootSecurely(t, emulator, base, filepath.Join(work, "out", "disk.qcow2"), " login: ")
+	console, found := bootSecurely(t, emulator, filepath.Join(work, "out", "disk.qcow2"), " login: ")
 	if !found || !strings.Contains(console, "secureboot: Secure boot enabled") {
 		t.Errorf("%s", console[max(0, len(console)-5000):])
 	}
@@ -135,18 +129,39 @@ const (
 	firmwareVars = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
 )
 
+func needFirmware(t *testing.T) {
+	t.Helper()
+	for _, f := range []string{firmwareCode, firmwareVars} {
+		if _, err := os.Stat(f); err != nil {
+			t.Skipf("the firmware of Debian's package ovmf is not installed: %v", err)
+		}
+	}
+}
+
+// bootFiles is where shim and GRUB are, as if it were /.
+func bootFiles() string {
+	if base := os.Getenv("COWL_BOOT_FILES"); base != "" {
+		return base
+	}
+	const fetched = "/var/cache/cowl-test/incus/boot"
+	if _, err := os.Stat(fetched); err == nil {
+		return fetched
+	}
+	return ""
+}
+
 // bootSecurely boots a disk under Secure Boot, as Incus does, until the serial console
 // shows a text, or the machine ends. It returns what the console showed.
-func bootSecurely(t *testing.T, emulator, base, disk, until string) (console string, found bool) {
+func bootSecurely(t *testing.T, emulator, disk, until string) (console string, found bool) {
 	t.Helper()
-	settings, err := os.ReadFile(base + firmwareVars)
+	settings, err := os.ReadFile(firmwareVars)
 	must(t, err)
 	vars := filepath.Join(t.TempDir(), "vars.fd")
 	must(t, os.WriteFile(vars, settings, 0o600))
 	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, emulator, "-machine", "q35,smm=on", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2", "-display", "none", "-no-reboot", "-net", "none",
-		"-global", "driver=cfi.pflash01,property=secure,value=on", "-drive", "if=pflash,format=raw,readonly=on,file="+base+firmwareCode, "-drive", "if=pflash,format=raw,file="+vars,
+		"-global", "driver=cfi.pflash01,property=secure,value=on", "-drive", "if=pflash,format=raw,readonly=on,file="+firmwareCode, "-drive", "if=pflash,format=raw,file="+vars,
 		"-drive", "if=none,id=d,format=qcow2,snapshot=on,file="+disk, "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=d", "-serial", "stdio")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
