@@ -31,9 +31,15 @@ packages:
 // run runs a command line in a clock that stands still.
 func run(t *testing.T, name, stdin string, env map[string]string, args ...string) (code int, out, errs string) {
 	t.Helper()
+	return runAt(t, time.Unix(1800000000, 0), name, stdin, env, args...)
+}
+
+// runAt is run at another time.
+func runAt(t *testing.T, now time.Time, name, stdin string, env map[string]string, args ...string) (code int, out, errs string) {
+	t.Helper()
 	var o, e bytes.Buffer
 	p := &Program{Name: name, Streams: program.Streams{Stdin: strings.NewReader(stdin), Stdout: &o, Stderr: &e, Screen: &e}, Drivers: drivers.All(),
-		Now: func() time.Time { return time.Unix(1800000000, 0).UTC() }, Getenv: func(k string) string { return env[k] }}
+		Now: func() time.Time { return now.UTC() }, Getenv: func(k string) string { return env[k] }}
 	code = p.Run(t.Context(), args)
 	return code, o.String(), e.String()
 }
@@ -161,6 +167,38 @@ func TestPackIncus(t *testing.T) {
 	list, err := os.ReadDir(filepath.Join(dir, "out"))
 	if err != nil || len(list) != 3 {
 		t.Errorf("%v %v", list, err)
+	}
+}
+
+// TestDays packs copies of a root file system in other folders, years apart: the images are
+// the same. One byte that differs, in a file of the same size and time, makes another.
+func TestDays(t *testing.T) {
+	generators := "files:\n- {generator: hostname, path: /etc/hostname}\n- {generator: dump, path: /etc/new, content: x}\n- {generator: fstab}\n"
+	for _, options := range [][]string{{"--compression=zstd"}, {"--type=unified", "--compression=gzip"}, {"--vm", "--boot=none", "--compression=gzip"}, {"--vm", "--boot=none", "--type=unified", "--compression=none"}} {
+		pack := func(now int64, change bool) string {
+			t.Helper()
+			dir, definition, root := folder(t, generators)
+			if change {
+				file := filepath.Join(root, "etc/hostname")
+				if err := errors.Join(os.WriteFile(file, []byte("y\n"), 0o644), os.Chtimes(file, time.Time{}, time.Unix(1700000000, 0))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			args := []string{"pack-incus", "--output=json", "--owner=root", definition, root, filepath.Join(dir, "out")}
+			code, out, errs := runAt(t, time.Unix(now, 0), "cowl", "", nil, append(args, options...)...)
+			var r struct{ Fingerprint string }
+			if err := json.Unmarshal([]byte(out), &r); code != 0 || err != nil || r.Fingerprint == "" {
+				t.Fatalf("%q: %d %q %q %v", options, code, out, errs, err)
+			}
+			return r.Fingerprint
+		}
+		first := pack(1800000000, false)
+		if later := pack(1950000001, false); later != first {
+			t.Errorf("%q: %s, and years later %s", options, first, later)
+		}
+		if other := pack(1800000000, true); other == first {
+			t.Errorf("%q: a changed byte does not change the fingerprint", options)
+		}
 	}
 }
 
