@@ -266,6 +266,71 @@ func TestIncusBesideDistrobuilder(t *testing.T) {
 	}
 }
 
+// TestIncusUnifiedBesideDistrobuilder unpacks a unified image of both programs, with file
+// capabilities and attributes. The targets of symbolic links, which distrobuilder changes,
+// are those of the source in ours.
+func TestIncusUnifiedBesideDistrobuilder(t *testing.T) {
+	testkit.Root(t)
+	theirs := distrobuilder(t)
+	ours, dir := packer(t)
+	tree := richRoot(t)
+	tool := tree.Root.Lookup("usr/bin/tool")
+	tool.SetXattrs([]fstree.Xattr{{Name: "security.capability", Value: []byte{1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}, {Name: "user.a", Value: []byte("b")}})
+	rootArchive(t, dir, tree)
+	unpack := func(archive, folder string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Join(dir, folder), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		succeed(t, dir, "tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", archive, "-C", folder)
+	}
+	unpack("root.tar", "root")
+	args := strings.Fields("--type unified --compression gzip --cache-dir " + filepath.Join(dir, "cache"))
+	name := "/tiny-3.20-amd64-cloud-1.tar.gz"
+	succeed(t, dir, "mkdir", "theirs")
+	succeed(t, dir, theirs, append([]string{"pack-incus", "d.yaml", "root", "theirs"}, args...)...)
+	succeed(t, dir, ours, append([]string{"pack-incus", "d.yaml", "root", "ours"}, args...)...)
+	var trees [2]*fstree.Tree
+	for i, folder := range []string{"theirs", "ours"} {
+		unpack(folder+name, folder+".root")
+		root := filepath.Join(dir, folder+".root", "rootfs")
+		if i == 0 {
+			os.Remove(filepath.Join(root, "etc/resolv.conf")) // made for the programs that it runs
+		}
+		var err error
+		if trees[i], err = fstree.FromDir(root, fstree.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		defer trees[i].Close()
+	}
+	for path, want := range map[string]string{"link": "./f1", "up": "../a/b"} {
+		if got := trees[1].Root.Lookup(path).Target; got != want {
+			t.Errorf("%s leads to %q, not to %q", path, got, want)
+		}
+	}
+	list, err := fstree.Comparison{TimeUnit: time.Second, Ignore: func(path string, n *fstree.Node) {
+		n.Target = ""
+		if slices.Contains([]string{"dev", "etc", "etc/new", "etc/new/dumped", "etc/fstab"}, path) { // written by generators
+			n.ModTime = time.Unix(0, 0)
+		}
+		if path == "" { // distrobuilder's archive has no entry of it
+			n.Mode, n.UID, n.GID, n.ModTime = 0, 0, 0, time.Unix(0, 0)
+		}
+	}}.Compare(trees[0].Root, trees[1].Root)
+	if err != nil || len(list) > 0 {
+		t.Errorf("%s, %v", strings.Join(list, "\n"), err)
+	}
+	source, err := fstree.FromDir(filepath.Join(dir, "root"), fstree.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	// as many as the file system of the folder took
+	if got, want := trees[1].Root.Lookup("hard").Xattrs, source.Root.Lookup("hard").Xattrs; len(got) != len(want) {
+		t.Errorf("attributes: %v, the source has %v", got, want)
+	}
+}
+
 // TestIncusDefinitions validates the official definitions, and what damage makes of them,
 // with both programs.
 func TestIncusDefinitions(t *testing.T) {
