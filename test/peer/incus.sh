@@ -23,9 +23,9 @@ trap 'exit 1' INT TERM
 mkdir -p "$part/lists/partial" "$part/cache/archives/partial" "$part/debs" "$part/tree/boot"
 
 # Lists of their own: the machine's packages stay those of its suite.
-archive=http://deb.debian.org/debian
-from=/etc/apt/sources.list.d/debian.sources
-[ ! -f $from ] || archive=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p' $from | head -1)
+archive=$(awk '/^URIs:/ {print $2; exit}' /etc/apt/sources.list.d/debian.sources 2>/dev/null || true)
+[ -n "$archive" ] || archive=$(awk '/^deb / {print $2; exit}' /etc/apt/sources.list 2>/dev/null || true)
+[ -n "$archive" ] || cannot "no archive of Debian is named in the sources of apt"
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive sid main" >"$part/sources.list"
 cat >"$part/apt.conf" <<END
 Dir::State::lists "$part/lists";
