@@ -115,7 +115,7 @@ func (img *Image) zeroUnwritten(ctx context.Context, off, n, unit int64, flags d
 		}
 	}
 	img.lock()
-	err := z.ZeroUnwritten(ctx, start, end-start, flags)
+	err := z.ZeroUnwritten(ctx, off, n, flags)
 	img.unlock()
 	if errors.Is(err, driver.ErrUnsupported) {
 		return false, nil

@@ -243,9 +243,9 @@ type ZeroWriter interface {
 // part of one, where the rest of it reads as zeroes anyway.
 type UnwrittenZeroer interface {
 	ZeroWriter
-	// ZeroUnwritten is WriteZeroes for units of Limits.ZeroAlignment that hold no data.
-	// One that does, perhaps by a write since the caller has looked, is not changed:
-	// ErrUnsupported.
+	// ZeroUnwritten makes the unit of Limits.ZeroAlignment in which the range is read as
+	// zeroes, as WriteZeroes does. The caller has seen that the rest of it does already. If
+	// the unit holds data, perhaps by a write since then, it is not changed: ErrUnsupported.
 	ZeroUnwritten(ctx context.Context, off, n int64, flags ZeroFlags) error
 }
 

@@ -70,7 +70,8 @@ func (im *image) ZeroUnwritten(ctx context.Context, off, n int64, flags driver.Z
 		return err
 	}
 	im.bm.Mark(off, n)
-	written, end := false, (off+n+im.subSize-1)&^(im.subSize-1)
+	written := false
+	off, end := off&^(im.subSize-1), (off+n+im.subSize-1)&^(im.subSize-1)
 	err = im.change(ctx, c0, c1, changeOptions{
 		makeTables: true,
 		how:        discardRequest,
