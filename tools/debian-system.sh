@@ -40,14 +40,17 @@ debian_system() {
 	# Its root is a mount, as that of a machine is: tests make mounts of their own in it.
 	mount --bind "$system" "$system"
 	mount --make-private "$system"
-	for m in proc dev dev/pts dev/shm sys; do
+	for m in proc dev dev/pts dev/shm; do
 		mount --bind "/$m" "$system/$m"
 	done
+	mount --rbind /sys "$system/sys" # with the control groups
+	mount --make-rslave "$system/sys"
 }
 
-# inside runs a command of the shell in the system, with the system's own environment.
+# inside runs a command of the shell in the system, with the system's own environment. It is
+# the root of a mount namespace: in a mere chroot the kernel makes no user namespaces.
 inside() {
 	env -i HOME=/root TERM="${TERM:-dumb}" PATH=/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
 		GOFLAGS=-buildvcs=false GOPROXY="$(go env GOPROXY)" GOTOOLCHAIN=local SSL_CERT_FILE=/root/roots.pem DEBIAN_FRONTEND=noninteractive \
-		chroot "$system" sh -c "$1"
+		unshare --mount --propagation private sh -c 'cd "$0" && pivot_root . . && umount -l . && exec sh -c "$1"' "$system" "$1"
 }

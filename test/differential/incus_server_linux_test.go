@@ -197,6 +197,7 @@ func bootable(t *testing.T, tree *fstree.Tree) {
 // TestIncusContainers runs containers of our images, with the users of the host and with
 // users of their own, beside those of distrobuilder's where it is there.
 func TestIncusContainers(t *testing.T) {
+	needUserNamespaces(t)
 	server := startIncus(t)
 	program, dir := packer(t)
 	tree := richRoot(t)

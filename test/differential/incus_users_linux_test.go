@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -36,6 +37,14 @@ func asUser(t *testing.T, dir string, numbers bool) []string {
 	mount --bind "$0" $f || exit
 done
 exec setpriv --reuid nobody --regid nogroup --clear-groups "$@"`, ids}
+}
+
+// needUserNamespaces skips a test of programs in a user namespace where the kernel makes none.
+func needUserNamespaces(t *testing.T) {
+	t.Helper()
+	if exec.Command("unshare", "--user", "true").Run() != nil {
+		t.Skip("this system makes no user namespaces: it is a chroot, or they are turned off")
+	}
 }
 
 // TestIncusUsers packs the same root file system as root and as another user, in other
@@ -98,6 +107,7 @@ func TestIncusUsers(t *testing.T) {
 	if !testkit.Installed("newuidmap") {
 		t.Skip("newuidmap of Debian's package uidmap is not installed: programs in a user namespace are left out")
 	}
+	needUserNamespaces(t)
 	want := fingerprint(dir, command(1, nil, strings.ReplaceAll(pack, "../", "")))
 	if got := fingerprint(home, command(1, with, pack)); got != want {
 		t.Errorf("with programs: %s, root has %s", got, want)
