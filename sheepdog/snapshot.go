@@ -128,7 +128,12 @@ func (v *VDI) replace(ctx context.Context, vdi uint32, old *inode) error {
 	}
 	v.mu.Lock()
 	v.ino, v.table = ino, table
-	clear(v.dirty) // of writes that will be done again
+	clear(v.dirty)     // of writes that will be done again
+	if v.next != nil { // it was to be saved in the inode that was
+		v.next.err = errMoved
+		close(v.next.done)
+		v.next = nil
+	}
 	held := old != nil && v.locked[old.vdi] && old.vdi != vdi
 	v.mu.Unlock()
 	if held {
