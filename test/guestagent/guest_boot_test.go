@@ -135,16 +135,14 @@ type guest struct {
 	dir          string
 	console      string
 	cmd          *exec.Cmd
-	errOut       *bytes.Buffer // of the emulator
-	ended        chan struct{} // closed when it has ended
+	ended        chan struct{}
 	theirs, ours *agent
 }
 
-// start boots the image with the setup of a name and more arguments of the emulator. An
-// emulator that ends by a fault of its own on the way starts again.
+// start boots the image with the setup of a name and more arguments of the emulator.
 func (image bootImage) start(t *testing.T, setup string, args ...string) *guest {
 	t.Helper()
-	g := &guest{T: t, dir: t.TempDir()}
+	g := &guest{T: t, dir: t.TempDir(), ended: make(chan struct{})}
 	g.console = filepath.Join(g.dir, "console")
 	all := []string{"-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35",
 		"-serial", "file:" + g.console, "-kernel", image.kernel, "-initrd", image.initrd, "-append", "console=ttyS0 quiet panic=-1 cowl.setup=" + setup,
@@ -153,50 +151,22 @@ func (image bootImage) start(t *testing.T, setup string, args ...string) *guest 
 		all = append(all, "-chardev", "socket,id="+name+",path="+filepath.Join(g.dir, name+".sock")+",server=on,wait=off",
 			"-device", "virtserialport,chardev="+name+",name="+name)
 	}
-	all = append(all, args...)
-	t.Cleanup(g.stop)
-	g.run(all)
-	for tries := 1; !g.prints("guest-ready", 1); tries++ {
-		if !emulatorFault(g.errOut.String()) || tries == faultLimit {
-			t.Fatal("the guest ended while it booted")
+	g.cmd = exec.Command(testkit.Tool(t, "qemu-system-x86_64"), append(all, args...)...)
+	var errOut bytes.Buffer
+	g.cmd.Stderr = &errOut
+	must(t, g.cmd.Start())
+	go func() { _ = g.cmd.Wait(); close(g.ended) }()
+	t.Cleanup(func() {
+		_ = g.cmd.Process.Kill()
+		<-g.ended
+		if t.Failed() {
+			text, _ := os.ReadFile(g.console)
+			t.Logf("%s\n%s", errOut.String(), text)
 		}
-		t.Logf("the emulator failed, once more: %s", g.errOut.String())
-		g.run(all)
-	}
+	})
+	g.waitConsole("guest-ready", 1)
 	g.theirs, g.ours = g.client("theirs"), g.client("ours")
 	return g
-}
-
-// run starts the emulator.
-func (g *guest) run(args []string) {
-	g.Helper()
-	g.cmd = exec.Command(testkit.Tool(g.T, "qemu-system-x86_64"), args...)
-	g.errOut, g.ended = &bytes.Buffer{}, make(chan struct{})
-	g.cmd.Stderr = g.errOut
-	must(g.T, g.cmd.Start())
-	go func(cmd *exec.Cmd, ended chan struct{}) { _ = cmd.Wait(); close(ended) }(g.cmd, g.ended)
-}
-
-func (g *guest) stop() {
-	if g.ended == nil {
-		return
-	}
-	_ = g.cmd.Process.Kill()
-	<-g.ended
-	if g.Failed() {
-		text, _ := os.ReadFile(g.console)
-		g.Logf("%s\n%s", g.errOut.String(), text)
-	}
-}
-
-// faultLimit is how many times an emulator may fail.
-const faultLimit = 5
-
-// emulatorFault reports whether an emulator says that it failed by a fault of its own.
-// With two processors, 10.0 does so now and then while a guest boots: iotlb_to_section
-// finds a processor with numbers of the memory map before.
-func emulatorFault(messages string) bool {
-	return strings.Contains(messages, "iotlb_to_section: Assertion `")
 }
 
 // guestLimit is the time after which a guest is given up.
@@ -205,26 +175,16 @@ const guestLimit = 3 * time.Minute
 // waitConsole waits until the guest has printed a text so many times.
 func (g *guest) waitConsole(text string, times int) {
 	g.Helper()
-	if !g.prints(text, times) {
-		g.Fatalf("the guest ended before it printed %q", text)
-	}
-}
-
-// prints waits until the guest has printed a text so many times. It is false if the guest
-// ended before.
-func (g *guest) prints(text string, times int) bool {
-	g.Helper()
 	for end := time.Now().Add(guestLimit); !printed(g.console, text, times); {
 		select {
 		case <-g.ended:
-			return false
+			g.Fatalf("the guest ended before it printed %q", text)
 		case <-time.After(50 * time.Millisecond):
 		}
 		if time.Now().After(end) {
 			g.Fatalf("the guest does not print %q", text)
 		}
 	}
-	return true
 }
 
 // printed reports whether a console has a text so many times.

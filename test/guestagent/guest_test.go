@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
 // bootDisks starts a guest with disks of all kinds.
@@ -39,6 +41,9 @@ func bootDisks(t *testing.T) *guest {
 // TestGuest boots a guest and has both agents do what a test may not do on the machine
 // that it runs on.
 func TestGuest(t *testing.T) {
+	if !testkit.Emulated(t) {
+		return
+	}
 	g := bootDisks(t)
 	same := func(request string, edit ...func(string) string) {
 		t.Helper()

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cowl-disk/cowl/internal/testkit"
 )
 
 // monitor is QEMU's own control socket.
@@ -72,6 +74,9 @@ func (m *monitor) read() (message map[string]any) {
 // kernel's own means; end and start while file systems are frozen; speak on a serial
 // port beside QEMU's; and wait for a port that appears later.
 func TestPower(t *testing.T) {
+	if !testkit.Emulated(t) {
+		return
+	}
 	image := newBootImage(t)
 	dir := t.TempDir()
 	args := []string{"-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",

@@ -1,0 +1,28 @@
+package testkit
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestEmulated fails as often as a fault of the emulator is told, and then passes.
+func TestEmulated(t *testing.T) {
+	const count = "COWL_EMULATED_COUNT"
+	if os.Getenv(count) == "" {
+		t.Setenv(count, filepath.Join(t.TempDir(), "count"))
+	}
+	if !Emulated(t) {
+		if tries, err := os.ReadFile(os.Getenv(count)); err != nil || string(tries) != "xxx" {
+			t.Errorf("ran %q times: %v", tries, err)
+		}
+		return
+	}
+	tries, _ := os.ReadFile(os.Getenv(count))
+	if err := os.WriteFile(os.Getenv(count), append(tries, 'x'), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if len(tries) < 2 {
+		t.Fatal("qemu-system-x86_64: system/physmem.c:2678: iotlb_to_section: Assertion `section_index < d->map.sections_nb' failed.")
+	}
+}
