@@ -86,7 +86,8 @@ func (s *Schema) load() {
 func (s *Schema) declare(t reflect.Type, prefix string, index []int) {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		name := f.Tag.Get("opt")
+		tag := readTag(f.Tag)
+		name := tag.name
 		if name == "" {
 			continue
 		}
@@ -100,11 +101,10 @@ func (s *Schema) declare(t reflect.Type, prefix string, index []int) {
 			s.lists = append(s.lists, list{name: name, elem: SchemaOf(reflect.Zero(f.Type.Elem()).Interface()), index: at})
 			continue
 		}
-		o := Option{Name: name, Type: Type(f.Tag.Get("type")), Default: f.Tag.Get("default"),
-			Help: f.Tag.Get("help"), Deprecated: f.Tag.Get("deprecated"), Hidden: f.Tag.Get("hidden") == "on",
-			Runtime: f.Tag.Get("runtime") == "on", index: at}
-		if e := f.Tag.Get("enum"); e != "" {
-			o.Enum = strings.Split(e, ",")
+		o := Option{Name: name, Type: Type(tag.typ), Default: tag.def, Help: tag.help, Deprecated: tag.deprecated,
+			Hidden: tag.hidden == "on", Runtime: tag.runtime == "on", index: at}
+		if tag.enum != "" {
+			o.Enum = strings.Split(tag.enum, ",")
 		}
 		ft := f.Type
 		if ft.Kind() == reflect.Pointer {
@@ -124,6 +124,47 @@ func (s *Schema) declare(t reflect.Type, prefix string, index []int) {
 		}
 		s.options = append(s.options, o)
 	}
+}
+
+// tag is what a field's tag says of its option.
+type tag struct{ name, typ, def, help, enum, deprecated, hidden, runtime string }
+
+// readTag reads a tag once, from its start to its end: a command reads some dozens of
+// them, and reflect.StructTag.Get begins anew for each key.
+func readTag(field reflect.StructTag) (t tag) {
+	for text := string(field); ; {
+		key, rest, found := strings.Cut(strings.TrimLeft(text, " "), ":")
+		quoted, err := strconv.QuotedPrefix(rest)
+		if !found || err != nil {
+			return t
+		}
+		text = rest[len(quoted):]
+		if part := t.part(key); part != nil {
+			*part, _ = strconv.Unquote(quoted) // it is quoted: QuotedPrefix says so
+		}
+	}
+}
+
+func (t *tag) part(key string) *string {
+	switch key {
+	case "opt":
+		return &t.name
+	case "type":
+		return &t.typ
+	case "default":
+		return &t.def
+	case "help":
+		return &t.help
+	case "enum":
+		return &t.enum
+	case "deprecated":
+		return &t.deprecated
+	case "hidden":
+		return &t.hidden
+	case "runtime":
+		return &t.runtime
+	}
+	return nil
 }
 
 // Lookup returns the option called name, nil if there is none.

@@ -24,7 +24,17 @@ func Main() {
 	if len(os.Args) > 1 && os.Args[1] == "mount" && program.KindOf(program.Name(os.Args)) == program.Cowl {
 		becomeMounter(os.Args)
 	}
-	program.Main(func(ctx context.Context, s program.Streams) int { return Run(ctx, s, os.Args) })
+	run := func(ctx context.Context, s program.Streams) int { return Run(ctx, s, os.Args) }
+	if reads(os.Args) {
+		program.MainOfReader(run)
+	}
+	program.Main(run)
+}
+
+// reads reports whether args, the name first, ask for a command that is short and changes nothing.
+func reads(args []string) bool {
+	kind := program.KindOf(program.Name(args))
+	return (kind == program.Image || kind == program.Cowl) && len(args) > 1 && args[1] == "info"
 }
 
 // agent reports whether args ask for the guest agent, the name first, and under which

@@ -39,6 +39,18 @@ type Streams struct {
 // SIGINT, SIGTERM or SIGHUP, unless the signal was ignored when the process started; a
 // second signal ends the process at once.
 func Main(run func(ctx context.Context, s Streams) int) {
+	start(func(ctx context.Context, s Streams) int {
+		ctx.Done() // signals are caught from here on
+		return run(ctx, s)
+	})
+}
+
+// MainOfReader is Main for a command that changes nothing. A signal ends the process at
+// once until something waits for the end of the context of run: catching signals takes
+// two threads, which are a good part of what a short command costs.
+func MainOfReader(run func(ctx context.Context, s Streams) int) { start(run) }
+
+func start(run func(ctx context.Context, s Streams) int) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}

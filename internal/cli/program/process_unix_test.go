@@ -29,6 +29,20 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(s.Stdout, "asked")
 			select {}
 		})
+	case "reader":
+		MainOfReader(func(ctx context.Context, s Streams) int {
+			fmt.Fprintln(s.Stdout, "ready")
+			<-time.After(time.Minute) // the runtime ends a process whose goroutines all wait for each other
+			return 0
+		})
+	case "patient":
+		MainOfReader(func(ctx context.Context, s Streams) int {
+			end := ctx.Done()
+			fmt.Fprintln(s.Stdout, "ready")
+			<-end
+			fmt.Fprintln(s.Stdout, "asked")
+			return 0
+		})
 	case "server":
 		Main(func(ctx context.Context, s Streams) int {
 			EndsOrderly(ctx)
@@ -94,5 +108,26 @@ func TestOrderlyEnd(t *testing.T) {
 	_ = cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 7 {
 		t.Errorf("exit code %d, want 7", code)
+	}
+}
+
+// A command that changes nothing ends at once, unless it waits for its context.
+func TestReader(t *testing.T) {
+	defer testkit.HeedSignals()()
+	for kind, rest := range map[string]string{"reader": "", "patient": "asked\n"} {
+		cmd, line := child(t, kind)
+		if got := line(); got != "ready\n" {
+			t.Fatalf("%s: %q", kind, got)
+		}
+		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		if got := line(); got != rest {
+			t.Errorf("%s: %q after the signal, want %q", kind, got, rest)
+		}
+		_ = cmd.Wait()
+		if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != syscall.SIGINT {
+			t.Errorf("%s: %v, want the end by the signal", kind, cmd.ProcessState)
+		}
 	}
 }

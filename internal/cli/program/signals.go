@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 )
 
@@ -24,12 +25,17 @@ func EndsOrderly(ctx context.Context) {
 	}
 }
 
-// catchSignals returns a context that ends with the first signal. The second one
-// ends the process.
+// catchSignals returns a context that ends with the first signal, once signals are
+// caught. The second one ends the process.
 func catchSignals(ctx context.Context) (context.Context, *signals) {
 	s := &signals{}
 	ctx, cancel := context.WithCancel(context.WithValue(ctx, signalsKey{}, s))
 	ignoreBrokenPipes()
+	return &waited{Context: ctx, arm: sync.OnceFunc(func() { s.catch(cancel) })}, s
+}
+
+// catch lets signals end a context from here on.
+func (s *signals) catch(cancel context.CancelFunc) {
 	ch := make(chan os.Signal, 2)
 	for _, sig := range endSignals {
 		if !signal.Ignored(sig) {
@@ -43,7 +49,18 @@ func catchSignals(ctx context.Context) (context.Context, *signals) {
 		second := <-ch
 		dieOf(second)
 	}()
-	return ctx, s
+}
+
+// waited is a context that arms what ends it when something waits for its end first.
+type waited struct {
+	context.Context
+	arm func()
+}
+
+// Done implements context.Context.
+func (w *waited) Done() <-chan struct{} {
+	w.arm()
+	return w.Context.Done()
 }
 
 // end lets the process die of the signal that interrupted it, so that the process

@@ -1,6 +1,7 @@
 package qemuimg
 
 import (
+	"bytes"
 	"context"
 
 	"github.com/cowl-disk/cowl/block"
@@ -42,7 +43,10 @@ func (c *call) info(chain, limits bool) int {
 	}
 	switch {
 	case !c.json:
-		err = render.Info(c.Stdout, list)
+		var text bytes.Buffer // one write, not one a line
+		if err = render.Info(&text, list); err == nil {
+			_, err = c.Stdout.Write(text.Bytes())
+		}
 	case chain:
 		err = render.JSON(c.Stdout, renderNames(list))
 	default:
