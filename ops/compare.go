@@ -234,40 +234,96 @@ func statusOf(ctx context.Context, img *block.Image, known *lastData, off, n int
 	return st, nil
 }
 
+// viewMin is the length in bytes from which looking at bytes where the system keeps them
+// is cheaper than reading them.
+const viewMin = 128 << 10
+
+// comparePiece is how much is read at a time: few enough bytes that those of both disks
+// are in the cache of the processor when they are compared.
+const comparePiece = 256 << 10
+
 func (c *comparer) compare(ctx context.Context, s span) error {
 	defer func() { c.meter.set(c.done.Add(s.n)) }()
 	if c.first.Load() < s.off {
 		return nil
 	}
-	if s.only != nil {
-		p := bufpool.Get(int(s.n))
-		defer bufpool.Put(p)
-		if _, err := s.only.ReadAt(ctx, p, s.off); err != nil && err != io.EOF {
-			return &CompareError{s.only, s.off, err}
-		}
-		if !zero.IsZero(p) {
-			c.found(s.off + sector(firstNonZero(p)))
-		}
+	at, seen := c.view(ctx, s)
+	if seen {
+		c.differ(s, at)
 		return nil
 	}
-	pa, pb := bufpool.Get(int(s.n)), bufpool.Get(int(s.n))
+	pa, pb := bufpool.Get(comparePiece), bufpool.Get(comparePiece)
 	defer bufpool.Put(pa)
 	defer bufpool.Put(pb)
-	if _, err := c.a.ReadAt(ctx, pa, s.off); err != nil && err != io.EOF {
-		return &CompareError{c.a, s.off, err}
-	}
-	if _, err := c.b.ReadAt(ctx, pb, s.off); err != nil && err != io.EOF {
-		return &CompareError{c.b, s.off, err}
-	}
-	if !bytes.Equal(pa, pb) {
-		c.found(s.off + sector(firstDifferent(pa, pb)))
+	for s.n > 0 {
+		piece := span{s.off, min(s.n, comparePiece), s.only}
+		at, err := c.read(ctx, piece, pa[:piece.n], pb[:piece.n])
+		if err != nil {
+			return err
+		}
+		if c.differ(piece, at) {
+			return nil
+		}
+		s.off, s.n = s.off+piece.n, s.n-piece.n
 	}
 	return nil
 }
 
+// differ notes a difference at so many bytes behind the start of a span, none if that is
+// its end.
+func (c *comparer) differ(s span, at int) bool {
+	if int64(at) == s.n {
+		return false
+	}
+	c.found(s.off + sector(at))
+	return true
+}
+
+// view looks for the first difference without reading, and tells whether that could be
+// done. at is s.n if there is none.
+func (c *comparer) view(ctx context.Context, s span) (at int, seen bool) {
+	switch {
+	case s.n < viewMin:
+	case s.only != nil:
+		seen = s.only.View(ctx, s.off, s.n, func(p []byte) { at = firstNonZero(p) })
+	default:
+		inner := false
+		seen = c.a.View(ctx, s.off, s.n, func(pa []byte) {
+			inner = c.b.View(ctx, s.off, s.n, func(pb []byte) { at = firstDifferent(pa, pb) })
+		})
+		seen = seen && inner
+	}
+	return at, seen
+}
+
+// read looks for the first difference with buffers of the length of a span.
+func (c *comparer) read(ctx context.Context, s span, pa, pb []byte) (at int, err error) {
+	fill := func(img *block.Image, p []byte) error {
+		if _, err := img.ReadAt(ctx, p, s.off); err != nil && err != io.EOF {
+			return &CompareError{img, s.off, err}
+		}
+		return nil
+	}
+	if s.only != nil {
+		err := fill(s.only, pa)
+		return firstNonZero(pa), err
+	}
+	if err := fill(c.a, pa); err != nil {
+		return 0, err
+	}
+	if err := fill(c.b, pb); err != nil {
+		return 0, err
+	}
+	return firstDifferent(pa, pb), nil
+}
+
 func sector(n int) int64 { return int64(n) &^ 511 }
 
+// firstNonZero returns len(p) if all bytes are zero.
 func firstNonZero(p []byte) int {
+	if zero.IsZero(p) {
+		return len(p)
+	}
 	for i, b := range p {
 		if b != 0 {
 			return i
@@ -276,7 +332,11 @@ func firstNonZero(p []byte) int {
 	return len(p)
 }
 
+// firstDifferent returns len(a) if a and b, which are as long, have the same bytes.
 func firstDifferent(a, b []byte) int {
+	if bytes.Equal(a, b) {
+		return len(a)
+	}
 	for i := range a {
 		if a[i] != b[i] {
 			return i

@@ -470,6 +470,15 @@ type NewDataExpecter interface{ ExpectNewData() }
 // reading at offsets beside the node's methods; nil if it must not be read so.
 type FileHolder interface{ File() *os.File }
 
+// Viewer is implemented by Storage whose bytes can be looked at where the system keeps
+// them, without a copy. View calls look with the length bytes at off, which look must
+// neither change nor keep, and reports whether look saw them. If it did not, because
+// there is no such view or the bytes went away meanwhile, look may have run in part and
+// the bytes are to be read: that gives the error if there is one.
+type Viewer interface {
+	View(ctx context.Context, off, length int64, look func(p []byte)) bool
+}
+
 // Identifier is implemented by Storage on this machine. Identity returns the
 // same text for two nodes of one object, whatever names they were opened by, and ""
 // if that is not known.

@@ -1,0 +1,102 @@
+package file
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cowl-disk/cowl/block/driver"
+)
+
+// viewed makes a file with content of so many bytes.
+func viewed(t *testing.T, size int) (*node, []byte) {
+	t.Helper()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	content := make([]byte, size)
+	for i := range content {
+		content[i] = byte(rnd.Uint32())
+	}
+	name := filepath.Join(t.TempDir(), "viewed")
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n, err := openNode(name, driver.Access{}, driver.Cache{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close(context.Background()) })
+	return n, content
+}
+
+func TestView(t *testing.T) {
+	const size = 300_000
+	n, content := viewed(t, size)
+	for _, r := range []struct {
+		off, length int64
+		want        bool
+	}{
+		{0, size, true}, {0, 1, true}, {1, 4095, true}, {4095, 2, true}, {4096, 4096, true}, {65_537, 200_000, true}, {size - 1, 1, true},
+		{size - 1, 2, false}, {size, 1, false}, {-1, 10, false}, {1 << 62, 10, false},
+	} {
+		called := false
+		got := n.View(t.Context(), r.off, r.length, func(p []byte) {
+			called = true
+			if !bytes.Equal(p, content[r.off:r.off+r.length]) {
+				t.Errorf("%d bytes at %d: other bytes", r.length, r.off)
+			}
+		})
+		if got != r.want || called != r.want {
+			t.Errorf("%d bytes at %d: %t, called: %t", r.length, r.off, got, called)
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if n.View(ended, 0, 10, func([]byte) {}) {
+		t.Error("a view for a context that has ended")
+	}
+	direct, err := openNode(n.name, driver.Access{}, driver.Cache{Direct: true})
+	if err != nil {
+		t.Skip("no direct I/O here: ", err)
+	}
+	defer direct.Close(t.Context())
+	if direct.View(t.Context(), 0, 4096, func([]byte) {}) {
+		t.Error("a view of a file whose pages the system must not keep")
+	}
+}
+
+// A file that is cut off while somebody looks ends the view, not the process.
+func TestViewOfWhatGoesAway(t *testing.T) {
+	n, _ := viewed(t, 1<<20)
+	sum, passed := byte(0), false
+	if n.View(t.Context(), 0, 1<<20, func(p []byte) {
+		if err := os.Truncate(n.name, 4096); err != nil {
+			t.Error(err)
+		}
+		sum += p[1<<20-1]
+		passed = true
+	}) || passed {
+		t.Errorf("the bytes were seen: %d", sum)
+	}
+	if n.View(t.Context(), 0, 1<<20, func([]byte) {}) {
+		t.Error("a view across the end of the file")
+	}
+}
+
+// A panic of the caller's own is not taken for memory that went away.
+func TestViewPanics(t *testing.T) {
+	n, _ := viewed(t, 4096)
+	var none *node
+	for name, fail := range map[string]func(){"nil": func() { none.size.Add(1) }, "own": func() { panic("own") }} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: the panic is gone", name)
+				}
+			}()
+			n.View(t.Context(), 0, 4096, func([]byte) { fail() })
+		}()
+	}
+}
