@@ -100,20 +100,22 @@ func build(table []uint32, lens []uint8, root int, entry func(symbol, n int) uin
 			next[n]++
 		}
 	}
+	// The first 1<<length entries are those for so many bits: twice as many begin as
+	// these, two times.
 	code, length := uint32(0), 1
 	second, secondBits, prefix := 1<<root, 0, uint32(1<<32-1)
 	rest := count // of symbols that have no entry yet
 	for _, s := range sorted[:used] {
 		for rest[length] == 0 {
+			if length < root {
+				copy(table[1<<length:2<<length], table[:1<<length])
+			}
 			length++
 			code <<= 1
 		}
 		reversed := bits.Reverse32(code) >> (32 - length)
 		if length <= root {
-			e := entry(int(s), length)
-			for i := int(reversed); i < 1<<root; i += 1 << length {
-				table[i] = e
-			}
+			table[reversed] = entry(int(s), length)
 		} else {
 			if p := reversed & (1<<root - 1); p != prefix {
 				// Another second table, large enough for the codes that begin so.
@@ -135,6 +137,9 @@ func build(table []uint32, lens []uint8, root int, entry func(symbol, n int) uin
 		}
 		code++
 		rest[length]--
+	}
+	for ; length < root; length++ {
+		copy(table[1<<length:2<<length], table[:1<<length])
 	}
 	return true
 }
