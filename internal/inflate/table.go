@@ -100,8 +100,8 @@ func build(table []uint32, lens []uint8, root int, entry func(symbol, n int) uin
 			next[n]++
 		}
 	}
-	// The first 1<<length entries are those for so many bits: twice as many begin as
-	// these, two times.
+	// table[:1<<length] is the table of the codes up to that length. The one of the next
+	// length starts as two copies of it.
 	code, length := uint32(0), 1
 	second, secondBits, prefix := 1<<root, 0, uint32(1<<32-1)
 	rest := count // of symbols that have no entry yet
