@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -90,7 +91,13 @@ func (c *client) get(ctx context.Context, off, n int64) (*answer, error) {
 	at := c.at
 	c.mu.Unlock()
 	w := newWatched(ctx, c.idle)
-	r, err := http.NewRequestWithContext(w.ctx, http.MethodGet, at.String(), nil)
+	var conn *inet.Bulk
+	traced := httptrace.WithClientTrace(w.ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		if conn = bulk(info.Conn); conn != nil {
+			conn.Begin()
+		}
+	}})
+	r, err := http.NewRequestWithContext(traced, http.MethodGet, at.String(), nil)
 	if err != nil {
 		w.Close()
 		return nil, err
@@ -116,8 +123,26 @@ func (c *client) get(ctx context.Context, off, n int64) (*answer, error) {
 		w.Close()
 		return nil, requestError(err)
 	}
+	if conn != nil {
+		conn.Expect(resp.ContentLength)
+	}
 	w.start(resp.Body)
 	return &answer{Response: resp, body: w}, nil
+}
+
+// bulk returns the connection below others, nil if there is none of ours.
+func bulk(c net.Conn) *inet.Bulk {
+	for c != nil {
+		if b, ok := c.(*inet.Bulk); ok {
+			return b
+		}
+		above, ok := c.(interface{ NetConn() net.Conn }) // TLS
+		if !ok {
+			break
+		}
+		c = above.NetConn()
+	}
+	return nil
 }
 
 // DialError says that a server, or the proxy, could not be connected to.
@@ -156,8 +181,11 @@ func requestError(err error) error {
 // connect is what the transport dials with.
 func connect(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := inet.Dial(ctx, network, address)
-	if err == nil || ctx.Err() != nil {
-		return c, err
+	if err == nil {
+		return inet.NewBulk(c), nil
+	}
+	if ctx.Err() != nil {
+		return nil, err
 	}
 	e := &DialError{Host: address, Err: err}
 	if host, port, serr := net.SplitHostPort(address); serr == nil {

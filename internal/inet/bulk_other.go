@@ -1,0 +1,10 @@
+//go:build !linux
+
+package inet
+
+import (
+	"errors"
+	"net"
+)
+
+func setLowWater(net.Conn, int) error { return errors.ErrUnsupported }
