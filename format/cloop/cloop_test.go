@@ -193,7 +193,7 @@ func TestBomb(t *testing.T) {
 // FuzzImage opens and reads images of any content.
 func FuzzImage(f *testing.F) {
 	f.Add(build(f, content(3000), 512))
-	f.Add(build(f, content(100000), 65536))
+	f.Add(build(f, content(20000), 8192))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		img, err := open(b, block.OpenOptions{Budget: &driver.Budget{MaxMemory: 16 << 20}})
 		if err != nil {
