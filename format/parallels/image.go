@@ -44,8 +44,8 @@ func open(ctx context.Context, req *driver.OpenRequest) (_ *image, err error) {
 	if im.Disk, err = blockmap.New(l, blockmap.Hooks{FirstWrite: im.firstWrite, Closing: im.closing}, req.File, req.Env, int64(h.sectors)*sectorSize); err != nil {
 		return nil, err
 	}
-	if req.Access.Write && !req.Access.Check && (h.wasUnsafe || h.dataOffWrong) {
-		if _, err := im.Check(ctx, driver.CheckFix{Leaks: true, Errors: true}, req.Env.Report, nil); err != nil {
+	if req.Access.Write && !req.Access.Check {
+		if err := im.repairOnOpen(ctx, req.Env.Report); err != nil {
 			im.Release()
 			return nil, driver.Errorf(driver.ErrCorrupt, "could not repair corrupted image: %w", err)
 		}
@@ -58,7 +58,7 @@ func (im *image) layout(h *header) blockmap.Layout {
 	unit, start := h.unit(), h.dataStart
 	l := blockmap.Layout{
 		Noun: "cluster", Unit: h.cluster(), Table: headerSize, Entries: int64(h.entries), Width: 4, Order: binary.LittleEndian,
-		First: start, Lowest: roundUp(h.tableEnd(), sectorSize), Align: h.cluster(), Limit: math.MaxUint32 * unit, FreeUnits: true, Reuse: true, WholeUnits: true,
+		First: roundUp(start, unit), Lowest: roundUp(h.tableEnd(), sectorSize), Align: h.cluster(), Limit: math.MaxUint32 * unit, FreeUnits: true, Reuse: true, WholeUnits: true,
 		Decode: func(raw uint64) blockmap.Entry {
 			if raw == 0 {
 				return blockmap.Entry{}
@@ -72,9 +72,12 @@ func (im *image) layout(h *header) blockmap.Layout {
 			return 0
 		},
 	}
-	if end := im.file.Size(); h.extOff != 0 && end > start {
+	if !h.ext {
+		l.Grain = sectorSize
+	}
+	if h.extOff != 0 {
 		// Where the clusters of the extension lie is not looked at: all there is stays.
-		l.Reserved = []driver.Range{{Offset: start, Length: end - start}}
+		l.AtEnd, l.Reuse = true, false
 	}
 	return l
 }

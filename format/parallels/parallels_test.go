@@ -285,3 +285,132 @@ func TestBacking(t *testing.T) {
 	l.Want(img, 2*cluster, fill(3))
 	l.Want(img, 3*cluster, fill(4))
 }
+
+// TestTwiceWhenOpened: a cluster that two entries name is copied when the image is opened for writing, with the
+// line of QEMU, and a write to one does not show in the other. Neither reading nor looking changes anything.
+func TestTwiceWhenOpened(t *testing.T) {
+	l := newLab(t)
+	l.Poke("a", table+4, 4, 1)
+	l.Poke("a", table+8, 4, 900) // outside: stays an error
+	if res, _ := l.Check("a", driver.CheckFix{}); res.Corruptions != 2 {
+		t.Fatalf("%+v", res)
+	}
+	if l.Peek("a", table+4, 4) != 1 {
+		t.Fatal("a check without a repair has changed the table")
+	}
+	var lines []string
+	img, err := l.TryOpen("a", block.OpenOptions{Write: true, Unmap: true, Messages: block.Messages{Report: func(line string) { lines = append(lines, line) }}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"Repairing duplicate offset in BAT entry 1"}; !slices.Equal(lines, want) {
+		t.Errorf("%q, want %q", lines, want)
+	}
+	l.Write(img, 0, fill(9))
+	l.Write(img, 20*cluster, fill(8))
+	for at, b := range map[int64]byte{0: 9, 1: 1, 3: 4, 20: 8} {
+		l.Want(img, at*cluster, fill(b))
+	}
+	if _, err := img.ReadAt(t.Context(), make([]byte, cluster), 2*cluster); err == nil {
+		t.Error("a cluster behind the end of the file was read")
+	}
+	l.Close(img)
+	if l.Peek("a", table+8, 4) != 900 {
+		t.Error("an entry that names nothing was given up without being asked for")
+	}
+	if res, lines := l.Check("a", driver.CheckFix{}); res.Corruptions != 1 {
+		t.Errorf("%+v %q", res, lines)
+	}
+}
+
+// TestTwiceTooOften: what is opened does not grow to many times its size by copies that nobody asked for.
+func TestTwiceTooOften(t *testing.T) {
+	l := newLab(t)
+	for i := range 60 {
+		l.Poke("a", table+4*int64(i), 4, 1)
+	}
+	size := l.Mem.Disk("a").Size()
+	if _, err := l.TryOpen("a", block.OpenOptions{Write: true}); !errors.Is(err, driver.ErrCorrupt) {
+		t.Errorf("error %v", err)
+	}
+	if got := l.Mem.Disk("a").Size(); got != size {
+		t.Errorf("the file has %d bytes, and had %d", got, size)
+	}
+}
+
+// oldImage is an image of the older kind whose clusters begin at the given sectors, each full of its number.
+func oldImage(dataOff uint32, tracks int, at ...uint32) []byte {
+	le := binary.LittleEndian
+	b := append([]byte{}, "WithoutFreeSpace"...)
+	for _, v := range []uint32{2, 16, 1, uint32(tracks), uint32(len(at)), uint32(tracks * len(at)), 0, 0, dataOff, 0, 0, 0} {
+		b = le.AppendUint32(b, v)
+	}
+	for _, v := range at {
+		b = le.AppendUint32(b, v)
+	}
+	for i, v := range at {
+		if v == 0 {
+			continue
+		}
+		b = append(b, make([]byte, max(0, (int(v)+tracks)*512-len(b)))...)
+		copy(b[v*512:], bytes.Repeat([]byte{byte(i + 1)}, tracks*512))
+	}
+	return b
+}
+
+// TestOddPlaces: clusters of the older kind lie at any sector, also not at multiples of a cluster from the
+// first one. They do not overlap because of that, and room is found that is free.
+func TestOddPlaces(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"no multiples":   oldImage(2, 8, 11, 3, 0, 19, 0, 40),
+		"63 sectors":     oldImage(0, 63, 1+63+5, 1, 1+2*63+7, 0, 0, 0),
+		"in a long hole": oldImage(1, 8, 80, 1, 0, 0, 0, 0),
+	} {
+		t.Run(name, func(t *testing.T) {
+			unit := int64(binary.LittleEndian.Uint32(b[28:])) * 512
+			l := drivertest.NewLab(t, parallels.New(), binary.LittleEndian)
+			disk := mem.NewDisk(0)
+			if _, err := disk.WriteAt(t.Context(), b, 0); err != nil {
+				t.Fatal(err)
+			}
+			l.Mem.Add("a", disk)
+			if res, lines := l.Check("a", driver.CheckFix{}); res.Corruptions+res.Leaks != 0 {
+				t.Fatalf("%+v %q", res, lines)
+			}
+			img := l.Open("a")
+			want := make([]byte, img.Size())
+			if _, err := img.ReadAt(t.Context(), want, 0); err != nil {
+				t.Fatal(err)
+			}
+			for i := range int64(6) {
+				p := bytes.Repeat([]byte{byte(0x80 + i)}, int(unit/2))
+				l.Write(img, i*unit, p)
+				copy(want[i*unit:], p)
+			}
+			l.Close(img)
+			img = l.Open("a")
+			l.Want(img, 0, want)
+			l.Close(img)
+			if res, lines := l.Check("a", driver.CheckFix{}); res.Corruptions+res.Leaks != 0 {
+				t.Fatalf("after writing: %+v %q", res, lines)
+			}
+			if got := l.Mem.Disk("a").Size(); name == "in a long hole" && got != int64(len(b)) {
+				t.Errorf("the file has %d bytes, and had %d with room", got, len(b))
+			}
+		})
+	}
+}
+
+// TestOddDataOffset: entries of the newer kind count in clusters, wherever the data begin.
+func TestOddDataOffset(t *testing.T) {
+	l := newLab(t)
+	l.Poke("a", 48, 4, 11) // sectors: no multiple of a cluster
+	img := l.Open("a")
+	l.Write(img, 30*cluster, fill(7))
+	l.Close(img)
+	img = l.Open("a")
+	for at, b := range map[int64]byte{0: 1, 1: 2, 2: 3, 3: 4, 30: 7} {
+		l.Want(img, at*cluster, fill(b))
+	}
+	l.Close(img)
+}

@@ -327,6 +327,7 @@ func TestPlaces(t *testing.T) {
 		}
 		last := r.Int64N(total + total/4)
 		var holes []int64
+		var wide []int64 // places for units of seven
 		var units, run int64
 		for i := int64(0); i < min(last, total); i++ {
 			if taken[i] {
@@ -337,10 +338,16 @@ func TestPlaces(t *testing.T) {
 				holes = append(holes, 1000+10*i)
 			}
 			if run++; run == 7 {
+				if len(wide) < maxHoles {
+					wide = append(wide, 1000+10*(i-6))
+				}
 				units, run = units+1, 0
 			}
 		}
-		if got := p.holes(1000 + 10*last); !slices.Equal(got, holes) {
+		if got := p.holes(1000+10*last, 70); !slices.Equal(got, wide) {
+			t.Fatalf("%d holes of seven before %d of %d, want %d", len(got), last, total, len(wide))
+		}
+		if got := p.holes(1000+10*last, 10); !slices.Equal(got, holes) {
 			t.Fatalf("%d holes before %d of %d, want %d", len(got), last, total, len(holes))
 		}
 		if got := p.unitsFree(1000+10*last, 70); got != units {

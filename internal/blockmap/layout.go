@@ -55,7 +55,8 @@ type Layout struct {
 	// tables that Dir names.
 	Reserved []driver.Range
 	// Grain is the unit in which places are counted to find those that are used twice or
-	// not at all, 0 for Align. Units of other programs may lie at odd multiples of it.
+	// not at all, 0 for Align. Units of other programs may lie at odd multiples of it; with
+	// Reuse, units of ours, too, where such were given up.
 	Grain int64
 	// Trailer is how many bytes the Linking hook writes behind the last unit.
 	Trailer int64

@@ -159,19 +159,19 @@ func nextBit(b *[pagePlaces / 64]uint64, i, last int64, flip uint64) int64 {
 	return last
 }
 
-// holes lists the places for units before end that are not in the set, the first maxHoles of
+// holes lists the places for units of unit bytes before end that are not in the set, the first maxHoles of
 // them.
-func (p *places) holes(end int64) []int64 {
+func (p *places) holes(end, unit int64) []int64 {
 	var list []int64
 	if p.n == 0 {
 		return nil
 	}
 	for from, n := range p.free((end - p.first) / p.grain) {
-		for i := range n {
+		for i := range n * p.grain / unit {
 			if len(list) == maxHoles {
 				return list
 			}
-			list = append(list, p.first+(from+i)*p.grain)
+			list = append(list, p.first+from*p.grain+i*unit)
 		}
 	}
 	return list

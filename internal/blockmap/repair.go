@@ -182,8 +182,8 @@ func (m *Disk) Compact(ctx context.Context) error {
 		end = max(end, units[n-1].host+l.Unit)
 	}
 	var holes []int64
-	if l.Grain == 0 { // else the places are not those of units
-		holes = used.holes(end)
+	if l.Grain == 0 || l.Reuse { // else the places are not those of units
+		holes = used.holes(end, l.Unit)
 	}
 	last := len(units)
 	for ; last > 0 && len(holes) > 0 && holes[0] < units[last-1].host && units[last-1].host >= fixed; last-- {

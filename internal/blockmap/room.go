@@ -16,6 +16,7 @@ import (
 type room struct {
 	mu         sync.Mutex
 	known      bool               // next and fresh are
+	twice      bool               // entries named a place that another one has, too; with Reuse
 	next       int64              // all that is used lies before it
 	floor      int64              // no unit may begin before it, whatever the layout says; see Vacate
 	fresh      int64              // nothing was ever written from here on
@@ -50,7 +51,7 @@ func (m *Disk) needRoom(ctx context.Context) error {
 		return nil
 	}
 	// Nothing was allocated yet: the file has all entries that name a place.
-	end, holes, err := m.usedEnd(ctx)
+	end, holes, twice, err := m.usedEnd(ctx)
 	if err != nil {
 		return err
 	}
@@ -74,13 +75,27 @@ func (m *Disk) needRoom(ctx context.Context) error {
 		end = max(end, host+m.l.Unit)
 	}
 	r.free = slices.DeleteFunc(holes, func(host int64) bool { _, ok := given[host]; return ok })
-	r.next, r.fresh, r.known = end, max(end, m.file.Size()), true
+	r.next, r.fresh, r.known, r.twice = end, max(end, m.file.Size()), true, twice
 	return nil
 }
 
+// Overlaps says whether entries name a place that another one has, too, so that a write to one unit
+// would show in another one. All tables are read for it, once: what it finds out about free room is
+// kept for the first allocation, unless there is something to repair. For layouts with Reuse, before
+// the first change.
+func (m *Disk) Overlaps(ctx context.Context) (bool, error) {
+	if err := m.needRoom(ctx); err != nil {
+		return false, err
+	}
+	m.room.mu.Lock()
+	defer m.room.mu.Unlock()
+	m.room.known = !m.room.twice
+	return m.room.twice, nil
+}
+
 // usedEnd returns where the last unit or table in use ends and, with Reuse, which
-// places before that are free.
-func (m *Disk) usedEnd(ctx context.Context) (end int64, holes []int64, err error) {
+// places before that are free and whether one is named twice.
+func (m *Disk) usedEnd(ctx context.Context) (end int64, holes []int64, twice bool, err error) {
 	l := &m.l
 	end = l.reservedEnd()
 	if l.AtEnd {
@@ -89,7 +104,7 @@ func (m *Disk) usedEnd(ctx context.Context) (end int64, holes []int64, err error
 	var used places
 	if l.Reuse {
 		if used, err = m.newPlaces(); err != nil {
-			return 0, nil, err
+			return 0, nil, false, err
 		}
 		defer used.release()
 		for _, r := range l.Reserved {
@@ -104,7 +119,8 @@ func (m *Disk) usedEnd(ctx context.Context) (end int64, holes []int64, err error
 		switch e.State {
 		case Data:
 			end = max(end, e.Host+l.Unit)
-			used.take(e.Host, l.Unit)
+			_, again := used.take(e.Host, l.Unit)
+			twice = twice || again
 		case Encoded:
 			end = max(end, e.Host+e.Length)
 		}
@@ -114,9 +130,9 @@ func (m *Disk) usedEnd(ctx context.Context) (end int64, holes []int64, err error
 		err = used.err
 	}
 	if l.Reuse {
-		holes = used.holes(end)
+		holes = used.holes(end, l.Unit)
 	}
-	return end, holes, err
+	return end, holes, twice, err
 }
 
 // End returns where what is in use ends, 0 if that is not known: nothing was allocated.
