@@ -135,6 +135,12 @@ func (c *copying) checkBitmaps(ctx context.Context, target *block.Image) error {
 		return nil
 	}
 	_, ok, err := target.Bitmaps().List(ctx)
+	if _, lists := target.Tree().Node().(driver.Bitmapper); err == nil && !lists && target.Tree().Driver().Desc().StoresBitmaps {
+		// Its format has bitmaps, which are not made here: it will do if there are none.
+		var list []driver.BitmapInfo
+		list, _, err = c.job.Sources[0].Bitmaps().List(ctx)
+		ok = len(list) == 0
+	}
 	if err == nil && !ok {
 		err = driver.Errorf(driver.ErrUnsupported, "format driver '%s' does not support bitmaps", target.Format())
 	}

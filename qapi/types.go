@@ -71,6 +71,11 @@ type InfoSpecificQcow2 struct {
 	CompressionType string            `json:"compression-type"`
 }
 
+// InfoSpecificParallels is the specific information of parallels, which QEMU has none of.
+type InfoSpecificParallels struct {
+	Bitmaps []Qcow2BitmapInfo `json:"bitmaps"`
+}
+
 // InfoSpecificVmdk is the specific information of vmdk.
 type InfoSpecificVmdk struct {
 	CID        uint32           `json:"cid"`
@@ -88,7 +93,7 @@ type VmdkExtentInfo struct {
 	Format      string `json:"format"`
 }
 
-// Qcow2BitmapInfo describes a persistent dirty bitmap.
+// Qcow2BitmapInfo describes a persistent dirty bitmap, also of a parallels image.
 type Qcow2BitmapInfo struct {
 	Name        string   `json:"name"`
 	Granularity uint32   `json:"granularity"`

@@ -93,5 +93,12 @@ func (parallelsDriver) Open(ctx context.Context, req *driver.OpenRequest) (drive
 	if o.Snapshot != "" {
 		return nil, driver.Errorf(driver.ErrInvalid, "'snapshot' is given, but the image is no bundle")
 	}
-	return open(ctx, req)
+	im, err := open(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if !req.Access.Write {
+		return &readOnlyImage{image: im, budget: req.Env.Budget}, nil
+	}
+	return im, nil
 }

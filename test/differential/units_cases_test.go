@@ -188,6 +188,9 @@ check -r leaks leak.parallels && check --output=json leak.parallels
 check -r all leak.parallels
 check off.parallels
 check -r all off.parallels
+convert --bitmaps -O qcow2 a.parallels new && info new
+convert --bitmaps -O raw a.parallels new
+convert --bitmaps -O parallels a.parallels new
 `,
 	"vpc": `
 create -f vpc -o subformat=fixed new 3M && info -f vpc new && info new
