@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/zero"
 )
 
 // viewed makes a file with content of so many bytes.
@@ -98,5 +99,28 @@ func TestViewPanics(t *testing.T) {
 			}()
 			n.View(t.Context(), 0, 4096, func([]byte) { fail() })
 		}()
+	}
+}
+
+// Code that compares many bytes at a time ends as well when they go away.
+func TestViewOfWhatGoesAwayAtOnce(t *testing.T) {
+	n, content := viewed(t, 1<<20)
+	for name, look := range map[string]func(p []byte) bool{
+		"equal": func(p []byte) bool { return bytes.Equal(p, content[4096:]) },
+		"zero":  zero.IsZero,
+	} {
+		passed := false
+		if n.View(t.Context(), 0, 1<<20, func(p []byte) {
+			if err := os.Truncate(n.name, 4096); err != nil {
+				t.Error(err)
+			}
+			look(p[4096:])
+			passed = true
+		}) || passed {
+			t.Errorf("%s: the bytes were seen", name)
+		}
+		if err := os.WriteFile(n.name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
