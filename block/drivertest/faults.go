@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -44,32 +45,72 @@ func (f *faults) hook(op mem.Op, _, _ int64) error {
 	return nil
 }
 
-// workload changes a disk in a fixed way and notes in l what becomes of it.
-func (f *faults) workload(img *block.Image, l *ledger, seed uint64) {
+// faultCase is a disk and the workload on it, with other failures in each run. What all
+// runs have in common is made once.
+type faultCase struct {
+	s       *suite
+	image   *mem.Disk // the new image
+	content []byte    // written before the workload, at faultContent
+	steps   []faultStep
+	ledger  *ledger // of the disk with the content
+}
+
+// faultContent is where the disk's first content lies.
+const faultContent = 4321
+
+// faultName is the image that a run uses.
+const faultName = "mem:fault"
+
+type faultStep struct {
+	kind   int
+	off, n int64
+	p      []byte // for a write
+}
+
+// newFaultCase makes an image and chooses a workload.
+func (s *suite) newFaultCase(t *testing.T, seed uint64) *faultCase {
+	t.Helper()
+	name := s.create(t, nil)
+	img := s.open(t, name, true)
+	size, cluster := img.Size(), img.Limits().ClusterSize
+	closeImage(t, img)
+	initial := make([]byte, size)
+	c := &faultCase{s: s, image: s.disk(name), content: initial[faultContent : faultContent+size/3]}
+	testkit.Fill(testkit.Rand(seed+1000), c.content)
+	c.ledger = newLedger(initial)
 	r := testkit.Rand(seed)
-	size := int64(len(l.want))
-	m := img.Limits().ClusterSize
 	for range faultSteps {
-		off, n := pick(r, size, m)
+		var step faultStep
+		step.off, step.n = pick(r, size, cluster)
+		if step.kind = r.IntN(10); step.kind > 4 {
+			step.p = make([]byte, step.n)
+			testkit.FillDisk(r, step.p)
+		}
+		c.steps = append(c.steps, step)
+	}
+	return c
+}
+
+// workload changes a disk in a fixed way and notes in l what becomes of it.
+func (f *faults) workload(img *block.Image, l *ledger, steps []faultStep) {
+	for _, step := range steps {
 		ctx, cancel := context.WithCancel(context.Background())
 		f.stop = cancel
-		switch r.IntN(10) {
+		switch step.kind {
 		case 0:
-			l.changed(make([]byte, n), off, img.WriteZeroes(ctx, off, n, driver.ZeroMayUnmap))
+			l.zeroed(step.off, step.n, img.WriteZeroes(ctx, step.off, step.n, driver.ZeroMayUnmap))
 		case 1:
-			_ = img.Discard(ctx, off, n)
-			l.discarded(off, n)
+			_ = img.Discard(ctx, step.off, step.n)
+			l.discarded(step.off, step.n)
 		case 2, 3:
 			if img.Flush(ctx) == nil {
 				l.flushed()
 			}
 		case 4:
-			compressedFault(ctx, img, l, off)
+			compressedFault(ctx, img, l, step.off)
 		default:
-			p := make([]byte, n)
-			testkit.FillDisk(r, p)
-			_, err := img.WriteAt(ctx, p, off)
-			l.changed(p, off, err)
+			_, err := img.WriteAt(ctx, step.p, step.off)
+			l.changed(step.p, step.off, err)
 		}
 		cancel()
 	}
@@ -99,32 +140,29 @@ func compressedFault(ctx context.Context, img *block.Image, l *ledger, off int64
 	l.changed(p[:in], off, img.WriteEncoded(ctx, off, enc))
 }
 
-// faultRun makes an image, with some content that is durable, runs the workload
+// run makes a copy of the image, with some content that is durable, runs the workload
 // with the given failures, and returns the image still open. total is how many
 // changes of the file there were.
-func (s *suite) faultRun(t *testing.T, seed uint64, f *faults) (name string, img *block.Image, l *ledger, total int64) {
+func (c *faultCase) run(t *testing.T, f *faults) (img *block.Image, total int64) {
 	t.Helper()
-	name = s.create(t, nil)
-	img = s.open(t, name, true)
-	l = newLedger(img.Size())
-	p := make([]byte, len(l.want)/3)
-	testkit.Fill(testkit.Rand(seed+1000), p)
-	if _, err := img.WriteAt(context.Background(), p, 4321); err != nil {
+	disk := c.image.Clone()
+	c.s.mem.Add(strings.TrimPrefix(faultName, "mem:"), disk)
+	img = c.s.open(t, faultName, true)
+	if _, err := img.WriteAt(context.Background(), c.content, faultContent); err != nil {
 		t.Fatal(err)
 	}
-	l.changed(p, 4321, nil)
 	if err := img.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	l.flushed()
-	s.disk(name).SetHook(f.hook)
-	f.workload(img, l, seed)
-	return name, img, l, f.count.Load()
+	c.ledger.reset()
+	disk.SetHook(f.hook)
+	f.workload(img, c.ledger, c.steps)
+	return img, f.count.Load()
 }
 
 // eachFault calls run with different changes of the file to fail, spread over
 // the workload.
-func (s *suite) eachFault(t *testing.T, run func(t *testing.T, seed uint64, n int64)) {
+func (s *suite) eachFault(t *testing.T, run func(t *testing.T, c *faultCase, n int64)) {
 	if !s.isFormat() {
 		t.Skip("faults are injected below formats")
 	}
@@ -136,13 +174,14 @@ func (s *suite) eachFault(t *testing.T, run func(t *testing.T, seed uint64, n in
 		runs = 4 // all faults are tried without the detector, which needs few to find a race
 	}
 	for seed := range uint64(2) {
-		_, img, l, total := s.faultRun(t, seed, &faults{})
-		if err := l.read(img, false); err != nil {
+		c := s.newFaultCase(t, seed)
+		img, total := c.run(t, &faults{})
+		if err := c.ledger.read(img, false); err != nil {
 			t.Fatalf("without any fault: %v", err)
 		}
 		closeImage(t, img)
 		for n := int64(1); n <= total; n += max(1, total*2/runs) {
-			t.Run(fmt.Sprintf("seed%d,change%dof%d", seed, n, total), func(t *testing.T) { run(t, seed, n) })
+			t.Run(fmt.Sprintf("seed%d,change%dof%d", seed, n, total), func(t *testing.T) { run(t, c, n) })
 		}
 	}
 }
@@ -151,8 +190,9 @@ func (s *suite) eachFault(t *testing.T, run func(t *testing.T, seed uint64, n in
 // moment. The request may fail; afterwards all that succeeded reads back, at
 // once and after reopening, and the image has leaks at most.
 func testFailOnce(t *testing.T, s *suite) {
-	s.eachFault(t, func(t *testing.T, seed uint64, n int64) {
-		name, img, l, _ := s.faultRun(t, seed, &faults{first: n, last: n})
+	s.eachFault(t, func(t *testing.T, c *faultCase, n int64) {
+		l := c.ledger
+		img, _ := c.run(t, &faults{first: n, last: n})
 		if err := l.read(img, false); errors.Is(err, errWrongContent) {
 			t.Fatalf("after the fault: %v", err)
 		}
@@ -163,8 +203,8 @@ func testFailOnce(t *testing.T, s *suite) {
 		if err := img.Close(context.Background()); err == nil && closed != nil {
 			t.Log("closing succeeded after a flush had failed")
 		}
-		s.disk(name).SetHook(nil)
-		s.checkDurable(t, name, l)
+		s.disk(faultName).SetHook(nil)
+		s.checkDurable(t, faultName, l)
 	})
 }
 
@@ -172,22 +212,24 @@ func testFailOnce(t *testing.T, s *suite) {
 // the machine dies. What was flushed before must be there.
 func testFailForGood(t *testing.T, s *suite) {
 	testkit.NoRace(t, "the requests are those of FailOnce")
-	s.eachFault(t, func(t *testing.T, seed uint64, n int64) {
-		name, img, l, _ := s.faultRun(t, seed, &faults{first: n, last: 1 << 62})
+	s.eachFault(t, func(t *testing.T, c *faultCase, n int64) {
+		l := c.ledger
+		img, _ := c.run(t, &faults{first: n, last: 1 << 62})
 		if err := l.read(img, false); errors.Is(err, errWrongContent) {
 			t.Fatalf("after the fault: %v", err)
 		}
 		_ = img.Close(context.Background())
-		s.disk(name).SetHook(nil)
-		s.checkDurable(t, name, l)
+		s.disk(faultName).SetHook(nil)
+		s.checkDurable(t, faultName, l)
 	})
 }
 
 // testCancelDuring cancels a request while it changes the file. That is no error
 // of the image: it goes on, and nothing is lost but what the request was about.
 func testCancelDuring(t *testing.T, s *suite) {
-	s.eachFault(t, func(t *testing.T, seed uint64, n int64) {
-		name, img, l, _ := s.faultRun(t, seed, &faults{first: n, last: n, cancel: true})
+	s.eachFault(t, func(t *testing.T, c *faultCase, n int64) {
+		l := c.ledger
+		img, _ := c.run(t, &faults{first: n, last: n, cancel: true})
 		if err := l.read(img, false); err != nil {
 			t.Fatalf("after the cancellation: %v", err)
 		}
@@ -196,8 +238,8 @@ func testCancelDuring(t *testing.T, s *suite) {
 		}
 		l.flushed()
 		closeImage(t, img)
-		s.disk(name).SetHook(nil)
-		s.checkDurable(t, name, l)
+		s.disk(faultName).SetHook(nil)
+		s.checkDurable(t, faultName, l)
 	})
 }
 

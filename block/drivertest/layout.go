@@ -86,9 +86,7 @@ func (s *suite) staleMemory(t *testing.T, name string, m *testkit.Model) {
 			for range 4 {
 				b := bufpool.Get(size)
 				defer bufpool.Put(b) // all at once, when every one is different
-				for i := 0; i < len(b); i += len(stale) {
-					copy(b[i:], stale)
-				}
+				repeat(b, stale)
 			}
 		}
 	}

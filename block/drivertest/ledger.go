@@ -16,18 +16,65 @@ type ledger struct {
 	want, durable []byte
 	unsure        []bool // a request for this byte has failed, or left it open
 	touched       []bool // changed, or tried to, since it was made durable
+	initial       []byte // what reset goes back to
+	got           []byte // what read has read
+	// pending are the ranges touched since the last flush, and changes those since reset.
+	pending, changes spans
 }
 
-func newLedger(size int64) *ledger {
-	return &ledger{make([]byte, size), make([]byte, size), make([]bool, size), make([]bool, size)}
+// spans are ranges [off, end) that do not overlap.
+type spans []span
+
+type span struct{ off, end int64 }
+
+func (s *spans) add(n span) {
+	rest := (*s)[:0]
+	for _, o := range *s {
+		if o.end < n.off || n.end < o.off {
+			rest = append(rest, o)
+			continue
+		}
+		n = span{min(o.off, n.off), max(o.end, n.end)}
+	}
+	*s = append(rest, n)
+}
+
+// newLedger makes the ledger of a disk that holds initial, which is durable.
+func newLedger(initial []byte) *ledger {
+	size := len(initial)
+	return &ledger{want: bytes.Clone(initial), durable: bytes.Clone(initial), unsure: make([]bool, size), touched: make([]bool, size),
+		initial: initial, got: make([]byte, size)}
+}
+
+// reset makes the ledger as it was when it was new.
+func (l *ledger) reset() {
+	for _, s := range l.changes {
+		copy(l.want[s.off:s.end], l.initial[s.off:s.end])
+		copy(l.durable[s.off:s.end], l.initial[s.off:s.end])
+		clear(l.unsure[s.off:s.end])
+		clear(l.touched[s.off:s.end])
+	}
+	l.pending, l.changes = l.pending[:0], l.changes[:0]
 }
 
 // changed notes a request that made the range p, or failed to.
 func (l *ledger) changed(p []byte, off int64, err error) {
-	end := off + int64(len(p))
-	copy(l.want[off:end], p)
-	set(l.touched[off:end], true)
-	set(l.unsure[off:end], err != nil)
+	copy(l.want[off:off+int64(len(p))], p)
+	l.mark(off, int64(len(p)), err != nil)
+}
+
+// zeroed notes a request that made n bytes zero, or failed to.
+func (l *ledger) zeroed(off, n int64, err error) {
+	clear(l.want[off : off+n])
+	l.mark(off, n, err != nil)
+}
+
+// mark notes that a range was touched, and whether it may be anything now.
+func (l *ledger) mark(off, n int64, unsure bool) {
+	set(l.touched[off:off+n], true)
+	set(l.unsure[off:off+n], unsure)
+	l.pending.add(span{off, off + n})
+	l.changes.add(span{off, off + n})
 }
 
 // set fills flags with v, by the piece: the race detector looks at every single
@@ -45,15 +92,15 @@ func set(flags []bool, v bool) {
 }
 
 // discarded notes that a range may be anything now.
-func (l *ledger) discarded(off, n int64) {
-	set(l.touched[off:off+n], true)
-	set(l.unsure[off:off+n], true)
-}
+func (l *ledger) discarded(off, n int64) { l.mark(off, n, true) }
 
 // flushed notes a successful flush.
 func (l *ledger) flushed() {
-	copy(l.durable, l.want)
-	copy(l.touched, l.unsure)
+	for _, s := range l.pending {
+		copy(l.durable[s.off:s.end], l.want[s.off:s.end])
+		copy(l.touched[s.off:s.end], l.unsure[s.off:s.end])
+	}
+	l.pending = l.pending[:0]
 }
 
 // read reads the disk; err is a real failure, of reading or of content. With
@@ -63,7 +110,8 @@ func (l *ledger) read(img *block.Image, durable bool) error {
 	if durable {
 		want, open = l.durable, l.touched
 	}
-	p := make([]byte, len(want))
+	p := l.got
+	repeat(p, []byte{0xa5}) // what a driver leaves out is seen
 	if n, err := img.ReadAt(context.Background(), p, 0); n != len(p) || err != nil && err != io.EOF {
 		return fmt.Errorf("read %d of %d: %w", n, len(p), err)
 	}
@@ -79,4 +127,11 @@ func (l *ledger) read(img *block.Image, durable bool) error {
 		}
 	}
 	return nil
+}
+
+// repeat fills p with copies of pattern.
+func repeat(p, pattern []byte) {
+	for n := copy(p, pattern); n < len(p); n *= 2 {
+		copy(p[n:], p[:n])
+	}
 }

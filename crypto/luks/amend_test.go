@@ -178,6 +178,7 @@ type write struct {
 // TestAmendCrash stops changes at every write, with any of the sectors of that
 // write done or not, and wants the volume to open with a key that it had or gets.
 func TestAmendCrash(t *testing.T) {
+	testkit.NoRace(t, "one caller")
 	slots := []int64{0, 1, 6, 7}
 	for _, c := range []struct {
 		name   string

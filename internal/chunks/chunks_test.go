@@ -33,7 +33,10 @@ func newZdisk(t testing.TB, size, length int64) *zdisk {
 	testkit.FillDisk(testkit.Rand(1), d.content)
 	for off := int64(0); off < size; off += length {
 		var b bytes.Buffer
-		w := zlib.NewWriter(&b)
+		w, err := zlib.NewWriterLevel(&b, zlib.BestSpeed)
+		if err != nil {
+			t.Fatal(err)
+		}
 		part := d.content[off:min(size, off+length)]
 		if _, err := w.Write(part); err != nil {
 			t.Fatal(err)
@@ -339,7 +342,10 @@ func TestLongStream(t *testing.T) {
 	content := make([]byte, maxWhole+100<<10)
 	testkit.Fill(testkit.Rand(9), content)
 	var b bytes.Buffer
-	w := zlib.NewWriter(&b)
+	w, err := zlib.NewWriterLevel(&b, zlib.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := w.Write(content); err != nil {
 		t.Fatal(err)
 	}

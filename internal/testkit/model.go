@@ -111,6 +111,17 @@ func Fill(r *rand.Rand, p []byte) {
 	}
 }
 
+// fillText fills p with text in which some characters are those that should follow.
+func fillText(r *rand.Rand, p []byte) {
+	const text = "the quick brown fox t" // the last one follows the one before the first
+	for i, at := 0, 0; i < len(p); i++ {
+		p[i] = text[at+r.IntN(2)]
+		if at++; at == len(text)-1 {
+			at = 0
+		}
+	}
+}
+
 // FillDisk fills p like a disk in use: runs of zeroes, of one repeated byte, of
 // text-like and of random bytes, on boundaries of 512 bytes.
 func FillDisk(r *rand.Rand, p []byte) {
@@ -120,14 +131,12 @@ func FillDisk(r *rand.Rand, p []byte) {
 		case 0:
 			clear(p[:n])
 		case 1:
-			b := byte(1 + r.IntN(255))
-			for i := range n {
-				p[i] = b
+			p[0] = byte(1 + r.IntN(255))
+			for done := 1; done < n; done *= 2 {
+				copy(p[done:n], p[:done])
 			}
 		case 2:
-			for i := range n {
-				p[i] = "the quick brown fox "[(i+r.IntN(2))%20]
-			}
+			fillText(r, p[:n])
 		default:
 			Fill(r, p[:n])
 		}
