@@ -9,6 +9,7 @@
 #   ./test.sh peer [FORMAT[:PROTOCOL]…]     QEMU's own test suite with cowl in it
 #   ./test.sh peer libnbd|nbdkit            those of their tests that call qemu-img or qemu-nbd
 set -eu
+from=$PWD
 cd "$(dirname "$0")"
 root=$PWD
 export CGO_ENABLED=0
@@ -136,7 +137,7 @@ race() {
 		packages=$(go list ./block/... ./crypto/... ./filter/... ./format/... ./guestagent/... ./iscsi/... ./nbd/... ./nfs/... ./ova/... ./protocol/... ./sheepdog/... ./ops/... ./opts/... ./internal/...)
 		packages=$(echo "$packages" | grep -v -E '/internal/(deflate|fat|huffman|inflate|plist|xz|zstd)$')
 		# shellcheck disable=SC2086
-		GORACE=atexit_sleep_ms=50 COWL_LONG='' CGO_ENABLED=1 go test -vet=off -ldflags=-w -race -short -timeout 15m $packages
+		GORACE=atexit_sleep_ms=50 COWL_LONG='' CGO_ENABLED=1 go test -vet=off -ldflags=-w -race -short -timeout 30m $packages
 	else
 		echo "left out: the race detector needs a C compiler"
 	fi
@@ -163,7 +164,7 @@ cross() {
 fuzz_one() {
 	log=$(mktemp)
 	for try in 1 2 3; do
-		if (cd "$3" && "$4" -test.run '^$' -test.fuzz "^$2\$" -test.fuzztime "$fuzztime" -test.fuzzminimizetime 1x -test.parallel 1 \
+		if (cd "$from" && "$3" -test.run '^$' -test.fuzz "^$2\$" -test.fuzztime "$fuzztime" -test.fuzzminimizetime 1x -test.parallel 1 \
 			-test.fuzzcachedir "$(go env GOCACHE)/fuzz/$1") >"$log" 2>&1; then
 			echo "$1 $2: $(grep -o 'execs: [0-9]*' "$log" | tail -1)"
 			rm -f "$log"
@@ -177,27 +178,30 @@ fuzz_one() {
 	return 1
 }
 
-# All targets of a package, with one build.
-fuzz_package() (
-	binary=$(mktemp)
-	trap 'rm -f "$binary"' EXIT
-	go test -C "$2" -vet=off -c -fuzz . -o "$binary" "$1"
-	targets=$(cd "$3" && "$binary" -test.list '^Fuzz')
+# All targets of the package in whose folder it is called. Go calls it with the program
+# of the package's tests and its arguments.
+fuzz_package() {
+	package=github.com/cowl-disk/cowl${from#"$root"}
+	targets=$(cd "$from" && "$1" -test.list '^Fuzz')
 	for target in $targets; do
-		fuzz_one "$1" "$target" "$3" "$binary"
+		fuzz_one "$package" "$target" "$1"
 	done
-)
+}
 
-# One package for each processor at a time.
+# One package for each processor at a time. Coverage guides in the code of modules; the
+# long form has the standard library as well, all of which is compiled for that once more,
+# and which takes much of the time of each run.
 fuzz() {
 	step "fuzzing, $fuzztime each target"
+	counted='-gcflags=github.com/...=-d=libfuzzer' at_once='-n 1000'
+	[ "${COWL_LONG:-}" != 1 ] || counted=-fuzz=. at_once="-n 1 -P $(nproc)"
 	for module in . test; do
+		# shellcheck disable=SC2086
 		go list -C "$module" -f '{{.ImportPath}} {{.Dir}} {{range .TestGoFiles}}{{.}} {{end}}{{range .XTestGoFiles}}{{.}} {{end}}' ./... |
 			while read -r pkg dir files; do
-				# shellcheck disable=SC2086
-				[ -z "$files" ] || ! (cd "$dir" && grep -q '^func Fuzz' $files) || echo "$pkg $module $dir"
-			done
-	done | xargs -P "$(nproc)" -n 3 "./$(basename "$0")" fuzz-package
+				[ -z "$files" ] || ! (cd "$dir" && grep -q '^func Fuzz' $files) || echo "$pkg"
+			done | xargs $at_once go test -C "$module" -vet=off -ldflags=-w "$counted" -count=1 -timeout 0 -v -exec "'$root/test.sh' fuzz-package"
+	done
 }
 
 # Suites of others with cowl as their qemu-img and qemu-nbd: QEMU's own, libnbd's and nbdkit's.
@@ -214,17 +218,23 @@ peer() {
 	esac
 }
 
-# A step beside another one that mostly waits. The first gives way; what it prints comes
-# at the end.
+# Steps beside others that mostly wait. Those of the first list give way; what they print
+# comes at the end. A background job ignores Ctrl-C: they are a group of processes of
+# their own, which ends when this script does.
 beside() {
 	log=$(mktemp)
-	nice "./$(basename "$0")" "$1" >"$log" 2>&1 &
+	# shellcheck disable=SC2086
+	setsid nice -n 5 "$root/test.sh" $1 >"$log" 2>&1 &
 	other=$!
-	trap 'kill $other 2>/dev/null; cat "$log"; rm -f "$log"' EXIT
-	"$2"
+	trap 'kill -- -$other 2>/dev/null; cat "$log"; rm -f "$log"' EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+	for name in $2; do
+		"$name"
+	done
 	failed=
 	wait $other || failed=yes
-	trap - EXIT
+	trap - EXIT INT TERM
 	cat "$log"
 	rm -f "$log"
 	[ -z "$failed" ] || exit 1
@@ -234,16 +244,14 @@ case "${1:-all}" in
 all | long)
 	setup
 	unit
-	beside lint whole
-	race
 	fuzz
-	beside cross peer
+	beside "lint race cross" "whole peer"
 	step "passed: all"
 	exit
 	;;
 quick) set -- format unit ;;
 fuzz-package)
-	fuzz_package "$2" "$3" "$4"
+	fuzz_package "$2"
 	exit
 	;;
 peer)
