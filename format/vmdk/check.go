@@ -9,7 +9,7 @@ import (
 )
 
 // Check implements driver.Checker: no entry may name a place that is not in the file,
-// and no two the same. Of sparse extents that can be written, a grain that is there twice
+// and no two the same; grains that are compressed are decoded. Of sparse extents that can be written, a grain that is there twice
 // gets a copy, and one that is not in the file is given up. Room for grains that
 // nothing names, and copies of tables that differ from them, count as leaks: nothing is lost. Only room at the end of
 // the file can be given back, and it alone counts where grains can be zeroes.
@@ -19,7 +19,15 @@ func (n *node) Check(ctx context.Context, fix driver.CheckFix, report func(strin
 	}
 	res := &driver.CheckResult{}
 	for _, x := range n.extents {
-		if x.disk != nil {
+		if x.compressed {
+			var told func(int64)
+			if progress != nil {
+				told = func(done int64) { progress(done, n.Size()) }
+			}
+			if err := x.checkCompressed(ctx, res, report, told); err != nil {
+				return nil, err
+			}
+		} else if x.disk != nil {
 			if err := n.checkExtent(ctx, x, fix, res, report); err != nil {
 				return nil, err
 			}
@@ -35,15 +43,6 @@ func (n *node) Check(ctx context.Context, fix driver.CheckFix, report func(strin
 }
 
 func (n *node) checkExtent(ctx context.Context, x *extent, fix driver.CheckFix, res *driver.CheckResult, report func(string)) error {
-	if x.compressed {
-		return x.disk.Entries(ctx, func(unit int64, e blockmap.Entry) error {
-			if e.State == blockmap.Bad || e.State == blockmap.Encoded && e.Host >= x.file.Size() {
-				res.Corruptions++
-				report(fmt.Sprintf("ERROR: cluster offset for sector %d points after EOF", (x.start+unit*x.grain)/sectorSize))
-			}
-			return nil
-		})
-	}
 	var wrong []blockmap.Finding
 	u, err := x.disk.Check(ctx, func(f blockmap.Finding) {
 		if f.Problem != blockmap.BadTable && f.Problem != blockmap.TableTwice {
@@ -57,7 +56,7 @@ func (n *node) checkExtent(ctx context.Context, x *extent, fix driver.CheckFix, 
 		case blockmap.Twice:
 			report(fmt.Sprintf("ERROR: the grain of sector %d is at offset %#x, where another one is", sector, f.Entry.Host))
 		case blockmap.BadTable, blockmap.TableTwice:
-			report(fmt.Sprintf("ERROR: entry %d of the grain directory (%#x) names a table that cannot be there", f.Unit, f.Raw))
+			report(badTable(f))
 		default:
 			report(fmt.Sprintf("ERROR: could not get cluster_offset for sector %d", sector))
 		}
@@ -98,4 +97,8 @@ func (n *node) checkExtent(ctx context.Context, x *extent, fix driver.CheckFix, 
 		}
 	}
 	return x.mendTwins(ctx, stale, fix, res, report)
+}
+
+func badTable(f blockmap.Finding) string {
+	return fmt.Sprintf("ERROR: entry %d of the grain directory (%#x) names a table that cannot be there", f.Unit, f.Raw)
 }

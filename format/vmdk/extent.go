@@ -30,6 +30,7 @@ type extent struct {
 	compressed bool
 	markers    bool // a marker is in front of the data of a grain
 	chunks     *chunks.Reader
+	budget     *driver.Budget // of chunks
 	zlib       chunks.Zlib
 	twin       *twin
 	header     *sparseHeader // of a hosted extent that is not compressed
@@ -143,6 +144,7 @@ func (n *node) openHosted(ctx context.Context, req *driver.OpenRequest, x *exten
 	if x.compressed {
 		l.Lowest, l.First = sectorSize, sectorSize
 		l.Align, l.Grain, l.Reserved, l.Limit = sectorSize, 0, nil, 0
+		x.budget = req.Env.Budget
 		x.chunks = chunks.NewReader(chunks.Config{Decode: x.decode, Budget: req.Env.Budget})
 	}
 	if write && !x.compressed {

@@ -57,7 +57,12 @@ func (x *extent) findChunk(ctx context.Context, off int64) (chunks.Chunk, error)
 	if e.State != blockmap.Encoded {
 		return chunks.Chunk{}, driver.Errorf(driver.ErrInvalid, "the grain at %d is not compressed", off)
 	}
-	return chunks.Chunk{Offset: u * x.grain, Length: min(x.grain, x.size.Load()-u*x.grain), File: x.file, Host: e.Host, Size: min(e.Length, max(0, x.file.Size()-e.Host))}, nil
+	return x.chunk(u, e), nil
+}
+
+// chunk returns the grain of an entry that names one.
+func (x *extent) chunk(u int64, e blockmap.Entry) chunks.Chunk {
+	return chunks.Chunk{Offset: u * x.grain, Length: min(x.grain, x.size.Load()-u*x.grain), File: x.file, Host: e.Host, Size: min(e.Length, max(0, x.file.Size()-e.Host))}
 }
 
 // decode implements chunks.Decoder. Some writers leave the end out of a last grain that
