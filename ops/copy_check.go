@@ -57,7 +57,7 @@ func (c *copying) checkNew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := schema.Check(n.Options); err != nil {
+	if err := schema.Check(n.Options, n.Order...); err != nil {
 		return err
 	}
 	n.Size, n.Options = -1, n.Options.Clone()

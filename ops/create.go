@@ -20,6 +20,9 @@ type CreateJob struct {
 	// held is lost; if its size is fixed, a raw image shows it still.
 	Storage driver.Driver
 	Options opts.Dict
+	// Order is the names of Options as they were given: of several that are wrong, the error
+	// names the first.
+	Order []string
 	// Size is the size of the disk in bytes; 0 or negative: that of the option "size",
 	// or of the backing file.
 	Size int64
@@ -158,7 +161,7 @@ func createOptions(job CreateJob, schema *opts.Schema) (opts.Dict, int64, error)
 	if d == nil {
 		d = opts.Dict{}
 	}
-	if err := schema.Check(d); err != nil {
+	if err := schema.Check(d, job.Order...); err != nil {
 		return nil, 0, err
 	}
 	size := job.Size

@@ -97,6 +97,18 @@ func EscapeComma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 // "word" means word=on and "noword" word=off, as with QEMU. The last
 // of several values for a key wins.
 func (d Dict) ParseList(s, implied string) error {
+	return eachItem(s, implied, func(key, val string) { d[key] = val })
+}
+
+// ListKeys returns the keys of a key=value list in the order in which they are given.
+func ListKeys(s string) []string {
+	var keys []string
+	// The items behind one without a name do not matter: ParseList refuses the list.
+	_ = eachItem(s, "", func(key, _ string) { keys = append(keys, key) })
+	return keys
+}
+
+func eachItem(s, implied string, fn func(key, val string)) error {
 	if s == "" {
 		return nil
 	}
@@ -116,7 +128,7 @@ func (d Dict) ParseList(s, implied string) error {
 		if key == "" {
 			return fmt.Errorf("option %q has no name", item)
 		}
-		d[key] = val
+		fn(key, val)
 	}
 	return nil
 }

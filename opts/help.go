@@ -29,9 +29,12 @@ func Merge(schemas ...*Schema) *Schema {
 }
 
 // Check verifies names and the types of values: an UnknownError or a ValueError
-// says what does not fit.
-func (s *Schema) Check(d Dict) error {
-	for _, k := range d.Keys() {
+// says what does not fit. Of several options, those of first come first, in that order.
+func (s *Schema) Check(d Dict, first ...string) error {
+	for _, k := range append(first[:len(first):len(first)], d.Keys()...) {
+		if _, given := d[k]; !given {
+			continue
+		}
 		o := s.Lookup(k)
 		if o == nil {
 			return &UnknownError{Name: k}

@@ -2,7 +2,9 @@ package luks
 
 import (
 	"context"
+	"errors"
 	"math"
+	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/crypto/luks"
@@ -78,7 +80,11 @@ func makeRoom(ctx context.Context, file driver.Storage, size int64, prealloc dri
 	if !ok {
 		return driver.Errorf(driver.ErrUnsupported, "the image has %d bytes and cannot grow to %d", file.Size(), size)
 	}
-	return r.Resize(ctx, size, driver.ResizeOptions{Prealloc: prealloc})
+	err := r.Resize(ctx, size, driver.ResizeOptions{Prealloc: prealloc})
+	if errors.Is(err, driver.ErrTooLarge) || errors.Is(err, syscall.EFBIG) {
+		return driver.Errorf(driver.ErrInvalid, "the requested file size is too large")
+	}
+	return err
 }
 
 // Measure implements driver.Measurer: the file has room for the header and the whole

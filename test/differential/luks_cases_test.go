@@ -30,6 +30,7 @@ create -f luks -o key-secret=s new 1M
 create @ -f luks -o key-secret=nope new 1M
 create @ -f luks -o key-secret= new 1M
 create @ -f luks -o key-secret=binary new 1M
+create @ -f luks -o key-secret=s,iter-time=10 new 8191P
 create @ -f luks -o key-secret=s,cipher-alg=foo new 1M
 create @ -f luks -o key-secret=s,cipher-mode=foo new 1M
 create @ -f luks -o key-secret=s,ivgen-alg=foo new 1M

@@ -92,7 +92,7 @@ func (cv *conversion) toStream(job ops.CopyJob) error {
 	if err != nil {
 		return err
 	}
-	if err := drv.Desc().CreateOptions.Check(d); err != nil {
+	if err := drv.Desc().CreateOptions.Check(d, cv.list.names()...); err != nil {
 		return err
 	}
 	// The size is that of the source, whatever -o says.

@@ -72,6 +72,7 @@ func (cr *creating) run(_ context.Context, operands []string) int {
 	if job.Options, err = cr.list.dict(); err != nil {
 		return c.fail(fmt.Errorf("%s: %w", driver.HidePassword(job.Filename), err))
 	}
+	job.Order = cr.list.names()
 	if _, given := job.Options["size"]; job.Size == 0 && given {
 		return c.fail(fmt.Errorf("%s: The image size must be specified only once", job.Filename))
 	} else if job.Size == 0 {

@@ -106,7 +106,7 @@ func measureDict(c *call, desc *driver.Desc, list *optionList) (opts.Dict, error
 	if file := c.reg.Lookup("file"); file != nil {
 		schema = opts.Merge(schema, file.Desc().CreateOptions)
 	}
-	if err := schema.Check(d); err != nil {
+	if err := schema.Check(d, list.names()...); err != nil {
 		return nil, err
 	}
 	delete(d, "size")

@@ -129,3 +129,6 @@ func (l *optionList) dict() (opts.Dict, error) {
 	d := opts.Dict{}
 	return d, d.ParseList(l.text(), "")
 }
+
+// names returns the names of the options in the order in which they are given.
+func (l *optionList) names() []string { return opts.ListKeys(l.text()) }

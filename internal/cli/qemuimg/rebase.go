@@ -88,6 +88,9 @@ func (r *rebasing) rebase(cache driver.Cache) error {
 	if r.format != nil && r.reg.Lookup(*r.format) == nil {
 		return fmt.Errorf("Invalid format name: '%s'", *r.format)
 	}
+	if r.job.Image.Format() == "parallels" && !r.cowl() {
+		return errors.New("could not get block driver info") // QEMU asks for it before it finds out that there are no backing files
+	}
 	if r.backing != nil && *r.backing != "" {
 		r.job.Backing.Filename = *r.backing
 		if r.format != nil {
