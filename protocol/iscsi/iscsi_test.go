@@ -180,7 +180,7 @@ func TestLost(t *testing.T) {
 // TestJournalIsBounded: much that is written is synchronised on the way.
 func TestJournalIsBounded(t *testing.T) {
 	ctx := guard(t)
-	u := iscsid.NewUnit(32<<20, 4096)
+	u := iscsid.NewUnit(96<<20, 4096)
 	u.Cached = true
 	s := iscsid.Start(t, iscsid.Config{Unasked: true, MaxReceive: 1 << 20, FirstBurst: 1 << 20, MaxBurst: 1 << 20}, map[uint32]*iscsid.Unit{1: u})
 	n := mustOpen(t, ctx, urlOf(s), true, nil)
@@ -210,7 +210,7 @@ func TestJournalIsBounded(t *testing.T) {
 // lost; as long as it fails, so do flushes, and writes for which there is no room.
 func TestSyncFails(t *testing.T) {
 	ctx := guard(t)
-	const size = 40 << 20
+	const size = 64 << 20
 	u := iscsid.NewUnit(size, 4096)
 	u.Cached = true
 	var broken atomic.Bool
@@ -235,8 +235,8 @@ func TestSyncFails(t *testing.T) {
 		return err
 	}
 	broken.Store(true)
-	// Some 8 MiB: it is tried in the background, and fails there.
-	for off := int64(0); off < 12<<20; off += 2 << 20 {
+	// Some 20 MiB: it is tried in the background, and fails there.
+	for off := int64(0); off < 24<<20; off += 2 << 20 {
 		if err := write(off); err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +248,7 @@ func TestSyncFails(t *testing.T) {
 		t.Error("a flush succeeds that the target refuses")
 	}
 	var full error
-	for off := int64(12 << 20); off < size && full == nil; off += 2 << 20 {
+	for off := int64(24 << 20); off < size && full == nil; off += 2 << 20 {
 		full = write(off)
 	}
 	if full == nil {

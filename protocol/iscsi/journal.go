@@ -7,20 +7,23 @@ import (
 	"sync"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/bufpool"
 	"github.com/cowl-disk/cowl/iscsi"
 )
 
 // Bounds of a journal, in bytes.
 const (
-	syncFrom  = 8 << 20  // from here on the cache is synchronised, while writes go on
-	maxHeld   = 24 << 20 // from here on writes wait for that
+	syncFrom  = 20 << 20 // from here on the cache is synchronised, while writes go on
+	maxHeld   = 40 << 20 // from here on writes wait for that
 	entryCost = 256      // what an entry counts for, besides its data
+	lentFrom  = 4 << 10  // copies of this length or longer are in buffers that are used again
 )
 
 // entry is a change.
 type entry struct {
 	at      iscsi.Transfer
 	data    []byte // a copy once it is in the journal; nil for zeroes
+	lent    bool   // data is from bufpool
 	zero    bool
 	unmap   bool
 	discard bool
@@ -29,7 +32,18 @@ type entry struct {
 	covered uint64 // the first synchronisation that began after that; 0: none yet
 }
 
-func (e *entry) cost() int64 { return int64(len(e.data)) + entryCost }
+func (e *entry) cost() int64 { return int64(cap(e.data)) + entryCost }
+
+// own makes data a copy.
+func (e *entry) own() {
+	if len(e.data) < lentFrom {
+		e.data = slices.Clone(e.data)
+		return
+	}
+	b := bufpool.Get(len(e.data))
+	copy(b, e.data)
+	e.data, e.lent = b, true
+}
 
 // write makes the change.
 func (e *entry) write(ctx context.Context, l iscsi.LUN, block int64) error {
@@ -51,6 +65,7 @@ type journal struct {
 	syncs   uint64        // synchronisations that began
 	running chan struct{} // not nil: one runs in the background; closed after that
 	failed  bool          // one failed: a target that says so may have dropped what its cache held
+	replays int           // replays under way, which read data of entries that were dropped meanwhile
 
 	// changing is held, shared, by changes that are sent, and alone by what writes old ones again.
 	changing sync.RWMutex
@@ -70,9 +85,7 @@ func (n *node) change(ctx context.Context, e *entry, f func(e *entry) error) err
 	if err := n.room(ctx); err != nil {
 		return err
 	}
-	if e.data != nil {
-		e.data = slices.Clone(e.data)
-	}
+	e.own()
 	j.changing.RLock()
 	defer j.changing.RUnlock()
 	j.mu.Lock()
@@ -91,13 +104,16 @@ func (n *node) change(ctx context.Context, e *entry, f func(e *entry) error) err
 	return err
 }
 
-// drop removes entries. It is called with mu. A replay may still read their data.
+// drop removes entries, which the target has answered. It is called with mu.
 func (j *journal) drop(which func(e *entry) bool) {
 	j.entries = slices.DeleteFunc(j.entries, func(e *entry) bool {
 		if !which(e) {
 			return false
 		}
 		j.bytes -= e.cost()
+		if e.lent && j.replays == 0 {
+			bufpool.Put(e.data)
+		}
 		return true
 	})
 }
@@ -227,7 +243,13 @@ func (*node) syncError(ctx context.Context, err error) error {
 func (j *journal) replay(ctx context.Context, l iscsi.LUN, block int64) error {
 	j.mu.Lock()
 	list := slices.Clone(j.entries)
+	j.replays++
 	j.mu.Unlock()
+	defer func() {
+		j.mu.Lock()
+		j.replays--
+		j.mu.Unlock()
+	}()
 	for _, e := range list {
 		if err := e.write(ctx, l, block); err != nil {
 			return err

@@ -77,7 +77,7 @@ var allowed = map[string][]string{
 	"protocol/nbd":          {"internal/sockaddr", "nbd/client", "nbd/wire", "nbd/tlscreds", "block/driver", "opts", "qapi", "internal/bufpool", "internal/zero", "internal/resources", "internal/trace"},
 	"iscsi":                 {"internal/message"},
 	"sheepdog":              {"internal/message"},
-	"protocol/iscsi":        {"iscsi", "internal/inet", "internal/readahead", "block/driver", "opts"},
+	"protocol/iscsi":        {"iscsi", "internal/bufpool", "internal/inet", "internal/readahead", "block/driver", "opts"},
 	"protocol/ssh":          {"internal/sockaddr", "internal/inet", "block/driver", "opts"},
 	"protocol/gluster":      {"internal/native", "internal/native/link", "block/driver", "opts"},
 	"protocol/rbd":          {"internal/native", "internal/native/link", "block/driver", "opts", "qapi"},
