@@ -140,9 +140,11 @@ type madeObject struct {
 // Undo removes what was made; it must not be open. An error says what remains, and
 // why: what existed before is not removed.
 func (c *Creation) Undo(ctx context.Context) error {
+	ctx, cancel := driver.Farewell(ctx, driver.UndoingTime)
+	defer cancel()
 	var failed error
 	for _, m := range c.made {
-		if err := m.del.Delete(context.WithoutCancel(ctx), m.name); err != nil && failed == nil {
+		if err := m.del.Delete(ctx, m.name); err != nil && failed == nil {
 			failed = fmt.Errorf("'%s' is incomplete and could not be removed: %w", m.name, err)
 		}
 	}
@@ -218,7 +220,9 @@ func (c *Creation) format(ctx context.Context, reg *Registry, req CreateRequest,
 		return err
 	}
 	defer func() {
-		if e := file.Close(context.WithoutCancel(ctx)); err == nil {
+		last, cancel := driver.Farewell(ctx, driver.ClosingTime)
+		defer cancel()
+		if e := file.Close(last); err == nil {
 			err = e
 		}
 	}()

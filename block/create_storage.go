@@ -43,7 +43,9 @@ func (c *Creation) emptyStorage(ctx context.Context, reg *Registry, req CreateRe
 		return err
 	}
 	defer func() {
-		if e := file.Close(context.WithoutCancel(ctx)); err == nil {
+		last, cancel := driver.Farewell(ctx, driver.ClosingTime)
+		defer cancel()
+		if e := file.Close(last); err == nil {
 			err = e
 		}
 	}()

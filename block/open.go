@@ -116,5 +116,7 @@ func listText(src Source) string {
 // closeQuietly closes what was opened for an attempt that failed: that failure
 // is the one to report.
 func closeQuietly(ctx context.Context, img *Image) {
-	_ = img.Close(context.WithoutCancel(ctx))
+	last, cancel := driver.Farewell(ctx, driver.ClosingTime)
+	defer cancel()
+	_ = img.Close(last)
 }

@@ -156,8 +156,10 @@ func (c *copying) openFile(ctx context.Context, src block.Source) error {
 }
 
 func (c *copying) closeFiles(ctx context.Context) {
+	last, cancel := driver.Farewell(ctx, driver.ClosingTime)
+	defer cancel()
 	for _, img := range c.opened {
-		_ = img.Close(context.WithoutCancel(ctx)) // nothing was written
+		_ = img.Close(last) // nothing was written
 	}
 }
 
@@ -207,9 +209,11 @@ func (c *copying) tryNew(ctx context.Context) (ConvertResult, error) {
 			stage = CopyData
 			res, err = c.transfer(ctx, target)
 		}
-		if e := target.Close(context.WithoutCancel(ctx)); err == nil {
+		last, cancel := driver.Farewell(ctx, driver.ClosingTime)
+		if e := target.Close(last); err == nil {
 			err = e
 		}
+		cancel()
 	}
 	if err == nil {
 		return res, nil

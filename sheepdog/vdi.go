@@ -14,8 +14,10 @@ const (
 	piece = 1 << 20
 	// depth is how many requests of one read or write are under way together.
 	depth = 16
-	// farewell bounds the time that releasing a lock takes.
-	farewell = 2 * time.Second
+	// farewell bounds the time that releasing a lock takes, lateFarewell that after the end of an
+	// operation that was given up.
+	farewell     = 2 * time.Second
+	lateFarewell = 200 * time.Millisecond
 	// maxMoves is how often a write finds that the VDI has become a snapshot.
 	maxMoves = 8
 )
@@ -155,7 +157,11 @@ func (v *VDI) release(ctx context.Context) {
 
 // unlock gives one lock back. What the server says to that changes nothing.
 func (v *VDI) unlock(ctx context.Context, vdi uint32) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	limit := farewell
+	if ctx.Err() != nil {
+		ctx, limit = context.WithoutCancel(ctx), lateFarewell
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	v.mu.Lock()
 	delete(v.locked, vdi)

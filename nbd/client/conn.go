@@ -20,7 +20,7 @@ const (
 	smallPayload = 16 << 10
 	// graceful bounds the wait for a transfer to or from the buffer of a request
 	// that was cancelled, and for the last messages of a connection.
-	graceful = time.Second
+	graceful = 400 * time.Millisecond
 )
 
 // Conn is a connection in the transmission phase. Its methods may be called from

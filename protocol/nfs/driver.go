@@ -151,7 +151,9 @@ func (nfsDriver) Create(ctx context.Context, req *driver.CreateRequest) (err err
 	defer func() {
 		err = errors.Join(err, f.Close(ctx))
 		if made && err != nil {
-			_ = c.Remove(context.WithoutCancel(ctx), name)
+			last, cancel := driver.Farewell(ctx, driver.UndoingTime)
+			_ = c.Remove(last, name)
+			cancel()
 		}
 		if req.Made != nil {
 			*req.Made = made && err == nil

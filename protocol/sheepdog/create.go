@@ -139,7 +139,9 @@ func (o *openOptions) create(ctx context.Context, n sheepdog.New, full bool, mad
 		err = o.fill(ctx)
 	}
 	if err != nil {
-		_ = c.Delete(context.WithoutCancel(ctx), n.Name, 0, "")
+		last, cancel := driver.Farewell(ctx, driver.UndoingTime)
+		_ = c.Delete(last, n.Name, 0, "")
+		cancel()
 	}
 	if made != nil {
 		*made = err == nil

@@ -95,7 +95,9 @@ func (sshDriver) Create(ctx context.Context, req *driver.CreateRequest) (err err
 	}
 	defer func() {
 		if made && err != nil {
-			_ = s.remove(context.WithoutCancel(ctx), o.Path)
+			last, cancel := driver.Farewell(ctx, driver.UndoingTime)
+			_ = s.remove(last, o.Path)
+			cancel()
 		}
 		if req.Made != nil {
 			*req.Made = made && err == nil

@@ -39,10 +39,11 @@ type node struct {
 	// ballast is never touched, so that it takes no room. The libraries make garbage of
 	// the length of what is read: with little else alive, the collector would run for
 	// every few packets.
-	ballast []byte
-	size    atomic.Int64
-	sizeMu  sync.RWMutex // reads and writes within the file: shared; what changes its length: exclusive
-	content int64        // from here on the file is zeroes; under sizeMu or mu
+	ballast    []byte
+	size       atomic.Int64
+	sizeMu     sync.RWMutex // reads and writes within the file: shared; what changes its length: exclusive
+	unmeasured atomic.Bool  // a change was given up that may have changed the length
+	content    int64        // from here on the file is zeroes; under sizeMu or mu
 
 	mu       sync.Mutex
 	most     int
@@ -189,7 +190,7 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	})
 	if err != nil {
 		if end > n.Size() {
-			n.remeasure()
+			n.remeasure(ctx)
 		}
 		return 0, wrapChange(ctx, err, "writing %d bytes at offset %d: %w", len(p), off, err)
 	}
@@ -212,9 +213,13 @@ func (n *node) grown(end int64) {
 }
 
 // remeasure asks for the length after a change that failed, which may have been done in
-// part. It is called with sizeMu.
-func (n *node) remeasure() {
-	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+// part. It is called with sizeMu. For a caller that has given up, the next change asks.
+func (n *node) remeasure(ctx context.Context) {
+	if ctx.Err() != nil {
+		n.unmeasured.Store(true)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, farewell)
 	defer cancel()
 	_ = n.change(ctx, asking, func(s *session) error {
 		st, err := s.file.Stat()
@@ -223,6 +228,15 @@ func (n *node) remeasure() {
 		}
 		return err
 	})
+}
+
+// remeasured asks for the length if an earlier change left that open.
+func (n *node) remeasured(ctx context.Context) {
+	if n.unmeasured.Swap(false) {
+		n.sizeMu.Lock()
+		defer n.sizeMu.Unlock()
+		n.remeasure(ctx)
+	}
 }
 
 func (n *node) writable(ctx context.Context, off int64) error {
@@ -234,6 +248,7 @@ func (n *node) writable(ctx context.Context, off int64) error {
 	case off < 0:
 		return driver.Errorf(driver.ErrRange, "offset %d is negative", off)
 	}
+	n.remeasured(ctx)
 	return nil
 }
 
@@ -268,7 +283,7 @@ func (n *node) truncate(ctx context.Context, size int64) error {
 	defer n.resizes()()
 	err := n.change(ctx, resizing, func(s *session) error { return s.file.Truncate(size) })
 	if err != nil {
-		n.remeasure()
+		n.remeasure(ctx)
 		return wrapChange(ctx, err, "failed to resize remote file '%s' to %d bytes: %w", n.d.o.Path, size, err)
 	}
 	n.size.Store(size)

@@ -23,7 +23,7 @@ const (
 	largePacket = 128 << 10
 	// grace is how long a request may go on after its context has ended. One that ends
 	// in that time leaves the connection usable.
-	grace = 500 * time.Millisecond
+	grace = 250 * time.Millisecond
 	// farewell bounds the closing of a file.
 	farewell = 2 * time.Second
 	// keepAlive is a request that servers answer, if only to refuse it.

@@ -102,9 +102,28 @@ func (c *call) probedRaw(name string) {
 	fmt.Fprint(c.Stderr, imageopt.ProbedRaw(name))
 }
 
-// close closes an image that was written, and reports what could not be.
+// close closes an image that was written, and reports what could not be. What is on this machine is written to
+// the end, though the command was interrupted.
 func (c *call) close(img *block.Image) error {
-	return img.Close(context.WithoutCancel(c.ctx))
+	ctx := context.WithoutCancel(c.ctx)
+	if served(img) {
+		last, cancel := driver.Farewell(c.ctx, driver.ClosingTime)
+		defer cancel()
+		ctx = last
+	}
+	return img.Close(ctx)
+}
+
+// served says whether an image or one below it is not in a file or device of this machine.
+func served(img *block.Image) bool {
+	for ; img != nil; img = img.Backing() {
+		switch img.Tree().Protocol().Format() {
+		case "file", "host_device", "host_cdrom":
+		default:
+			return true
+		}
+	}
+	return false
 }
 
 // optionList joins option lists that were given one by one.
