@@ -326,9 +326,9 @@ func unitsDifferences() map[string]string {
 		"vdi: check large.vdi": "ours counts blocks; a block that nothing refers to is a leak",
 		"qed: info dirty.qed":  "QEMU has taken back the mark in memory by then",
 		"vpc: create -f vpc new 1M && info new && info --output=json new && check new && map --output=json new && compare new empty.vpc": "QEMU has no check",
-		"vpc: check empty.vpc": "QEMU has no check",
-		"vpc: info sum.vpc":    "the other copy of the footer will do",
-		"parallels: check outside.parallels":                  "QEMU aborts",
+		"vpc: check empty.vpc":               "QEMU has no check",
+		"vpc: info sum.vpc":                  "the other copy of the footer will do",
+		"parallels: check outside.parallels": "QEMU aborts",
 	}
 	d["qcow: create -f qcow new 0 && info new && map new"] = "ours leaves nothing behind"
 	d["qcow: convert -c -O qcow base.raw new"] = "QEMU exits with 1 and says nothing"
