@@ -137,7 +137,7 @@ race() {
 		packages=$(go list ./block/... ./crypto/... ./filter/... ./format/... ./guestagent/... ./iscsi/... ./nbd/... ./nfs/... ./ova/... ./protocol/... ./sheepdog/... ./ops/... ./opts/... ./internal/...)
 		packages=$(echo "$packages" | grep -v -E '/internal/(deflate|fat|huffman|inflate|plist|xz|zstd)$')
 		# shellcheck disable=SC2086
-		GORACE=atexit_sleep_ms=50 COWL_LONG='' CGO_ENABLED=1 go test -vet=off -ldflags=-w -race -short -timeout 30m $packages
+		GORACE=atexit_sleep_ms=50 COWL_LONG='' CGO_ENABLED=1 go test -vet=off -ldflags=-w -race -short -timeout 15m $packages
 	else
 		echo "left out: the race detector needs a C compiler"
 	fi
@@ -218,20 +218,17 @@ peer() {
 	esac
 }
 
-# Steps beside others that mostly wait. Those of the first list give way; what they print
-# comes at the end. A background job ignores Ctrl-C: they are a group of processes of
-# their own, which ends when this script does.
+# A step beside another one that mostly waits. The first gives way; what it prints comes
+# at the end. A background job ignores Ctrl-C: it is a group of processes of its own, which
+# ends when this script does.
 beside() {
 	log=$(mktemp)
-	# shellcheck disable=SC2086
-	setsid nice -n 5 "$root/test.sh" $1 >"$log" 2>&1 &
+	setsid nice "$root/test.sh" "$1" >"$log" 2>&1 &
 	other=$!
 	trap 'kill -- -$other 2>/dev/null; cat "$log"; rm -f "$log"' EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
-	for name in $2; do
-		"$name"
-	done
+	"$2"
 	failed=
 	wait $other || failed=yes
 	trap - EXIT INT TERM
@@ -244,8 +241,10 @@ case "${1:-all}" in
 all | long)
 	setup
 	unit
+	beside lint whole
+	race
 	fuzz
-	beside "lint race cross" "whole peer"
+	beside cross peer
 	step "passed: all"
 	exit
 	;;
