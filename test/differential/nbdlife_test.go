@@ -76,6 +76,11 @@ func (p *nbdProcess) ended() int {
 	select {
 	case <-p.gone:
 	case <-time.After(time.Minute):
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // ours tells what each goroutine waits for
+		select {
+		case <-p.gone:
+		case <-time.After(time.Minute):
+		}
 		p.t.Fatalf("%s does not end: %s", p.cmd.Args[3], p.log.String())
 	}
 	return p.cmd.ProcessState.ExitCode()
