@@ -13,15 +13,24 @@ import (
 // emulated names the test that a process was started for by Emulated.
 const emulated = "COWL_EMULATED"
 
-// emulatorFault is what an emulator prints that ends by a fault of its own. With two
-// processors, 10.0 now and then finds a processor with numbers of the memory map before
-// (iotlb_to_section), mostly while a guest boots.
-var emulatorFault = regexp.MustCompile(`qemu-system-\w+: .*: Assertion .* failed`)
+// EmulatorThread is the accelerator of emulated guests. One thread takes the processors of
+// a guest in turn. With a thread for each, 10.0 now and then finds a processor with numbers
+// of the memory map before (iotlb_to_section), or a processor that sleeps is not woken by
+// its timer.
+const EmulatorThread = "tcg,thread=single"
+
+// EmulatorKernel are parameters of kernels of emulated guests: timers that fire again and
+// again, so that one that is lost does not stop a processor for ever.
+const EmulatorKernel = "nohz=off highres=off"
+
+// emulatorFault is what tells of a fault of the emulator itself: its own last word, or that
+// of a kernel whose timers do not fire.
+var emulatorFault = regexp.MustCompile(`qemu-system-\w+: .*: Assertion .* failed|rcu: .*kthread timer wakeup didn't happen`)
 
 // Emulated reports whether a test that runs guests goes on here. If not, it has run the
 // test in a process of its own, and the caller returns: a test that failed beside an
-// emulator that says that it failed by a fault of its own has told nothing, and runs again,
-// up to three times.
+// emulator that failed by a fault of its own has told nothing, and runs again, up to three
+// times.
 func Emulated(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(emulated) == t.Name() {

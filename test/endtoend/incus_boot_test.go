@@ -160,7 +160,7 @@ func bootSecurely(t *testing.T, emulator, disk, until string) (console string, f
 	must(t, os.WriteFile(vars, settings, 0o600))
 	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, emulator, "-machine", "q35,smm=on", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2", "-display", "none", "-no-reboot", "-net", "none",
+	cmd := exec.CommandContext(ctx, emulator, "-machine", "q35,smm=on", "-accel", testkit.EmulatorThread, "-cpu", "max", "-m", "1024", "-smp", "2", "-display", "none", "-no-reboot", "-net", "none",
 		"-global", "driver=cfi.pflash01,property=secure,value=on", "-drive", "if=pflash,format=raw,readonly=on,file="+firmwareCode, "-drive", "if=pflash,format=raw,file="+vars,
 		"-drive", "if=none,id=d,format=qcow2,snapshot=on,file="+disk, "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=d", "-serial", "stdio")
 	var errs bytes.Buffer

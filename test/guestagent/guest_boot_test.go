@@ -144,8 +144,8 @@ func (image bootImage) start(t *testing.T, setup string, args ...string) *guest 
 	t.Helper()
 	g := &guest{T: t, dir: t.TempDir(), ended: make(chan struct{})}
 	g.console = filepath.Join(g.dir, "console")
-	all := []string{"-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35",
-		"-serial", "file:" + g.console, "-kernel", image.kernel, "-initrd", image.initrd, "-append", "console=ttyS0 quiet panic=-1 cowl.setup=" + setup,
+	all := []string{"-accel", testkit.EmulatorThread, "-cpu", "max", "-smp", "2", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35",
+		"-serial", "file:" + g.console, "-kernel", image.kernel, "-initrd", image.initrd, "-append", "console=ttyS0 quiet panic=-1 " + testkit.EmulatorKernel + " cowl.setup=" + setup,
 		"-device", "virtio-serial"}
 	for _, name := range []string{"theirs", "ours"} {
 		all = append(all, "-chardev", "socket,id="+name+",path="+filepath.Join(g.dir, name+".sock")+",server=on,wait=off",

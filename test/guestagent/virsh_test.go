@@ -24,7 +24,7 @@ import (
 // console and two disks.
 const domainXML = `<domain type='qemu'><name>%[1]s</name><memory unit='MiB'>512</memory><vcpu>2</vcpu>
 <os><type arch='x86_64' machine='q35'>hvm</type><kernel>%[2]s</kernel><initrd>%[3]s</initrd>
-<cmdline>console=ttyS0 quiet panic=-1 cowl.setup=virsh cowl.agent=%[1]s ipv6.autoconf=0</cmdline></os>
+<cmdline>console=ttyS0 quiet panic=-1 %[8]s cowl.setup=virsh cowl.agent=%[1]s ipv6.autoconf=0</cmdline></os>
 <cpu mode='maximum'/><features><acpi/></features><pm><suspend-to-mem enabled='yes'/><suspend-to-disk enabled='yes'/></pm>
 <devices><emulator>%[4]s</emulator>
 <serial type='file'><source path='%[5]s'/></serial>
@@ -34,6 +34,17 @@ const domainXML = `<domain type='qemu'><name>%[1]s</name><memory unit='MiB'>512<
 <disk type='file'><driver name='qemu' type='raw' discard='unmap'/><source file='%[6]s'/><target dev='vda' bus='virtio'/><serial>DISKA</serial></disk>
 <disk type='file'><driver name='qemu' type='raw' discard='unmap'/><source file='%[7]s'/><target dev='sda' bus='scsi'/><serial>DISKS</serial></disk>
 <memballoon model='none'/></devices></domain>
+`
+
+// emulatorScript is the emulator with its accelerator as we want it, which libvirt has no
+// words for.
+const emulatorScript = `#!/bin/sh
+for arg; do
+	shift
+	[ "$arg" != tcg ] || arg=%s
+	set -- "$@" "$arg"
+done
+exec qemu-system-x86_64 "$@"
 `
 
 // virsh is libvirt's client with libvirt inside it, which keeps all it has below one
@@ -195,12 +206,14 @@ func TestVirsh(t *testing.T) {
 		return
 	}
 	testkit.Tool(t, "virsh")
-	emulator := testkit.Tool(t, "qemu-system-x86_64")
+	testkit.Tool(t, "qemu-system-x86_64")
 	image := newBootImage(t)
 	// Sockets have short paths.
 	dir, err := os.MkdirTemp("", "virsh")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	emulator := filepath.Join(dir, "emulator")
+	must(t, os.WriteFile(emulator, fmt.Appendf(nil, emulatorScript, testkit.EmulatorThread), 0o755))
 	v := startVirsh(t, dir)
 	names := []string{"theirs", "ours"}
 	for _, name := range names {
@@ -209,7 +222,7 @@ func TestVirsh(t *testing.T) {
 		mkfs(t, a, "32768", "-E", "offset=1048576")
 		mkfs(t, s)
 		xml := filepath.Join(dir, name+".xml")
-		must(t, os.WriteFile(xml, fmt.Appendf(nil, domainXML, name, image.kernel, image.initrd, emulator, filepath.Join(dir, name+".console"), a, s), 0o644))
+		must(t, os.WriteFile(xml, fmt.Appendf(nil, domainXML, name, image.kernel, image.initrd, emulator, filepath.Join(dir, name+".console"), a, s, testkit.EmulatorKernel), 0o644))
 		for _, line := range []string{"define " + xml, "start " + name} {
 			if got := v.do(line); strings.Contains(got, "error:") {
 				t.Fatalf("libvirt: %s: %s", line, got)
