@@ -72,7 +72,9 @@ func openBundle(ctx context.Context, req *driver.OpenRequest, snapshot string) (
 	if req.Access.Write {
 		return writableBundle{b}, nil
 	}
-	return b, nil
+	r := &readOnlyBundle{bundle: b}
+	r.findBitmaps()
+	return r, nil
 }
 
 // load opens the images of a chain.

@@ -141,6 +141,63 @@ func TestBundle(t *testing.T) {
 	}
 }
 
+// TestBundleBitmaps: a bundle of one part has the bitmaps of its newest image, or of that of the snapshot that is shown.
+func TestBundleBitmaps(t *testing.T) {
+	l := extended(t, func(data uint64) []byte { return feature(nil, 1, data, 0, 1) }, closed)
+	l.Create("b", extUnits*cluster, opts.Dict{"cluster_size": "4096"})
+	bytesOf := func(name string) []byte {
+		b := make([]byte, l.Mem.Disk(name).Size())
+		if _, err := l.Mem.Disk(name).ReadAt(t.Context(), b, 0); err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	with, plain := bytesOf("a"), bytesOf("b")
+	parts := func(n int) string {
+		text := xml(n, "at", "Compressed", shots(guidT, guidA, guidA, guid0))
+		if n == 1 {
+			for _, tag := range []string{"Disk_size", "End"} {
+				text = strings.Replace(text, fmt.Sprintf("<%s>%d</%s>", tag, 4*cluster/512, tag), fmt.Sprintf("<%s>%d</%s>", tag, extUnits*cluster/512, tag), 1)
+			}
+		}
+		return text
+	}
+	names := func(dir, snapshot string) (out []string, dirty int64) {
+		img, err := openBundle(t, dir, snapshot, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer img.Close(context.Background())
+		list, ok, err := img.Bitmaps().List(t.Context())
+		if err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		for _, b := range list {
+			out, dirty = append(out, b.Name), dirty+b.Dirty
+		}
+		info, err := img.Info(t.Context())
+		if err != nil || (info.Specific != nil) != (len(list) != 0) {
+			t.Errorf("info %+v of %d bitmaps: %v", info.Specific, len(list), err)
+		}
+		return out, dirty
+	}
+	for _, c := range []struct {
+		top, below []byte
+		snapshot   string
+		want       bool
+	}{{with, plain, "", true}, {with, plain, guidA, false}, {plain, with, "", false}, {plain, with, guidA, true}} {
+		dir := folder(t, map[string][]byte{"DiskDescriptor.xml": []byte(parts(1)), "t.0": c.top, "a.0": c.below})
+		got, dirty := names(dir, c.snapshot)
+		if want := int64(cluster*8+3+16) * cluster; c.want != (len(got) == 1 && got[0] == bitmapName && dirty == want) || !c.want && len(got) != 0 {
+			t.Errorf("snapshot %q: %v, %d dirty", c.snapshot, got, dirty)
+		}
+	}
+	short := hds(fill(1), fill(2), fill(3), nil)
+	if got, _ := names(folder(t, map[string][]byte{"DiskDescriptor.xml": []byte(parts(2)), "t.0": with, "a.0": short, "t.1": short, "a.1": short}), ""); len(got) != 0 {
+		t.Errorf("the bitmaps of one of two parts: %v", got)
+	}
+}
+
 // TestPlain reads parts without headers.
 func TestPlain(t *testing.T) {
 	disk := make([]byte, 12*cluster)

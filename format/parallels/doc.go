@@ -9,7 +9,8 @@
 // The in-use mark is durable before the first change and taken back by Close. An image
 // that has it, or whose data offset is wrong, is repaired when it is opened for
 // writing; clusters that the table names twice are copied then. The dirty bitmaps of a format extension can be
-// looked at in an image that is open for reading. The extension is kept, but an image that was written
+// looked at in an image that is open for reading, and those of a bundle's newest image if the disk is
+// in one part. The extension is kept, but an image that was written
 // has 0 for the mark, which says that the extension is out of date.
 //
 // A bundle is a folder (".hdd") with a descriptor, DiskDescriptor.xml, which the protocol
