@@ -433,6 +433,27 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
+// TestClosingCancelled wants a closing that takes long to end with its context, well before it times out.
+func TestClosingCancelled(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		d := open(t, "stuck", 1<<20, Options{Write: true})
+		ctx, cancel := context.WithCancel(t.Context())
+		if before {
+			cancel()
+		}
+		closed := make(chan error)
+		go func() { closed <- d.Close(ctx) }()
+		for !before && len(d.p.calls) == 0 {
+			runtime.Gosched()
+		}
+		cancel()
+		if err := <-closed; !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled before: %v: %v", before, err)
+		}
+		<-d.p.ended
+	}
+}
+
 // TestOrphan wants the program to end when cowl does.
 func TestOrphan(t *testing.T) {
 	as(t, "slow")

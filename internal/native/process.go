@@ -38,11 +38,12 @@ const (
 	silence = 30 * time.Second
 	// again is how long is waited once more: this process may have been stopped meanwhile.
 	again = 2 * time.Second
-	// closing bounds the farewell, and hurried that of a disk that nothing was written to since
-	// it was flushed, or whose requests were cancelled.
-	closing, hurried = 10 * time.Second, 400 * time.Millisecond
-	// dying is how long the system may take to tell how the program ended.
-	dying = time.Second
+	// closing bounds the farewell, hurried that of a disk that nothing was written to since
+	// it was flushed, or whose requests were cancelled, and late what is left of it when its own context ends.
+	closing, hurried, late = 10 * time.Second, 400 * time.Millisecond, 100 * time.Millisecond
+	// dying is how long the system may take to tell how the program ended, buried how long its end
+	// is waited for when it was killed: it ends in any case.
+	dying, buried = time.Second, 200 * time.Millisecond
 )
 
 // The sockets, in the order in which the program has them.
@@ -248,7 +249,7 @@ func (p *Process) kill(err error) {
 func (p *Process) bury() {
 	select {
 	case <-p.ended:
-	case <-time.After(dying):
+	case <-time.After(buried):
 	}
 	p.slots.close()
 }
@@ -358,13 +359,16 @@ func (p *Process) loss() error {
 }
 
 // End closes the disk, if one is open, and ends the program. What was written is flushed
-// then; the error says if it could not be. It waits longer where it need not hurry.
+// then; the error says if it could not be. It waits longer where it need not hurry, and only for a moment more
+// when ctx has ended.
 func (p *Process) End(ctx context.Context, hurry bool) error {
 	limit := closing
-	if hurry || p.hurry.Load() || ctx.Err() != nil {
+	if hurry || p.hurry.Load() {
 		limit = hurried
 	}
-	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	own, stop := driver.Farewell(ctx, late)
+	defer stop()
+	wait, cancel := context.WithTimeout(own, limit)
 	defer cancel()
 	err := p.Call(wait, link.OpClose, nil, nil)
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -20,7 +20,7 @@ const (
 	maxTransfer = 512 << 20
 	// removing bounds the removal of a file after a failure, which may be that the server is
 	// gone.
-	removing = 500 * time.Millisecond
+	removing = 300 * time.Millisecond
 )
 
 // createOptions are the options of a new file.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -76,6 +77,9 @@ type Ends struct {
 func Run(ends Ends, e Engine) error {
 	s := &session{Ends: ends, engine: e, conn: link.NewConn(ends.Control)}
 	if err := s.conn.Send(link.Reply{Version: link.Version}); err != nil {
+		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+			return io.EOF // cowl has ended since it started this program
+		}
 		return err
 	}
 	go func() {
