@@ -162,7 +162,8 @@ func (v *VDI) branch(ctx context.Context, snapshot *inode) error {
 		return err
 	}
 	// From here on there is no way back.
-	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := settled(ctx)
+	defer cancel()
 	if vdi, err = v.acquire(ctx, 0, ""); err != nil {
 		return err
 	}
@@ -296,13 +297,14 @@ func (v *VDI) TakeSnapshot(ctx context.Context, tag string) (number uint32, err 
 		r := &request{op: opNew, size: uint64(ino.size), base: ino.vdi, copies: ino.copies, policy: ino.policy, shift: ino.shift, snapshot: snapshotFlag,
 			out: nameField(v.o.Name), once: true}
 		if err := v.c.do(ctx, r); err != nil {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+			ctx, cancel := parting(ctx)
 			defer cancel()
 			head.out = nameField(ino.tag)
 			_ = v.c.do(ctx, head) // a tag of what is no snapshot does no harm
 			return err
 		}
-		ctx := context.WithoutCancel(ctx)
+		ctx, cancel := settled(ctx)
+		defer cancel()
 		vdi, err := v.acquire(ctx, 0, "")
 		if err != nil {
 			return err

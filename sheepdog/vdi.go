@@ -17,7 +17,9 @@ const (
 	// farewell bounds the time that releasing a lock takes, lateFarewell that after the end of an
 	// operation that was given up.
 	farewell     = 2 * time.Second
-	lateFarewell = 200 * time.Millisecond
+	lateFarewell = 100 * time.Millisecond
+	// settling is how long what there is no way back from goes on after it was given up.
+	settling = 300 * time.Millisecond
 	// maxMoves is how often a write finds that the VDI has become a snapshot.
 	maxMoves = 8
 )
@@ -157,16 +159,30 @@ func (v *VDI) release(ctx context.Context) {
 
 // unlock gives one lock back. What the server says to that changes nothing.
 func (v *VDI) unlock(ctx context.Context, vdi uint32) {
-	limit := farewell
-	if ctx.Err() != nil {
-		ctx, limit = context.WithoutCancel(ctx), lateFarewell
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := parting(ctx)
 	defer cancel()
 	v.mu.Lock()
 	delete(v.locked, vdi)
 	v.mu.Unlock()
 	_ = v.c.do(ctx, &request{op: opRelease, base: vdi, out: nameField(v.o.Name)})
+}
+
+// parting returns a context for a last message, also of an operation that was given up.
+func parting(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() == nil {
+		return context.WithTimeout(ctx, farewell)
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), lateFarewell)
+}
+
+// settled returns a context for what there is no way back from: it ends only settling after ctx.
+func settled(ctx context.Context) (context.Context, context.CancelFunc) {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(settling, cancel) })
+	return own, func() {
+		stop()
+		cancel()
+	}
 }
 
 // Close saves what is not saved and gives the lock back, whatever else fails and even if ctx

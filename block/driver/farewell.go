@@ -11,7 +11,7 @@ const (
 	// ClosingTime is for closing what was open.
 	ClosingTime = 200 * time.Millisecond
 	// UndoingTime is for removing what was made.
-	UndoingTime = 500 * time.Millisecond
+	UndoingTime = 400 * time.Millisecond
 )
 
 // Farewell returns a context for what has to be done although ctx may have ended: it ends by itself
