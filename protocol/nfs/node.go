@@ -35,6 +35,8 @@ type node struct {
 	sizeMu  sync.RWMutex // reads and writes within the file: shared; what changes its length: exclusive
 	noHoles atomic.Bool  // the server cannot tell of holes, or make them
 
+	unmeasured atomic.Bool // a change was given up that may have changed the length
+
 	mu      sync.Mutex
 	content int64 // from here on the file is zeroes
 	last    segment
@@ -130,6 +132,7 @@ func (n *node) writable(ctx context.Context, off int64) error {
 	case off < 0:
 		return driver.Errorf(driver.ErrRange, "offset %d is negative", off)
 	}
+	n.remeasured(ctx)
 	return nil
 }
 
@@ -156,7 +159,7 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 	if err != nil {
 		if end > n.Size() {
-			n.remeasure()
+			n.remeasure(ctx)
 		}
 		return 0, n.failed(ctx, err)
 	}
@@ -167,12 +170,29 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 }
 
 // remeasure asks for the length after a change that failed, which may have been done in
-// part. It is called with sizeMu.
-func (n *node) remeasure() {
-	ctx, cancel := context.WithTimeout(context.Background(), remeasuring)
+// part. It is called with sizeMu. For a caller that has given up, the next change asks.
+func (n *node) remeasure(ctx context.Context) {
+	n.unmeasured.Store(true)
+	if ctx.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, remeasuring)
 	defer cancel()
 	if a, err := n.f.Attr(ctx); err == nil {
 		n.size.Store(a.Size)
+		n.unmeasured.Store(false)
+	}
+}
+
+// remeasured asks for the length if an earlier change left that open.
+func (n *node) remeasured(ctx context.Context) {
+	if !n.unmeasured.Load() {
+		return
+	}
+	n.sizeMu.Lock()
+	defer n.sizeMu.Unlock()
+	if n.unmeasured.Load() {
+		n.remeasure(ctx)
 	}
 }
 
@@ -243,7 +263,7 @@ func (n *node) resize(ctx context.Context, size int64) error {
 		n.cache.forget(min(size, n.Size()), max(size, n.Size()))
 	}
 	if err != nil {
-		n.remeasure()
+		n.remeasure(ctx)
 		return truncateError(ctx, err)
 	}
 	n.size.Store(size)

@@ -108,6 +108,19 @@ func (s *Server) Kill() {
 	<-s.ended
 }
 
+// Pause stops the server: requests wait until it goes on.
+func (s *Server) Pause(t testing.TB) { s.signal(t, syscall.SIGSTOP) }
+
+// Continue lets the server go on after Pause.
+func (s *Server) Continue(t testing.TB) { s.signal(t, syscall.SIGCONT) }
+
+func (s *Server) signal(t testing.TB, sig os.Signal) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Log is what the server has told of itself.
 func (s *Server) Log() string {
 	b, _ := os.ReadFile(s.log)
