@@ -375,6 +375,31 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestUnmeasured: the length that a file has after a write that was given up, but done, is known to the next change.
+func TestUnmeasured(t *testing.T) {
+	path, _ := newFile(t, 1<<20)
+	w, url := through(t, newServer(t, nil), path)
+	n := open(t, url, openOptions{write: true, options: one(0)})
+	ctx, cancel := context.WithCancel(t.Context())
+	const grown = 1<<20 + 1000
+	var silent atomic.Int64 // the connection that says nothing any more
+	w.set(func(conn int64, down bool, _ int) error {
+		if info, err := os.Stat(path); down && err == nil && info.Size() == grown && silent.CompareAndSwap(0, conn) {
+			cancel()
+		}
+		if silent.Load() == conn {
+			return errStall
+		}
+		return nil
+	})
+	if _, err := n.WriteAt(ctx, make([]byte, 10), grown-10); !errors.Is(err, context.Canceled) || n.Size() != 1<<20 {
+		t.Fatalf("%v, %d bytes", err, n.Size())
+	}
+	if _, err := n.WriteAt(t.Context(), make([]byte, 10), 0); err != nil || n.Size() != grown {
+		t.Errorf("%v, %d bytes, not %d", err, n.Size(), grown)
+	}
+}
+
 // odd is a file that a server treats in an odd way.
 type odd struct {
 	data  []byte

@@ -215,8 +215,8 @@ func (n *node) grown(end int64) {
 // remeasure asks for the length after a change that failed, which may have been done in
 // part. It is called with sizeMu. For a caller that has given up, the next change asks.
 func (n *node) remeasure(ctx context.Context) {
+	n.unmeasured.Store(true)
 	if ctx.Err() != nil {
-		n.unmeasured.Store(true)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, farewell)
@@ -225,6 +225,7 @@ func (n *node) remeasure(ctx context.Context) {
 		st, err := s.file.Stat()
 		if err == nil {
 			n.size.Store(st.Size())
+			n.unmeasured.Store(false)
 		}
 		return err
 	})
@@ -232,9 +233,12 @@ func (n *node) remeasure(ctx context.Context) {
 
 // remeasured asks for the length if an earlier change left that open.
 func (n *node) remeasured(ctx context.Context) {
-	if n.unmeasured.Swap(false) {
-		n.sizeMu.Lock()
-		defer n.sizeMu.Unlock()
+	if !n.unmeasured.Load() {
+		return
+	}
+	n.sizeMu.Lock()
+	defer n.sizeMu.Unlock()
+	if n.unmeasured.Load() {
 		n.remeasure(ctx)
 	}
 }

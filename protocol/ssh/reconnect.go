@@ -80,7 +80,7 @@ func (n *node) sameSystem(ctx context.Context, s *session, size int64) error {
 	switch {
 	case written && (now == "" || now != boot):
 		err = &LossError{reason}
-	case size != n.Size() && !resizing:
+	case size != n.Size() && !resizing && !n.unmeasured.Load():
 		err = &ChangedError{size, n.Size()}
 	}
 	n.mu.Lock()
