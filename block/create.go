@@ -144,7 +144,11 @@ func (c *Creation) Undo(ctx context.Context) error {
 	defer cancel()
 	var failed error
 	for _, m := range c.made {
-		if err := m.del.Delete(ctx, m.name); err != nil && failed == nil {
+		err := m.del.Delete(ctx, m.name)
+		if err != nil && ctx.Err() != nil {
+			err = driver.Errorf(driver.ErrTimeout, "no answer in time") // that the work was cancelled is known
+		}
+		if err != nil && failed == nil {
 			failed = fmt.Errorf("'%s' is incomplete and could not be removed: %w", m.name, err)
 		}
 	}

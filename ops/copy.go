@@ -213,6 +213,9 @@ func (c *copying) tryNew(ctx context.Context) (ConvertResult, error) {
 		if e := target.Close(last); err == nil {
 			err = e
 		}
+		if err == nil && last.Err() != nil {
+			err = ctx.Err() // it was cut short
+		}
 		cancel()
 	}
 	if err == nil {

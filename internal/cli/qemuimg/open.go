@@ -111,7 +111,11 @@ func (c *call) close(img *block.Image) error {
 		defer cancel()
 		ctx = last
 	}
-	return img.Close(ctx)
+	err := img.Close(ctx)
+	if err == nil && ctx.Err() != nil {
+		return c.ctx.Err() // it was cut short
+	}
+	return err
 }
 
 // served says whether an image or one below it is not in a file or device of this machine.
