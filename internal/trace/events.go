@@ -22,6 +22,7 @@ const (
 	FilePreadv
 	FilePwritev
 	FileFlush
+	FileView
 	FileCopyFileRange
 	NBDClientHandshake
 	NBDClientHandshakeSuccess
@@ -52,6 +53,7 @@ var events = [numEvents]struct{ name, form string }{
 	FilePreadv:                {"file_co_preadv", "offset %d bytes %d"},
 	FilePwritev:               {"file_co_pwritev", "offset %d bytes %d"},
 	FileFlush:                 {"file_co_flush", ""},
+	FileView:                  {"file_view", "offset %d bytes %d"},
 	FileCopyFileRange:         {"file_copy_file_range", "in_off %d out_off %d ret %d"},
 	NBDClientHandshake:        {"nbd_client_handshake", "export name %q"},
 	NBDClientHandshakeSuccess: {"nbd_client_handshake_success", "export name %q"},

@@ -20,7 +20,6 @@ func (n *node) View(ctx context.Context, off, length int64, look func(p []byte))
 	if n.File() == nil || off < 0 || length > n.Size()-off || ctx.Err() != nil {
 		return false
 	}
-	trace.FilePreadv.Log(off, length)
 	skip := off % int64(os.Getpagesize())
 	mapped, err := unix.Mmap(int(n.fd), off-skip, int(skip+length), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
@@ -31,6 +30,7 @@ func (n *node) View(ctx context.Context, off, length int64, look func(p []byte))
 	if unix.Madvise(mapped, unix.MADV_POPULATE_READ) != nil {
 		return false
 	}
+	trace.FileView.Log(off, length)
 	return guarded(func() { look(mapped[skip:]) })
 }
 

@@ -6,9 +6,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/trace"
 	"github.com/cowl-disk/cowl/internal/zero"
 )
 
@@ -30,6 +32,21 @@ func viewed(t *testing.T, size int) (*node, []byte) {
 	}
 	t.Cleanup(func() { n.Close(context.Background()) })
 	return n, content
+}
+
+// TestViewTraced: what is looked at is not told as a read.
+func TestViewTraced(t *testing.T) {
+	n, _ := viewed(t, 10_000)
+	var log strings.Builder
+	trace.SetOutput(&log)
+	trace.Set("file_*")
+	defer func() { trace.Set("-*"); trace.SetOutput(os.Stderr) }()
+	for _, length := range []int64{5000, 50_000} { // the second one is not there
+		n.View(t.Context(), 1, length, func([]byte) {})
+	}
+	if log.String() != "file_view offset 1 bytes 5000\n" {
+		t.Errorf("%q", &log)
+	}
 }
 
 func TestView(t *testing.T) {
