@@ -5,19 +5,18 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/tmpfile"
 	"github.com/cowl-disk/cowl/internal/zero"
 )
 
 // spool holds an object that comes as a stream: in memory as long as reads follow the
 // stream, else in a temporary file.
 type spool struct {
-	f          *os.File
-	name       string        // where the system does not let go of files that are open
+	f          *tmpfile.File
 	done       chan struct{} // closed when the stream has ended for good
 	sequential bool          // what was read can be forgotten
 	warn       func()        // tells the user of the file
@@ -84,17 +83,13 @@ func (n *node) openSpool(ctx context.Context, a *answer, env *driver.Env, sequen
 
 // create makes the file. What is in memory goes into it.
 func (s *spool) create() error {
-	f, err := os.CreateTemp("", "cowl-http-")
+	f, err := tmpfile.Anonymous("", "cowl-http-")
 	if err != nil {
 		return driver.Errorf(driver.ErrInvalid, "the server has no ranges of bytes, and there is no room for a temporary file: %w", err)
 	}
-	name := ""
-	if err := os.Remove(f.Name()); err != nil {
-		name = f.Name()
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.f, s.name = f, name
+	s.f = f
 	chunks, base := s.chunks, s.base
 	s.chunks, s.base = nil, 0
 	s.wake()
@@ -360,9 +355,6 @@ func (s *spool) fromMemory(p []byte, off int64) bool {
 func (s *spool) close() {
 	<-s.done
 	if s.f != nil {
-		s.f.Close()
-	}
-	if s.name != "" {
-		_ = os.Remove(s.name) // whoever looks after temporary files can have it else
+		_ = s.f.Discard() // whoever looks after temporary files can have it else
 	}
 }

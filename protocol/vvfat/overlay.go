@@ -8,13 +8,13 @@ import (
 	"runtime"
 
 	"github.com/cowl-disk/cowl/block/driver"
+	"github.com/cowl-disk/cowl/internal/tmpfile"
 )
 
 // overlay holds what the guest has written, in a temporary file at the offsets of the disk. It
 // takes the room that was written to, which is that of the disk at most.
 type overlay struct {
-	f       *os.File
-	name    string    // to remove at the end, "" if that is done
+	f       *tmpfile.File
 	written sectorSet // what is in the file
 	dirty   sectorSet // what the folder does not have yet
 }
@@ -31,24 +31,14 @@ func temporaryDir() string {
 }
 
 func newOverlay() (*overlay, error) {
-	f, err := os.CreateTemp(temporaryDir(), "cowl-vvfat-")
+	f, err := tmpfile.Anonymous(temporaryDir(), "cowl-vvfat-")
 	if err != nil {
 		return nil, err
 	}
-	v := &overlay{f: f, name: f.Name(), written: sectorSet{}, dirty: sectorSet{}}
-	if os.Remove(v.name) == nil { // not where open files cannot be removed
-		v.name = ""
-	}
-	return v, nil
+	return &overlay{f: f, written: sectorSet{}, dirty: sectorSet{}}, nil
 }
 
-func (v *overlay) close() error {
-	err := v.f.Close()
-	if v.name != "" {
-		_ = os.Remove(v.name)
-	}
-	return err
-}
+func (v *overlay) close() error { return v.f.Discard() }
 
 // at says whether a byte was written, and how many from it on, up to n, are the same in that.
 func (v *overlay) at(off, n int64) (written bool, count int64) {
