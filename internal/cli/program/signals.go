@@ -63,6 +63,14 @@ func (w *waited) Done() <-chan struct{} {
 	return w.Context.Done()
 }
 
+// DieOfSignal ends the process by the signal that ended ctx, if one did and the program does not end
+// orderly: nothing that is under way is waited for.
+func DieOfSignal(ctx context.Context) {
+	if s, ok := ctx.Value(signalsKey{}).(*signals); ok {
+		s.end()
+	}
+}
+
 // end lets the process die of the signal that interrupted it, so that the process
 // that waits for it, such as a shell with a loop, can tell.
 func (s *signals) end() {

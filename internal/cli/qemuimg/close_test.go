@@ -13,6 +13,7 @@ import (
 	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/mem"
+	"github.com/cowl-disk/cowl/protocol/vvfat"
 )
 
 // silent is a protocol whose server does not answer when disks are closed.
@@ -109,7 +110,7 @@ func TestCloseInterrupted(t *testing.T) {
 // TestServed tells images on this machine from those that have something elsewhere.
 func TestServed(t *testing.T) {
 	p, _, errs := testProgram("cowl")
-	p.Drivers = []driver.Driver{file.New(), mem.New(), raw.New(), qcow2.New()}
+	p.Drivers = []driver.Driver{file.New(), mem.New(), raw.New(), qcow2.New(), vvfat.New()}
 	dir := t.TempDir()
 	for _, args := range [][]string{
 		{"-f", "raw", dir + "/raw", "1M"}, {"-f", "qcow2", dir + "/qcow2", "1M"}, {"-f", "raw", "mem:raw", "1M"},
@@ -120,7 +121,8 @@ func TestServed(t *testing.T) {
 			t.Fatalf("%v: %s", args, errs)
 		}
 	}
-	for name, want := range map[string]bool{dir + "/raw": false, dir + "/qcow2": false, dir + "/near": false, "mem:raw": true, dir + "/mixed": true, "mem:top": true} {
+	for name, want := range map[string]bool{dir + "/raw": false, dir + "/qcow2": false, dir + "/near": false, "mem:raw": true, dir + "/mixed": true, "mem:top": true,
+		"fat:" + t.TempDir(): false} {
 		c := p.newCall(t.Context())
 		img, err := c.open(image{name: name}, block.OpenOptions{})
 		if err != nil {
@@ -131,6 +133,105 @@ func TestServed(t *testing.T) {
 		}
 		if err := c.close(img); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// hanging is a disk whose server answers no more once it is told so, whatever the context of a request.
+type hanging struct {
+	driver.Storage
+	armed, asked, release chan struct{}
+}
+
+// Flush implements driver.Node.
+func (h hanging) Flush(ctx context.Context) error {
+	select {
+	case <-h.armed:
+		select {
+		case h.asked <- struct{}{}:
+		default:
+		}
+		<-h.release
+	default:
+	}
+	return h.Storage.Flush(ctx)
+}
+
+// hangingServer is a protocol of one such disk.
+type hangingServer struct {
+	silent
+	disk hanging
+}
+
+// Open implements driver.Driver.
+func (s *hangingServer) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node, error) {
+	n, err := s.Driver.Open(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	d := s.disk
+	d.Storage = n.(driver.Storage)
+	return d, nil
+}
+
+// TestInterruptedChange: a command that changes an image on a server dies of the signal that interrupted it, if
+// what is under way does not end. One that changes a local file does not, and one that ends does not.
+func TestInterruptedChange(t *testing.T) {
+	for _, name := range []string{"far", "file"} {
+		s := &hangingServer{silent: named(name), disk: hanging{armed: make(chan struct{}), asked: make(chan struct{}, 1), release: make(chan struct{})}}
+		p, _, _ := testProgram("cowl")
+		p.Drivers = []driver.Driver{s, raw.New()}
+		ctx, cancel := context.WithCancel(t.Context())
+		c := p.newCall(ctx)
+		died := make(chan struct{})
+		c.die = func(got context.Context) {
+			if got != ctx {
+				t.Error("another context")
+			}
+			close(died)
+		}
+		img, err := c.openSource(ctx, block.Source{Format: "raw", Options: opts.Dict{"file.driver": name, "file.filename": "disk"}}, "disk", block.OpenOptions{Write: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		close(s.disk.armed)
+		go func() { _ = img.Flush(context.WithoutCancel(ctx)) }()
+		<-s.disk.asked
+		cancel()
+		if name == "far" {
+			select {
+			case <-died:
+			case <-time.After(time.Minute):
+				t.Error("it does not die")
+			}
+		}
+		close(s.disk.release)
+		if name == "file" {
+			if err := img.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if !c.unwatched() {
+				t.Error("changes of a local file are watched")
+			}
+		}
+	}
+}
+
+// unwatched says whether nothing has been watched.
+func (c *call) unwatched() (first bool) {
+	c.watch.Do(func() { first = true })
+	return first
+}
+
+// TestChangesNew wants new images on servers to be watched alone.
+func TestChangesNew(t *testing.T) {
+	p, _, _ := testProgram("cowl")
+	p.Drivers = []driver.Driver{file.New(), mem.New(), raw.New()}
+	for name, want := range map[string]bool{"disk": false, "file:disk": false, "mem:disk": true, "nosuch:disk": false} {
+		c := p.newCall(t.Context())
+		c.changesNew(name)
+		if got := !c.unwatched(); got != want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

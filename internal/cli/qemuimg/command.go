@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/cli/getopt"
@@ -37,10 +38,13 @@ type call struct {
 	// streaming: the standard output carries an image, and nothing else may.
 	streaming bool
 	cache     string
+
+	watch sync.Once
+	die   func(context.Context) // ends the process by the signal that interrupted it
 }
 
 func (p *Program) newCall(ctx context.Context) *call {
-	return &call{Program: p, ctx: ctx, reg: p.registry(), failure: 1, cache: cacheWriteback}
+	return &call{Program: p, ctx: ctx, reg: p.registry(), failure: 1, cache: cacheWriteback, die: program.DieOfSignal}
 }
 
 // Options that several commands have.

@@ -15,6 +15,7 @@ import (
 // newTarget is what the command line says of the image to be made.
 func (cv *conversion) newTarget() (*ops.CreateJob, error) {
 	d, err := cv.list.dict()
+	cv.changesNew(cv.target)
 	return &ops.CreateJob{Registry: cv.reg, Filename: cv.target, Format: cv.outFormat(), Options: d, Order: cv.list.names(), Backing: cv.backing,
 		BackingFormat: cv.backFm, Gate: driver.AllowAll, Objects: &cv.objects, Warn: func(m string) { cv.warnf("%s", m) }, Words: words.Text,
 		ReplaceDataFile: cv.force || !cv.cowl()}, err

@@ -88,6 +88,7 @@ func (cr *creating) run(_ context.Context, operands []string) int {
 		}
 		c.printf("Formatting '%s', fmt=%s %s\n", driver.HidePassword(w.Filename), w.Format, strings.Join(text, " "))
 	}
+	c.changesNew(job.Filename)
 	if err := ops.Create(c.ctx, job); err != nil {
 		return c.failCreate(job.Filename, err)
 	}

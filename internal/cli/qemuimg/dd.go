@@ -94,6 +94,7 @@ func (c *call) dd(format string) int {
 	}
 	connections := &driver.Connections{}
 	defer connections.Close()
+	c.changesNew(o.out)
 	made, err := block.Make(c.ctx, c.reg, block.CreateRequest{Filename: o.out, Format: format, Size: n, Options: opts.Dict{}, Gate: driver.AllowAll, Objects: &c.objects, Connections: connections})
 	if err != nil {
 		return c.failCreate(o.out+": error while creating output image", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -94,7 +95,32 @@ func (c *call) openPlain(ctx context.Context, src block.Source, name string, o b
 	if err != nil {
 		return nil, openError(name, err)
 	}
+	if o.Write && !isLocal(img.Tree().Protocol().Format()) {
+		c.changesServed()
+	}
 	return img, nil
+}
+
+// patience is how long a command that was interrupted goes on at most while it changes an image on a server: longer
+// than closing and undoing take.
+const patience = 800 * time.Millisecond
+
+// changesServed says that an image is changed that a server has. Formats do some changes to the end that they have
+// begun, though the command was interrupted; a server that does not answer must not hold that up. As after a
+// crash, the image is consistent then.
+func (c *call) changesServed() {
+	c.watch.Do(func() {
+		context.AfterFunc(c.ctx, func() {
+			time.AfterFunc(patience, func() { c.die(c.ctx) })
+		})
+	})
+}
+
+// changesNew is changesServed where an image of a name is made, which may be on a server.
+func (c *call) changesNew(name string) {
+	if d, err := c.reg.FindProtocol(name); err == nil && d.Desc().Kind == driver.KindProtocol && !isLocal(d.Desc().Name) {
+		c.changesServed()
+	}
 }
 
 // probedRaw warns of an image that is to be written without its format given.
@@ -121,11 +147,18 @@ func (c *call) close(img *block.Image) error {
 // served says whether an image or one below it is not in a file or device of this machine.
 func served(img *block.Image) bool {
 	for ; img != nil; img = img.Backing() {
-		switch img.Tree().Protocol().Format() {
-		case "file", "host_device", "host_cdrom":
-		default:
+		if !isLocal(img.Tree().Protocol().Format()) {
 			return true
 		}
+	}
+	return false
+}
+
+// isLocal says whether a protocol is that of files, folders or devices of this machine.
+func isLocal(protocol string) bool {
+	switch protocol {
+	case "file", "host_device", "host_cdrom", "vvfat":
+		return true
 	}
 	return false
 }
