@@ -38,9 +38,9 @@ const (
 	silence = 30 * time.Second
 	// again is how long is waited once more: this process may have been stopped meanwhile.
 	again = 2 * time.Second
-	// closing bounds the farewell, hurried that of a disk that nothing was written to since
+	// closing bounds the farewell, in which what the library has in its cache is written, hurried that of a disk that nothing was written to since
 	// it was flushed, or whose requests were cancelled, and late what is left of it when its own context ends.
-	closing, hurried, late = 10 * time.Second, 400 * time.Millisecond, 100 * time.Millisecond
+	closing, hurried, late = time.Minute, 400 * time.Millisecond, 100 * time.Millisecond
 	// dying is how long the system may take to tell how the program ended, buried how long its end
 	// is waited for when it was killed: it ends in any case.
 	dying, buried = time.Second, 200 * time.Millisecond
