@@ -179,7 +179,7 @@ func (s *hangingServer) Open(ctx context.Context, req *driver.OpenRequest) (driv
 func TestInterruptedChange(t *testing.T) {
 	for _, name := range []string{"far", "file"} {
 		s := &hangingServer{silent: named(name), disk: hanging{armed: make(chan struct{}), asked: make(chan struct{}, 1), release: make(chan struct{})}}
-		p, _, _ := testProgram("cowl")
+		p, _, errs := testProgram("cowl")
 		p.Drivers = []driver.Driver{s, raw.New()}
 		ctx, cancel := context.WithCancel(t.Context())
 		c := p.newCall(ctx)
@@ -201,6 +201,9 @@ func TestInterruptedChange(t *testing.T) {
 		if name == "far" {
 			select {
 			case <-died:
+				if got := errs.String(); got != "cowl: Interrupted; no answer in time: what was made may remain\n" {
+					t.Errorf("%q", got)
+				}
 			case <-time.After(time.Minute):
 				t.Error("it does not die")
 			}
@@ -230,6 +233,7 @@ func TestChangesNew(t *testing.T) {
 	for name, want := range map[string]bool{"disk": false, "file:disk": false, "mem:disk": true, "nosuch:disk": false} {
 		c := p.newCall(t.Context())
 		c.changesNew(name)
+		close(c.over)
 		if got := !c.unwatched(); got != want {
 			t.Errorf("%s: %v", name, got)
 		}

@@ -111,7 +111,12 @@ const patience = 800 * time.Millisecond
 func (c *call) changesServed() {
 	c.watch.Do(func() {
 		context.AfterFunc(c.ctx, func() {
-			time.AfterFunc(patience, func() { c.die(c.ctx) })
+			select {
+			case <-time.After(patience):
+				c.errorf("Interrupted; no answer in time: what was made may remain")
+				c.die(c.ctx)
+			case <-c.over:
+			}
 		})
 	})
 }
