@@ -19,6 +19,9 @@ func invalid(format string, args ...any) error {
 	return driver.Errorf(driver.ErrInvalid, format, args...)
 }
 
+// headerRead is how much of the first cluster is read at once. The extensions of most images end there.
+const headerRead = 4096
+
 // loadHeader reads and checks the header, its extensions and the backing file
 // name. hdrMu is held once the image is shared.
 func (im *image) loadHeader(ctx context.Context) error {
@@ -26,11 +29,11 @@ func (im *image) loadHeader(ctx context.Context) error {
 	unsupported := func(format string, args ...any) error {
 		return driver.Errorf(driver.ErrUnsupported, format, args...)
 	}
-	fixed := make([]byte, ondisk.HeaderSizeFull)
-	if err := tableio.ReadPadded(ctx, im.file, fixed, 0); err != nil {
+	start := make([]byte, headerRead)
+	if err := tableio.ReadPadded(ctx, im.file, start, 0); err != nil {
 		return driver.Errorf(nil, "could not read qcow2 header: %w", err)
 	}
-	h, err := ondisk.DecodeHeader(fixed)
+	h, err := ondisk.DecodeHeader(start[:ondisk.HeaderSizeFull])
 	if err != nil {
 		return driver.Errorf(driver.ErrFormat, "image is not in qcow2 format")
 	}
@@ -49,8 +52,8 @@ func (im *image) loadHeader(ctx context.Context) error {
 	if h.BackingFileOffset > uint64(h.ClusterSize()) {
 		return corrupt("invalid backing file offset")
 	}
-	first := make([]byte, min(h.ClusterSize(), max(im.file.Size(), int64(h.HeaderLength))))
-	if err := tableio.ReadPadded(ctx, im.file, first, 0); err != nil {
+	first, err := im.firstCluster(ctx, h, start)
+	if err != nil {
 		return driver.Errorf(nil, "could not read qcow2 header: %w", err)
 	}
 	if h, err = ondisk.DecodeHeader(first); err != nil {
@@ -68,15 +71,7 @@ func (im *image) loadHeader(ctx context.Context) error {
 		}
 		return corrupt("qcow2: Compression type incompatible feature bit must be set")
 	}
-	extEnd := int64(len(first))
-	if h.BackingFileOffset != 0 {
-		extEnd = min(extEnd, int64(h.BackingFileOffset))
-	}
-	var extArea []byte
-	if int64(h.HeaderLength) < extEnd {
-		extArea = first[h.HeaderLength:extEnd]
-	}
-	exts, extErr := ondisk.DecodeExtensions(extArea)
+	exts, extErr := ondisk.DecodeExtensions(extensionArea(h, first))
 	if unknown := h.Incompatible &^ ondisk.IncompatKnown; unknown != 0 {
 		return unsupported("unsupported qcow2 feature(s): %s", featureNames(exts, unknown))
 	}
@@ -120,6 +115,39 @@ func (im *image) loadHeader(ctx context.Context) error {
 	im.hdr, im.exts = *h, cloneExtensions(exts)
 	im.size.Store(ondisk.WholeSectors(h.Size))
 	return nil
+}
+
+// firstCluster returns the first cluster, or what the file has of it, from its start. What is behind the end of the extensions
+// may be left out.
+func (im *image) firstCluster(ctx context.Context, h *ondisk.Header, start []byte) ([]byte, error) {
+	n := min(h.ClusterSize(), max(im.file.Size(), int64(h.HeaderLength)))
+	if n <= int64(len(start)) {
+		return start[:n], nil
+	}
+	area := extensionArea(h, start)
+	if exts, err := ondisk.DecodeExtensions(area); err == nil {
+		end := ondisk.ExtensionHeaderSize
+		for _, e := range exts {
+			end += ondisk.ExtensionHeaderSize + (len(e.Data)+7)&^7
+		}
+		if end <= len(area) {
+			return start, nil
+		}
+	}
+	first := make([]byte, n)
+	return first, tableio.ReadPadded(ctx, im.file, first, 0)
+}
+
+// extensionArea is where the extensions are: behind the header, and before the name of the backing file.
+func extensionArea(h *ondisk.Header, first []byte) []byte {
+	end := int64(len(first))
+	if h.BackingFileOffset != 0 {
+		end = min(end, int64(h.BackingFileOffset))
+	}
+	if int64(h.HeaderLength) >= end {
+		return nil
+	}
+	return first[h.HeaderLength:end]
 }
 
 // checkTables judges place and size of the tables that the header names.

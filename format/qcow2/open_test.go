@@ -249,6 +249,38 @@ func TestChangeBackingKeepsExtensions(t *testing.T) {
 	}
 }
 
+// TestLongExtensions has the format of the backing file behind an extension of an unknown type, which ends
+// around the end of what is read of the header at first.
+func TestLongExtensions(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.qcow2")
+	create(t, filepath.Join(dir, "base"), 1<<20)
+	create(t, path, 1<<20, "backing_file=base", "backing_fmt=qcow2")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, _ := ondisk.DecodeHeader(b)
+	const nameOffset = 60000
+	patch(t, path, 8, binary.BigEndian.AppendUint64(nil, nameOffset))
+	patch(t, path, nameOffset, []byte("base"))
+	for _, end := range []int{4072, 4080, 4088, 4096, 4104, 8192, 40000} {
+		unknown := make([]byte, end-int(h.HeaderLength)-ondisk.ExtensionHeaderSize)
+		area := ondisk.AppendExtension(nil, ondisk.Extension{Type: 0x12345678, Data: unknown})
+		area = ondisk.AppendExtension(area, ondisk.Extension{Type: ondisk.ExtBackingFormat, Data: []byte("qcow2")})
+		patch(t, path, int64(h.HeaderLength), append(area, make([]byte, ondisk.ExtensionHeaderSize)...))
+		img := openImage(t, path, false)
+		state, err := img.State(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b := state.Backing; b == nil || b.Filename != "base" || b.Format != "qcow2" {
+			t.Errorf("behind %d bytes: the backing file is %+v", end, b)
+		}
+		closeImage(t, img)
+	}
+}
+
 // TestDirtyImageIsRepaired opens an image with lazy refcounts that was not
 // closed.
 func TestDirtyImageIsRepaired(t *testing.T) {

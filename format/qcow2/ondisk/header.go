@@ -182,6 +182,9 @@ type Extension struct {
 	Data []byte
 }
 
+// ExtensionHeaderSize is the size of type and length before the data of an extension. An end has nothing else.
+const ExtensionHeaderSize = 8
+
 // DecodeExtensions reads the extensions in b, which starts behind the header
 // and ends where extensions must end (the backing file name, or the end of the
 // first cluster). The data alias b.
