@@ -29,8 +29,11 @@ func (r *Registry) probeBytes(head []byte, size int64, name string) driver.Drive
 	var best driver.Driver
 	score := 0
 	for _, d := range r.list {
+		if d.Desc().Kind != driver.KindFormat {
+			continue
+		}
 		p, ok := d.(driver.Prober)
-		if !ok || d.Desc().Kind != driver.KindFormat {
+		if !ok {
 			continue
 		}
 		if s := p.Probe(head, size, name); s > score {

@@ -55,6 +55,10 @@ func (r *Registry) protocolFor(filename string) (driver.Driver, string, error) {
 func (r *Registry) plainName(name string) (driver.Driver, error) {
 	var plain driver.Driver
 	for _, d := range r.list {
+		// The first question for an ability of a type takes the runtime longer than all else here.
+		if d.Desc().Kind == driver.KindFormat {
+			continue
+		}
 		if p, ok := d.(driver.NameProber); ok && p.ProbeName(name) {
 			return d, nil
 		}

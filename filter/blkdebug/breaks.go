@@ -80,7 +80,7 @@ func (n *node) Release() {
 
 // Break implements driver.Breaker.
 func (n *node) Break(event, tag string, report func(text string)) error {
-	if !slices.Contains(events, event) {
+	if !slices.Contains(events(), event) {
 		return syscall.ENOENT
 	}
 	b := &n.breaks

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -21,7 +22,8 @@ const sectorSize = 512
 const maxConfig = 1 << 20
 
 // events are the names that rules may have, as QEMU's schema (BlkdebugEvent) lists them.
-var events = strings.Fields(`
+var events = sync.OnceValue(func() []string {
+	return strings.Fields(`
 l1_update l1_grow_alloc_table l1_grow_write_table l1_grow_activate_table l2_load l2_update
 l2_update_compressed l2_alloc_cow_read l2_alloc_write read_aio read_backing_aio read_compressed
 write_aio write_compressed vmstate_load vmstate_save cow_read cow_write reftable_load
@@ -32,6 +34,7 @@ cluster_free flush_to_os flush_to_disk pwritev_rmw_head pwritev_rmw_after_head
 pwritev_rmw_tail pwritev_rmw_after_tail pwritev pwritev_zero pwritev_done
 empty_image_prepare l1_shrink_write_table l1_shrink_free_l2_clusters cor_write
 cluster_alloc_space none`)
+})
 
 // ioType is a set of kinds of request.
 type ioType uint8
@@ -80,7 +83,7 @@ func (r *rule) key(k, v string) (err error) {
 	unknown := driver.Errorf(driver.ErrInvalid, "invalid parameter '%s'", k)
 	switch {
 	case k == "event":
-		if !slices.Contains(events, v) {
+		if !slices.Contains(events(), v) {
 			return driver.Errorf(driver.ErrInvalid, "invalid parameter value: %s", v)
 		}
 		r.event = v

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/safeio"
@@ -14,12 +15,14 @@ import (
 
 // createTypes are the types whose extents are read here. Other names of them are
 // those of VMware's own tools.
-var createTypes = strings.Fields(`monolithicSparse streamOptimized monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat 2GbMaxExtentSparse
+var createTypes = sync.OnceValue(func() []string {
+	return strings.Fields(`monolithicSparse streamOptimized monolithicFlat twoGbMaxExtentSparse twoGbMaxExtentFlat 2GbMaxExtentSparse
 	2GbMaxExtentFlat vmfs vmfsSparse seSparse vmfsThin vmfsPreallocated vmfsEagerZeroedThick
 	vmfsRaw vmfsRDM vmfsRDMP vmfsRawDeviceMap vmfsPassthroughRawDeviceMap custom fullDevice partitionedDevice`)
+})
 
 func knownType(s string) bool {
-	for _, t := range createTypes {
+	for _, t := range createTypes() {
 		if strings.EqualFold(s, t) {
 			return true
 		}

@@ -55,6 +55,7 @@ func (e *Encoder) flush(raw []byte, final bool) {
 	e.count(raw)
 	tokens := &e.blocks[0]
 	e.makeDynamic(tokens)
+	fixedLits, fixedDists := fixedCodes()
 	sizeFixed := fixedLits.size(e.lits[:]) + fixedDists.size(e.dists[:]) + e.extraBits()
 	best := min(tokens.size, sizeFixed, (len(raw)+5*(len(raw)/0xffff+1))*8+8)
 	// The bytes one by one may take less than with short matches in between.

@@ -3,6 +3,7 @@ package deflate
 import (
 	"encoding/binary"
 	"math"
+	"sync"
 )
 
 // Encoder compresses buffers, one at a time. The zero value is ready for use.
@@ -161,11 +162,12 @@ func (e *Encoder) price(src []byte) {
 	if e.counted = 0; all == len(src) {
 		e.counted = all
 	}
+	logs := timesLog()
 	sum := 0.0
 	for b, n := range counts {
 		n += odd[b]
-		if int(n) < len(timesLog) {
-			sum += timesLog[n]
+		if int(n) < len(logs) {
+			sum += logs[n]
 		} else {
 			sum += float64(n) * math.Log2(float64(n))
 		}
@@ -188,9 +190,10 @@ func (e *Encoder) price(src []byte) {
 }
 
 // timesLog has n times its logarithm to base 2, for the small counts that most are.
-var timesLog = func() (t [256]float64) {
+var timesLog = sync.OnceValue(func() *[256]float64 {
+	var t [256]float64
 	for n := 2; n < len(t); n++ {
 		t[n] = float64(n) * math.Log2(float64(n))
 	}
-	return t
-}()
+	return &t
+})

@@ -2,6 +2,7 @@ package deflate
 
 import (
 	"math/bits"
+	"sync"
 
 	"github.com/cowl-disk/cowl/internal/huffman"
 )
@@ -70,33 +71,30 @@ var (
 		}
 		return t
 	}()
-
-	fixedLits = func() *code {
-		var c code
-		for s := range c.length {
-			switch {
-			case s < 144:
-				c.length[s] = 8
-			case s < 256:
-				c.length[s] = 9
-			case s < 280:
-				c.length[s] = 7
-			default:
-				c.length[s] = 8
-			}
-		}
-		c.assign(len(c.length))
-		return &c
-	}()
-	fixedDists = func() *code {
-		var c code
-		for s := range 30 {
-			c.length[s] = 5
-		}
-		c.assign(len(c.length))
-		return &c
-	}()
 )
+
+// fixedCodes are the codes of fixed blocks, of literals and lengths and of distances (section 3.2.6).
+var fixedCodes = sync.OnceValues(func() (lits, dists *code) {
+	lits, dists = new(code), new(code)
+	for s := range lits.length {
+		switch {
+		case s < 144:
+			lits.length[s] = 8
+		case s < 256:
+			lits.length[s] = 9
+		case s < 280:
+			lits.length[s] = 7
+		default:
+			lits.length[s] = 8
+		}
+	}
+	lits.assign(len(lits.length))
+	for s := range 30 {
+		dists.length[s] = 5
+	}
+	dists.assign(len(dists.length))
+	return lits, dists
+})
 
 // distanceCode returns the symbol of a distance.
 func distanceCode(d int) int {

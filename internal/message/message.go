@@ -3,7 +3,11 @@
 // in the style of Go: lower case, no full stop.
 package message
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
 
 // Message is an error whose text is made of a template, as fmt.Errorf takes it, and
 // arguments. Errors that a user of the command lines can see implement it.
@@ -34,7 +38,16 @@ func (e *formatted) Unwrap() []error {
 // errors.Is recognises as kind; %w works as in fmt.Errorf. With a nil kind it is only
 // what %w wraps. The arguments are kept, and must not change.
 func Errorf(kind error, format string, args ...any) error {
-	return &formatted{kind: kind, err: fmt.Errorf(format, args...), format: format, args: args}
+	return &formatted{kind: kind, err: textOf(format, args), format: format, args: args}
+}
+
+// textOf is fmt.Errorf. Most messages without arguments are those of variables of packages, made when a program
+// starts: fmt need not look through them.
+func textOf(format string, args []any) error {
+	if len(args) == 0 && !strings.Contains(format, "%") {
+		return errors.New(format)
+	}
+	return fmt.Errorf(format, args...)
 }
 
 // Text is the text of a type that implements Message, for its method Error. The

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,12 +42,32 @@ func canReserve(n int64) bool {
 // groupLimits are the directories of the control groups of this process, from its
 // own up, that limit its memory. They do not change while it runs.
 var groupLimits = sync.OnceValue(func() []string {
-	text, err := os.ReadFile("/proc/self/cgroup")
+	text, err := readSmall("/proc/self/cgroup")
 	if err != nil {
 		return nil
 	}
 	return limitedGroups("/sys/fs/cgroup", text)
 })
+
+// readSmall reads a file of the kernel without a poller and a finalizer for it: every command reads one when it starts.
+func readSmall(name string) ([]byte, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	text := make([]byte, 0, 1024)
+	for {
+		n, err := unix.Read(fd, text[len(text):cap(text)])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil || n == 0:
+			return text, err
+		}
+		text = slices.Grow(text[:len(text)+n], 512)
+	}
+}
 
 // limitedGroups finds the directories below root that limit the memory of the
 // process whose /proc/PID/cgroup is text. Only version 2 of control groups is read.
@@ -116,7 +137,7 @@ func machineLeft() int64 {
 // firstNumber reads the number that a file begins with. A file that begins with
 // something else ("max") has none.
 func firstNumber(name string) (int64, bool) {
-	text, err := os.ReadFile(name)
+	text, err := readSmall(name)
 	if err != nil {
 		return 0, false
 	}
@@ -130,7 +151,7 @@ func firstNumber(name string) (int64, bool) {
 
 // statField reads one line of a file of names and numbers, 0 if it is not there.
 func statField(name, field string) int64 {
-	text, err := os.ReadFile(name)
+	text, err := readSmall(name)
 	if err != nil {
 		return 0
 	}

@@ -1,6 +1,9 @@
 package wire
 
-import "fmt"
+import (
+	"fmt"
+	"sync"
+)
 
 // Magic numbers.
 const (
@@ -63,15 +66,17 @@ const (
 	OptExtendedHeaders Option = 11
 )
 
-var optionNames = map[Option]string{
-	OptExportName: "export name", OptAbort: "abort", OptList: "list", OptPeekExport: "peek export",
-	OptStartTLS: "starttls", OptInfo: "info", OptGo: "go", OptStructuredReply: "structured reply",
-	OptListMetaContext: "list meta context", OptSetMetaContext: "set meta context",
-	OptExtendedHeaders: "extended headers",
-}
+var optionNames = sync.OnceValue(func() map[Option]string {
+	return map[Option]string{
+		OptExportName: "export name", OptAbort: "abort", OptList: "list", OptPeekExport: "peek export",
+		OptStartTLS: "starttls", OptInfo: "info", OptGo: "go", OptStructuredReply: "structured reply",
+		OptListMetaContext: "list meta context", OptSetMetaContext: "set meta context",
+		OptExtendedHeaders: "extended headers",
+	}
+})
 
 func (o Option) String() string {
-	if s, ok := optionNames[o]; ok {
+	if s, ok := optionNames()[o]; ok {
 		return s
 	}
 	return "<unknown>"

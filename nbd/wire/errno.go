@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -22,16 +23,18 @@ const (
 	ESHUTDOWN Errno = 108
 )
 
-var errnoTexts = map[Errno]string{
-	EPERM: "Operation not permitted", EIO: "Input/output error", ENOMEM: "Cannot allocate memory",
-	EINVAL: "Invalid argument", ENOSPC: "No space left on device",
-	EOVERFLOW: "Value too large for defined data type", ENOTSUP: "Operation not supported",
-	ESHUTDOWN: "Cannot send after transport endpoint shutdown",
-}
+var errnoTexts = sync.OnceValue(func() map[Errno]string {
+	return map[Errno]string{
+		EPERM: "Operation not permitted", EIO: "Input/output error", ENOMEM: "Cannot allocate memory",
+		EINVAL: "Invalid argument", ENOSPC: "No space left on device",
+		EOVERFLOW: "Value too large for defined data type", ENOTSUP: "Operation not supported",
+		ESHUTDOWN: "Cannot send after transport endpoint shutdown",
+	}
+})
 
 func (e Errno) Error() string {
 	s := e.Text()
-	if _, ok := errnoTexts[e]; ok {
+	if _, ok := errnoTexts()[e]; ok {
 		s = strings.ToLower(s[:1]) + s[1:]
 	}
 	return s
@@ -39,7 +42,7 @@ func (e Errno) Error() string {
 
 // Text is what strerror(3) says of the number: for messages that are sent to the other side.
 func (e Errno) Text() string {
-	if s, ok := errnoTexts[e]; ok {
+	if s, ok := errnoTexts()[e]; ok {
 		return s
 	}
 	return fmt.Sprintf("NBD error %d", uint32(e))
@@ -51,19 +54,21 @@ func (e Errno) Template() (string, []any) { return "%s", []any{e.Text()} }
 // Is compares with the number that the system has for the same, and with what that is:
 // a full disk is syscall.ENOSPC wherever it is.
 func (e Errno) Is(target error) bool {
-	sys, ok := systemErrnos[e]
+	sys, ok := systemErrnos()[e]
 	return ok && errors.Is(sys, target)
 }
 
-var systemErrnos = map[Errno]syscall.Errno{
-	EPERM: syscall.EPERM, EIO: syscall.EIO, ENOMEM: syscall.ENOMEM, EINVAL: syscall.EINVAL, ENOSPC: syscall.ENOSPC,
-	EOVERFLOW: syscall.EOVERFLOW, ENOTSUP: syscall.ENOTSUP, ESHUTDOWN: syscall.ESHUTDOWN,
-}
+var systemErrnos = sync.OnceValue(func() map[Errno]syscall.Errno {
+	return map[Errno]syscall.Errno{
+		EPERM: syscall.EPERM, EIO: syscall.EIO, ENOMEM: syscall.ENOMEM, EINVAL: syscall.EINVAL, ENOSPC: syscall.ENOSPC,
+		EOVERFLOW: syscall.EOVERFLOW, ENOTSUP: syscall.ENOTSUP, ESHUTDOWN: syscall.ESHUTDOWN,
+	}
+})
 
 // Known returns e, or EINVAL if the specification does not have it: so a client
 // shall read it.
 func (e Errno) Known() Errno {
-	if _, ok := errnoTexts[e]; ok {
+	if _, ok := errnoTexts()[e]; ok {
 		return e
 	}
 	return EINVAL

@@ -10,8 +10,8 @@ import (
 // TestErrnoIsTheSystems checks that a number of the protocol is found as that of the
 // system, and that the way back ends where it began.
 func TestErrnoIsTheSystems(t *testing.T) {
-	for e := range errnoTexts {
-		sys, ok := systemErrnos[e]
+	for e := range errnoTexts() {
+		sys, ok := systemErrnos()[e]
 		if !ok || !errors.Is(e, sys) {
 			t.Errorf("%v: not the %v of the system", e, sys)
 		}

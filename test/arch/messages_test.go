@@ -234,10 +234,10 @@ func TestNoDeadWords(t *testing.T) {
 			switch n := n.(type) {
 			case *ast.KeyValueExpr:
 				check(n.Key)
-			case *ast.CallExpr:
-				if id, ok := n.Fun.(*ast.Ident); ok && id.Name == "set" {
-					for _, a := range n.Args {
-						check(a)
+			case *ast.CompositeLit:
+				if _, ok := n.Type.(*ast.ArrayType); ok {
+					for _, e := range n.Elts {
+						check(e)
 					}
 				}
 			}

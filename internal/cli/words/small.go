@@ -2,7 +2,7 @@ package words
 
 // small holds messages that begin with a small letter where they are printed: QEMU
 // words some so, and ours have always been so.
-var small = set(
+var small = []string{
 	"conf option %s has no value",
 	"encryption format fail: %v",
 	"encryption load fail: %v",
@@ -184,12 +184,4 @@ var small = set(
 	"invalid encryption method in qcow header",
 	"vvfat block driver requires a 'dir' option",
 	"vvfat label cannot be longer than 11 bytes",
-)
-
-func set(list ...string) map[string]bool {
-	m := make(map[string]bool, len(list))
-	for _, s := range list {
-		m[s] = true
-	}
-	return m
 }

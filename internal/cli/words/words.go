@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"syscall"
 	"unicode"
@@ -82,10 +83,10 @@ func phrase(err error) string {
 // template returns QEMU's template for one of ours.
 func template(format string) string {
 	format = strings.ReplaceAll(format, "%w", "%v")
-	if theirs, ok := qemu[format]; ok {
+	if theirs, ok := qemu()[format]; ok {
 		return theirs
 	}
-	if small[format] || !beginsWithWord(format) {
+	if slices.Contains(small, format) || !beginsWithWord(format) {
 		return format
 	}
 	return upper(format)

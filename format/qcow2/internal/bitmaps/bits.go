@@ -3,6 +3,7 @@ package bitmaps
 import (
 	"encoding/binary"
 	"math/bits"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cowl-disk/cowl/block/driver"
@@ -15,13 +16,13 @@ const pageBits = 1 << 15
 type bitPage [pageBits / 64]uint64
 
 // onesPage is used in place of every page of which all bits are set. It is never written.
-var onesPage = func() *bitPage {
+var onesPage = sync.OnceValue(func() *bitPage {
 	var p bitPage
 	for i := range p {
 		p[i] = ^uint64(0)
 	}
 	return &p
-}()
+})
 
 // bitSet is the bits of a dirty bitmap. Pages without a set bit, and pages with
 // no other, take no room. setRange and covers may be called from several
@@ -102,7 +103,7 @@ func (s *bitSet) covers(off, n int64) bool {
 		end := min(hi, (p+1)*pageBits)
 		page := s.pages[p].Load()
 		switch page {
-		case onesPage:
+		case onesPage():
 		case nil:
 			return false
 		default:
@@ -137,12 +138,12 @@ func (s *bitSet) setPage(p, lo, hi int64) {
 	for {
 		page := s.pages[p].Load()
 		switch {
-		case page == onesPage:
+		case page == onesPage():
 			return
 		case whole || page == nil && !s.room():
 			// Where there is no room for a page, more is dirty than was written:
 			// that is still true.
-			if s.pages[p].CompareAndSwap(page, onesPage) {
+			if s.pages[p].CompareAndSwap(page, onesPage()) {
 				s.touch(p)
 				if page != nil {
 					s.giveRoom()
@@ -227,7 +228,7 @@ func (s *bitSet) run(g, limit int64) (set bool, n int64) {
 	limit = min(limit, s.n)
 	set = s.word(g/64)>>(g%64)&1 != 0
 	for i := g; i < limit; {
-		if page := s.pages[i/pageBits].Load(); page == nil && !set || page == onesPage && set {
+		if page := s.pages[i/pageBits].Load(); page == nil && !set || page == onesPage() && set {
 			i = (i/pageBits + 1) * pageBits
 			n = i - g
 			continue
@@ -253,7 +254,7 @@ func (s *bitSet) bytes() int64 {
 		base := int64(p) * pageBits
 		switch page := s.pages[p].Load(); page {
 		case nil:
-		case onesPage:
+		case onesPage():
 			n += min(pageBits, s.n-base)
 		default:
 			for w := base / 64; w*64 < min(s.n, base+pageBits); w++ {
@@ -317,7 +318,7 @@ func (s *bitSet) load(src []byte, lo int64) error {
 func (s *bitSet) loadPage(p, lo int64, src []byte) error {
 	valid := min(pageBits, s.n-p*pageBits)
 	page := s.pages[p].Load()
-	if page == onesPage {
+	if page == onesPage() {
 		return nil
 	}
 	for i := 0; i < len(src); i += 8 {
@@ -340,7 +341,7 @@ func (s *bitSet) loadPage(p, lo int64, src []byte) error {
 		page[w] |= v
 	}
 	if page != nil && page.all(0, valid) {
-		s.pages[p].Store(onesPage)
+		s.pages[p].Store(onesPage())
 		s.giveRoom()
 	}
 	return nil
@@ -362,8 +363,8 @@ func (s *bitSet) resized(size int64) (*bitSet, error) {
 		// Pages are shared by both, until one of them is thrown away; what is cut
 		// or grown is copied.
 		whole := min(pageBits, both-p*pageBits)
-		if page == onesPage && whole == min(pageBits, t.n-p*pageBits) {
-			t.pages[p].Store(onesPage)
+		if page == onesPage() && whole == min(pageBits, t.n-p*pageBits) {
+			t.pages[p].Store(onesPage())
 			continue
 		}
 		if !t.room() {
