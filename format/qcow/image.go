@@ -37,7 +37,7 @@ func open(ctx context.Context, req *driver.OpenRequest, o *openOptions) (*image,
 	if err != nil {
 		return nil, err
 	}
-	im := &image{file: req.File, events: driver.EventsOf(req.File), hdr: h, encoders: sync.Pool{New: func() any { return new(deflate.Encoder) }}}
+	im := &image{file: req.File, events: driver.EventsOf(req.File), hdr: h, encoders: sync.Pool{New: func() any { return &deflate.Encoder{Hasty: true} }}}
 	switch {
 	case h.crypt == cryptNone && o.Format != "":
 		return nil, invalid("no encryption in image header, but options specified format '%s'", o.Format)

@@ -106,6 +106,38 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// TestHasty compresses buffers of all sizes in turns, most of them small, with an encoder that is in haste.
+func TestHasty(t *testing.T) {
+	testkit.NoRace(t, "one goroutine")
+	used := Encoder{Hasty: true}
+	var patient Encoder
+	r := rand.New(rand.NewPCG(5, 6))
+	sum, least := 0, 0
+	for name, in := range inputs() {
+		for range testkit.Count(100) {
+			n := min(len(in), r.IntN(1<<(1+r.IntN(17))))
+			part := in[r.IntN(len(in)-n+1):][:n]
+			out, ok := used.Append(nil, part, 1<<30)
+			if !ok || !bytes.Equal(inflate(t, out), part) {
+				t.Fatalf("%s, %d bytes: comes back otherwise", name, n)
+			}
+			fresh := Encoder{Hasty: true}
+			if want, _ := fresh.Append(nil, part, 1<<30); !bytes.Equal(out, want) {
+				t.Fatalf("%s, %d bytes: what was compressed before shows", name, n)
+			}
+		}
+		for ; len(in) >= 4096; in = in[4096:] {
+			out, _ := used.Append(nil, in[:4096], 1<<30)
+			sum += len(out)
+			out, _ = patient.Append(nil, in[:4096], 1<<30)
+			least += len(out)
+		}
+	}
+	if sum > least*104/100 {
+		t.Errorf("%d bytes in haste, else %d", sum, least)
+	}
+}
+
 // TestSameEachTime: what an encoder compressed before does not show.
 func TestSameEachTime(t *testing.T) {
 	var used Encoder
@@ -210,11 +242,12 @@ func FuzzRoundTrip(f *testing.F) {
 		f.Add(in[:min(len(in), 4096)])
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		var e Encoder
-		for range 2 {
-			out, ok := e.Append(nil, in, 1<<30)
-			if !ok || !bytes.Equal(inflate(t, out), in) {
-				t.Fatal("comes back otherwise")
+		for _, e := range []*Encoder{{}, {Hasty: true}} {
+			for range 2 {
+				out, ok := e.Append(nil, in, 1<<30)
+				if !ok || !bytes.Equal(inflate(t, out), in) {
+					t.Fatal("comes back otherwise")
+				}
 			}
 		}
 	})

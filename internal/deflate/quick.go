@@ -9,6 +9,9 @@ const (
 	// quickBits4 and quickBits7 are the sizes of the tables of the quick parser.
 	quickBits4 = 15
 	quickBits7 = 13
+	// smallMask4 and smallMask7 are what small buffers use of the tables: clearing all of them takes longer than the search.
+	smallMask4 = 1<<12 - 1
+	smallMask7 = 1<<11 - 1
 	// factor7 is a prime of 56 bits.
 	factor7 = 58295818150454627
 
@@ -31,14 +34,26 @@ const (
 type quickTables struct {
 	four  [1 << quickBits4]uint16
 	seven [1 << quickBits7]uint32
+
+	mask4, mask7 uint32 // of what is used of them
+}
+
+// reset empties the tables for a buffer.
+func (t *quickTables) reset(small bool) {
+	t.mask4, t.mask7 = 1<<quickBits4-1, 1<<quickBits7-1
+	if small {
+		t.mask4, t.mask7 = smallMask4, smallMask7
+	}
+	clear(t.four[:t.mask4+1])
+	clear(t.seven[:t.mask7+1])
 }
 
 func (t *quickTables) slot4(v uint64) *uint16 {
-	return &t.four[uint32(v)*hashFactor>>(32-quickBits4)]
+	return &t.four[uint32(v)*hashFactor>>(32-quickBits4)&t.mask4]
 }
 
 func (t *quickTables) slot7(v uint64) *uint32 {
-	return &t.seven[v<<8*factor7>>(64-quickBits7)]
+	return &t.seven[uint32(v<<8*factor7>>(64-quickBits7))&t.mask7]
 }
 
 // store stores a place by its first eight bytes.
