@@ -78,6 +78,7 @@ func changeRows(c *config) []row {
 		both("commit 20,000 scattered clusters", 2, overlay, "commit", "-q", "-f", "qcow2", top),
 		both("rebase 20,000 scattered clusters, to the same contents in raw", 2, overlay, "rebase", "-f", "qcow2", "-b", disk, "-F", "raw", top),
 		both("rebase 20,000 scattered clusters, to no backing file", 2, overlay, "rebase", "-f", "qcow2", "-b", "", top),
+		both("convert 20,000 scattered clusters of an overlay to raw", 2, nil, "convert", "-f", "qcow2", "-O", "raw", c.path("scattered.qcow2"), top),
 		both("snapshot, create", 1, func() error { return copyFile("plain.qcow2", top) }, "snapshot", "-c", "s", top),
 		both("snapshot, apply", 1, snapshotted, "snapshot", "-a", "s", top),
 		both("snapshot, delete", 1, snapshotted, "snapshot", "-d", "s", top),
