@@ -31,22 +31,48 @@ type disk struct {
 	stored  map[int64]bool
 	queue   []queued
 	most    int
+	free    []*cluster // to be used again
 	// progress, where not nil, is told how many bytes have been stored.
 	progress func(done int64)
 	done     int64
 }
 
-// cluster is one that is written in part.
+// cluster is one that is written in part, or being compressed. There are as many at a time
+// as wait and are in the queue: were each a new one, the collector would go through the
+// tree over and over.
 type cluster struct {
-	b    []byte
-	have []bool // by sector
-	left int
+	b       []byte
+	have    []bool // by sector
+	left    int
+	encoded []byte // room for what b becomes
+}
+
+// fresh returns a cluster of zeros of which nothing is written.
+func (d *disk) fresh() *cluster {
+	sectors := d.cluster / sector
+	if k := len(d.free) - 1; k >= 0 {
+		c := d.free[k]
+		d.free = d.free[:k]
+		clear(c.b)
+		clear(c.have)
+		c.left = int(sectors)
+		return c
+	}
+	return &cluster{b: make([]byte, d.cluster), have: make([]bool, sectors), left: int(sectors)}
+}
+
+// release takes a cluster back that nothing uses any more.
+func (d *disk) release(c *cluster) {
+	if len(d.free) < 2*d.most {
+		d.free = append(d.free, c)
+	}
 }
 
 // queued is a cluster that is being compressed.
 type queued struct {
 	number int64
-	plain  []byte
+	*cluster
+	plain  []byte // of the disk
 	result chan encoded
 }
 
@@ -94,7 +120,7 @@ func (d *disk) put(number, in int64, p []byte) error {
 				return err
 			}
 		}
-		c = &cluster{b: make([]byte, d.cluster), have: make([]bool, d.cluster/sector), left: int(d.cluster / sector)}
+		c = d.fresh()
 		d.waiting[number] = c
 		d.order = append(d.order, number)
 	}
@@ -128,7 +154,8 @@ func (d *disk) giveUp() error {
 
 // store gives a cluster to a goroutine that compresses it. One of zeros is not stored.
 func (d *disk) store(number int64) error {
-	b := d.waiting[number].b
+	c := d.waiting[number]
+	b := c.b
 	delete(d.waiting, number)
 	if len(d.order) > 4*maxWaiting { // forget those that do not wait
 		kept := d.order[:0]
@@ -140,6 +167,7 @@ func (d *disk) store(number int64) error {
 		d.order = kept
 	}
 	if zero.IsZero(b) {
+		d.release(c)
 		return d.ctx.Err()
 	}
 	d.stored[number] = true
@@ -149,18 +177,17 @@ func (d *disk) store(number int64) error {
 	if err := d.drain(d.most - 1); err != nil {
 		return err
 	}
-	q := queued{number, b, make(chan encoded, 1)}
+	q := queued{number, c, b, make(chan encoded, 1)}
 	d.queue = append(d.queue, q)
 	if !d.compress {
 		q.result <- encoded{}
 		return nil
 	}
+	if c.encoded == nil {
+		c.encoded = make([]byte, 0, d.cluster)
+	}
 	go func() {
-		whole := b
-		if int64(len(b)) < d.cluster {
-			whole = append(make([]byte, 0, d.cluster), b...)[:d.cluster]
-		}
-		enc, ok, err := d.img.Encode(make([]byte, 0, d.cluster), whole)
+		enc, ok, err := d.img.Encode(c.encoded, c.b)
 		q.result <- encoded{enc, ok, err}
 	}()
 	return nil
@@ -183,6 +210,7 @@ func (d *disk) drain(n int) error {
 		if err != nil {
 			return err
 		}
+		d.release(q.cluster)
 		if d.done += int64(len(q.plain)); d.progress != nil {
 			d.progress(d.done)
 		}

@@ -119,13 +119,45 @@ func (o *outputs) step() error {
 	return errors.Join(err, d.Close())
 }
 
+// digests reads the files back, notes the size and the digest of each, and returns the
+// digest of all of them one after the other. Meanwhile they go to the disk.
+func (o *outputs) digests() (fingerprint string, err error) {
+	synced := make(chan error, len(o.files))
+	for _, f := range o.files {
+		go func() {
+			if err := f.Sync(); err != nil {
+				synced <- fmt.Errorf("write %s: %w", f.final, err)
+				return
+			}
+			synced <- nil
+		}()
+	}
+	defer func() {
+		for range o.files {
+			err = errors.Join(err, <-synced)
+		}
+	}()
+	if len(o.files) == 1 {
+		f := o.files[0]
+		err := f.sum(nil)
+		return f.info.SHA256, err
+	}
+	all := sha256.New()
+	for _, f := range o.files {
+		if err := f.sum(all); err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(all.Sum(nil)), nil
+}
+
 // sum reads the file back and notes its size and its digest. all, where not nil, takes
 // the bytes, too.
 func (f *output) sum(all hash.Hash) error {
 	h := sha256.New()
 	var w io.Writer = h
 	if all != nil {
-		w = io.MultiWriter(h, all)
+		w = bothHashes{h, all}
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err == nil {
@@ -136,4 +168,18 @@ func (f *output) sum(all hash.Hash) error {
 	}
 	f.info = OutputFile{Path: f.final, Size: size, SHA256: hex.EncodeToString(h.Sum(nil))}
 	return nil
+}
+
+// bothHashes gives the same bytes to two hashes at a time.
+type bothHashes struct{ a, b hash.Hash }
+
+func (w bothHashes) Write(p []byte) (int, error) {
+	done := make(chan struct{})
+	go func() {
+		w.a.Write(p) // never fails
+		close(done)
+	}()
+	w.b.Write(p)
+	<-done
+	return len(p), nil
 }

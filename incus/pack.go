@@ -3,7 +3,6 @@ package incus
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -106,13 +105,10 @@ func (p *packing) write(ctx context.Context) error {
 	if err := write(ctx); err != nil {
 		return err
 	}
-	all := sha256.New()
-	for _, f := range p.out.files {
-		if err := f.sum(all); err != nil {
-			return err
-		}
+	var err error
+	if p.result.Fingerprint, err = p.out.digests(); err != nil {
+		return err
 	}
-	p.result.Fingerprint = hex.EncodeToString(all.Sum(nil))
 	if err := errors.Join(ctx.Err(), p.out.publish()); err != nil {
 		return err
 	}

@@ -337,6 +337,35 @@ func TestDisk(t *testing.T) {
 	}
 }
 
+// TestDiskStoresWhole writes clusters in halves: none waits longer than for its second one,
+// although clusters are used again.
+func TestDiskStoresWhole(t *testing.T) {
+	const size = 64 * diskUnit
+	path := filepath.Join(t.TempDir(), "d.qcow2")
+	if err := ops.Create(t.Context(), ops.CreateJob{Registry: registry(), Filename: path, Format: "qcow2", Size: size}); err != nil {
+		t.Fatal(err)
+	}
+	img, err := block.Open(t.Context(), registry(), block.Source{Filename: path, Format: "qcow2"}, block.OpenOptions{Write: true, Gate: driver.DenyAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer img.Close(t.Context())
+	d := newDisk(t.Context(), img, diskUnit, true)
+	defer d.stop()
+	half := bytes.Repeat([]byte{7}, diskUnit/2)
+	for off := int64(0); off < size; off += diskUnit / 2 {
+		if _, err := d.WriteAt(half, off); err != nil {
+			t.Fatal(err)
+		}
+		if want := 1 - int(off/(diskUnit/2)%2); len(d.waiting) != want {
+			t.Fatalf("%d clusters wait after a write at %d", len(d.waiting), off)
+		}
+	}
+	if len(d.free) == 0 {
+		t.Error("no cluster is used again")
+	}
+}
+
 func TestLoaders(t *testing.T) {
 	signed := map[string]string{"usr/lib/shim/shimx64.efi.signed": "shim", "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": "grub", "etc/os-release": "ID=debian\nPRETTY_NAME=\"Debian 'x'\"\nID_LIKE=\"a ../b\"\n",
 		"boot/vmlinuz-6.9.1": "k9", "boot/vmlinuz-6.10.2": "k10", "boot/initrd.img-6.10.2": "i10", "boot/vmlinuz-evil'name": "x", "etc/default/grub": "GRUB_CMDLINE_LINUX='quiet $(x)'\n"}
