@@ -48,12 +48,12 @@ func newCompressor(ctx context.Context, w io.Writer, c Compression) (io.WriteClo
 			return func(dst, src []byte) ([]byte, error) { return z.EncodeAll(src, dst), nil }, err
 		})
 	case "xz":
-		chunk := 4 << 20
+		chunk := 8 << 20
 		switch {
 		case c.HasLevel && level < 3:
 			chunk = 1 << 20
-		case level > 6:
-			chunk = 8 << 20
+		case c.HasLevel && level < 6:
+			chunk = 4 << 20
 		}
 		return newChunked(ctx, w, chunk, int64(14*chunk), func() (chunkPacker, error) {
 			e := xz.NewEncoder()

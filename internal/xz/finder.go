@@ -6,11 +6,30 @@ import (
 )
 
 const (
-	minMatch  = 2
-	maxMatch  = 273
-	niceMatch = 32 // a match of this length is taken without looking further
-	maxDepth  = 6  // steps in a tree: 24, and matches of 64 bytes, come to 1 % less in a third more time
+	minMatch = 2
+	maxMatch = 273
 )
+
+// effort is how much is done for short output.
+type effort struct {
+	nice  int  // a match of this length is taken without looking further
+	depth int  // steps in a tree
+	bits  uint // of the table of four bytes, at most
+}
+
+// smallBuffer is the size, in bytes, of the largest blocks of squashfs, and of all buffers
+// with the lower effort.
+const smallBuffer = 1 << 20
+
+// effortFor returns the effort for a buffer. For small ones, more steps and matches of 64
+// bytes come to 1 % less in a third more time, and a larger table would not stay in the
+// processor's cache. In large ones there are more places to choose from: it comes to 3 %.
+func effortFor(n int) effort {
+	if n <= smallBuffer {
+		return effort{nice: 32, depth: 6, bits: 18}
+	}
+	return effort{nice: 64, depth: 16, bits: 21}
+}
 
 // match is bytes that were there before: length of them, distance+1 bytes back.
 type match struct{ length, distance uint32 }
@@ -19,6 +38,7 @@ type match struct{ length, distance uint32 }
 // tree, sorted by what follows them; those with the same two or three bytes are
 // remembered once.
 type finder struct {
+	effort
 	src   []byte
 	pos   int
 	base  uint32 // added to positions in the heads: those below are of former buffers
@@ -36,7 +56,8 @@ func (f *finder) reset(src []byte) {
 	if f.two == nil {
 		f.two, f.three = make([]uint32, 1<<16), make([]uint32, 1<<threeBits)
 	}
-	width := uint(max(10, min(18, bits.Len(uint(len(src)))))) // more would not stay in the processor's cache
+	f.effort = effortFor(len(src))
+	width := max(10, min(f.bits, uint(bits.Len(uint(len(src))))))
 	if f.shift != 32-width || f.base > 1<<31 {
 		f.four = make([]uint32, 1<<width)
 		f.shift = 32 - width
@@ -67,7 +88,7 @@ func (f *finder) heads() (two, three, four int) {
 // next one. The slice is good until the next call.
 func (f *finder) matches() []match {
 	f.found = f.found[:0]
-	limit := min(len(f.src)-f.pos, niceMatch)
+	limit := min(len(f.src)-f.pos, f.nice)
 	if limit < 4 {
 		f.pos++
 		return f.found
@@ -84,9 +105,9 @@ func (f *finder) matches() []match {
 		}
 	}
 	f.tree(four, limit, longest)
-	if last := len(f.found) - 1; last >= 0 && f.found[last].length == niceMatch {
+	if last := len(f.found) - 1; last >= 0 && f.found[last].length == uint32(f.nice) {
 		m := &f.found[last]
-		m.length = uint32(f.commonAt(f.pos-int(m.distance)-1, niceMatch, min(len(f.src)-f.pos, maxMatch)))
+		m.length = uint32(f.commonAt(f.pos-int(m.distance)-1, f.nice, min(len(f.src)-f.pos, maxMatch)))
 	}
 	f.pos++
 	return f.found
@@ -95,7 +116,7 @@ func (f *finder) matches() []match {
 // skip goes over n positions.
 func (f *finder) skip(n int) {
 	for range n {
-		if limit := min(len(f.src)-f.pos, niceMatch); limit >= 4 {
+		if limit := min(len(f.src)-f.pos, f.nice); limit >= 4 {
 			_, _, four := f.heads()
 			f.tree(four, limit, limit)
 		}
@@ -130,7 +151,7 @@ func (f *finder) tree(at, limit, longest int) {
 	here := src[p : p+limit]
 	less, more := &sons[p][0], &sons[p][1] // where the smaller and the larger ones are hung up
 	lenLess, lenMore := 0, 0
-	for depth := maxDepth; ; depth-- {
+	for depth := f.depth; ; depth-- {
 		if at < 0 || depth == 0 {
 			*less, *more = -1, -1
 			return

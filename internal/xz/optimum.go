@@ -146,12 +146,12 @@ func (p *parser) next(src []byte, pos int) []symbol {
 // nice returns a match that is long enough to be taken as it is. Where there is none, it
 // has computed repeats.
 func (p *parser) nice(src []byte, at int, n *node, found []match, available int) (symbol, bool) {
-	if last := len(found) - 1; last >= 0 && found[last].length >= niceMatch {
+	if last := len(found) - 1; last >= 0 && found[last].length >= uint32(p.finder.nice) {
 		return symbol{found[last].length, found[last].distance + repCount}, true
 	}
 	for i, d := range n.reps {
 		k := repeated(src, at, int(d)+1, available)
-		if k >= niceMatch {
+		if k >= p.finder.nice {
 			return symbol{uint32(k), uint32(i)}, true
 		}
 		p.repeats[i] = k
