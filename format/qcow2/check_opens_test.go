@@ -19,6 +19,7 @@ import (
 // and the bitmap directory. What check finds nothing in opens for writing, with
 // us and with QEMU, and so does what a repair calls clean.
 func TestCleanOpens(t *testing.T) {
+	t.Parallel()
 	testkit.NoRace(t, "one caller")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a.qcow2")

@@ -150,6 +150,7 @@ func runDiff(ours, theirs checkRun) string {
 }
 
 func TestCheckBesideOriginal(t *testing.T) {
+	t.Parallel()
 	testkit.NoRace(t, "one goroutine works alone")
 	needTool(t, "qemu-img")
 	needTool(t, "qemu-io")

@@ -71,6 +71,7 @@ func nextData(f *os.File, off int64) int64 {
 }
 
 func TestCreateSameBytes(t *testing.T) {
+	t.Parallel()
 	testkit.NoRace(t, "one caller")
 	needTool(t, "qemu-img")
 	var cases []string

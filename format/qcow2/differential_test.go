@@ -19,6 +19,7 @@ import (
 // TestReadOriginalImages reads images that QEMU made, in every
 // combination of features that it accepts.
 func TestReadOriginalImages(t *testing.T) {
+	t.Parallel()
 	testkit.NoRace(t, "one goroutine works alone")
 	testkit.Tool(t, "qemu-io")
 	const size = 1<<20 + 512
@@ -155,6 +156,7 @@ func sameJSON(t *testing.T, got any, want []byte) {
 
 // TestEncryptedInfo looks at encrypted images without a key, which is all that can be done.
 func TestEncryptedInfo(t *testing.T) {
+	t.Parallel()
 	testkit.NoRace(t, "one caller")
 	for _, o := range []string{"encrypt.format=luks,encrypt.iter-time=10", "encrypt.format=luks,encrypt.iter-time=10,encrypt.cipher-alg=aes-128,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256", "encrypt.format=aes"} {
 		path := filepath.Join(t.TempDir(), "a.qcow2")
@@ -186,6 +188,7 @@ func TestEncryptedInfo(t *testing.T) {
 
 // TestSnapshots writes to an image with internal snapshots and reads both states.
 func TestSnapshots(t *testing.T) {
+	t.Parallel()
 	testkit.NoRace(t, "TestSnapshotsWhileWriting has several callers")
 	for _, o := range [][]string{{"cluster_size=4k"}, {"compat=0.10"}, {"extended_l2=on"}, {"refcount_bits=8", "cluster_size=512"}} {
 		t.Run(fmt.Sprint(o), func(t *testing.T) {

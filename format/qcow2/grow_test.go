@@ -19,6 +19,7 @@ import (
 
 // TestRefcountTableGrows writes more than the first refcount table can count.
 func TestRefcountTableGrows(t *testing.T) {
+	t.Parallel()
 	testkit.NoRace(t, "one caller")
 	for _, o := range [][]string{{"cluster_size=512"}, {"cluster_size=512", "refcount_bits=64"}, {"cluster_size=1k", "refcount_bits=64", "compat=1.1"}} {
 		t.Run(fmt.Sprint(o), func(t *testing.T) {
@@ -143,6 +144,7 @@ func TestFailingGrowth(t *testing.T) {
 
 // TestResizePreallocation grows with every mode and compares with QEMU.
 func TestResizePreallocation(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []driver.Prealloc{driver.PreallocOff, driver.PreallocMetadata, driver.PreallocFalloc, driver.PreallocFull} {
 		for _, o := range [][]string{nil, {"extended_l2=on"}, {"compat=0.10"}, {"cluster_size=4k"}} {
 			t.Run(fmt.Sprint(mode, o), func(t *testing.T) {

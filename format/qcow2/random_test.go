@@ -181,6 +181,7 @@ func step(t *testing.T, r *rand.Rand, img *block.Image, m *testkit.Model, resize
 }
 
 func TestRandomOperations(t *testing.T) {
+	t.Parallel()
 	testkit.NoRace(t, "TestConcurrentRegions has several callers")
 	for i, v := range variants {
 		if !testkit.Sample(i, 3) {

@@ -186,6 +186,7 @@ func (m *snapshotModel) verify(t *testing.T) {
 // TestRandomSnapshots changes images with snapshots at random, in turns with our
 // code and with QEMU, and lets both read everything after each turn.
 func TestRandomSnapshots(t *testing.T) {
+	t.Parallel()
 	testkit.NoRace(t, "TestSnapshotsWhileWriting has several callers")
 	testkit.Tool(t, "qemu-io")
 	rounds := 6

@@ -27,6 +27,7 @@ func (w *countWriter) Write(b []byte) (int, error) {
 }
 
 func TestStreamBesideOriginal(t *testing.T) {
+	t.Parallel()
 	testkit.NoRace(t, "one goroutine works alone")
 	needTool(t, "qemu-img")
 	dir := t.TempDir()
