@@ -383,9 +383,7 @@ func TestHangs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Stop(t, d.p.cmd.Process)
 	if _, err := d.ReadAt(t.Context(), make([]byte, 10), 0); !errors.Is(err, driver.ErrTimeout) || !strings.Contains(err.Error(), "does not answer any more") {
 		t.Error(err)
 	}

@@ -203,7 +203,7 @@ func (c *Cluster) Stop() {
 }
 
 // Pause stops the store, which holds the objects: requests wait until it goes on.
-func (c *Cluster) Pause(t testing.TB) { c.signal(t, syscall.SIGSTOP) }
+func (c *Cluster) Pause(t testing.TB) { t.Helper(); testkit.Stop(t, c.osd.cmd.Process) }
 
 // Continue lets the store go on after Pause.
 func (c *Cluster) Continue(t testing.TB) { c.signal(t, syscall.SIGCONT) }

@@ -109,7 +109,7 @@ func (s *Server) Kill() {
 }
 
 // Pause stops the server: requests wait until it goes on.
-func (s *Server) Pause(t testing.TB) { s.signal(t, syscall.SIGSTOP) }
+func (s *Server) Pause(t testing.TB) { t.Helper(); testkit.Stop(t, s.cmd.Process) }
 
 // Continue lets the server go on after Pause.
 func (s *Server) Continue(t testing.TB) { s.signal(t, syscall.SIGCONT) }

@@ -142,7 +142,14 @@ func (s *Server) brick() (pid int) {
 func (s *Server) KillBrick(t testing.TB) { s.signal(t, syscall.SIGKILL) }
 
 // Pause stops the process that serves the files: requests wait until it goes on.
-func (s *Server) Pause(t testing.TB) { s.signal(t, syscall.SIGSTOP) }
+func (s *Server) Pause(t testing.TB) {
+	t.Helper()
+	p, err := os.FindProcess(s.brick())
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Stop(t, p)
+}
 
 // Continue lets it go on after Pause.
 func (s *Server) Continue(t testing.TB) { s.signal(t, syscall.SIGCONT) }
