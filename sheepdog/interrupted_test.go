@@ -65,7 +65,9 @@ func TestInterrupted(t *testing.T) {
 			case <-time.After(50 * time.Second): // the server is waited for for a minute
 				t.Fatal("it does not end")
 			}
-			if releases.Load() == 0 {
+			// A message that is cut off while it is sent ends the connection, and no other one comes about: the lock
+			// stays then.
+			if c.from == opRelease && releases.Load() == 0 {
 				t.Error("the lock is not given back")
 			}
 		})
