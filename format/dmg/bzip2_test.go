@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cowl-disk/cowl/internal/chunks"
@@ -142,9 +143,8 @@ func FuzzBzip2(f *testing.F) {
 	}
 	f.Add([]byte(crowded))
 	f.Fuzz(func(t *testing.T, src []byte) {
-		var d bzip2Decoder
 		b := &bzip2Block{}
-		d.pool.Put(b)
+		d := bzip2Decoder{pool: sync.Pool{New: func() any { return b }}}
 		const most = 1 << 16
 		want, wantErr := io.ReadAll(io.LimitReader(bzip2.NewReader(bytes.NewReader(src)), most+1))
 		dst := make([]byte, most)
