@@ -183,6 +183,7 @@ func TestInterruptedChange(t *testing.T) {
 		p.Drivers = []driver.Driver{s, raw.New()}
 		ctx, cancel := context.WithCancel(t.Context())
 		c := p.newCall(ctx)
+		c.over = make(chan struct{})
 		died := make(chan struct{})
 		c.die = func(got context.Context) {
 			if got != ctx {
@@ -232,6 +233,7 @@ func TestChangesNew(t *testing.T) {
 	p.Drivers = []driver.Driver{file.New(), mem.New(), raw.New()}
 	for name, want := range map[string]bool{"disk": false, "file:disk": false, "mem:disk": true, "nosuch:disk": false} {
 		c := p.newCall(t.Context())
+		c.over = make(chan struct{})
 		c.changesNew(name)
 		close(c.over)
 		if got := !c.unwatched(); got != want {

@@ -41,11 +41,11 @@ type call struct {
 
 	watch sync.Once
 	die   func(context.Context) // ends the process by the signal that interrupted it
-	over  chan struct{}         // closed when the command has ended
+	over  chan struct{}         // closed when the command has ended, nil before it begins
 }
 
 func (p *Program) newCall(ctx context.Context) *call {
-	return &call{Program: p, ctx: ctx, reg: p.registry(), failure: 1, cache: cacheWriteback, die: program.DieOfSignal, over: make(chan struct{})}
+	return &call{Program: p, ctx: ctx, reg: p.registry(), failure: 1, cache: cacheWriteback, die: program.DieOfSignal}
 }
 
 // Options that several commands have.
@@ -137,6 +137,7 @@ var errDone = errors.New("done")
 
 // run reads the command line and does the work.
 func (c *call) run(args []string) (code int) {
+	c.over = make(chan struct{})
 	defer close(c.over)
 	var err error
 	if c.operands, err = c.cmd.Parse(c.Name+" "+c.cmd.Name, args); err != nil {

@@ -109,6 +109,9 @@ const patience = 800 * time.Millisecond
 // begun, though the command was interrupted; a server that does not answer must not hold that up. As after a
 // crash, the image is consistent then.
 func (c *call) changesServed() {
+	if c.over == nil {
+		return
+	}
 	c.watch.Do(func() {
 		context.AfterFunc(c.ctx, func() {
 			select {
