@@ -9,7 +9,8 @@ import (
 	"path/filepath"
 )
 
-// File is a temporary file. It may be used by one goroutine at a time.
+// File is a temporary file. Its own methods may be used by one goroutine at a time; those of
+// os.File by several, as of any file, until Finish, Rename or Discard.
 type File struct {
 	*os.File
 	dir, pattern string

@@ -1,9 +1,11 @@
 package render
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"sort"
 	"strconv"
 	"strings"
 )
@@ -20,6 +22,27 @@ func bucket(key string) uint32 {
 		v += uint32(key[i]) << (uint(i) * 5 % 24)
 	}
 	return (v*1103515243 + 12345) % buckets
+}
+
+// member is a member of an object.
+type member struct {
+	key string
+	val any
+}
+
+// object keeps members in the order of QEMU.
+type object []member
+
+// tree is the generic form of a value: object, []any, string, json.Number,
+// bool or nil.
+func tree(v any) (any, error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	return decode(dec)
 }
 
 func decode(dec *json.Decoder) (any, error) {
@@ -55,7 +78,7 @@ func decode(dec *json.Decoder) (any, error) {
 		}
 		obj = append(obj, member{key.(string), v})
 	}
-	obj.sort()
+	sort.SliceStable(obj, func(i, j int) bool { return bucket(obj[i].key) < bucket(obj[j].key) })
 	_, err = dec.Token()
 	return obj, err
 }
