@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -48,17 +49,20 @@ func newCompressor(ctx context.Context, w io.Writer, c Compression) (io.WriteClo
 			return func(dst, src []byte) ([]byte, error) { return z.EncodeAll(src, dst), nil }, err
 		})
 	case "xz":
-		chunk := 8 << 20
+		chunk, dict := xzChunk, xz.Window
 		switch {
 		case c.HasLevel && level < 3:
-			chunk = 1 << 20
+			chunk, dict = 1<<20, 1<<20
 		case c.HasLevel && level < 6:
-			chunk = 4 << 20
+			chunk, dict = 4<<20, 4<<20
 		}
-		return newChunked(ctx, w, chunk, int64(14*chunk), func() (chunkPacker, error) {
+		return newChunked(ctx, w, chunk, xzMemory(chunk, dict), func() (chunkPacker, error) {
 			e := xz.NewEncoder()
 			return func(dst, src []byte) ([]byte, error) {
-				out, ok := e.Append(dst, src, chunk, 2*chunk)
+				if dst == nil { // room that is touched only as far as it is used
+					dst = make([]byte, 0, chunk/2)
+				}
+				out, ok := e.Append(dst, src, dict, 2*chunk)
 				if !ok {
 					return nil, errors.New("xz: a chunk became longer than twice its length")
 				}
@@ -72,6 +76,17 @@ func newCompressor(ctx context.Context, w io.Writer, c Compression) (io.WriteClo
 	}
 	return nil, fmt.Errorf("compression %q is not supported", c.Method)
 }
+
+// xzChunk is twice as long as matches reach back, so that half of an archive has the whole
+// of that before it and one below this length is compressed in one piece.
+const xzChunk = 2 * xz.Window
+
+// xzMemory is what one worker takes: trees, heads, what it reads and what it writes.
+func xzMemory(chunk, dict int) int64 { return int64(8*dict + 8<<20 + chunk + chunk/2) }
+
+// chunksMemory is what the workers of one archive take together. With the chunk that is
+// being filled, the tree and the runtime it stays below 256 MiB.
+const chunksMemory = 192 << 20
 
 // dictionary is the size that xz takes for a level.
 func dictionary(c Compression) int {
@@ -88,27 +103,31 @@ func (nopCloser) Close() error { return nil }
 // chunkPacker appends the compressed form of src to dst. One goroutine at a time calls it.
 type chunkPacker func(dst, src []byte) ([]byte, error)
 
-// chunked cuts a stream into chunks of a size and compresses several at a time.
+// chunked cuts a stream into chunks of a size and compresses several at a time. Its buffers
+// are used again: they are most of its memory, and garbage would double it.
 type chunked struct {
 	ctx   context.Context
 	w     io.Writer
 	size  int
 	buf   []byte
 	free  chan chunkPacker
+	spare [2][][]byte        // of what is read, and of what is written
 	queue []chan packedChunk // in order
 	most  int
 	wrote bool
 	err   error
+
+	filled bool // there was a whole chunk
 }
 
 type packedChunk struct {
-	b   []byte
-	err error
+	src, b []byte
+	err    error
 }
 
 // newChunked starts a stream; each of its workers takes memory bytes.
 func newChunked(ctx context.Context, w io.Writer, size int, memory int64, packer func() (chunkPacker, error)) (io.WriteCloser, error) {
-	n := resources.Workers(resources.Processors(), memory)
+	n := resources.WorkersWithin(resources.Processors(), memory, chunksMemory)
 	c := &chunked{ctx: ctx, w: w, size: size, free: make(chan chunkPacker, n), most: n}
 	for range n {
 		p, err := packer()
@@ -124,11 +143,14 @@ func (c *chunked) Write(p []byte) (int, error) {
 	total := len(p)
 	for len(p) > 0 && c.err == nil {
 		if c.buf == nil {
-			c.buf = make([]byte, 0, c.size)
+			if c.buf = c.take(0); c.buf == nil {
+				c.buf = make([]byte, 0, c.size)
+			}
 		}
 		n := min(len(p), c.size-len(c.buf))
 		c.buf = append(c.buf, p[:n]...)
 		if p = p[n:]; len(c.buf) == c.size {
+			c.filled = true
 			c.start()
 		}
 	}
@@ -140,15 +162,26 @@ func (c *chunked) start() {
 	if len(c.queue) == c.most {
 		c.next()
 	}
-	src, out := c.buf, make(chan packedChunk, 1)
+	src, dst, out := c.buf, c.take(1), make(chan packedChunk, 1)
 	c.buf, c.wrote = nil, true
 	c.queue = append(c.queue, out)
 	pack := <-c.free
 	go func() {
-		b, err := pack(nil, src)
+		b, err := pack(dst, src)
 		c.free <- pack
-		out <- packedChunk{b, err}
+		out <- packedChunk{src, b, err}
 	}()
+}
+
+// take returns an empty buffer that was used before, or nil.
+func (c *chunked) take(kind int) []byte {
+	k := len(c.spare[kind]) - 1
+	if k < 0 {
+		return nil
+	}
+	b := c.spare[kind][k]
+	c.spare[kind] = c.spare[kind][:k]
+	return b[:0]
 }
 
 // next writes the oldest chunk.
@@ -161,6 +194,11 @@ func (c *chunked) next() {
 	if c.err == nil {
 		_, c.err = c.w.Write(p.b)
 	}
+	for kind, b := range [2][]byte{p.src, p.b} {
+		if b != nil {
+			c.spare[kind] = append(c.spare[kind], b)
+		}
+	}
 }
 
 // Close ends the stream and waits for the workers.
@@ -171,7 +209,20 @@ func (c *chunked) Close() error {
 	for len(c.queue) > 0 {
 		c.next()
 	}
+	c.release()
 	return c.err
+}
+
+// release gives up the workers and buffers. What comes after an archive, reading it back,
+// makes less garbage than the workers held: the collector would not begin for long.
+func (c *chunked) release() {
+	c.buf, c.spare = nil, [2][][]byte{}
+	for len(c.free) > 0 {
+		<-c.free
+	}
+	if c.filled {
+		runtime.GC()
+	}
 }
 
 // program compresses by a program of the host.

@@ -77,6 +77,12 @@ func Workers(want int, each int64) int {
 	return workers(want, each, Buffers())
 }
 
+// WorkersWithin is Workers for an operation whose workers may hold most bytes together, be
+// that more than MaxBuffers.
+func WorkersWithin(want int, each, most int64) int {
+	return workers(want, each, max(minBuffers, min(most, Available()/4)))
+}
+
 func workers(want int, each, total int64) int {
 	if each <= 0 {
 		return max(1, want)

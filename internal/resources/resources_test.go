@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"runtime"
+	"runtime/debug"
 	"testing"
 )
 
@@ -24,6 +25,18 @@ func TestWorkers(t *testing.T) {
 		if got := workers(tt.want, tt.each, tt.total); got != tt.get {
 			t.Errorf("%s: %d workers, want %d", tt.name, got, tt.get)
 		}
+	}
+}
+
+func TestWorkersWithin(t *testing.T) {
+	old := debug.SetMemoryLimit(-1)
+	defer debug.SetMemoryLimit(old)
+	if n := WorkersWithin(5, MaxBuffers, 2*MaxBuffers); n != 2 && Available() > 8*MaxBuffers {
+		t.Errorf("%d workers, want 2", n)
+	}
+	debug.SetMemoryLimit(3 * MaxBuffers)
+	if n := WorkersWithin(5, MaxBuffers, 2*MaxBuffers); n != 1 {
+		t.Errorf("%d workers with a limit, want 1", n)
 	}
 }
 

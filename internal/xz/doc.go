@@ -4,5 +4,5 @@
 // The decoder of LZMA2 is that of github.com/ulikunitz/xz/lzma, whose own container takes
 // any dictionary size that a stream names. The encoder is this package's: it finds matches
 // with binary trees and chooses among them by their prices, as xz does at its usual level,
-// and comes to its size but for 2 %.
+// and comes to its size but for some 2 %; a buffer may be longer than its dictionary.
 package xz

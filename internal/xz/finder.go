@@ -46,9 +46,13 @@ type finder struct {
 	three []uint32
 	four  []uint32
 	shift uint
-	sons  [][2]int32
+	sons  [][2]int32 // of the position in the tree, by its lower bits: a power of two
 	found []match
 }
+
+// Window is how far back matches are looked for, in bytes: what larger buffers need as
+// their dictionary, that of xz at its usual level. It bounds the memory of the finder.
+const Window = 8 << 20
 
 const threeBits = 16
 
@@ -67,12 +71,13 @@ func (f *finder) reset(src []byte) {
 	}
 	f.base += uint32(len(f.src)) + 1
 	f.src, f.pos = src, 0
-	if len(f.sons) < len(src) {
-		f.sons = make([][2]int32, len(src))
+	if n := min(len(src), Window); len(f.sons) < n {
+		f.sons = make([][2]int32, 1<<bits.Len(uint(n-1)))
 	}
 }
 
-// heads takes the position into the heads and returns what was there, -1 for nothing.
+// heads takes the position into the heads and returns what was there, -1 for nothing that
+// is near enough.
 func (f *finder) heads() (two, three, four int) {
 	v := binary.LittleEndian.Uint32(f.src[f.pos:])
 	at := f.base + uint32(f.pos)
@@ -80,8 +85,14 @@ func (f *finder) heads() (two, three, four int) {
 	h4 := v * 2654435761 >> f.shift
 	two, three, four = int(f.two[v&0xffff]), int(f.three[h3]), int(f.four[h4])
 	f.two[v&0xffff], f.three[h3], f.four[h4] = at, at, at
-	base := int(f.base)
-	return max(two-base, -1), max(three-base, -1), max(four-base, -1)
+	base, low := int(f.base), f.pos-Window
+	if two -= base; two <= low {
+		two = -1
+	}
+	if three -= base; three <= low {
+		three = -1
+	}
+	return max(two, -1), max(three, -1), max(four-base, -1)
 }
 
 // matches returns the matches at the position, longer ones further away, and goes to the
@@ -148,15 +159,17 @@ func (f *finder) commonAt(at, n, limit int) int {
 // longer than longest are added to found.
 func (f *finder) tree(at, limit, longest int) {
 	src, sons, p := f.src, f.sons, f.pos
+	mask := len(sons) - 1
+	low := max(0, p-mask)
 	here := src[p : p+limit]
-	less, more := &sons[p][0], &sons[p][1] // where the smaller and the larger ones are hung up
+	less, more := &sons[p&mask][0], &sons[p&mask][1] // where the smaller and the larger ones are hung up
 	lenLess, lenMore := 0, 0
 	for depth := f.depth; ; depth-- {
-		if at < 0 || depth == 0 {
+		if at < low || depth == 0 {
 			*less, *more = -1, -1
 			return
 		}
-		there, pair := src[at:][:len(here)], &sons[at]
+		there, pair := src[at:][:len(here)], &sons[at&mask]
 		n := common(there, here, min(lenLess, lenMore))
 		if n > longest {
 			longest = n

@@ -212,6 +212,41 @@ func corpus(t testing.TB) (b []byte) {
 	return b[:min(len(b), corpusSize)]
 }
 
+// TestWindow: a buffer may be longer than its dictionary. Matches reach back as far as that
+// and no further.
+func TestWindow(t *testing.T) {
+	testkit.NoRace(t, "one goroutine")
+	r := rand.New(rand.NewPCG(5, 6))
+	part := make([]byte, 1000)
+	for i := range part {
+		part[i] = byte(r.Uint32())
+	}
+	var prefixes []byte // what is remembered of three bytes is here, not in the part
+	for i := range len(part) - 2 {
+		prefixes = append(append(prefixes, part[i:i+3]...), 'p')
+	}
+	e := NewEncoder()
+	for _, between := range [][]byte{nil, prefixes} {
+		sizes := map[int]int{}
+		for _, distance := range []int{Window - 1, Window, Window + 1} {
+			src := append(bytes.Clone(part), make([]byte, distance-len(part)-len(between))...)
+			src = append(append(append(src, between...), part...), bytes.Repeat([]byte{'x'}, 1000)...)
+			out, ok := e.Append(nil, src, Window, len(src))
+			if !ok {
+				t.Fatalf("distance %d: not compressed", distance)
+			}
+			got, err := io.ReadAll(NewReader(bytes.NewReader(out), Window))
+			if err != nil || !bytes.Equal(got, src) {
+				t.Fatalf("distance %d: %v", distance, err)
+			}
+			sizes[distance] = len(out)
+		}
+		if near, far := sizes[Window-1], sizes[Window+1]; far-near < len(part)/3 {
+			t.Errorf("%d bytes where %d are repeated within the window, %d beyond it", near, len(part), far)
+		}
+	}
+}
+
 func FuzzEncoder(f *testing.F) {
 	f.Add(mixed(1, 3000))
 	e := NewEncoder()
