@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/cowl-disk/cowl/internal/tmpfile"
@@ -36,6 +37,29 @@ type output struct {
 	*tmpfile.File
 	final string
 	info  OutputFile
+
+	push    func() // begins to put on the disk what is written
+	pushed  int64  // what written was told then
+	pushing atomic.Bool
+}
+
+// pushUnit is after how many bytes of the source what was made of them is sent to the disk.
+const pushUnit = 16 << 20
+
+// written is told, by one goroutine, how many bytes of the source are in the file. They go
+// to the disk while the next ones are compressed: syncing a whole image at the end would
+// take longer than compressing it by a fast method.
+func (f *output) written(done int64) {
+	if done-f.pushed < pushUnit {
+		return
+	}
+	f.pushed = done
+	if f.pushing.CompareAndSwap(false, true) {
+		go func() {
+			f.push()
+			f.pushing.Store(false)
+		}()
+	}
 }
 
 // create makes a file that will have a name.
@@ -54,7 +78,7 @@ func (o *outputs) create(name string) (*output, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &output{File: f, final: filepath.Join(o.dir, name)}
+	out := &output{File: f, final: filepath.Join(o.dir, name), push: f.Push}
 	o.files = append(o.files, out)
 	return out, nil
 }

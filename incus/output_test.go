@@ -3,6 +3,7 @@ package incus
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 )
@@ -51,4 +52,40 @@ func TestPublish(t *testing.T) {
 	if left, _ := os.ReadDir(dir); len(left) != len(names) {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// TestPushedMeanwhile: a file goes to the disk unit by unit while it is written, with one
+// call at a time that nothing waits for.
+func TestPushedMeanwhile(t *testing.T) {
+	o := outputs{dir: t.TempDir()}
+	defer o.discard()
+	f, err := o.create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	began, end := make(chan struct{}), make(chan struct{})
+	f.push = func() { began <- struct{}{}; <-end }
+	f.written(pushUnit - 1)
+	select {
+	case <-began:
+		t.Fatal("pushed before there was a unit")
+	default:
+	}
+	f.written(pushUnit)
+	<-began
+	f.written(2 * pushUnit) // returns, and does not begin another
+	if !f.pushing.Load() {
+		t.Error("a push that goes on is not known")
+	}
+	end <- struct{}{}
+	for f.pushing.Load() {
+		runtime.Gosched()
+	}
+	f.written(2*pushUnit + 1)
+	if f.pushing.Load() {
+		t.Error("pushed for less than a unit")
+	}
+	f.written(3 * pushUnit)
+	<-began
+	end <- struct{}{}
 }

@@ -165,7 +165,10 @@ func (p *packing) squashfs(ctx context.Context) error {
 		return err
 	}
 	report, err := squashfs.Write(ctx, f, p.root, squashfs.Options{Compression: kind, Level: level, BlockSize: 1 << 20, Time: p.when,
-		Progress: func(done, total int64) { p.Progress("squashfs", done, total) }})
+		Progress: func(done, total int64) {
+			f.written(done)
+			p.Progress("squashfs", done, total)
+		}})
 	if err != nil {
 		return err
 	}
@@ -265,7 +268,10 @@ func (p *packing) archive(ctx context.Context, f *output, root *fstree.Node, pre
 		for _, n := range root.Walk() {
 			total += n.Size
 		}
-		counted.progress = func(done int64) { p.Progress("archive", min(done, total), total) }
+		counted.progress = func(done int64) {
+			f.written(done)
+			p.Progress("archive", min(done, total), total)
+		}
 	}
 	w := paxtar.NewWriter(counted, paxtar.Options{})
 	err = w.AddTree("", p.meta.Root)

@@ -150,7 +150,10 @@ func (p *packing) writeDisk(ctx context.Context, f *output) error {
 	for _, n := range p.image.Tree.Root.Walk() {
 		total += n.Size
 	}
-	d.progress = func(done int64) { p.Progress("disk", min(done, total), total) }
+	d.progress = func(done int64) {
+		f.written(done)
+		p.Progress("disk", min(done, total), total)
+	}
 	err = p.fill(ctx, d, plan)
 	if err == nil {
 		err = d.Flush()

@@ -34,3 +34,11 @@ func (f *File) link(name string) error {
 	}
 	return nil
 }
+
+// Push begins to put on the disk what was written so far, and does not wait until it is
+// there: Finish has less to wait for then. It is best effort. Any goroutine may call it.
+func (f *File) Push() {
+	if c, err := f.SyscallConn(); err == nil {
+		c.Control(func(fd uintptr) { unix.SyncFileRange(int(fd), 0, 0, unix.SYNC_FILE_RANGE_WRITE) })
+	}
+}

@@ -148,3 +148,23 @@ func TestRenameFails(t *testing.T) {
 		}
 	}
 }
+
+// TestPush: a file is as it was, pushed or not, and one that is closed is left alone.
+func TestPush(t *testing.T) {
+	f, err := Create(t.TempDir(), "a-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("content"); err != nil {
+		t.Fatal(err)
+	}
+	f.Push()
+	b := make([]byte, 7)
+	if _, err := f.ReadAt(b, 0); err != nil || string(b) != "content" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := f.Discard(); err != nil {
+		t.Fatal(err)
+	}
+	f.Push()
+}
