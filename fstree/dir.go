@@ -92,7 +92,7 @@ func (d *dirSource) read(path, name string, depth int) (*Node, error) {
 	if err := d.xattrs(n, path); err != nil {
 		return nil, err
 	}
-	if err := d.use.Node(name, n); err != nil {
+	if err := d.use.Node(len(path), n); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if n.Kind != Dir {

@@ -15,7 +15,7 @@ var ErrHostile = errors.New("unsafe entry")
 // Limits bounds what one source may cost. A field of 0 has the value that its comment
 // names.
 type Limits struct {
-	// Memory is for the tree: names, targets, attributes and some 200 bytes a node. 1 GiB.
+	// Memory is for the tree: paths, targets, attributes and some 200 bytes a node. 1 GiB.
 	Memory int64
 	// Bytes is the sum of the sizes of all files, holes included. 1 TiB.
 	Bytes int64
@@ -50,9 +50,10 @@ func NewMeter(l Limits) *Meter {
 	return &Meter{limits: l}
 }
 
-// Node counts a node and its name.
-func (m *Meter) Node(name string, n *Node) error {
-	cost := int64(nodeCost + len(name) + len(n.Target))
+// Node counts a node whose path in the tree has that many bytes. Those who write trees
+// keep the paths: deep directories would make them longer than all names together.
+func (m *Meter) Node(path int, n *Node) error {
+	cost := int64(nodeCost + path + len(n.Target))
 	for _, x := range n.Xattrs {
 		cost += int64(40 + len(x.Name) + len(x.Value))
 	}

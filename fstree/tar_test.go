@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -197,6 +198,12 @@ func TestHostileArchives(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	deep := tar.Header{Name: strings.Repeat("d/", 30) + "f:1"}
+	// many short names in a place with a long one, which is reached by a link
+	below := strings.Repeat(strings.Repeat("d", 200)+"/", 15)
+	paths := []tar.Header{{Name: below, Typeflag: tar.TypeDir}, {Name: "l", Typeflag: tar.TypeSymlink, Linkname: below}}
+	for i := range 20 {
+		paths = append(paths, tar.Header{Name: fmt.Sprintf("l/%d", i)})
+	}
 	for name, c := range map[string]struct {
 		headers []tar.Header
 		limits  fstree.Limits
@@ -206,6 +213,7 @@ func TestLimits(t *testing.T) {
 		"bytes":    {[]tar.Header{{Name: "a:12345"}, {Name: "b:12345"}}, fstree.Limits{Bytes: 9}, false},
 		"spool":    {[]tar.Header{{Name: "a:12345"}, {Name: "b:12345"}}, fstree.Limits{Spool: 9}, true},
 		"memory":   {[]tar.Header{{Name: "a:12345"}, {Name: "b:12345"}}, fstree.Limits{Memory: 300}, false},
+		"paths":    {paths, fstree.Limits{Memory: 45_000}, false},
 		"implicit": {[]tar.Header{deep}, fstree.Limits{Memory: 3000}, false},
 		"xattrs":   {[]tar.Header{{Name: "a:1", PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("v", 5000)}}}, fstree.Limits{Memory: 3000}, false},
 	} {

@@ -114,9 +114,10 @@ func splitPath(path string) ([]string, error) {
 }
 
 // dir returns the directory with that path, following symbolic links inside the tree and
-// making what is missing.
-func (b *builder) dir(names []string) (*Node, error) {
+// making what is missing, and how many bytes its own path has.
+func (b *builder) dir(names []string) (dir *Node, path int, err error) {
 	stack, links := []*Node{b.tree.Root}, 0
+	paths := []int{0} // of those in stack
 	for len(names) > 0 {
 		name := names[0]
 		names = names[1:]
@@ -128,22 +129,23 @@ func (b *builder) dir(names []string) (*Node, error) {
 			stack = stack[:max(1, len(stack)-1)]
 			continue
 		}
+		paths = append(paths[:len(stack)], paths[len(stack)-1]+1+len(name))
 		if err := b.use.Depth(len(stack)); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		next := at.Child(name)
 		switch {
 		case next == nil:
 			next = NewDir(0o755)
-			if err := b.use.Node(name, next); err != nil {
-				return nil, err
+			if err := b.use.Node(paths[len(stack)], next); err != nil {
+				return nil, 0, err
 			}
 			if err := at.Set(name, next); err != nil {
-				return nil, fmt.Errorf("%w: %w", ErrHostile, err)
+				return nil, 0, fmt.Errorf("%w: %w", ErrHostile, err)
 			}
 		case next.Kind == Symlink:
 			if links++; links > maxLinks {
-				return nil, fmt.Errorf("%w: too many symbolic links on the way", ErrHostile)
+				return nil, 0, fmt.Errorf("%w: too many symbolic links on the way", ErrHostile)
 			}
 			if strings.HasPrefix(next.Target, "/") {
 				stack = stack[:1]
@@ -151,12 +153,12 @@ func (b *builder) dir(names []string) (*Node, error) {
 			names = append(strings.Split(next.Target, "/"), names...)
 			continue
 		case next.Kind != Dir:
-			return nil, fmt.Errorf("%w: %q is a %s, not a directory", ErrHostile, name, next.Kind)
+			return nil, 0, fmt.Errorf("%w: %q is a %s, not a directory", ErrHostile, name, next.Kind)
 		}
 		b.touch(at, name)
 		stack = append(stack, next)
 	}
-	return stack[len(stack)-1], nil
+	return stack[len(stack)-1], paths[len(stack)-1], nil
 }
 
 func (b *builder) touch(dir *Node, name string) {
@@ -171,22 +173,22 @@ func (b *builder) add(path string, n *Node) error {
 	if err != nil {
 		return err
 	}
-	if err := b.use.Node(path, n); err != nil {
-		return err
-	}
 	if len(names) == 0 {
+		if err := b.use.Node(0, n); err != nil {
+			return err
+		}
 		if n.Kind != Dir {
 			return fmt.Errorf("%w: the root of the tree is a %s", ErrHostile, n.Kind)
 		}
 		update(b.tree.Root, n)
 		return nil
 	}
-	dir, err := b.dir(names[:len(names)-1])
+	dir, at, err := b.dir(names[:len(names)-1])
 	if err != nil {
 		return err
 	}
 	name := names[len(names)-1]
-	if err := b.use.Depth(len(names)); err != nil {
+	if err := errors.Join(b.use.Depth(len(names)), b.use.Node(at+1+len(name), n)); err != nil {
 		return err
 	}
 	b.touch(dir, name)
@@ -219,7 +221,7 @@ func (b *builder) link(path, target string) error {
 	if len(names) == 0 {
 		return fmt.Errorf("%w: a hard link to the root", ErrHostile)
 	}
-	dir, err := b.dir(names[:len(names)-1])
+	dir, _, err := b.dir(names[:len(names)-1])
 	if err != nil {
 		return err
 	}
@@ -238,7 +240,7 @@ func (b *builder) whiteout(path string, opaque bool) error {
 		return err
 	}
 	if opaque {
-		dir, err := b.dir(names)
+		dir, _, err := b.dir(names)
 		if err != nil {
 			return err
 		}
@@ -248,7 +250,7 @@ func (b *builder) whiteout(path string, opaque bool) error {
 	if len(names) == 0 {
 		return fmt.Errorf("%w: a whiteout of the root", ErrHostile)
 	}
-	dir, err := b.dir(names[:len(names)-1])
+	dir, _, err := b.dir(names[:len(names)-1])
 	if err != nil {
 		return err
 	}

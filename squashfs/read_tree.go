@@ -17,7 +17,7 @@ func (i *Image) Tree(o fstree.Options) (*fstree.Tree, error) {
 		err = fmt.Errorf("%w: the root is a %s", ErrFormat, root.node.Kind)
 	}
 	if err == nil {
-		err = t.directory(root, 0)
+		err = t.directory(root, 0, 0)
 	}
 	if err != nil {
 		return nil, err
@@ -43,8 +43,9 @@ type found struct {
 	size    int64
 }
 
-// directory reads the entries of a directory and all below it.
-func (t *treeReader) directory(dir *found, depth int) error {
+// directory reads the entries of a directory, whose path has that many bytes, and all below
+// it.
+func (t *treeReader) directory(dir *found, depth, path int) error {
 	if err := t.use.Depth(depth); err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func (t *treeReader) directory(dir *found, depth int) error {
 			if left -= int64(8 + len(name)); left < 0 || le.Uint16(e[6:]) > 255 {
 				return fmt.Errorf("%w: a listing is cut off, or has a name of %d bytes", ErrFormat, le.Uint16(e[6:]))
 			}
-			if err := t.entry(dir, string(name), uint64(block)<<16|uint64(le.Uint16(e[:])), depth); err != nil {
+			if err := t.entry(dir, string(name), uint64(block)<<16|uint64(le.Uint16(e[:])), depth, path); err != nil {
 				return err
 			}
 		}
@@ -82,7 +83,7 @@ func (t *treeReader) directory(dir *found, depth int) error {
 	return nil
 }
 
-func (t *treeReader) entry(dir *found, name string, ref uint64, depth int) error {
+func (t *treeReader) entry(dir *found, name string, ref uint64, depth, path int) error {
 	child, err := t.child(ref)
 	if err != nil {
 		return fmt.Errorf("%.60q: %w", name, err)
@@ -93,11 +94,12 @@ func (t *treeReader) entry(dir *found, name string, ref uint64, depth int) error
 	if err := dir.node.Set(name, child.node); err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	if err := t.use.Node(name, child.node); err != nil {
+	path += 1 + len(name)
+	if err := t.use.Node(path, child.node); err != nil {
 		return err
 	}
 	if child.node.Kind == fstree.Dir {
-		return t.directory(child, depth+1)
+		return t.directory(child, depth+1, path)
 	}
 	return nil
 }

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -306,6 +308,32 @@ func TestHoles(t *testing.T) {
 	got := make([]byte, 6)
 	if _, err := r.ReadAt(got, size/2-1); err != nil || string(got) != "\x00data\x00" {
 		t.Errorf("%q %v", got, err)
+	}
+}
+
+// TestLongPaths: a tree costs what its paths take, which is much more than its names where
+// many files are deep.
+func TestLongPaths(t *testing.T) {
+	root := fstree.NewDir(0o755)
+	dir := root
+	for range 15 {
+		d := fstree.NewDir(0o755)
+		put(t, dir, strings.Repeat("d", 200), d)
+		dir = d
+	}
+	for i := range 20 {
+		put(t, dir, strconv.Itoa(i), file("x"))
+	}
+	b := write(t, root, squashfs.Options{})
+	i, err := squashfs.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.Tree(fstree.Options{Limits: fstree.Limits{Memory: 45_000}}); !errors.Is(err, fstree.ErrLimit) {
+		t.Errorf("20 files with paths of 3000 bytes in 45 kB: %v", err)
+	}
+	if _, err := i.Tree(fstree.Options{Limits: fstree.Limits{Memory: 120_000}}); err != nil {
+		t.Error(err)
 	}
 }
 
