@@ -30,6 +30,9 @@ const (
 	defaultLogin     = 30 * time.Second
 )
 
+// Ready prepares a connection that was made again, by commands to d.
+type Ready func(ctx context.Context, d Doer) error
+
 // Config says how to log in to a target.
 type Config struct {
 	// Address is the portal, "host:port".
@@ -52,7 +55,7 @@ type Config struct {
 	Reconnect time.Duration
 	// Ready is called with each connection that is made again, before other commands go
 	// over it. An error makes the session log out and try again, within Reconnect.
-	Ready func(ctx context.Context, d Doer) error
+	Ready Ready
 	// Dial makes connections; nil is that of package net.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }

@@ -105,6 +105,13 @@ func (c *conn) reason() error {
 	return c.err
 }
 
+// idle says whether the connection works and the target has no command, as far as is known.
+func (c *conn) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err == nil && len(c.tasks) == 0
+}
+
 // lock takes sendLock.
 func (c *conn) lock(ctx context.Context) error {
 	select {

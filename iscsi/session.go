@@ -30,6 +30,7 @@ type Session struct {
 	conn       *conn
 	connecting chan struct{} // not nil: a connection is being made; closed after that
 	err        error         // why there will be no other connection
+	ready      Ready         // Config.Ready, or what Reuse was given
 }
 
 // Open logs in to a target. The caller closes the session.
@@ -37,7 +38,7 @@ func Open(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.TargetCHAP != nil && cfg.CHAP == nil {
 		return nil, message.Errorf(nil, "a target can be verified (TargetCHAP) only by an initiator that has CHAP credentials itself")
 	}
-	s := &Session{cfg: cfg, isid: newISID()}
+	s := &Session{cfg: cfg, isid: newISID(), ready: cfg.Ready}
 	c, moved, err := connect(ctx, &s.cfg, s.isid, false)
 	if err != nil {
 		return nil, err
@@ -150,8 +151,8 @@ func (s *Session) reconnect(reason error) {
 		var moved string
 		var err error
 		c, moved, err = connect(ctx, &cfg, s.isid, false)
-		if err == nil && cfg.Ready != nil {
-			if err = cfg.Ready(ctx, direct{c}); err != nil {
+		if ready := s.whenMade(); err == nil && ready != nil {
+			if err = ready(ctx, direct{c}); err != nil {
 				c.close(ctx)
 				c = nil
 			}
@@ -184,6 +185,25 @@ func (s *Session) reconnect(reason error) {
 	}
 	close(s.connecting)
 	s.connecting = nil
+}
+
+func (s *Session) whenMade() Ready {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready
+}
+
+// Reuse hands the session to another user: ready takes the place of Config.Ready. It
+// returns false, and changes nothing, if the session is not as good as a new one: its
+// connection is lost, or the target still has commands.
+func (s *Session) Reuse(ready Ready) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == nil || !s.conn.idle() {
+		return false
+	}
+	s.ready = ready
+	return true
 }
 
 // sleep returns false if ctx ends before.

@@ -62,11 +62,12 @@ func (iscsiDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.No
 	if err != nil {
 		return nil, err
 	}
-	cfg.Dial = dial
-	n := &node{opt: o, write: req.Access.Write, noFlush: req.Cache.NoFlush}
-	cfg.Ready = n.again
-	if n.session, err = iscsi.Open(ctx, cfg); err != nil {
-		return nil, openError(ctx, err)
+	n := &node{opt: o, login: loginOf(&cfg), env: req.Env, write: req.Access.Write, noFlush: req.Cache.NoFlush}
+	cfg.Dial, cfg.Ready = dial, n.again
+	if n.session = n.login.take(req.Env, n.again); n.session == nil {
+		if n.session, err = iscsi.Open(ctx, cfg); err != nil {
+			return nil, openError(ctx, err)
+		}
 	}
 	n.lun = iscsi.LUN{Doer: n.session, Number: uint32(o.LUN)}
 	if err := n.open(ctx, req.Env); err != nil {

@@ -159,6 +159,13 @@ func (n *node) background(running chan struct{}) {
 	close(running)
 }
 
+// empty says whether nothing is held and nothing runs in the background.
+func (j *journal) empty() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.entries) == 0 && j.running == nil
+}
+
 // wait waits for what runs in the background.
 func (j *journal) wait() {
 	j.mu.Lock()

@@ -17,6 +17,8 @@ import (
 // node is an open logical unit. What is not atomic and has no lock is constant after open.
 type node struct {
 	opt      *openOptions
+	login    login // of session
+	env      *driver.Env
 	session  *iscsi.Session
 	lun      iscsi.LUN
 	write    bool
@@ -312,10 +314,13 @@ func (n *node) Resize(_ context.Context, size int64, opt driver.ResizeOptions) e
 	return nil
 }
 
-// Close implements driver.Node.
+// Close implements driver.Node. The next request of the same operation gets the session.
 func (n *node) Close(ctx context.Context) error {
 	if n.ahead != nil {
 		n.ahead.Close()
+	}
+	if n.keep(ctx) {
+		return nil
 	}
 	err := n.session.Close(ctx)
 	n.journal.wait()
