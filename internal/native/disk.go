@@ -36,6 +36,7 @@ type Options struct {
 type Disk struct {
 	p     *Process
 	c     *client.Conn
+	env   *driver.Env
 	opt   Options
 	facts link.Facts
 	size  atomic.Int64
@@ -43,6 +44,7 @@ type Disk struct {
 	sizeMu sync.RWMutex
 	noZero atomic.Bool                     // the engine cannot write zeroes that it is not sent
 	last   atomic.Pointer[context.Context] // of the last request
+	closed atomic.Bool                     // the program may have another disk
 	status statusCache
 	ahead  *readahead.Reader // nil: nothing is read before it is asked for
 }
@@ -55,24 +57,26 @@ var (
 	_ driver.SpaceTeller = (*Disk)(nil)
 )
 
-// Open opens a disk, which args of the engine name.
-func (e *Engine) Open(ctx context.Context, args any, opt Options) (*Disk, error) {
-	p, err := e.Start(ctx)
+// Open opens a disk, which args of the engine name. The program may be one that an earlier request has left in
+// env, which may be nil, and is left there when the disk is closed.
+func (e *Engine) Open(ctx context.Context, env *driver.Env, args any, opt Options) (*Disk, error) {
+	p, err := e.program(ctx, env)
 	if err != nil {
 		return nil, err
 	}
-	d := &Disk{p: p, opt: opt}
+	d := &Disk{p: p, env: env, opt: opt}
 	err = p.Call(ctx, link.OpOpen, args, &d.facts)
 	if err == nil && (d.facts.Size < 0 || d.facts.Size > link.Size) {
 		err = driver.Errorf(driver.ErrTooLarge, "%s has %d bytes", opt.Subject, d.facts.Size)
 	}
 	if err == nil {
-		d.c, err = p.dial(ctx)
+		err = p.dial(ctx)
 	}
 	if err != nil {
 		p.abandon(err)
 		return nil, err
 	}
+	d.c = p.nbd
 	d.size.Store(d.facts.Size)
 	d.noZero.Store(!d.facts.Zeroes)
 	if opt.Sequential && !opt.Write {
@@ -81,24 +85,29 @@ func (e *Engine) Open(ctx context.Context, args any, opt Options) (*Disk, error)
 	return d, nil
 }
 
-// once starts the program for one operation, as Process.Call does it.
-func (e *Engine) once(ctx context.Context, op string, args, result any) error {
-	p, err := e.Start(ctx)
+// once does one operation, as Process.Call does it.
+func (e *Engine) once(ctx context.Context, env *driver.Env, op string, args, result any) error {
+	p, err := e.program(ctx, env)
 	if err != nil {
 		return err
 	}
-	err = p.Call(ctx, op, args, result)
-	p.abandon(err)
+	if err = p.Call(ctx, op, args, result); err != nil || !p.keep(ctx, env) {
+		p.abandon(err)
+	}
 	return err
 }
 
 // Create makes a disk, which args of the engine name. made, if it is not nil, becomes whether it was
-// not there before.
-func (e *Engine) Create(ctx context.Context, args any, made *bool) error {
+// not there before; it is set, too, where the engine had not answered when ctx ended. env is as for Open.
+func (e *Engine) Create(ctx context.Context, env *driver.Env, args any, made *bool) error {
 	if made == nil {
 		made = new(bool)
 	}
-	return e.once(ctx, link.OpCreate, args, made)
+	err := e.once(ctx, env, link.OpCreate, args, made)
+	if err != nil && ctx.Err() != nil {
+		*made = true
+	}
+	return err
 }
 
 // Delete removes a disk, which args of the engine name. It gives up after limit: an engine waits
@@ -106,7 +115,7 @@ func (e *Engine) Create(ctx context.Context, args any, made *bool) error {
 func (e *Engine) Delete(ctx context.Context, args any, limit time.Duration) error {
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := e.once(bounded, link.OpDelete, args, nil)
+	err := e.once(bounded, nil, link.OpDelete, args, nil)
 	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
 		return driver.Errorf(driver.ErrTimeout, "%s does not do it at once", e.Text)
 	}
@@ -116,7 +125,7 @@ func (e *Engine) Delete(ctx context.Context, args any, limit time.Duration) erro
 // abandon ends the program without a farewell.
 func (p *Process) abandon(err error) {
 	if err == nil {
-		err = driver.Errorf(driver.ErrInvalid, "the disk is closed")
+		err = errClosed()
 	}
 	p.kill(err)
 	p.bury()
@@ -127,8 +136,13 @@ func (d *Disk) Facts() link.Facts { return d.facts }
 
 // Call does an operation of the engine, as Process.Call does.
 func (d *Disk) Call(ctx context.Context, op string, args, result any) error {
+	if d.closed.Load() {
+		return errClosed()
+	}
 	return d.p.Call(ctx, op, args, result)
 }
+
+func errClosed() error { return driver.Errorf(driver.ErrInvalid, "the disk is closed") }
 
 // Size implements driver.Node.
 func (d *Disk) Size() int64 { return d.size.Load() }
@@ -157,6 +171,9 @@ func (d *Disk) DiskUsage(ctx context.Context) (n int64, err error) {
 
 // request does f, with the bound that a request has.
 func (d *Disk) request(ctx context.Context, op string, f func(ctx context.Context) error) error {
+	if d.closed.Load() {
+		return errClosed()
+	}
 	if lost := d.p.gave(); lost != nil {
 		return lost
 	}
@@ -392,14 +409,25 @@ func (d *Disk) Close(ctx context.Context) error {
 	}
 	d.sizeMu.Lock() // reads and writes of the slots are over
 	defer d.sizeMu.Unlock()
+	if d.closed.Swap(true) {
+		return errClosed()
+	}
 	lost := d.p.gave()
 	// The context of the farewell does not tell that the work was cancelled; that of the last
 	// request does. What is flushed is flushed with a context that has not ended.
 	last := d.last.Load()
-	err := d.p.End(ctx, !d.opt.Write || last != nil && (*last).Err() != nil)
+	cancelled := last != nil && (*last).Err() != nil
+	err := error(nil)
+	if lost == nil && !cancelled && d.p.idle(ctx, d.env) {
+		if err = d.p.finish(ctx, link.OpRelease, !d.opt.Write); err == nil && d.p.keep(ctx, d.env) {
+			return nil
+		}
+		d.p.abandon(err)
+	} else {
+		err = d.p.End(ctx, !d.opt.Write || cancelled)
+	}
 	if lost != nil && d.p.hurry.Load() || !d.opt.Write {
 		err = nil // nothing is lost by it, or it was told when it happened
 	}
-	d.c.Close()
 	return err
 }

@@ -26,8 +26,17 @@ import (
 // playing is the environment variable that makes this test the second program, and says what it does.
 const playing = "COWL_TEST_NATIVE"
 
+// starting is that which names a file to which each start of the second program adds a byte.
+const starting = "COWL_TEST_NATIVE_STARTS"
+
 func TestMain(m *testing.M) {
 	if part := os.Getenv(playing); part != "" && len(os.Args) == 2 {
+		if counter := os.Getenv(starting); counter != "" {
+			if f, err := os.OpenFile(counter, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err == nil {
+				_, _ = f.Write([]byte{'.'})
+				f.Close()
+			}
+		}
 		os.Exit(play(part))
 	}
 	os.Exit(m.Run())
@@ -68,6 +77,12 @@ func play(part string) int {
 type engine string
 
 func (e engine) Create(json.RawMessage) (bool, error) {
+	switch e {
+	case "making":
+		return true, nil
+	case "slow":
+		time.Sleep(time.Hour)
+	}
 	return false, &link.Error{Step: "create", Name: "x", Errno: int(syscall.EEXIST)}
 }
 func (e engine) Delete(json.RawMessage) error { return nil }
@@ -204,7 +219,7 @@ func open(t *testing.T, part string, size int64, opt Options) *Disk {
 	t.Helper()
 	as(t, part)
 	opt.Subject = "the disk"
-	d, err := theirs().Open(t.Context(), size, opt)
+	d, err := theirs().Open(t.Context(), nil, size, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +314,7 @@ func TestReasons(t *testing.T) {
 	if err := d.WriteZeroes(t.Context(), 0, 10, 0); !errors.Is(err, driver.ErrUnsupported) {
 		t.Error(err)
 	}
-	if err := theirs().Create(t.Context(), nil, nil); !errors.Is(err, syscall.EEXIST) || !strings.Contains(err.Error(), "step create") {
+	if err := theirs().Create(t.Context(), nil, nil, nil); !errors.Is(err, syscall.EEXIST) || !strings.Contains(err.Error(), "step create") {
 		t.Error(err)
 	}
 	if err := theirs().Delete(t.Context(), nil, time.Minute); err != nil {
@@ -321,7 +336,7 @@ func TestStart(t *testing.T) {
 	} {
 		t.Run(part, func(t *testing.T) {
 			as(t, part)
-			if _, err := theirs().Open(ctx, 0, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			if _, err := theirs().Open(ctx, nil, 0, Options{}); err == nil || !strings.Contains(err.Error(), want) {
 				t.Error(err)
 			}
 		})
@@ -330,7 +345,7 @@ func TestStart(t *testing.T) {
 		as(t, "silent")
 		e := theirs()
 		e.silence = 50 * time.Millisecond
-		if _, err := e.Open(ctx, 0, Options{}); !errors.Is(err, driver.ErrTimeout) || !strings.Contains(err.Error(), "does not answer any more") {
+		if _, err := e.Open(ctx, nil, 0, Options{}); !errors.Is(err, driver.ErrTimeout) || !strings.Contains(err.Error(), "does not answer any more") {
 			t.Error(err)
 		}
 	})
@@ -338,11 +353,11 @@ func TestStart(t *testing.T) {
 		as(t, "memory")
 		t.Setenv(Variable, "")
 		t.Setenv("PATH", t.TempDir())
-		if _, err := theirs().Open(ctx, 0, Options{}); !errors.Is(err, driver.ErrUnsupported) || !strings.Contains(err.Error(), "need the program cowl-native, which is not installed") {
+		if _, err := theirs().Open(ctx, nil, 0, Options{}); !errors.Is(err, driver.ErrUnsupported) || !strings.Contains(err.Error(), "need the program cowl-native, which is not installed") {
 			t.Error(err)
 		}
 		t.Setenv(Variable, "/nonexistent")
-		if _, err := theirs().Open(ctx, 0, Options{}); err == nil || !strings.Contains(err.Error(), "/nonexistent") {
+		if _, err := theirs().Open(ctx, nil, 0, Options{}); err == nil || !strings.Contains(err.Error(), "/nonexistent") {
 			t.Error(err)
 		}
 	})
@@ -379,7 +394,7 @@ func TestHangs(t *testing.T) {
 	as(t, "memory")
 	e := theirs()
 	e.silence = 2*link.Alive + time.Second
-	d, err := e.Open(t.Context(), int64(1<<20), Options{})
+	d, err := e.Open(t.Context(), nil, int64(1<<20), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,6 +443,17 @@ func TestCancelled(t *testing.T) {
 	d.p.hurry.Store(true)
 	if err := d.Close(t.Context()); !errors.Is(err, driver.ErrTimeout) {
 		t.Error(err)
+	}
+}
+
+// TestCreateCancelled: what is given up in the middle may be there.
+func TestCreateCancelled(t *testing.T) {
+	as(t, "slow")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	made := false
+	if err := theirs().Create(ctx, nil, 0, &made); !errors.Is(err, context.DeadlineExceeded) || !made {
+		t.Errorf("made: %v, %v", made, err)
 	}
 }
 

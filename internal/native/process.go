@@ -57,11 +57,12 @@ const (
 // Process is a running program with at most one open disk. Its methods may be called
 // from several goroutines.
 type Process struct {
-	engine  *Engine
+	engine  atomic.Pointer[Engine] // whose errors it has
 	cmd     *exec.Cmd
 	sockets []net.Conn // by the constants
 	conn    *link.Conn // on control
 	slots   *slots
+	nbd     *client.Conn  // on data, once a disk was opened
 	ended   chan struct{} // closed when the process has ended; status is set then
 	status  error
 	hurry   atomic.Bool // a request was cancelled
@@ -80,7 +81,8 @@ func (e *Engine) Start(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{engine: e, cmd: exec.Command(path, e.Name), calls: make(chan struct{}, 1), ended: make(chan struct{}), gone: make(chan struct{})}
+	p := &Process{cmd: exec.Command(path, e.Name), calls: make(chan struct{}, 1), ended: make(chan struct{}), gone: make(chan struct{})}
+	p.engine.Store(e)
 	p.cmd.Stderr = os.Stderr
 	// The allocator of the system keeps what was freed for each thread apart. The libraries have dozens of
 	// threads, and take large pieces: that would be half of the memory of the program. The user's own setting wins.
@@ -144,7 +146,7 @@ func (p *Process) connect() (mem []byte, err error) {
 
 // receive takes what the program says until it is gone. The first line goes to hello.
 func (p *Process) receive(hello chan<- error) {
-	quiet := p.engine.silence
+	quiet := p.engine.Load().silence
 	if quiet == 0 {
 		quiet = silence
 	}
@@ -164,7 +166,7 @@ func (p *Process) receive(hello chan<- error) {
 			late = true
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			err = driver.Errorf(driver.ErrTimeout, "the program %s for disks of %s does not answer any more", program, p.engine.Text)
+			err = driver.Errorf(driver.ErrTimeout, "the program %s for disks of %s does not answer any more", program, p.engine.Load().Text)
 		case err == nil && first && r.Version != link.Version:
 			err = driver.Errorf(driver.ErrUnsupported, "the program %s is that of another version of cowl: install both from the same package", p.cmd.Path)
 		case err != nil:
@@ -196,7 +198,7 @@ func (p *Process) reason(err error) error {
 	if hasEnded(err) {
 		return p.howItEnded()
 	}
-	return driver.Errorf(nil, "the program %s for disks of %s gives no sensible answer: %w", program, p.engine.Text, err)
+	return driver.Errorf(nil, "the program %s for disks of %s gives no sensible answer: %w", program, p.engine.Load().Text, err)
 }
 
 // hasEnded says whether a socket was closed.
@@ -227,7 +229,7 @@ func (p *Process) howItEnded() error {
 		}
 	case <-time.After(dying):
 	}
-	return driver.Errorf(nil, "the program %s for disks of %s ended before its time: %w", program, p.engine.Text, reason)
+	return driver.Errorf(nil, "the program %s for disks of %s ended before its time: %w", program, p.engine.Load().Text, reason)
 }
 
 // kill ends the program; err is why all requests fail from now on, unless they already
@@ -252,6 +254,9 @@ func (p *Process) bury() {
 	case <-time.After(buried):
 	}
 	p.slots.close()
+	if p.nbd != nil {
+		p.nbd.Close()
+	}
 }
 
 // gave is why the program is gone, nil if it is not.
@@ -293,11 +298,11 @@ func (p *Process) Call(ctx context.Context, op string, args, result any) error {
 	go func() { _ = p.conn.Send(r) }() // if it fails, so does receiving
 	select {
 	case reply := <-answer:
-		return p.engine.take(reply, result)
+		return p.engine.Load().take(reply, result)
 	case <-p.gone:
 		select {
 		case reply := <-answer: // the last one of a program that ends
-			return p.engine.take(reply, result)
+			return p.engine.Load().take(reply, result)
 		default:
 		}
 		return p.gave()
@@ -332,21 +337,28 @@ func (e *Engine) failed(err *link.Error) error {
 	return driver.Errorf(nil, "%s: %w", err.Name, errors.New(err.Text))
 }
 
-// dial makes the connection for data. The program must have opened a disk.
-func (p *Process) dial(ctx context.Context) (*client.Conn, error) {
+// dial makes the connection for data, unless there is one. The program must have opened a disk.
+func (p *Process) dial(ctx context.Context) error {
+	if p.nbd != nil {
+		return nil
+	}
 	c, err := client.Dial(ctx, client.Config{Contexts: []string{wire.ContextAllocation},
 		Dial: func(context.Context, string, string) (net.Conn, error) { return p.sockets[data], nil }})
 	if err == nil && c.Size() != link.Size {
 		c.Close()
 		err = fmt.Errorf("a disk of %d bytes", c.Size())
 	}
-	if err != nil && ctx.Err() == nil {
+	if err == nil {
+		p.nbd = c
+		return nil
+	}
+	if ctx.Err() == nil {
 		if lost := p.loss(); lost != nil {
-			return nil, lost
+			return lost
 		}
 		err = driver.Errorf(nil, "the program %s: %w", program, err)
 	}
-	return c, err
+	return err
 }
 
 // loss is why the program is gone. It waits a little for that to be known.
@@ -362,6 +374,14 @@ func (p *Process) loss() error {
 // then; the error says if it could not be. It waits longer where it need not hurry, and only for a moment more
 // when ctx has ended.
 func (p *Process) End(ctx context.Context, hurry bool) error {
+	err := p.finish(ctx, link.OpClose, hurry)
+	p.kill(errClosed())
+	p.bury()
+	return err
+}
+
+// finish does the operation that closes the disk.
+func (p *Process) finish(ctx context.Context, op string, hurry bool) error {
 	limit := closing
 	if hurry || p.hurry.Load() {
 		limit = hurried
@@ -370,11 +390,9 @@ func (p *Process) End(ctx context.Context, hurry bool) error {
 	defer stop()
 	wait, cancel := context.WithTimeout(own, limit)
 	defer cancel()
-	err := p.Call(wait, link.OpClose, nil, nil)
+	err := p.Call(wait, op, nil, nil)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = driver.Errorf(driver.ErrTimeout, "the program %s for disks of %s does not end", program, p.engine.Text)
+		err = driver.Errorf(driver.ErrTimeout, "the program %s for disks of %s does not end", program, p.engine.Load().Text)
 	}
-	p.kill(driver.Errorf(driver.ErrInvalid, "the disk is closed"))
-	p.bury()
 	return err
 }

@@ -182,7 +182,7 @@ func TestSlotsHostile(t *testing.T) {
 // TestSlotsOfProcess wants a program that answers nonsense about slots to be told of as such.
 func TestSlotsOfProcess(t *testing.T) {
 	as(t, "odd slots")
-	d, err := theirs().Open(t.Context(), int64(1<<20), Options{Write: true})
+	d, err := theirs().Open(t.Context(), nil, int64(1<<20), Options{Write: true})
 	if err == nil { // it is seen by now, or by the first request
 		defer d.Close(t.Context())
 		_, err = d.WriteAt(t.Context(), make([]byte, 10), 0)

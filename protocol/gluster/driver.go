@@ -77,7 +77,7 @@ func (glusterDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.
 		req.Env.Warn("Gluster has no RDMA transport any more: TCP is used")
 	}
 	args.Write, args.Direct = req.Access.Write, req.Cache.Direct
-	d, err := o.engine().Open(ctx, args, native.Options{Write: req.Access.Write, NoFlush: req.Cache.NoFlush, Sequential: req.Sequential,
+	d, err := o.engine().Open(ctx, req.Env, args, native.Options{Write: req.Access.Write, NoFlush: req.Cache.NoFlush, Sequential: req.Sequential,
 		Timeout: o.timeout(), Limits: driver.Limits{MaxTransfer: maxTransfer}, Subject: "the file '" + args.Path + "'"})
 	if err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func (glusterDriver) Create(ctx context.Context, req *driver.CreateRequest) erro
 	default:
 		return invalid("invalid parameter value: %s", c.Prealloc)
 	}
-	return o.engine().Create(ctx, args, req.Made)
+	return o.engine().Create(ctx, req.Env, args, req.Made)
 }
 
 // Delete implements driver.Deleter.

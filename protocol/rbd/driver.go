@@ -69,7 +69,7 @@ func (rbdDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 		return nil, driver.Errorf(syscall.EACCES, "rbd snapshots are read-only")
 	}
 	args.Write, args.Cache = req.Access.Write, !req.Cache.Direct
-	d, err := engine().Open(ctx, args, native.Options{Write: req.Access.Write, NoFlush: req.Cache.NoFlush, Sequential: req.Sequential,
+	d, err := engine().Open(ctx, req.Env, args, native.Options{Write: req.Access.Write, NoFlush: req.Cache.NoFlush, Sequential: req.Sequential,
 		Timeout: o.timeout(), Subject: "the image '" + args.Image + "'"})
 	if err != nil {
 		return nil, err
@@ -125,7 +125,8 @@ func (rbdDriver) Create(ctx context.Context, req *driver.CreateRequest) error {
 	if err := c.encryption(args, req.Env); err != nil {
 		return err
 	}
-	return engine().Create(ctx, args, req.Made)
+	args.Cache = true // so that what opens the image next has the same connection
+	return engine().Create(ctx, req.Env, args, req.Made)
 }
 
 // encryption adds the encryption of a new image.

@@ -132,7 +132,11 @@ func (*disk) Usage() (int64, error) { return -1, nil }
 func (d *disk) Close() error {
 	err := d.Flush()
 	err = errors.Join(err, d.unwatch(func() error { return failed("close", "", d.lib.closeImage(d.image)) }))
-	d.close()
+	if err != nil {
+		d.close()
+	} else {
+		d.release()
+	}
 	return err
 }
 

@@ -14,31 +14,54 @@ import (
 // engine opens disks.
 type engine struct {
 	load func() (*library, error)
+	kept *cluster // not nil: a connection that nobody uses
 }
 
 // New returns Ceph's engine. The library is loaded when it is first asked for something.
-func New() serve.Engine { return &engine{sync.OnceValues(load)} }
+func New() serve.Engine { return &engine{load: sync.OnceValues(load)} }
 
 // cluster is a connection to a cluster, and in it a pool.
 type cluster struct {
-	lib   *library
-	rados uintptr
-	ioctx uintptr
+	engine *engine
+	lib    *library
+	rados  uintptr
+	ioctx  uintptr
+	of     string // args without what they say of an image
 }
 
-// connect connects to the cluster that args name.
-func (e *engine) connect(raw json.RawMessage) (_ *cluster, _ *link.RBD, err error) {
+// connect connects to the cluster that args name, unless the connection is there from the last call.
+func (e *engine) connect(raw json.RawMessage) (*cluster, *link.RBD, error) {
 	args := &link.RBD{}
 	if err := json.Unmarshal(raw, args); err != nil {
 		return nil, nil, err
+	}
+	bare := *args
+	bare.Image, bare.Snapshot, bare.Write, bare.Encryption, bare.Size, bare.Order = "", "", false, nil, 0, 0
+	of, err := json.Marshal(bare)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := e.kept
+	e.kept = nil
+	if c != nil && c.of == string(of) {
+		return c, args, nil
+	}
+	if c != nil {
+		c.close()
 	}
 	lib, err := e.load()
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &cluster{lib: lib}
+	c = &cluster{engine: e, lib: lib, of: string(of)}
+	return c, args, c.connect(args)
+}
+
+// connect connects. After an error there is nothing to close.
+func (c *cluster) connect(args *link.RBD) (err error) {
+	lib := c.lib
 	if err := failed("initialize", "", lib.radosCreate(&c.rados, cString(args.User))); err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer func() {
 		if err != nil {
@@ -47,7 +70,7 @@ func (e *engine) connect(raw json.RawMessage) (_ *cluster, _ *link.RBD, err erro
 	}()
 	// Without a name the library looks in its usual places, where nothing has to be.
 	if r := lib.radosConfReadFile(c.rados, cString(args.Conf)); r < 0 && args.Conf != "" {
-		return nil, nil, failed("conf", args.Conf, r)
+		return failed("conf", args.Conf, r)
 	}
 	set := func(step, key, value string) {
 		if err == nil {
@@ -63,7 +86,7 @@ func (e *engine) connect(raw json.RawMessage) (_ *cluster, _ *link.RBD, err erro
 		}
 	}
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	// The library's cache is why a write does not wait for the cluster. cowl flushes what it
 	// writes: the cache need not wait for the first flush to believe that. Older names
@@ -71,22 +94,22 @@ func (e *engine) connect(raw json.RawMessage) (_ *cluster, _ *link.RBD, err erro
 	lib.radosConfSet(c.rados, "rbd_cache", map[bool]string{true: "true", false: "false"}[args.Cache])
 	lib.radosConfSet(c.rados, "rbd_cache_writethrough_until_flush", "false")
 	if err := failed("connect", "", lib.radosConnect(c.rados)); err != nil {
-		return nil, nil, err
+		return err
 	}
 	if err := failed("pool", args.Pool, lib.ioctxCreate(c.rados, args.Pool, &c.ioctx)); err != nil {
-		return nil, nil, err
+		return err
 	}
 	if args.Namespace != "" && lib.namespaceExists != nil {
 		var exists bool
 		if err := failed("namespace", args.Namespace, lib.namespaceExists(c.ioctx, args.Namespace, &exists)); err != nil {
-			return nil, nil, err
+			return err
 		}
 		if !exists {
-			return nil, nil, &link.Error{Step: "no namespace", Name: args.Namespace, Errno: int(syscall.ENOENT)}
+			return &link.Error{Step: "no namespace", Name: args.Namespace, Errno: int(syscall.ENOENT)}
 		}
 	}
 	lib.ioctxSetNamespace(c.ioctx, args.Namespace)
-	return c, args, nil
+	return nil
 }
 
 // close ends the connection.
@@ -97,13 +120,30 @@ func (c *cluster) close() {
 	c.lib.radosShutdown(c.rados)
 }
 
+// release keeps the connection for the next call.
+func (c *cluster) release() {
+	if k := c.engine.kept; k != nil {
+		k.close()
+	}
+	c.engine.kept = c
+}
+
+// Close ends the connection that is kept.
+func (e *engine) Close() error {
+	if e.kept != nil {
+		e.kept.close()
+		e.kept = nil
+	}
+	return nil
+}
+
 // Create implements serve.Engine: an image that exists is left alone.
 func (e *engine) Create(raw json.RawMessage) (made bool, err error) {
 	c, args, err := e.connect(raw)
 	if err != nil {
 		return false, err
 	}
-	defer c.close()
+	defer c.release()
 	order := int32(args.Order)
 	if err := failed("create", args.Image, c.lib.create(c.ioctx, args.Image, uint64(args.Size), &order)); err != nil {
 		return false, err

@@ -18,30 +18,41 @@ const createMode = 0o600
 // engine opens files.
 type engine struct {
 	load func() (*library, error)
+	last *volume // not nil: the volume of the last call
 }
 
 // New returns Gluster's engine. The library is loaded when it is first asked for something.
 // Connections are not closed again: the library takes ten seconds for that, and they end with
 // the process.
-func New() serve.Engine { return &engine{sync.OnceValues(load)} }
+func New() serve.Engine { return &engine{load: sync.OnceValues(load)} }
 
 // volume is a connection to a volume.
 type volume struct {
 	lib *library
 	fs  uintptr
+	of  string // args without what they say of a file
 }
 
-// connect connects to the volume that args name.
+// connect connects to the volume that args name, unless the last call did.
 func (e *engine) connect(raw json.RawMessage) (*volume, *link.Gluster, error) {
 	args := &link.Gluster{}
 	if err := json.Unmarshal(raw, args); err != nil {
 		return nil, nil, err
 	}
+	bare := *args
+	bare.Path, bare.Write, bare.Direct, bare.Size, bare.Prealloc = "", false, false, 0, ""
+	of, err := json.Marshal(bare)
+	if err != nil {
+		return nil, nil, err
+	}
+	if e.last != nil && e.last.of == string(of) {
+		return e.last, args, nil
+	}
 	lib, err := e.load()
 	if err != nil {
 		return nil, nil, err
 	}
-	v := &volume{lib: lib}
+	v := &volume{lib: lib, of: string(of)}
 	if v.fs, err = lib.handle(func() uintptr { return lib.new(args.Volume) }); err != nil {
 		return nil, nil, failed("initialize", err)
 	}
@@ -64,6 +75,7 @@ func (e *engine) connect(raw json.RawMessage) (*volume, *link.Gluster, error) {
 	// What could not be synchronised stays in the cache for another try: volumes that do not know
 	// the option have no such cache.
 	lib.setOption(v.fs, "*-write-behind", "resync-failed-syncs-after-fsync", "on")
+	e.last = v
 	return v, args, nil
 }
 

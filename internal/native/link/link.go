@@ -20,7 +20,7 @@ import (
 
 const (
 	// Version changes when one of the programs would misunderstand the other.
-	Version = 2
+	Version = 3
 	// ControlFD and DataFD are the numbers of the sockets in cowl-native.
 	ControlFD, DataFD = 3, 4
 	// Alive is how often cowl-native says that it lives.
@@ -46,7 +46,8 @@ const (
 	OpCreateSnapshot = "create-snapshot" // string
 	OpApplySnapshot  = "apply-snapshot"  // string -> int64, the size of the disk
 	OpDeleteSnapshot = "delete-snapshot" // string
-	OpClose          = "close"           // what is written is flushed; the program ends after the answer
+	OpRelease        = "release"         // what is written is flushed, and the disk closed; another one can be opened then
+	OpClose          = "close"           // as release, but the program ends after the answer
 )
 
 // Request asks for an operation.

@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/cowl-disk/cowl/internal/native/link"
@@ -10,12 +11,19 @@ import (
 	"github.com/cowl-disk/cowl/nbd/wire"
 )
 
-// device is a disk as the NBD server wants it.
+// device is the disk that is open, as the NBD server wants it.
 type device struct {
 	*session
-	Disk
-	holes bool
+	open atomic.Pointer[Disk] // one after the other; none while nothing is under way
 }
+
+func newDevice(s *session, disk Disk) *device {
+	d := &device{session: s}
+	d.open.Store(&disk)
+	return d
+}
+
+func (d *device) disk() Disk { return *d.open.Load() }
 
 var (
 	_ server.Writer         = (*device)(nil)
@@ -45,24 +53,24 @@ func (d *device) note(op string, err error) error {
 
 // ReadAt implements server.Device.
 func (d *device) ReadAt(_ context.Context, p []byte, off int64) error {
-	return d.note("read", d.Disk.ReadAt(p, off))
+	return d.note("read", d.disk().ReadAt(p, off))
 }
 
 // WriteAt implements server.Writer.
 func (d *device) WriteAt(_ context.Context, p []byte, off int64, fua bool) error {
-	err := d.Disk.WriteAt(p, off)
+	err := d.disk().WriteAt(p, off)
 	if err == nil && fua {
-		err = d.Disk.Flush()
+		err = d.disk().Flush()
 	}
 	return d.note("write", err)
 }
 
 // Flush implements server.Writer.
-func (d *device) Flush(context.Context) error { return d.note("flush", d.Disk.Flush()) }
+func (d *device) Flush(context.Context) error { return d.note("flush", d.disk().Flush()) }
 
 // WriteZeroes implements server.ZeroWriter.
 func (d *device) WriteZeroes(_ context.Context, off, n int64, flags server.ZeroFlags) error {
-	err := d.Disk.WriteZeroes(off, n, flags&server.ZeroNoHole != 0)
+	err := d.disk().WriteZeroes(off, n, flags&server.ZeroNoHole != 0)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return wire.ENOTSUP // no failure to tell of: cowl writes zeroes then
 	}
@@ -71,27 +79,22 @@ func (d *device) WriteZeroes(_ context.Context, off, n int64, flags server.ZeroF
 
 // Trim implements server.Trimmer.
 func (d *device) Trim(_ context.Context, off, n int64) error {
-	err := d.Disk.Discard(off, n)
+	err := d.disk().Discard(off, n)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return wire.ENOTSUP
 	}
 	return d.note("discard", err)
 }
 
-// Contexts implements server.StatusReporter.
-func (d *device) Contexts() []string {
-	if !d.holes {
-		return nil
-	}
-	return []string{wire.ContextAllocation}
-}
+// Contexts implements server.StatusReporter. Of a disk that does not tell of holes (link.Facts) cowl does not ask.
+func (*device) Contexts() []string { return []string{wire.ContextAllocation} }
 
 // BlockStatus implements server.StatusReporter.
 func (d *device) BlockStatus(_ context.Context, name string, off, n int64, yield func(length int64, flags uint64) bool) error {
 	if name != wire.ContextAllocation {
 		return syscall.EINVAL
 	}
-	return d.note("block status", d.Extents(off, n, func(length int64, data bool) bool {
+	return d.note("block status", d.disk().Extents(off, n, func(length int64, data bool) bool {
 		if data {
 			return yield(length, 0)
 		}

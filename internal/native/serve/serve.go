@@ -17,7 +17,8 @@ import (
 	"github.com/cowl-disk/cowl/nbd/server"
 )
 
-// Engine makes, removes and opens disks. Errors are of type *link.Error, or become one.
+// Engine makes, removes and opens disks, one call at a time. Errors are of type *link.Error, or become one.
+// One that keeps a connection for the next call is an io.Closer.
 type Engine interface {
 	// Create says whether the disk was not there before.
 	Create(args json.RawMessage) (made bool, err error)
@@ -149,6 +150,7 @@ type session struct {
 	engine Engine
 	conn   *link.Conn
 	disk   Disk
+	device *device // not nil: the sockets are served
 
 	mu  sync.Mutex
 	why *link.Error
@@ -166,11 +168,14 @@ func (s *session) do(r link.Request) (any, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.why, nil
+	case link.OpRelease:
+		return nil, s.release()
 	case link.OpClose:
-		if s.disk == nil {
-			return nil, nil
+		err := s.release()
+		if c, ok := s.engine.(io.Closer); ok {
+			err = errors.Join(err, c.Close())
 		}
-		return nil, s.disk.Close()
+		return nil, err
 	}
 	if s.disk == nil {
 		return nil, errors.New("no disk is open")
@@ -222,12 +227,26 @@ func (s *session) open(args json.RawMessage) (any, error) {
 		return nil, errors.Join(err, d.Close())
 	}
 	s.disk = d
-	device := &device{session: s, Disk: d, holes: facts.Holes}
+	if s.device != nil {
+		s.device.open.Store(&d)
+		return facts, nil
+	}
+	s.device = newDevice(s, d)
 	srv := server.New(server.Config{Workers: workers, MaxClients: 1})
-	if err := srv.AddExport(&server.Export{Device: device, ReadOnly: facts.ReadOnly}); err != nil {
+	if err := srv.AddExport(&server.Export{Device: s.device}); err != nil {
 		return nil, err
 	}
 	go func() { _ = srv.ServeConn(context.Background(), s.Data) }()
-	go device.serveSlots()
+	go s.device.serveSlots()
 	return facts, nil
+}
+
+// release closes the disk, if one is open. Nothing may be under way on the other sockets.
+func (s *session) release() error {
+	d := s.disk
+	if d == nil {
+		return nil
+	}
+	s.disk = nil
+	return d.Close()
 }

@@ -44,12 +44,13 @@ func (d *device) serveSlots() {
 
 // start begins a request.
 func (d *device) start(write bool, p []byte, off int64, done func(error)) {
-	op, f := "read", d.Disk.ReadAt
+	disk := d.disk()
+	op, f := "read", disk.ReadAt
 	if write {
-		op, f = "write", d.Disk.WriteAt
+		op, f = "write", disk.WriteAt
 	}
 	ended := func(err error) { done(d.note(op, err)) }
-	s, ok := d.Disk.(Starter)
+	s, ok := disk.(Starter)
 	switch {
 	case !ok:
 		go func() { ended(f(p, off)) }()

@@ -28,7 +28,7 @@ func TestServeSlotsHostile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ours, theirs := net.Pipe()
 			release := make(chan struct{})
-			d := &device{session: &session{Ends: Ends{Slots: theirs, Memory: make([]byte, link.SlotCount*link.SlotSize)}}, Disk: held{release: release}}
+			d := newDevice(&session{Ends: Ends{Slots: theirs, Memory: make([]byte, link.SlotCount*link.SlotSize)}}, held{release: release})
 			ended := make(chan struct{})
 			go func() { defer close(ended); d.serveSlots() }()
 			bad := good
@@ -50,7 +50,7 @@ func TestServeSlots(t *testing.T) {
 	defer ours.Close()
 	release := make(chan struct{})
 	close(release)
-	d := &device{session: &session{Ends: Ends{Slots: theirs, Memory: make([]byte, link.SlotCount*link.SlotSize)}}, Disk: held{release: release}}
+	d := newDevice(&session{Ends: Ends{Slots: theirs, Memory: make([]byte, link.SlotCount*link.SlotSize)}}, held{release: release})
 	go d.serveSlots()
 	for range 3 {
 		var a link.SlotReply
