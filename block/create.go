@@ -146,10 +146,10 @@ func (c *Creation) Undo(ctx context.Context) error {
 	for _, m := range c.made {
 		err := m.del.Delete(ctx, m.name)
 		if err != nil && ctx.Err() != nil {
-			err = driver.Errorf(driver.ErrTimeout, "no answer in time") // that the work was cancelled is known
+			err = noAnswer(ctx)
 		}
 		if err != nil && failed == nil {
-			failed = fmt.Errorf("'%s' is incomplete and could not be removed: %w", m.name, err)
+			failed = notRemoved(m.name, err)
 		}
 	}
 	c.made = nil
@@ -157,6 +157,22 @@ func (c *Creation) Undo(ctx context.Context) error {
 		failed = fmt.Errorf("'%s' existed before and is incomplete now", c.name)
 	}
 	return failed
+}
+
+// notRemoved says that an incomplete object remains, and why, if err is not nil.
+func notRemoved(name string, err error) error {
+	if err == nil {
+		return fmt.Errorf("'%s' is incomplete and could not be removed", name)
+	}
+	return fmt.Errorf("'%s' is incomplete and could not be removed: %w", name, err)
+}
+
+// noAnswer is why nothing could be removed, if ctx has ended: that the work was cancelled is known.
+func noAnswer(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return driver.Errorf(driver.ErrTimeout, "no answer in time")
 }
 
 // object makes one object through its protocol.
@@ -167,6 +183,9 @@ func (c *Creation) object(ctx context.Context, drv driver.Driver, name string, s
 	}
 	made := false
 	if err := creator.Create(ctx, &driver.CreateRequest{Filename: name, Size: size, Options: options, Env: c.env, Made: &made}); err != nil {
+		if made {
+			return &RemainsError{Err: err, Remains: notRemoved(name, noAnswer(ctx))}
+		}
 		return err
 	}
 	if del, ok := drv.(driver.Deleter); ok && made {

@@ -119,7 +119,8 @@ type CreateRequest struct {
 	Env     *Env
 
 	// Made, if not nil, is set by protocols that are Deleters: the object did not
-	// exist before. An object that such a protocol made is removed again if Create fails.
+	// exist before. An object that such a protocol made is removed again if Create fails; if that
+	// fails, too, or cannot be known since ctx has ended, Made is set all the same.
 	Made *bool
 
 	// CreateChild makes a further file (an external data file, an extent) and

@@ -152,11 +152,11 @@ func (nfsDriver) Create(ctx context.Context, req *driver.CreateRequest) (err err
 		err = errors.Join(err, f.Close(ctx))
 		if made && err != nil {
 			last, cancel := driver.Farewell(ctx, driver.UndoingTime)
-			_ = c.Remove(last, name)
+			made = c.Remove(last, name) != nil
 			cancel()
 		}
 		if req.Made != nil {
-			*req.Made = made && err == nil
+			*req.Made = made
 		}
 	}()
 	if attr.Size > 0 {

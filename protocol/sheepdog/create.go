@@ -138,13 +138,14 @@ func (o *openOptions) create(ctx context.Context, n sheepdog.New, full bool, mad
 	if full {
 		err = o.fill(ctx)
 	}
+	remains := true
 	if err != nil {
 		last, cancel := driver.Farewell(ctx, driver.UndoingTime)
-		_ = c.Delete(last, n.Name, 0, "")
+		remains = c.Delete(last, n.Name, 0, "") != nil
 		cancel()
 	}
 	if made != nil {
-		*made = err == nil
+		*made = remains
 	}
 	return err
 }

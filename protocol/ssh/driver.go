@@ -96,11 +96,11 @@ func (sshDriver) Create(ctx context.Context, req *driver.CreateRequest) (err err
 	defer func() {
 		if made && err != nil {
 			last, cancel := driver.Farewell(ctx, driver.UndoingTime)
-			_ = s.remove(last, o.Path)
+			made = s.remove(last, o.Path) != nil
 			cancel()
 		}
 		if req.Made != nil {
-			*req.Made = made && err == nil
+			*req.Made = made
 		}
 	}()
 	size := (req.Size + sectorSize - 1) / sectorSize * sectorSize
