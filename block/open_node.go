@@ -325,7 +325,7 @@ func (op *opener) openDriver(ctx context.Context, spec nodeSpec, drv driver.Driv
 	if name == "" {
 		name = d.String("filename")
 	}
-	req := &driver.OpenRequest{Name: name, Access: spec.access, Cache: spec.cache, BackingGiven: len(backOpts) > 0, Sequential: op.o.Use.Sequential, Env: img.env}
+	req := &driver.OpenRequest{Name: name, Access: spec.access, Cache: spec.cache, BackingGiven: len(backOpts) > 0, Sequential: op.o.Use.Sequential, Repeatable: op.o.Use.Repeatable, Env: img.env}
 	for _, c := range children {
 		req.Children = append(req.Children, driver.OpenedChild{Role: c.Role, Storage: c.Image})
 	}

@@ -46,6 +46,7 @@ type Use struct {
 	NoIO       bool // only metadata will be read
 	Check      bool // check and repair: open leniently
 	Sequential bool // the disk will be read or written once, in order: small caches suffice
+	Repeatable bool // after driver.ErrForgotten the image is made and written again from the start
 }
 
 // Sharing says what other processes may do with the image meanwhile, where images are

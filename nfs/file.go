@@ -306,9 +306,12 @@ func (f *File) Resize(ctx context.Context, size int64) error {
 }
 
 // Close waits for writes that are under way, and lets the file go. What was not committed
-// may be lost.
+// may be lost later; what is kept is written again if the server was restarted meanwhile.
 func (f *File) Close(ctx context.Context) error {
 	err := f.wait(ctx, f.all())
+	if err == nil && ctx.Err() == nil && f.restarted() {
+		err = f.Sync(ctx)
+	}
 	f.mu.Lock()
 	err = errors.Join(err, f.failed)
 	f.mu.Unlock()

@@ -273,6 +273,13 @@ func (f *File) settle(ctx context.Context) error {
 	return f.again(ctx)
 }
 
+// restarted says whether what is kept was not all taken by one instance of the server: Sync writes it again.
+func (f *File) restarted() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.loose && len(f.kept) > 0 && slices.ContainsFunc(f.kept, func(k *change) bool { return k.verifier != f.kept[0].verifier })
+}
+
 func (f *File) doubtful() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -201,7 +201,7 @@ func (c *copying) tryNew(ctx context.Context) (ConvertResult, error) {
 	var res ConvertResult
 	stage := CopyOpenTarget
 	target, err := block.Open(ctx, n.Registry, block.Source{Filename: n.Filename, Format: n.Format, Storage: n.Storage, Options: keyOptions(c.options)},
-		block.OpenOptions{Write: true, Use: block.Use{Sequential: true}, Sharing: block.Sharing{Resize: c.job.Reader != nil}, Unmap: c.job.Sparse >= 0, Cache: c.job.NewCache,
+		block.OpenOptions{Write: true, Use: block.Use{Sequential: true, Repeatable: c.job.Reader == nil}, Sharing: block.Sharing{Resize: c.job.Reader != nil}, Unmap: c.job.Sparse >= 0, Cache: c.job.NewCache,
 			Gate: n.Gate, Objects: n.Objects, Budget: n.Budget, Connections: connections, Messages: block.Messages{Warn: n.Warn, Words: n.Words}})
 	if err == nil {
 		stage = CopyCheck

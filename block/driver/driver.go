@@ -191,6 +191,9 @@ type OpenRequest struct {
 	// Sequential: the disk will be read or written once, in order, so that large caches
 	// of tables gain nothing.
 	Sequential bool
+	// Repeatable: after ErrForgotten, all that was written is written again from the start, to a
+	// new object. Without it a driver does what it can not to lose anything, also with Cache.NoFlush.
+	Repeatable bool
 	Env        *Env
 }
 

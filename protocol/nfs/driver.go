@@ -16,8 +16,8 @@ const (
 	// createMode is that of new files.
 	createMode = 0o600
 
-	// mostLoose is how much of a disk that need not be flushed is written, in bytes, without
-	// what the server may lose being kept.
+	// mostLoose is how much of a disk that need not be flushed, and would be written again from the start, is
+	// written, in bytes, without what the server may lose being kept.
 	mostLoose = 1 << 30
 
 	// windowSize is what is fetched ahead at once, in bytes, maxAhead how many windows of it
@@ -100,7 +100,7 @@ func (nfsDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	n := &node{o: o, c: c, f: f, env: req.Env, write: req.Access.Write, noFlush: req.Cache.NoFlush}
 	n.size.Store(attr.Size)
 	n.content = attr.Size
-	if n.noFlush {
+	if n.noFlush && req.Repeatable {
 		f.Loosely(mostLoose)
 	}
 	if o.Readahead != nil || o.PageCache != nil {
