@@ -10,6 +10,7 @@ import (
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2"
 	"github.com/cowl-disk/cowl/format/raw"
+	"github.com/cowl-disk/cowl/internal/cli/imageopt"
 	"github.com/cowl-disk/cowl/opts"
 	"github.com/cowl-disk/cowl/protocol/file"
 	"github.com/cowl-disk/cowl/protocol/mem"
@@ -128,7 +129,7 @@ func TestServed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := served(img); got != want {
+		if got := imageopt.Served(img); got != want {
 			t.Errorf("%s: %v", name, got)
 		}
 		if err := c.close(img); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
@@ -95,38 +94,29 @@ func (c *call) openPlain(ctx context.Context, src block.Source, name string, o b
 	if err != nil {
 		return nil, openError(name, err)
 	}
-	if o.Write && !isLocal(img.Tree().Protocol().Format()) {
+	if o.Write && !imageopt.Local(img.Tree().Protocol().Format()) {
 		c.changesServed()
 	}
 	return img, nil
 }
 
-// patience is how long a command that was interrupted goes on at most while it changes an image on a server: longer
-// than closing and undoing take.
-const patience = 800 * time.Millisecond
-
-// changesServed says that an image is changed that a server has. Formats do some changes to the end that they have
-// begun, though the command was interrupted; a server that does not answer must not hold that up. As after a
-// crash, the image is consistent then.
+// changesServed says that an image is changed that a server has: once it is interrupted, the command waits a moment
+// at most for what is under way.
 func (c *call) changesServed() {
 	if c.over == nil {
 		return
 	}
 	c.watch.Do(func() {
-		context.AfterFunc(c.ctx, func() {
-			select {
-			case <-time.After(patience):
-				c.errorf("Interrupted; no answer in time: what was made may remain")
-				c.die(c.ctx)
-			case <-c.over:
-			}
+		imageopt.AfterInterruption(c.ctx, c.over, func() {
+			c.errorf("Interrupted; no answer in time: what was made may remain")
+			c.die(c.ctx)
 		})
 	})
 }
 
 // changesNew is changesServed where an image of a name is made, which may be on a server.
 func (c *call) changesNew(name string) {
-	if d, err := c.reg.FindProtocol(name); err == nil && d.Desc().Kind == driver.KindProtocol && !isLocal(d.Desc().Name) {
+	if d, err := c.reg.FindProtocol(name); err == nil && d.Desc().Kind == driver.KindProtocol && !imageopt.Local(d.Desc().Name) {
 		c.changesServed()
 	}
 }
@@ -140,7 +130,7 @@ func (c *call) probedRaw(name string) {
 // the end, though the command was interrupted.
 func (c *call) close(img *block.Image) error {
 	ctx := context.WithoutCancel(c.ctx)
-	if served(img) {
+	if imageopt.Served(img) {
 		last, cancel := driver.Farewell(c.ctx, driver.ClosingTime)
 		defer cancel()
 		ctx = last
@@ -150,25 +140,6 @@ func (c *call) close(img *block.Image) error {
 		return c.ctx.Err() // it was cut short
 	}
 	return err
-}
-
-// served says whether an image or one below it is not in a file or device of this machine.
-func served(img *block.Image) bool {
-	for ; img != nil; img = img.Backing() {
-		if !isLocal(img.Tree().Protocol().Format()) {
-			return true
-		}
-	}
-	return false
-}
-
-// isLocal says whether a protocol is that of files, folders or devices of this machine.
-func isLocal(protocol string) bool {
-	switch protocol {
-	case "file", "host_device", "host_cdrom", "vvfat":
-		return true
-	}
-	return false
 }
 
 // optionList joins option lists that were given one by one.

@@ -169,6 +169,9 @@ func (s *session) open(o opening) error {
 		return s.errorf("can't open%s: %s", device, words.Text(err))
 	}
 	s.img, s.opened, s.breakpoints = img, o, false
+	if imageopt.Served(img) {
+		s.watchServed()
+	}
 	return nil
 }
 
@@ -241,6 +244,20 @@ func (s *session) copyOnRead(src block.Source) block.Source {
 	return block.Source{Options: over}
 }
 
+// watchServed has the program die of the signal that interrupts it, if the server of its image does not answer.
+func (s *session) watchServed() {
+	s.watch.Do(func() {
+		imageopt.AfterInterruption(s.ctx, s.over, func() {
+			s.errorf("Interrupted; no answer in time")
+			if s.die != nil {
+				s.die(s.ctx)
+				return
+			}
+			program.DieOfSignal(s.ctx)
+		})
+	})
+}
+
 // warn prints a warning. QEMU tells of corruption that it meets without its own name.
 func (s *session) warn(msg string) {
 	if !strings.HasPrefix(msg, "qcow2: ") {
@@ -258,7 +275,13 @@ func (s *session) close() error {
 		b.Release()
 	}
 	s.running.Wait()
-	err := s.img.Close(context.WithoutCancel(s.ctx))
+	ctx := context.WithoutCancel(s.ctx)
+	if imageopt.Served(s.img) {
+		last, cancel := driver.Farewell(s.ctx, driver.ClosingTime)
+		defer cancel()
+		ctx = last
+	}
+	err := s.img.Close(ctx)
 	s.img = nil
 	if err != nil {
 		return s.errorf("%s", words.Text(err))

@@ -25,6 +25,8 @@ type Program struct {
 	Name string
 	program.Streams
 	Drivers []driver.Driver
+
+	die func(context.Context) // ends the process by the signal that interrupted it; nil: as is usual
 }
 
 // session is a run on its way.
@@ -43,7 +45,9 @@ type session struct {
 	// breakpoints: some were set since the file was opened.
 	breakpoints bool
 	running     sync.WaitGroup // requests that run beside the commands
-	mu          sync.Mutex     // of the standard output
+	watch       sync.Once
+	over        chan struct{} // closed when the program has ended
+	mu          sync.Mutex    // of the standard output
 }
 
 // settings are what the command line says.
@@ -94,7 +98,8 @@ func (p *Program) declare(s *session, set *settings) *program.Command {
 
 // Run does what args (without the program's name) ask for and returns the exit code.
 func (p *Program) Run(ctx context.Context, args []string) int {
-	s := &session{Program: p, ctx: ctx, reg: block.NewRegistry(p.Drivers...), commands: commands()}
+	s := &session{Program: p, ctx: ctx, reg: block.NewRegistry(p.Drivers...), commands: commands(), over: make(chan struct{})}
+	defer close(s.over)
 	set := &settings{opening: newOpening()}
 	c := p.declare(s, set)
 	operands, err := c.Parse(p.Name, args)
