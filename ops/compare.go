@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -109,6 +110,7 @@ type comparer struct {
 	mu             sync.Mutex
 	allocAt        int64 // where plan found different block status, 0 with allocDiff unset
 	allocDiff      bool
+	ways           ways
 	meter          *meter
 	done           atomic.Int64
 }
@@ -235,7 +237,7 @@ func statusOf(ctx context.Context, img *block.Image, known *lastData, off, n int
 }
 
 // viewMin is the length in bytes from which looking at bytes where the system keeps them
-// is cheaper than reading them.
+// can be cheaper than reading them.
 const viewMin = 128 << 10
 
 // comparePiece is how much is read at a time: few enough bytes that those of both disks
@@ -247,11 +249,25 @@ func (c *comparer) compare(ctx context.Context, s span) error {
 	if c.first.Load() < s.off {
 		return nil
 	}
-	at, seen := c.view(ctx, s)
-	if seen {
-		c.differ(s, at)
-		return nil
+	long := s.n >= viewMin
+	if long && c.ways.look() {
+		began := time.Now()
+		if at, seen := c.view(ctx, s); seen {
+			c.ways.looked(s.n, time.Since(began))
+			c.differ(s, at)
+			return nil
+		}
 	}
+	began := time.Now()
+	err := c.readPieces(ctx, s)
+	if long && err == nil {
+		c.ways.read(s.n, time.Since(began))
+	}
+	return err
+}
+
+// readPieces compares a span by reading it.
+func (c *comparer) readPieces(ctx context.Context, s span) error {
 	pa, pb := bufpool.Get(comparePiece), bufpool.Get(comparePiece)
 	defer bufpool.Put(pa)
 	defer bufpool.Put(pb)
@@ -282,18 +298,15 @@ func (c *comparer) differ(s span, at int) bool {
 // view looks for the first difference without reading, and tells whether that could be
 // done. at is s.n if there is none.
 func (c *comparer) view(ctx context.Context, s span) (at int, seen bool) {
-	switch {
-	case s.n < viewMin:
-	case s.only != nil:
+	if s.only != nil {
 		seen = s.only.View(ctx, s.off, s.n, func(p []byte) { at = firstNonZero(p) })
-	default:
-		inner := false
-		seen = c.a.View(ctx, s.off, s.n, func(pa []byte) {
-			inner = c.b.View(ctx, s.off, s.n, func(pb []byte) { at = firstDifferent(pa, pb) })
-		})
-		seen = seen && inner
+		return at, seen
 	}
-	return at, seen
+	inner := false
+	seen = c.a.View(ctx, s.off, s.n, func(pa []byte) {
+		inner = c.b.View(ctx, s.off, s.n, func(pb []byte) { at = firstDifferent(pa, pb) })
+	})
+	return at, seen && inner
 }
 
 // read looks for the first difference with buffers of the length of a span.
