@@ -257,6 +257,7 @@ func (c *comparer) compare(ctx context.Context, s span) error {
 			c.differ(s, at)
 			return nil
 		}
+		c.ways.notSeen()
 	}
 	began := time.Now()
 	err := c.readPieces(ctx, s)

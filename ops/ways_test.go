@@ -45,11 +45,11 @@ func TestWays(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var w ways
-			looked := choose(&w, 2*wayTrials+5, 1<<20, c.look, c.read)
+			looked := choose(&w, lookTrials+readTrials+5, 1<<20, c.look, c.read)
 			for i, l := range looked {
 				want := c.want
-				if i < 2*wayTrials {
-					want = i%2 == 0
+				if i < lookTrials+readTrials {
+					want = i < 2*lookTrials && i%2 == 0
 				}
 				if l != want {
 					t.Fatalf("span %d looked at: %t, all: %v", i, l, looked)
@@ -62,39 +62,64 @@ func TestWays(t *testing.T) {
 // TestWaysOfDifferentLengths: what counts is the time of a byte.
 func TestWaysOfDifferentLengths(t *testing.T) {
 	var w ways
-	for range wayTrials {
-		w.looked(1<<20, 800)
-		w.read(128<<10, 120)
+	for range lookTrials + readTrials {
+		if w.look() {
+			w.looked(1<<20, 800)
+		} else {
+			w.read(128<<10, 120)
+		}
 	}
 	if !w.look() {
 		t.Error("reads, which take 1.2 times as long for each byte, were chosen")
 	}
 }
 
-// TestWaysWithoutLooks: where nothing can be looked at yet, each span is tried.
-func TestWaysWithoutLooks(t *testing.T) {
+// TestWaysWithLateLooks: where nothing can be looked at yet, each span is tried. Looks that
+// come about late have as many turns as others.
+func TestWaysWithLateLooks(t *testing.T) {
 	var w ways
-	for i := range 3 * wayTrials {
+	for i := range 2 * readTrials {
 		if !w.look() {
 			t.Fatalf("span %d is not tried", i)
 		}
+		w.notSeen()
 		w.read(1<<20, 100)
+	}
+	always := func(d time.Duration) func(int) time.Duration { return func(int) time.Duration { return d } }
+	looked := choose(&w, 2*lookTrials+1, 1<<20, always(time.Second), always(100))
+	for i, l := range looked {
+		if l != (i < 2*lookTrials && i%2 == 0) {
+			t.Fatalf("span %d looked at: %t, all: %v", i, l, looked)
+		}
 	}
 }
 
-// TestWaysWithLateLooks: looks that come about late are tried as often as others.
-func TestWaysWithLateLooks(t *testing.T) {
-	var w ways
-	for range 2 * wayTrials {
-		w.read(1<<20, 100)
-	}
-	for i := range wayTrials {
-		if !w.look() {
-			t.Fatalf("look %d is not tried", i)
+// TestWaysAtOnce: many workers that begin together do not all look before it is known what
+// that costs, whichever way is known first.
+func TestWaysAtOnce(t *testing.T) {
+	for _, looksFirst := range []bool{true, false} {
+		var w ways
+		looks := 0
+		for range readTrials {
+			if w.look() {
+				looks++
+			}
 		}
-		w.looked(1<<20, time.Second)
-	}
-	if w.look() {
-		t.Error("looks were chosen, which took longer")
+		if looks != lookTrials {
+			t.Errorf("%d of %d look", looks, readTrials)
+		}
+		for i := range lookTrials + readTrials {
+			if w.look() {
+				t.Fatalf("a look is chosen when %d spans are done, looks first: %t", i, looksFirst)
+			}
+			if looksFirst && i < lookTrials || !looksFirst && i >= readTrials {
+				w.looked(1<<20, 100)
+			} else {
+				w.read(1<<20, 200)
+			}
+		}
+		if !w.look() {
+			t.Error("looks, which are faster, are not chosen")
+		}
 	}
 }
