@@ -97,7 +97,7 @@ func ExampleSecrets() {
 	defer os.RemoveAll(dir)
 	name, keys := filepath.Join(dir, "disk.qcow2"), cowl.Secrets(map[string]string{"disk": "correct horse"})
 	err = cowl.Create(ctx, cowl.CreateJob{Filename: name, Format: "qcow2", Size: 1 << 20, Objects: keys,
-		Options: opts.Dict{"encrypt.format": "luks", "encrypt.key-secret": "disk", "encrypt.iter-time": "10"}})
+		Options: opts.Dict{"encrypt.format": "luks", "encrypt.key-secret": "disk", "encrypt.iter-time": "0"}})
 	if err != nil {
 		fmt.Println(err)
 		return

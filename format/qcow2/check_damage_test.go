@@ -296,40 +296,63 @@ func (p *patient) bitmapDirectory() int64 {
 }
 func (p *patient) bitmapTable() int64 { return int64(p.get(p.bitmapDirectory())) }
 
-// damageBases makes the images to be damaged, with QEMU.
-func damageBases(t testing.TB, dir string) map[string]string {
-	bases := map[string]string{}
-	make := func(name, options string, commands ...string) {
+// damageBase makes images to be damaged, with QEMU, each when it is asked for first:
+// QEMU takes seconds for the one with LUKS.
+func damageBase(t testing.TB, dir string) func(name string) string {
+	made := map[string]string{}
+	return func(name string) string {
 		path := filepath.Join(dir, name+".qcow2")
-		mustTool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", options, path, "9000k")
-		var args []string
-		for _, c := range commands {
-			args = append(args, "-c", c)
+		if made[name] == "" {
+			makeDamageBase(t, name, path)
+			made[name] = path
 		}
-		mustTool(t, "qemu-io", append(args, path)...)
-		bases[name] = path
+		return path
 	}
-	work := []string{"write -P 1 0 64k", "write -P 2 3M 10k", "write -P 3 5000k 100k", "write -z 200k 32k", "write -P 9 7M 4k"}
-	make("plain", "cluster_size=4k", work...)
-	make("v2", "cluster_size=4k,compat=0.10", work...)
-	make("ref1", "cluster_size=4k,refcount_bits=1", work...)
-	make("ref64", "cluster_size=4k,refcount_bits=64", work...)
-	make("ext", "cluster_size=64k,extended_l2=on", work...)
-	make("dataf", "cluster_size=4k,data_file="+filepath.Join(dir, "data.raw"), work...)
-	make("snap", "cluster_size=4k", work...)
-	mustTool(t, "qemu-img", "snapshot", "-c", "one", bases["snap"])
-	mustTool(t, "qemu-io", "-c", "write -P 7 8k 4k", "-c", "write -P 7 4M 8k", bases["snap"])
-	mustTool(t, "qemu-img", "snapshot", "-c", "two", bases["snap"])
-	mustTool(t, "qemu-io", "-c", "write -P 8 16k 4k", bases["snap"])
-	make("bitmap", "cluster_size=4k", work...)
-	mustTool(t, "qemu-img", "bitmap", "--add", "-g", "64k", bases["bitmap"], "b0")
-	mustTool(t, "qemu-img", "bitmap", "--add", "-g", "512", bases["bitmap"], "b1")
-	mustTool(t, "qemu-io", "-c", "write -P 1 0 64k", "-c", "write -P 4 8M 64k", bases["bitmap"])
-	bases["luks"] = filepath.Join(dir, "luks.qcow2")
-	mustTool(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=abc", "-o",
-		"cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", bases["luks"], "2M")
-	bases["comp"] = filepath.Join(dir, "comp.qcow2")
-	mustTool(t, "qemu-img", "convert", "-c", "-O", "qcow2", "-o", "cluster_size=4k", bases["plain"], bases["comp"])
-	mustTool(t, "qemu-io", "-c", "write -P 5 1M 8k", bases["comp"])
-	return bases
+}
+
+// damageOptions are the options of images that are made by create and the same writes.
+var damageOptions = map[string]string{
+	"plain":  "cluster_size=4k",
+	"v2":     "cluster_size=4k,compat=0.10",
+	"ref1":   "cluster_size=4k,refcount_bits=1",
+	"ref64":  "cluster_size=4k,refcount_bits=64",
+	"ext":    "cluster_size=64k,extended_l2=on",
+	"dataf":  "cluster_size=4k,data_file=",
+	"snap":   "cluster_size=4k",
+	"bitmap": "cluster_size=4k",
+	"comp":   "cluster_size=4k",
+}
+
+func makeDamageBase(t testing.TB, name, path string) {
+	t.Helper()
+	if name == "luks" {
+		mustTool(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=abc", "-o",
+			"cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", path, "2M")
+		return
+	}
+	options := damageOptions[name]
+	if name == "dataf" {
+		options += filepath.Join(filepath.Dir(path), "data.raw")
+	}
+	mustTool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", options, path, "9000k")
+	mustTool(t, "qemu-io", "-c", "write -P 1 0 64k", "-c", "write -P 2 3M 10k", "-c", "write -P 3 5000k 100k", "-c", "write -z 200k 32k",
+		"-c", "write -P 9 7M 4k", path)
+	switch name {
+	case "snap":
+		mustTool(t, "qemu-img", "snapshot", "-c", "one", path)
+		mustTool(t, "qemu-io", "-c", "write -P 7 8k 4k", "-c", "write -P 7 4M 8k", path)
+		mustTool(t, "qemu-img", "snapshot", "-c", "two", path)
+		mustTool(t, "qemu-io", "-c", "write -P 8 16k 4k", path)
+	case "bitmap":
+		mustTool(t, "qemu-img", "bitmap", "--add", "-g", "64k", path, "b0")
+		mustTool(t, "qemu-img", "bitmap", "--add", "-g", "512", path, "b1")
+		mustTool(t, "qemu-io", "-c", "write -P 1 0 64k", "-c", "write -P 4 8M 64k", path)
+	case "comp":
+		plain := path + ".plain"
+		if err := os.Rename(path, plain); err != nil {
+			t.Fatal(err)
+		}
+		mustTool(t, "qemu-img", "convert", "-c", "-O", "qcow2", "-o", options, plain, path)
+		mustTool(t, "qemu-io", "-c", "write -P 5 1M 8k", path)
+	}
 }

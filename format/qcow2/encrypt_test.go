@@ -26,7 +26,7 @@ func createEncrypted(t testing.TB, path, format string, size int64, options opts
 	t.Helper()
 	o := opts.Dict{"encrypt.format": format, "encrypt.key-secret": "s"}
 	if format == "luks" {
-		o["encrypt.iter-time"] = "10"
+		o["encrypt.iter-time"] = "0"
 	}
 	for k, v := range options {
 		o[k] = v

@@ -89,7 +89,7 @@ func TestRepairCrash(t *testing.T) {
 		t.Skip("repairs many images many times")
 	}
 	dir := t.TempDir()
-	bases := damageBases(t, dir)
+	base := damageBase(t, dir)
 	ctx := context.Background()
 	for _, d := range damages {
 		if d.do == nil || d.base == "luks" || d.base == "dataf" || d.beyond || d.selfView {
@@ -97,7 +97,7 @@ func TestRepairCrash(t *testing.T) {
 		}
 		t.Run(d.name, func(t *testing.T) {
 			path := filepath.Join(dir, "damaged.qcow2")
-			copyTestFile(t, bases[d.base], path)
+			copyTestFile(t, base(d.base), path)
 			p := openPatient(t, path)
 			d.do(p)
 			p.f.Close()

@@ -155,7 +155,7 @@ func newWorld(ctx context.Context, seed uint64) (*world, error) {
 		w.encrypt = pick(r, "aes", "luks", "luks")
 		o["encrypt.format"], o["encrypt.key-secret"] = w.encrypt, secretID
 		if w.encrypt == "luks" {
-			o["encrypt.iter-time"] = "1"
+			o["encrypt.iter-time"] = "0"
 		}
 		delete(o, "compression_type")
 	}
