@@ -74,17 +74,39 @@ func (m *Model) Read(off, n int64) []byte {
 
 // Diff compares got with what is at off. It returns "" if they are equal and
 // else says where they differ first.
-func (m *Model) Diff(got []byte, off int64) string {
-	want := m.Read(off, int64(len(got)))
-	if bytes.Equal(got, want) {
-		return ""
-	}
-	for i := range got {
-		if got[i] != want[i] {
-			return fmt.Sprintf("byte %d (%d of %d at %d) is %#x, want %#x", off+int64(i), i, len(got), off, got[i], want[i])
+func (m *Model) Diff(got []byte, off int64) (diff string) {
+	m.each(off, int64(len(got)), false, func(done int64, page []byte, n int64) {
+		if page == nil {
+			page = noPage[:n]
 		}
-	}
-	return ""
+		if diff != "" || bytes.Equal(got[done:done+n], page) {
+			return
+		}
+		i := done
+		for got[i] == page[i-done] {
+			i++
+		}
+		diff = fmt.Sprintf("byte %d (%d of %d at %d) is %#x, want %#x", off+i, i, len(got), off, got[i], page[i-done])
+	})
+	return diff
+}
+
+// noPage is what a page that holds nothing reads as.
+var noPage [modelPage]byte
+
+// DiffZero says where n bytes at off are not zero first. It returns "" if all are.
+func (m *Model) DiffZero(off, n int64) (diff string) {
+	m.each(off, n, false, func(done int64, page []byte, _ int64) {
+		if diff != "" || bytes.Equal(page, noPage[:len(page)]) {
+			return
+		}
+		i := 0
+		for page[i] == 0 {
+			i++
+		}
+		diff = fmt.Sprintf("byte %d is %#x", off+done+int64(i), page[i])
+	})
+	return diff
 }
 
 // Clone returns an independent copy.

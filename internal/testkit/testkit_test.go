@@ -93,3 +93,16 @@ func TestCrashKeepsWhatWasFlushed(t *testing.T) {
 		t.Fatal("nothing was ever lost or torn", lost, torn)
 	}
 }
+
+func TestModelDiffZero(t *testing.T) {
+	m := NewModel(20000)
+	m.Write([]byte{0, 7, 8}, 8191)
+	for _, c := range []struct {
+		off, n int64
+		want   string
+	}{{0, 8192, ""}, {8194, 20000 - 8194, ""}, {0, 20000, "byte 8192 is 0x7"}, {8193, 9, "byte 8193 is 0x8"}, {5, 0, ""}} {
+		if d := m.DiffZero(c.off, c.n); d != c.want {
+			t.Errorf("%d+%d: %q, want %q", c.off, c.n, d, c.want)
+		}
+	}
+}
