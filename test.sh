@@ -132,7 +132,7 @@ whole() {
 	step "differential, crash and end-to-end tests"
 	# Modules of their own: what only they need is not in go.mod.
 	(cd test && go test -vet=off -ldflags=-w -timeout 40m ./...)
-	(cd test/library && go test ./...)
+	(cd test/library && GOFLAGS="$GOFLAGS -ldflags=-w" go test ./...)
 }
 
 race() {
@@ -158,7 +158,7 @@ cross() {
 	for target in linux/arm64 darwin/arm64 windows/amd64 freebsd/amd64 $more; do
 		echo "$target"
 		# Nobody runs what is built here: it is not optimised, which takes two thirds of the time.
-		GOOS=${target%/*} GOARCH=${target#*/} go build "$plain" ./...
+		GOOS=${target%/*} GOARCH=${target#*/} go build "$plain" -ldflags='-s -w' ./...
 		GOOS=${target%/*} GOARCH=${target#*/} go vet "$plain" ./...
 		(cd test && GOOS=${target%/*} GOARCH=${target#*/} go vet "$plain" ./...)
 	done
@@ -199,7 +199,7 @@ fuzz_package() {
 # and which takes much of the time of each run.
 fuzz() {
 	step "fuzzing, $fuzztime each target"
-	counted='-gcflags=github.com/...=-d=libfuzzer' at_once='-n 1000'
+	counted='-gcflags=github.com/...=-d=libfuzzer -dwarf=false' at_once='-n 1000'
 	[ "${COWL_LONG:-}" != 1 ] || counted=-fuzz=. at_once="-n 1 -P $(nproc)"
 	for module in . test; do
 		# shellcheck disable=SC2086

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cowl-disk/cowl/block"
@@ -49,8 +50,36 @@ func closeImage(t testing.TB, img *block.Image) {
 	}
 }
 
-// create makes an image with the options given as key=value.
+// created are images that QEMU made for create, by size and options.
+var created sync.Map
+
+// create makes an image with the options given as key=value. QEMU makes it, and of the
+// same size and options only once: its bytes depend on nothing else, unless options name
+// other files.
 func create(t testing.TB, path string, size int64, options ...string) {
+	t.Helper()
+	what := fmt.Sprintf("%d %q", size, options)
+	if b, ok := created.Load(what); ok {
+		if err := os.WriteFile(path, b.([]byte), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	createByOriginal(t, path, size, options)
+	const most = 1 << 20 // larger ones have holes, which a copy would lack
+	if info, err := os.Stat(path); err != nil {
+		t.Fatal(err)
+	} else if strings.Contains(what, "_file=") || info.Size() > most {
+		return
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	created.Store(what, b)
+}
+
+func createByOriginal(t testing.TB, path string, size int64, options []string) {
 	t.Helper()
 	args := []string{"create", "-q", "-f", "qcow2"}
 	for _, o := range options {

@@ -139,10 +139,9 @@ func TestGrowMovesBlocks(t *testing.T) {
 // TestBlockSizes: images with other blocks than those of 1 MiB are read and written.
 func TestBlockSizes(t *testing.T) {
 	testkit.NoRace(t, "one goroutine works alone")
-	for _, size := range []uint32{4096, 64 << 10, 4 << 20} {
+	for size, blocks := range map[uint32]uint64{4096: 100, 64 << 10: 100, 4 << 20: 10} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			w := newLab(t, 0)
-			const blocks = 100
 			w.Poke("a", 0x178, 4, uint64(size))
 			w.Poke("a", 0x180, 4, blocks)
 			w.Poke("a", 0x170, 4, uint64(size)*blocks)
