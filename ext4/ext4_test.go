@@ -64,6 +64,15 @@ func mount(t testing.TB, path string) string {
 	return dir
 }
 
+// unmount unmounts a file system, whose file then holds all that was written. A copy of the mount
+// in a namespace that another process made meanwhile would keep it from that: it is made
+// read-only first.
+func unmount(t testing.TB, dir string) {
+	t.Helper()
+	testkit.Run(t, "mount", "-o", "remount,ro", dir)
+	testkit.Run(t, "umount", dir)
+}
+
 func shape() treetest.Shape {
 	s := treetest.Any()
 	s.Times = func(r *rand.Rand) time.Time {
@@ -193,7 +202,7 @@ func TestUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	testkit.Run(t, "umount", dir)
+	unmount(t, dir)
 	check(t, "after writing", path)
 	if err := os.Truncate(path, 3<<30); err != nil {
 		t.Fatal(err)
@@ -220,7 +229,7 @@ func TestGrowMounted(t *testing.T) {
 	} else if code != 0 {
 		t.Errorf("resize2fs: %s", errOut)
 	}
-	testkit.Run(t, "umount", dir)
+	unmount(t, dir)
 	check(t, "after growing", path)
 	testkit.Run(t, "mount", "-t", "ext4", "-o", "loop", path, dir)
 }
@@ -264,7 +273,7 @@ func TestLargeDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	testkit.Run(t, "umount", dir)
+	unmount(t, dir)
 	check(t, "with 2000 more", path)
 	testkit.Run(t, "mount", "-t", "ext4", "-o", "loop", path, dir)
 }
