@@ -239,7 +239,7 @@ func TestLargeDirectory(t *testing.T) {
 	root, many := fstree.NewDir(0o755), fstree.NewDir(0o755)
 	put(t, root, "many", many)
 	shared := &fstree.Node{Kind: fstree.FIFO, ModTime: time.Unix(1, 0)}
-	const entries = 60_000 // blocks of names are more than one of the index holds
+	const entries = 100_000 // blocks of names are more than one of the index holds
 	name := func(i int) string { return fmt.Sprintf("a name ü of usual length \xff %06d", i) }
 	for i := range entries {
 		n := shared

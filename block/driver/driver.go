@@ -120,7 +120,8 @@ type CreateRequest struct {
 
 	// Made, if not nil, is set by protocols that are Deleters: the object did not
 	// exist before. An object that such a protocol made is removed again if Create fails; if that
-	// fails, too, or cannot be known since ctx has ended, Made is set all the same.
+	// fails, too, Made is set all the same. Where it is not known what was there, Made is not set:
+	// nobody is told that an image of his is incomplete.
 	Made *bool
 
 	// CreateChild makes a further file (an external data file, an extent) and

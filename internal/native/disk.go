@@ -98,16 +98,12 @@ func (e *Engine) once(ctx context.Context, env *driver.Env, op string, args, res
 }
 
 // Create makes a disk, which args of the engine name. made, if it is not nil, becomes whether it was
-// not there before; it is set, too, where the engine had not answered when ctx ended. env is as for Open.
+// not there before. env is as for Open.
 func (e *Engine) Create(ctx context.Context, env *driver.Env, args any, made *bool) error {
 	if made == nil {
 		made = new(bool)
 	}
-	err := e.once(ctx, env, link.OpCreate, args, made)
-	if err != nil && ctx.Err() != nil {
-		*made = true
-	}
-	return err
+	return e.once(ctx, env, link.OpCreate, args, made)
 }
 
 // Delete removes a disk, which args of the engine name. It gives up after limit: an engine waits
