@@ -26,6 +26,7 @@ type Server struct {
 	config, log string
 	cmd         *exec.Cmd
 	ended       chan struct{}
+	ran         int64 // in seconds since 1970, when it had last been started
 }
 
 // Start starts a server of dir, an empty folder, for the length of the test, with further lines in the block
@@ -90,6 +91,10 @@ const ready = "NFS SERVER INITIALIZED"
 // Run starts the server again after Kill.
 func (s *Server) Run(t testing.TB) {
 	t.Helper()
+	// The server tells its instances apart by the second in which they began.
+	for time.Now().Unix() <= s.ran {
+		time.Sleep(20 * time.Millisecond)
+	}
 	before := strings.Count(s.Log(), ready)
 	s.cmd = exec.Command("ganesha.nfsd", "-F", "-f", s.config, "-L", s.log, "-p", s.config+".pid", "-N", "NIV_EVENT")
 	s.ended = start(t, s.cmd, fmt.Sprintf("127.0.0.1:%d", s.Port))
@@ -100,6 +105,7 @@ func (s *Server) Run(t testing.TB) {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+	s.ran = time.Now().Unix()
 }
 
 // Kill ends the server at once, with all that it has not written to its disk.
