@@ -3,6 +3,7 @@ package ops
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"math"
 	"runtime"
@@ -61,7 +62,8 @@ func (e *CompareError) Unwrap() error { return e.Err }
 func (e *CompareError) Template() (string, []any) { return "%v", []any{e.Err} }
 
 // Compare compares the contents of two disks. Where one is larger, the rest of
-// it must be zeroes. The first difference is found whatever the order of work.
+// it must be zeroes. The first difference is found whatever the order of work; where a disk
+// cannot be read before it, that is the result, a CompareError.
 func Compare(ctx context.Context, a, b *block.Image, o CompareOptions) (CompareResult, error) {
 	res := CompareResult{SizeDiffers: a.Size() != b.Size()}
 	if o.Strict && res.SizeDiffers {
@@ -75,12 +77,12 @@ func Compare(ctx context.Context, a, b *block.Image, o CompareOptions) (CompareR
 	work := make(chan span, 4)
 	g.Go(func() error {
 		defer close(work)
-		return c.plan(gctx, work)
+		return c.failed(c.plan(gctx, work))
 	})
 	for range max(2, runtime.GOMAXPROCS(0)) {
 		g.Go(func() error {
 			for s := range work {
-				if err := c.compare(gctx, s); err != nil {
+				if err := c.failed(c.compare(gctx, s)); err != nil {
 					return err
 				}
 			}
@@ -88,11 +90,13 @@ func Compare(ctx context.Context, a, b *block.Image, o CompareOptions) (CompareR
 		})
 	}
 	if err := g.Wait(); err != nil {
-		// A difference found before the failure is an answer all the same if
-		// it is before the failure; that is not known, so the error is returned.
 		return res, err
 	}
-	if off := c.first.Load(); off != math.MaxInt64 {
+	off := c.first.Load()
+	if c.failure != nil && c.failure.Offset == off {
+		return res, c.failure
+	}
+	if off != math.MaxInt64 {
 		res.Offset = off
 		res.Difference = c.kindAt(off)
 		return res, nil
@@ -106,9 +110,10 @@ type comparer struct {
 	strict         bool
 	common, total  int64
 	knownA, knownB lastData     // of plan
-	first          atomic.Int64 // the lowest difference found
+	first          atomic.Int64 // the lowest difference or failure found
 	mu             sync.Mutex
-	allocAt        int64 // where plan found different block status, 0 with allocDiff unset
+	failure        *CompareError // the one with the lowest offset
+	allocAt        int64         // where plan found different block status, 0 with allocDiff unset
 	allocDiff      bool
 	ways           ways
 	meter          *meter
@@ -128,6 +133,22 @@ func (c *comparer) found(off int64) {
 			return
 		}
 	}
+}
+
+// failed notes that a disk could not be read. What is before that goes on being compared: what
+// comes first on the disks is the answer, whatever the order of work. Other errors are returned.
+func (c *comparer) failed(err error) error {
+	var e *CompareError
+	if !errors.As(err, &e) {
+		return err
+	}
+	c.mu.Lock()
+	if c.failure == nil || e.Offset < c.failure.Offset {
+		c.failure = e
+	}
+	c.mu.Unlock()
+	c.found(e.Offset)
+	return nil
 }
 
 func (c *comparer) kindAt(off int64) Difference {
