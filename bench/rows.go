@@ -118,7 +118,7 @@ func makeDisk(ctx context.Context, disk string) error {
 		[ -d "$d" ] || continue
 		cp -a --parents "$d" "$1" 2>/dev/null & pid=$!
 		while kill -0 $pid 2>/dev/null; do
-			[ "$(du -sm "$1" | cut -f1)" -lt 1500 ] || { kill $pid; wait $pid || true; break; }
+			[ "$(du -sm "$1" | cut -f1)" -lt 1500 ] || { kill $pid 2>/dev/null || true; wait $pid || true; break; }
 			sleep 0.2
 		done
 		[ "$(du -sm "$1" | cut -f1)" -lt 1500 ] || break
