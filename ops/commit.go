@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -122,16 +123,7 @@ type hole struct{ off, end int64 }
 const maxPart = 1 << 30
 
 func (c *committer) run(ctx context.Context, size int64) error {
-	plan := func(ctx context.Context, out chan<- part) error {
-		return c.parts(ctx, size, func(p part) error {
-			select {
-			case out <- p:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	}
+	plan := func(ctx context.Context, out func(part) error) error { return c.parts(ctx, size, out) }
 	return runParts(ctx, c.job.Workers, plan, func(ctx context.Context, p part) error {
 		if err := c.do(ctx, p); err != nil {
 			return err
@@ -144,7 +136,8 @@ func (c *committer) run(ctx context.Context, size int64) error {
 }
 
 // parts hands out the ranges that the layers above the base hold. Neighbours with data
-// go together, up to the end of a chunk.
+// go together, up to the end of a chunk. What comes before a place of which the map
+// cannot be read is handed out, too.
 func (c *committer) parts(ctx context.Context, size int64, each func(part) error) error {
 	var p part
 	var known lastData
@@ -163,7 +156,7 @@ func (c *committer) parts(ctx context.Context, size int64, each func(part) error
 		if !ok {
 			var err error
 			if st, err = c.job.Top.Status(ctx, off, min(size-off, maxPart), c.job.Base); err != nil {
-				return err
+				return cmp.Or(emit(), err)
 			}
 			known.note(off, st)
 		}

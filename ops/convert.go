@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/internal/resources"
@@ -316,23 +314,7 @@ func (c *converter) oneByOne(ctx context.Context) error {
 // sideBySide lets several workers process the units of the plan.
 func (c *converter) sideBySide(ctx context.Context) error {
 	workers := c.workers()
-	g, gctx := errgroup.WithContext(ctx)
-	units := make(chan unit, workers)
-	g.Go(func() error {
-		defer close(units)
-		return c.plan(gctx, units)
-	})
-	for range workers {
-		g.Go(func() error {
-			for u := range units {
-				if err := c.do(gctx, u); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return g.Wait()
+	return inOrder(ctx, workers, workers, c.plan, c.do)
 }
 
 // kind says what to do with a part of the disk.
@@ -356,32 +338,33 @@ type unit struct {
 }
 
 // plan walks the map of the source and hands out units in order. Data units
-// start and end at multiples of the target's granularity where they can.
-func (c *converter) plan(ctx context.Context, out chan<- unit) error {
+// start and end at multiples of the target's granularity where they can. What comes
+// before a place of which the map cannot be read is handed out, too.
+func (c *converter) plan(ctx context.Context, out func(unit) error) error {
 	var seq uint64
 	emit := func(u unit) error {
 		u.seq = seq
 		seq++
-		select {
-		case out <- u:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return out(u)
 	}
 	// Each unit waits for the next one, which shows whether a range of data continues.
 	var steps progressSteps
 	var last unit
 	for off := int64(0); off < c.src.size; {
-		u, err := c.classify(ctx, off)
-		if err != nil {
-			return err
-		}
+		u, failed := c.classify(ctx, off)
 		if off > 0 {
 			last.report = steps.report(last, u.kind == kindData)
 			if err := emit(last); err != nil {
 				return err
 			}
+		}
+		if failed != nil {
+			if u.n > 0 {
+				if err := emit(u); err != nil {
+					return err
+				}
+			}
+			return failed
 		}
 		last = u
 		off += u.n
@@ -456,7 +439,8 @@ func (c *converter) down(end int64) int64 {
 
 // classify decides what to do at off, a multiple of the unit. Runs of zeroes
 // and of what is left to the backing file count if they fill whole units of the
-// target; all else is data, up to the end of the chunk.
+// target; all else is data, up to the end of the chunk. With an error the unit is what
+// comes before the place of which the map cannot be read, as far as it is whole.
 func (c *converter) classify(ctx context.Context, off int64) (unit, error) {
 	e, err := c.look(ctx, off)
 	if err != nil {
@@ -492,7 +476,7 @@ func (c *converter) classify(ctx context.Context, off int64) (unit, error) {
 			break
 		}
 		if e, err = c.look(ctx, end); err != nil {
-			return unit{}, err
+			return unit{off: off, n: end - off, kind: kindData}, err
 		}
 		if e.kind != kindData && c.down(e.end) > end {
 			break

@@ -99,7 +99,7 @@ func rebaseContents(ctx context.Context, job RebaseJob) error {
 	r.chunk = max(r.unit, chunkSize/r.unit*r.unit)
 	size := job.Image.Size()
 	r.meter = newMeter(job.Progress, "rebase", size)
-	plan := func(ctx context.Context, out chan<- part) error { return r.plan(ctx, size, out) }
+	plan := func(ctx context.Context, out func(part) error) error { return r.plan(ctx, size, out) }
 	var done atomic.Int64
 	do := func(ctx context.Context, p part) error {
 		err := r.do(ctx, p)
@@ -119,17 +119,18 @@ func rebaseContents(ctx context.Context, job RebaseJob) error {
 // plan hands out the ranges that the image leaves to its backing file and that
 // may read otherwise from the new one. Each part starts at a multiple of the
 // unit, and no two parts share one. Ranges that stay as they are go with the next
-// part: there may be very many short ones, too many to wake a worker for each.
-func (r *rebaser) plan(ctx context.Context, size int64, out chan<- part) error {
+// part: there may be very many short ones, too many to wake a worker for each. What
+// comes before a place of which the map cannot be read is handed out, too.
+func (r *rebaser) plan(ctx context.Context, size int64, out func(part) error) error {
 	var skipped int64
 	seq := uint64(0)
 	for off := int64(0); off < size; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		p, err := r.next(ctx, off, size)
-		if err != nil {
-			return err
+		p, failed := r.next(ctx, off, size)
+		if failed != nil && p.n == 0 {
+			return failed
 		}
 		if end := off + p.n; p.kind == kindSkip && end < size && skipped+p.n < maxPart {
 			skipped, off = skipped+p.n, end
@@ -138,17 +139,19 @@ func (r *rebaser) plan(ctx context.Context, size int64, out chan<- part) error {
 		p.skipped, skipped = skipped, 0
 		p.seq = seq
 		seq++
-		select {
-		case out <- p:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := out(p); err != nil {
+			return err
+		}
+		if failed != nil {
+			return failed
 		}
 		off += p.n
 	}
 	return nil
 }
 
-// next describes what begins at off, a multiple of the unit.
+// next describes what begins at off, a multiple of the unit. With an error the part is
+// what comes before the place of which the map cannot be read, as far as it is whole.
 func (r *rebaser) next(ctx context.Context, off, size int64) (part, error) {
 	k, n, err := r.look(ctx, off, min(size-off, maxPart))
 	if err != nil {
@@ -167,7 +170,7 @@ func (r *rebaser) next(ctx context.Context, off, size int64) (part, error) {
 	for end < limit {
 		k, n, err := r.look(ctx, end, size-end)
 		if err != nil {
-			return part{}, err
+			return part{off: off, n: end/r.unit*r.unit - off, kind: kindData}, err
 		}
 		stop := end + n
 		if at := (end + r.unit - 1) / r.unit * r.unit; k == kindSkip && at > off && (stop-at >= r.unit || stop == size) {
