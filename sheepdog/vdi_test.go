@@ -434,19 +434,24 @@ func TestStall(t *testing.T) {
 		t.Cleanup(c.Close)
 		return c
 	}
-	c := client(time.Minute)
+	// A busy machine may be silent for a second by itself: what is not repeated has more time.
+	c := connect(t, address, time.Minute)
 	must(t, c.Create(ctx, sheepdog.New{Name: "disk", Size: object}))
 	v := open(t, c, sheepdog.Open{Name: "disk"})
 	must(t, v.WriteAt(ctx, []byte("x"), 0))
+	must(t, v.Close(ctx))
+	v = open(t, client(time.Minute), sheepdog.Open{Name: "disk"})
 	p := make([]byte, 1)
 	forget.Store(2)
 	must(t, v.ReadAt(ctx, p, 0))
 	if p[0] != 'x' {
 		t.Errorf("read %q", p)
 	}
-	must(t, v.Close(ctx))
-	c = client(0)
-	v = open(t, c, sheepdog.Open{Name: "disk"})
+	v, err := client(0).Open(ctx, sheepdog.Open{Name: "disk"})
+	for errors.Is(err, sheepdog.ErrTimeout) {
+		v, err = client(0).Open(ctx, sheepdog.Open{Name: "disk"})
+	}
+	must(t, err)
 	forget.Store(1)
 	if err := v.ReadAt(ctx, p, 0); !errors.Is(err, sheepdog.ErrTimeout) || !errors.Is(err, sheepdog.ErrLost) {
 		t.Error(err)
