@@ -3,12 +3,13 @@
 //
 //	go run ./bench                 # everything, on a real disk that it builds
 //	go run ./bench -run convert    # the rows whose name matches; groups are start, sizes, processors, formats, nbd …
+//	go run ./bench -newest PROGRAM # beside a second qemu-img, too; a qemu-nbd is expected in its folder
 //	go run ./bench -against REV    # beside another revision of cowl instead of QEMU
 //
 // It builds the disk from the machine's own files (an ext4 file system of 8 GiB
 // virtual size with about 1.5 GiB of data), with mkfs.ext4, and needs about 15 GiB
 // of room in -dir. Each program is run once unmeasured to fill the page cache, then
-// both alternately, the other one first in every second round; the table shows the
+// all alternately, each of them first in turn; the table shows the
 // medians and, in brackets, the fastest and the slowest run. Before each run that
 // writes, the old output is removed, the device gets what is left to write, and free
 // memory is touched (see warm).
@@ -36,6 +37,7 @@ type config struct {
 	dir, ours string
 	qemu      string // QEMU's program, which makes the images
 	original  string // what is measured beside ours: qemu, or our program of another revision
+	newest    string // a second QEMU's program, measured too; "" for none
 	server    string // what serves beside ours: qemu-nbd
 	launch    string // the program that measures a command, where the system has it
 	revision  string // of cowl that is measured in the place of QEMU; "" for QEMU
@@ -79,6 +81,7 @@ func run(ctx context.Context) error {
 	var c config
 	flag.StringVar(&c.dir, "dir", filepath.Join(os.TempDir(), "cowl-bench"), "directory for the disk and the outputs; kept for the next run")
 	flag.StringVar(&c.qemu, "original", "qemu-img", "QEMU's program")
+	flag.StringVar(&c.newest, "newest", "", "another QEMU's program that is measured, too, where both would be called alike")
 	flag.StringVar(&c.ours, "ours", "", "our program, to be called as qemu-img (default: built from this tree)")
 	flag.IntVar(&c.rounds, "rounds", 3, "measured runs of each row, at least 3")
 	flag.Int64Var(&c.warm, "warm", 4<<30, "bytes of free memory to touch before each run that writes; 0 for none")
@@ -95,8 +98,8 @@ func run(ctx context.Context) error {
 	if c.only, err = regexp.Compile(*only); err != nil {
 		return err
 	}
-	if _, err := exec.LookPath(c.qemu); err != nil {
-		return fmt.Errorf("QEMU is needed to compare with: %w", err)
+	if err := c.findPrograms(*revision); err != nil {
+		return err
 	}
 	if c.dir, err = filepath.Abs(c.dir); err != nil {
 		return err
@@ -130,8 +133,7 @@ func run(ctx context.Context) error {
 	}
 	defer os.Remove(c.path("base.tmp"))
 	fmt.Print(describeMachine(ctx, c))
-	fmt.Printf("\n| what | %[1]s | cowl | ratio | goal | peak memory, %[1]s | cowl | output, %[1]s | cowl |\n", c.other())
-	fmt.Println("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+	fmt.Print(c.head())
 	for _, r := range list {
 		if err := measureRow(ctx, &c, r); err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
@@ -141,6 +143,23 @@ func run(ctx context.Context) error {
 		return err
 	}
 	return reflinkRows(ctx, &c)
+}
+
+// findPrograms says whether those are there that ours is measured beside.
+func (c *config) findPrograms(revision string) error {
+	if _, err := exec.LookPath(c.qemu); err != nil {
+		return fmt.Errorf("QEMU is needed to compare with: %w", err)
+	}
+	if c.newest == "" {
+		return nil
+	}
+	if revision != "" {
+		return errors.New("-newest and -against cannot be used together")
+	}
+	if _, err := exec.LookPath(c.newest); err != nil {
+		return fmt.Errorf("-newest: %w", err)
+	}
+	return nil
 }
 
 // selected are the rows that were asked for.
@@ -182,15 +201,15 @@ func build(ctx context.Context, tree, dir string) (string, error) {
 
 func measureRow(ctx context.Context, c *config, r row) error {
 	r.goal = c.goal(r.goal)
-	var samples [2][]sample
+	commands := [sides][]string{r.original, r.ours, c.byNewest(r.original)}
+	var samples [sides][]sample
 	for i := range c.rounds + 1 {
-		for k := range 2 {
-			side := (i + k) % 2
-			args := [][]string{r.original, r.ours}[side]
-			if args == nil {
+		for k := range sides {
+			side := (i + k) % sides
+			if commands[side] == nil {
 				continue
 			}
-			s, err := runOnce(ctx, c, r, args, []int{r.originalExit, 0}[side])
+			s, err := runOnce(ctx, c, r, commands[side], [sides]int{r.originalExit, 0, r.originalExit}[side])
 			if err != nil {
 				return err
 			}
@@ -206,7 +225,7 @@ func measureRow(ctx context.Context, c *config, r row) error {
 	}
 	if c.all {
 		for i := range c.rounds {
-			for side, name := range []string{c.other(), "cowl"} {
+			for side, name := range [sides]string{c.other(), "cowl", "newest"} {
 				if i < len(samples[side]) {
 					s := samples[side][i]
 					fmt.Fprintf(os.Stderr, "%s: %s %s, processor time %s\n", r.name, name, seconds(s.time), seconds(s.cpu))
@@ -214,8 +233,40 @@ func measureRow(ctx context.Context, c *config, r row) error {
 			}
 		}
 	}
-	printRow(r, median(samples[0]), median(samples[1]))
+	c.printRow(r, median(samples[0]), median(samples[1]), median(samples[2]))
 	return nil
+}
+
+// sides is how many programs are measured: QEMU's, ours, and the newest of QEMU's.
+const sides = 3
+
+// byNewest is the command line of the newest program for one of the original's; nil where there is none.
+func (c *config) byNewest(original []string) []string {
+	if c.newest == "" || original == nil || original[0] != c.original {
+		return nil
+	}
+	return append([]string{c.newest}, original[1:]...)
+}
+
+// head begins the table.
+func (c *config) head() string {
+	other, columns := c.other(), 9
+	newest := ""
+	if c.newest != "" {
+		newest, columns = " newest | ratio |", columns+2
+	}
+	return fmt.Sprintf("\n| what | %[1]s | cowl | ratio | goal |%[2]s peak memory, %[1]s | cowl | output, %[1]s | cowl |\n|---|%[3]s\n", other, newest, strings.Repeat("---:|", columns-1))
+}
+
+// besideNewest is the part of a row that tells of the newest program: its result and the ratio.
+func (c *config) besideNewest(result fmt.Stringer, ratio float64) string {
+	switch {
+	case c.newest == "":
+		return ""
+	case result == nil:
+		return " – | – |"
+	}
+	return fmt.Sprintf(" %v | %.2f |", result, ratio)
 }
 
 // runOnce prepares one run and times it.
@@ -259,17 +310,21 @@ func (c *config) waitIdle(ctx context.Context, dir string) error {
 	return command(ctx, self, "-touch", fmt.Sprint(c.warm))
 }
 
-func printRow(r row, o, u sample) {
+func (c *config) printRow(r row, o, u, n sample) {
+	newest := c.besideNewest(nil, 0)
+	if n.time != 0 {
+		newest = c.besideNewest(n, n.time.Seconds()/u.time.Seconds())
+	}
 	goal := ""
 	if r.goal > 0 {
 		goal = fmt.Sprintf("%.1f", r.goal)
 	}
 	if o.time == 0 {
-		fmt.Printf("| %s | – | %v | – | %s | – | %s | – | %s |\n", r.name, u, goal, mib(u.peak), megabytes(u.room))
+		fmt.Printf("| %s | – | %v | – | %s |%s – | %s | – | %s |\n", r.name, u, goal, newest, mib(u.peak), megabytes(u.room))
 		return
 	}
-	fmt.Printf("| %s | %v | %v | %.2f | %s | %s | %s | %s | %s |\n", r.name, o, u,
-		o.time.Seconds()/u.time.Seconds(), goal, mib(o.peak), mib(u.peak), megabytes(o.room), megabytes(u.room))
+	fmt.Printf("| %s | %v | %v | %.2f | %s |%s %s | %s | %s | %s |\n", r.name, o, u,
+		o.time.Seconds()/u.time.Seconds(), goal, newest, mib(o.peak), mib(u.peak), megabytes(o.room), megabytes(u.room))
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
@@ -316,6 +371,10 @@ func describeMachine(ctx context.Context, c config) string {
 		return line
 	}
 	cpu := out("sh", "-c", "grep -m1 'model name' /proc/cpuinfo | cut -d: -f2")
-	return fmt.Sprintf("%s, %s cores, Linux %s, %s on %s; beside %s\n", strings.TrimSpace(cpu), out("nproc"), out("uname", "-r"),
-		out("go", "version"), out("stat", "-f", "-c", "%T", c.dir), out(c.original, "--version"))
+	newest := ""
+	if c.newest != "" {
+		newest = " and " + out(c.newest, "--version")
+	}
+	return fmt.Sprintf("%s, %s cores, Linux %s, %s on %s; beside %s%s\n", strings.TrimSpace(cpu), out("nproc"), out("uname", "-r"),
+		out("go", "version"), out("stat", "-f", "-c", "%T", c.dir), out(c.original, "--version"), newest)
 }

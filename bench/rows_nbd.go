@@ -161,11 +161,15 @@ func measureNBDRow(ctx context.Context, c *config, r nbdRow) error {
 	if err := os.Symlink(ours, server); err != nil {
 		return err
 	}
-	var runs [2][]nbdRun
+	pairs := [][2]string{{c.server, c.original}, {server, c.ours}}
+	if c.newest != "" {
+		pairs = append(pairs, [2]string{filepath.Join(filepath.Dir(c.newest), "qemu-nbd"), c.newest})
+	}
+	var runs [sides][]nbdRun
 	for i := range c.rounds + 1 {
-		for k := range 2 {
-			side := (i + k) % 2
-			pair := [][2]string{{c.server, c.original}, {server, c.ours}}[side]
+		for k := range pairs {
+			side := (i + k) % len(pairs)
+			pair := pairs[side]
 			run, err := runNBD(ctx, c, r, pair[0], pair[1], filepath.Join(dir, "s"))
 			if err != nil {
 				return err
@@ -186,7 +190,12 @@ func measureNBDRow(ctx context.Context, c *config, r nbdRow) error {
 	if r.goal > 0 {
 		goal = fmt.Sprintf("%.1f", r.goal)
 	}
-	fmt.Printf("| %s | %v | %v | %.2f | %s | %s | %s |\n", r.name, o, u, u.score()/o.score(), goal, mib(o.peak), mib(u.peak))
+	newest := ""
+	if c.newest != "" {
+		n := middle(runs[2])
+		newest = c.besideNewest(n, u.score()/n.score())
+	}
+	fmt.Printf("| %s | %v | %v | %.2f | %s |%s %s | %s | | |\n", r.name, o, u, u.score()/o.score(), goal, newest, mib(o.peak), mib(u.peak))
 	return nil
 }
 
