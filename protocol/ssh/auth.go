@@ -29,7 +29,7 @@ type credentials struct {
 	d      *dialer
 	t      *target
 	ctx    context.Context
-	pause  func() (resume func()) // stops the clock while a user is asked
+	pause  func() (resume func()) // stops the clock while the server waits for us
 	closer []io.Closer
 }
 
@@ -254,38 +254,63 @@ func (k *encryptedKey) SignWithAlgorithm(rand io.Reader, data []byte, algorithm 
 	return k.signer.Sign(rand, data)
 }
 
-// decrypt makes the signer, with the passphrase of a secret or of the user.
+// decrypt makes the signer. That may take its time: a user types, and much has to be computed.
 func (k *encryptedKey) decrypt() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.signer != nil {
 		return nil
 	}
-	passphrase, err := k.c.d.passphrase(k.c, k.name)
-	if err != nil {
-		return err
-	}
-	s, err := ssh.ParsePrivateKeyWithPassphrase(k.pem, passphrase)
-	if err != nil {
-		k.c.d.forget(k.name)
-		return driver.Errorf(driver.ErrInvalid, "could not decrypt the private key '%s': %w", k.name, err)
-	}
-	k.signer = s
-	return nil
+	defer k.c.pause()()
+	var err error
+	k.signer, err = k.c.d.decrypted(k.c, k.name, k.pem)
+	return err
 }
 
-// passphrase returns that of a key file. One that the user typed is kept for further
-// connections of the same disk.
+// parseEncrypted decrypts a private key.
+var parseEncrypted = ssh.ParsePrivateKeyWithPassphrase
+
+// decrypted is the signer of a key, made with the passphrase of a secret or of the user. It is
+// kept for further connections of the same disk.
+func (d *dialer) decrypted(c *credentials, name string, pem []byte) (ssh.Signer, error) {
+	d.keyMu.Lock()
+	defer d.keyMu.Unlock()
+	if s, ok := d.keys[string(pem)]; ok {
+		return s, nil
+	}
+	passphrase, err := d.passphrase(c, name)
+	if err != nil {
+		return nil, err
+	}
+	type parsed struct {
+		s   ssh.Signer
+		err error
+	}
+	done := make(chan parsed, 1)
+	go func() {
+		s, err := parseEncrypted(pem, passphrase)
+		done <- parsed{s, err}
+	}()
+	select {
+	case p := <-done:
+		if p.err != nil {
+			return nil, driver.Errorf(driver.ErrInvalid, "could not decrypt the private key '%s': %w", name, p.err)
+		}
+		if d.keys == nil {
+			d.keys = map[string]ssh.Signer{}
+		}
+		d.keys[string(pem)] = p.s
+		return p.s, nil
+	case <-c.ctx.Done():
+		return nil, c.ctx.Err()
+	}
+}
+
+// passphrase returns that of a key file.
 func (d *dialer) passphrase(c *credentials, name string) ([]byte, error) {
 	if d.o.KeySecret != "" {
 		return driver.FindObject[driver.Secret](d.env.Objects, d.o.KeySecret)
 	}
-	d.askMu.Lock()
-	defer d.askMu.Unlock()
-	if p, ok := d.typed[name]; ok {
-		return p, nil
-	}
-	defer c.pause()()
 	p, err := ask(c.ctx, fmt.Sprintf("Passphrase for the key '%s': ", name))
 	if err != nil {
 		if c.ctx.Err() != nil {
@@ -293,17 +318,7 @@ func (d *dialer) passphrase(c *credentials, name string) ([]byte, error) {
 		}
 		return nil, driver.Errorf(driver.ErrInvalid, "the private key '%s' is encrypted: name its passphrase with key-secret (%w)", name, err)
 	}
-	if d.typed == nil {
-		d.typed = map[string][]byte{}
-	}
-	d.typed[name] = p
 	return p, nil
-}
-
-func (d *dialer) forget(name string) {
-	d.askMu.Lock()
-	defer d.askMu.Unlock()
-	delete(d.typed, name)
 }
 
 // ask reads a line from the terminal without showing it.

@@ -25,8 +25,8 @@ type dialer struct {
 	t   *target
 	env *driver.Env
 
-	askMu sync.Mutex
-	typed map[string][]byte // passphrases, by key file
+	keyMu sync.Mutex
+	keys  map[string]ssh.Signer // that were decrypted, by their encrypted form
 }
 
 // maxJumps bounds the servers on the way.

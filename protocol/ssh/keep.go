@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"os"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // identity tells apart connections that are not as good as each other: it is made of all that
@@ -40,10 +42,10 @@ func (d *dialer) identity() (id identity, ok bool) {
 }
 
 // kept is a connection without a file that nobody uses, for driver.Connections, with the
-// passphrases that its user typed.
+// keys that were decrypted for it.
 type kept struct {
-	s     *session
-	typed map[string][]byte
+	s    *session
+	keys map[string]ssh.Signer
 }
 
 // Close implements io.Closer.
@@ -60,9 +62,9 @@ func (d *dialer) keep(ctx context.Context, s *session) error {
 		s.fail(errClosed)
 		return err
 	}
-	d.askMu.Lock()
-	defer d.askMu.Unlock()
-	d.env.Connections.Keep(id, &kept{s, d.typed})
+	d.keyMu.Lock()
+	defer d.keyMu.Unlock()
+	d.env.Connections.Keep(id, &kept{s, d.keys})
 	return nil
 }
 
@@ -76,9 +78,9 @@ func (d *dialer) take() *session {
 	if k == nil {
 		return nil
 	}
-	d.askMu.Lock()
-	defer d.askMu.Unlock()
-	d.typed = k.typed
+	d.keyMu.Lock()
+	defer d.keyMu.Unlock()
+	d.keys = k.keys
 	return k.s
 }
 
