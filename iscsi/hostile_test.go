@@ -157,7 +157,7 @@ func record(t testing.TB, c iscsid.Config, cfg iscsi.Config) []chunk {
 		r.Conn, err = net.Dial(network, address)
 		return r, err
 	}
-	if err := visit(guard(t), cfg); err != nil {
+	if err := visit(testkit.Guard(t), cfg); err != nil {
 		t.Fatal(err)
 	}
 	return r.chunks

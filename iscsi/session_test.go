@@ -16,13 +16,6 @@ import (
 	"github.com/cowl-disk/cowl/iscsi"
 )
 
-// guard ends a test that hangs.
-func guard(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func units(size int) map[uint32]*iscsid.Unit {
 	return map[uint32]*iscsid.Unit{1: iscsid.NewUnit(size, 512)}
 }
@@ -43,7 +36,7 @@ func open(t testing.TB, ctx context.Context, cfg iscsi.Config) *iscsi.Session {
 
 // TestData moves data with all ways in which it may be asked for.
 func TestData(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	for name, c := range map[string]iscsid.Config{
 		"defaults":      {},
 		"nothing asked": {NoUnasked: true, MaxBurst: 4096},
@@ -94,7 +87,7 @@ func TestData(t *testing.T) {
 
 // TestLogin tries credentials.
 func TestLogin(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	joe, target := &iscsi.Credentials{User: "joe", Secret: "secret of joe"}, &iscsi.Credentials{User: "t", Secret: "secret of the target"}
 	both := iscsid.Config{User: joe.User, Secret: joe.Secret, TargetUser: target.User, TargetSecret: target.Secret}
 	login := func(c iscsid.Config, chap, from *iscsi.Credentials) error {
@@ -159,7 +152,7 @@ func TestLogin(t *testing.T) {
 }
 
 func TestRedirect(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	s := iscsid.Start(t, iscsid.Config{}, units(1<<20))
 	for _, permanent := range []bool{false, true} {
 		first := iscsid.Start(t, iscsid.Config{Redirect: s.Address + ",1", Permanent: permanent}, nil)
@@ -186,7 +179,7 @@ func TestRedirect(t *testing.T) {
 
 // TestRetries has the target refuse commands for a while.
 func TestRetries(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	var left atomic.Int32
 	var with atomic.Pointer[iscsid.Action]
 	s := iscsid.Start(t, iscsid.Config{Intercept: func(uint32, []byte) iscsid.Action {
@@ -224,7 +217,7 @@ func TestRetries(t *testing.T) {
 
 // TestLoss cuts connections while commands are under way; all of them end well.
 func TestLoss(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	u := units(1 << 20)
 	var n atomic.Int32
 	s := iscsid.Start(t, iscsid.Config{Intercept: func(_ uint32, cdb []byte) iscsid.Action {
@@ -287,7 +280,7 @@ func withTimeout(t testing.TB, ctx context.Context, d time.Duration) context.Con
 
 // TestGone: without Reconnect, and when that is over, commands fail.
 func TestGone(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	for _, reconnect := range []time.Duration{0, 100 * time.Millisecond} {
 		s := iscsid.Start(t, iscsid.Config{}, units(512))
 		cfg := config(s)
@@ -304,7 +297,7 @@ func TestGone(t *testing.T) {
 
 // TestReset: commands that a reset by others dropped are sent again.
 func TestReset(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	u := units(1 << 20)
 	var dropped, reset atomic.Bool
 	var s *iscsid.Server
@@ -339,7 +332,7 @@ func TestReset(t *testing.T) {
 
 // TestSilence: a target that stops to answer is given up.
 func TestSilence(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	t.Run("no pings", func(t *testing.T) {
 		stuck := make(chan struct{})
 		s := iscsid.Start(t, iscsid.Config{Intercept: func(uint32, []byte) iscsid.Action {
@@ -381,7 +374,7 @@ func TestSilence(t *testing.T) {
 
 // TestCancel: a command ends with its context, and the others go on.
 func TestCancel(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	s := iscsid.Start(t, iscsid.Config{Window: 1000, Intercept: func(_ uint32, cdb []byte) iscsid.Action {
 		if cdb[0] == 0x28 {
 			return iscsid.Action{Do: iscsid.Forget}
@@ -403,7 +396,7 @@ func TestCancel(t *testing.T) {
 
 // TestTargetSpeaks: pings and messages of the target.
 func TestTargetSpeaks(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	s := iscsid.Start(t, iscsid.Config{}, units(512))
 	cfg := config(s)
 	cfg.Reconnect = time.Minute
@@ -436,7 +429,7 @@ func TestTargetSpeaks(t *testing.T) {
 }
 
 func TestDiscover(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	s := iscsid.Start(t, iscsid.Config{User: "joe", Secret: "secret of joe"}, map[uint32]*iscsid.Unit{0: nil, 300: nil, 16000: nil})
 	cfg := iscsi.Config{Address: s.Address, CHAP: &iscsi.Credentials{User: "joe", Secret: "secret of joe"}}
 	list, err := iscsi.Discover(ctx, cfg)
@@ -471,7 +464,7 @@ func TestLUNNumbers(t *testing.T) {
 
 // TestUnits asks units of several kinds for everything.
 func TestUnits(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	thin, long, old, locked := iscsid.NewUnit(1<<20, 4096), iscsid.NewUnit(1<<20, 512), iscsid.NewUnit(1<<20, 512), iscsid.NewUnit(1<<20, 2048)
 	thin.Thin, old.NoLong, locked.WriteProtected, locked.Type = true, true, true, iscsi.TypeROM
 	s := iscsid.Start(t, iscsid.Config{}, map[uint32]*iscsid.Unit{1: thin, 300: long, 70000: old, 4: locked})

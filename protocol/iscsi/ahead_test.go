@@ -15,7 +15,7 @@ import (
 
 // TestAhead reads a disk that is far away in order, and then anywhere.
 func TestAhead(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	const size = 24<<20 + 3*4096
 	u := iscsid.NewUnit(size, 4096)
 	want := make([]byte, size)

@@ -9,6 +9,7 @@ import (
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/format/qcow2"
+	"github.com/cowl-disk/cowl/internal/testkit"
 	"github.com/cowl-disk/cowl/internal/testkit/iscsid"
 	"github.com/cowl-disk/cowl/protocol/iscsi"
 )
@@ -17,7 +18,7 @@ import (
 func TestCreateInterrupted(t *testing.T) {
 	u := iscsid.NewUnit(8<<20, 512)
 	u.Cached = true
-	ctx, cancel := context.WithCancel(guard(t))
+	ctx, cancel := context.WithCancel(testkit.Guard(t))
 	var syncs atomic.Int32
 	s := iscsid.Start(t, iscsid.Config{Intercept: func(_ uint32, cdb []byte) iscsid.Action {
 		if cdb[0] == 0x35 || cdb[0] == 0x91 {

@@ -17,12 +17,6 @@ import (
 	"github.com/cowl-disk/cowl/protocol/iscsi"
 )
 
-func guard(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func urlOf(s *iscsid.Server) string { return "iscsi://" + s.Address + "/" + s.Name + "/1" }
 
 // open opens a unit by its URL, with more options.
@@ -92,7 +86,7 @@ func TestParseFilename(t *testing.T) {
 
 // TestCredentials: where they come from, and that they are not shown.
 func TestCredentials(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	u := map[uint32]*iscsid.Unit{1: iscsid.NewUnit(1<<20, 512)}
 	s := iscsid.Start(t, iscsid.Config{User: "joe", Secret: "secret of joe", TargetUser: "t", TargetSecret: "secret of the target"}, u)
 	url := urlOf(s)
@@ -132,7 +126,7 @@ func TestCredentials(t *testing.T) {
 
 // TestLost: what was answered, and not yet synchronised, survives a target that forgets it.
 func TestLost(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	u := iscsid.NewUnit(1<<20, 512)
 	u.Cached, u.Thin = true, true
 	var broken atomic.Bool // the connection ends with the next command
@@ -179,7 +173,7 @@ func TestLost(t *testing.T) {
 
 // TestJournalIsBounded: much that is written is synchronised on the way.
 func TestJournalIsBounded(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	u := iscsid.NewUnit(96<<20, 4096)
 	u.Cached = true
 	s := iscsid.Start(t, iscsid.Config{Unasked: true, MaxReceive: 1 << 20, FirstBurst: 1 << 20, MaxBurst: 1 << 20}, map[uint32]*iscsid.Unit{1: u})
@@ -209,7 +203,7 @@ func TestJournalIsBounded(t *testing.T) {
 // TestSyncFails: a target that could not synchronise its cache, and dropped it, gets again what it
 // lost; as long as it fails, so do flushes, and writes for which there is no room.
 func TestSyncFails(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	const size = 64 << 20
 	u := iscsid.NewUnit(size, 4096)
 	u.Cached = true
@@ -275,7 +269,7 @@ func TestSyncFails(t *testing.T) {
 
 // TestChanged: after a loss, a unit that is another one is not written.
 func TestChanged(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	units := map[uint32]*iscsid.Unit{1: iscsid.NewUnit(1<<20, 512)}
 	s := iscsid.Start(t, iscsid.Config{}, units)
 	n := mustOpen(t, ctx, urlOf(s), true, opts.Dict{"reconnect-delay": "1"})
@@ -290,7 +284,7 @@ func TestChanged(t *testing.T) {
 
 // TestUnits opens units of several kinds.
 func TestUnits(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	plain := func(change func(u *iscsid.Unit)) string {
 		u := iscsid.NewUnit(1<<20, 512)
 		change(u)
@@ -366,7 +360,7 @@ func TestUnits(t *testing.T) {
 // TestStuck: a target that does not answer is given up after the time-out, and a request
 // ends with its context.
 func TestStuck(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	s := iscsid.Start(t, iscsid.Config{Intercept: func(_ uint32, cdb []byte) iscsid.Action {
 		if cdb[0] == 0x28 {
 			return iscsid.Action{Do: iscsid.Forget}

@@ -34,7 +34,7 @@ func TestOneLogin(t *testing.T) {
 	reg := block.NewRegistry(raw.New(), qcow2.New(), file.New(), iscsi.New())
 	copyTo := func(format string, cache driver.Cache) func() error {
 		return func() error {
-			_, err := ops.Copy(guard(t), ops.CopyJob{Registry: reg, Files: []block.Source{{Filename: source, Format: "raw"}}, Open: block.OpenOptions{Gate: driver.DenyAll},
+			_, err := ops.Copy(testkit.Guard(t), ops.CopyJob{Registry: reg, Files: []block.Source{{Filename: source, Format: "raw"}}, Open: block.OpenOptions{Gate: driver.DenyAll},
 				NewCache: cache, New: &ops.CreateJob{Registry: reg, Filename: urlOf(s), Format: format}})
 			return err
 		}
@@ -47,10 +47,10 @@ func TestOneLogin(t *testing.T) {
 		{"copying, raw", copyTo("raw", driver.Cache{NoFlush: true})},
 		{"copying with flushes, qcow2", copyTo("qcow2", driver.Cache{})},
 		{"creating", func() error {
-			return ops.Create(guard(t), ops.CreateJob{Registry: reg, Filename: urlOf(s), Format: "qcow2", Size: 1 << 20})
+			return ops.Create(testkit.Guard(t), ops.CreateJob{Registry: reg, Filename: urlOf(s), Format: "qcow2", Size: 1 << 20})
 		}},
 		{"creating with preallocation", func() error {
-			return ops.Create(guard(t), ops.CreateJob{Registry: reg, Filename: urlOf(s), Format: "qcow2", Size: 1 << 20, Options: opts.Dict{"preallocation": "metadata"}})
+			return ops.Create(testkit.Guard(t), ops.CreateJob{Registry: reg, Filename: urlOf(s), Format: "qcow2", Size: 1 << 20, Options: opts.Dict{"preallocation": "metadata"}})
 		}},
 		{"copying, raw again", copyTo("raw", driver.Cache{})},
 	} {
@@ -95,7 +95,7 @@ func TestKept(t *testing.T) {
 		{"another time-out", urlOf(s), opts.Dict{"timeout": "7"}, nothing, false},
 		{"checksums", urlOf(s), opts.Dict{"header-digest": "crc32c-none"}, nothing, false},
 		{"a command that was given up", urlOf(s), nil, func(n driver.Node) {
-			ctx, cancel := context.WithCancel(guard(t))
+			ctx, cancel := context.WithCancel(testkit.Guard(t))
 			stalled <- cancel
 			_, _ = n.(driver.Storage).WriteAt(ctx, make([]byte, 512), 0)
 		}, false},
@@ -112,7 +112,7 @@ func TestKept(t *testing.T) {
 				for k, v := range more {
 					o[k] = v
 				}
-				n, err := iscsi.New().Open(guard(t), &driver.OpenRequest{Options: o, Access: driver.Access{Write: true}, Env: env})
+				n, err := iscsi.New().Open(testkit.Guard(t), &driver.OpenRequest{Options: o, Access: driver.Access{Write: true}, Env: env})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -121,14 +121,14 @@ func TestKept(t *testing.T) {
 			before := s.Logins.Load()
 			n := open(urlOf(s), nil)
 			c.between(n)
-			if err := n.Close(guard(t)); err != nil {
+			if err := n.Close(testkit.Guard(t)); err != nil {
 				t.Error(err)
 			}
 			n = open(c.name, c.options)
 			if want := int64(1+strings.Count(c.name[len(c.name)-1:], "2")) << 20; n.Size() != want {
 				t.Errorf("%d bytes", n.Size())
 			}
-			if err := n.Close(guard(t)); err != nil {
+			if err := n.Close(testkit.Guard(t)); err != nil {
 				t.Error(err)
 			}
 			if got := s.Logins.Load()-before == 1; got != c.want {
@@ -144,7 +144,7 @@ func TestKeptLost(t *testing.T) {
 	connections := &driver.Connections{}
 	defer connections.Close()
 	for range 2 {
-		err := iscsi.New().(driver.Creator).Create(guard(t), &driver.CreateRequest{Filename: urlOf(s), Env: &driver.Env{Connections: connections}})
+		err := iscsi.New().(driver.Creator).Create(testkit.Guard(t), &driver.CreateRequest{Filename: urlOf(s), Env: &driver.Env{Connections: connections}})
 		if err != nil {
 			t.Error(err)
 		}

@@ -12,7 +12,7 @@ import (
 
 // TestTgt logs in to tgt with CHAP in both directions and with digests.
 func TestTgt(t *testing.T) {
-	ctx := guard(t)
+	ctx := testkit.Guard(t)
 	path := filepath.Join(t.TempDir(), "disk")
 	want := make([]byte, 1<<20)
 	testkit.Fill(testkit.Rand(1), want)
