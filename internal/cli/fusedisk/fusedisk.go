@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,13 +26,15 @@ type Mounter struct{}
 
 // mounted is a disk that is shown.
 type mounted struct {
-	name   string
+	dir    string
 	server *fuse.Server
+	file   *file
 }
 
 // Mount implements qemuimg.Mounter.
 func (Mounter) Mount(dir string, img *block.Image, offset, length int64, others bool) (qemuimg.Mounted, error) {
 	f := &file{img: img, off: offset, n: length, began: time.Now()}
+	f.asked.Store(new(sync.RWMutex))
 	forever := time.Hour
 	flags := []string{}
 	if !img.Writable() {
@@ -44,17 +48,32 @@ func (Mounter) Mount(dir string, img *block.Image, offset, length int64, others 
 	if err != nil {
 		return nil, err
 	}
-	return &mounted{filepath.Join(dir, fileName), server}, nil
+	return &mounted{dir, server, f}, nil
 }
 
 // Name implements qemuimg.Mounted.
-func (m *mounted) Name() string { return m.name }
+func (m *mounted) Name() string { return filepath.Join(m.dir, fileName) }
 
 // Wait implements qemuimg.Mounted.
 func (m *mounted) Wait() { m.server.Wait() }
 
 // Unmount implements qemuimg.Mounted.
 func (m *mounted) Unmount() error { return m.server.Unmount() }
+
+// Detach implements qemuimg.Mounted.
+func (m *mounted) Detach() error { return detach(m.dir) }
+
+// Answered implements qemuimg.Mounted.
+func (m *mounted) Answered() <-chan struct{} {
+	before := m.file.asked.Swap(new(sync.RWMutex))
+	done := make(chan struct{})
+	go func() {
+		before.Lock() // once the requests that hold it are over
+		close(done)
+		before.Unlock()
+	}()
+	return done
+}
 
 // root is the folder that holds the file.
 type root struct {
@@ -75,6 +94,14 @@ type file struct {
 	img    *block.Image
 	off, n int64
 	began  time.Time
+	asked  atomic.Pointer[sync.RWMutex] // held for reading by requests under way
+}
+
+// enter notes that a request begins, and returns what it unlocks at its end.
+func (f *file) enter() *sync.RWMutex {
+	l := f.asked.Load()
+	l.RLock()
+	return l
 }
 
 var (
@@ -146,6 +173,7 @@ func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 
 // Read implements fs.NodeReader.
 func (f *file) Read(ctx context.Context, _ fs.FileHandle, p []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	defer f.enter().RUnlock()
 	if off >= f.n {
 		return fuse.ReadResultData(nil), 0
 	}
@@ -158,6 +186,7 @@ func (f *file) Read(ctx context.Context, _ fs.FileHandle, p []byte, off int64) (
 
 // Write implements fs.NodeWriter. It is not interrupted half-way.
 func (f *file) Write(ctx context.Context, _ fs.FileHandle, p []byte, off int64) (uint32, syscall.Errno) {
+	defer f.enter().RUnlock()
 	if off >= f.n {
 		return 0, syscall.ENOSPC // as on a device
 	}
@@ -168,6 +197,7 @@ func (f *file) Write(ctx context.Context, _ fs.FileHandle, p []byte, off int64) 
 
 // Fsync implements fs.NodeFsyncer.
 func (f *file) Fsync(ctx context.Context, _ fs.FileHandle, _ uint32) syscall.Errno {
+	defer f.enter().RUnlock()
 	return errno(f.img.Flush(context.WithoutCancel(ctx)))
 }
 
@@ -180,6 +210,7 @@ const (
 
 // Allocate implements fs.NodeAllocater: holes are discarded and read as zeroes.
 func (f *file) Allocate(ctx context.Context, _ fs.FileHandle, off, size uint64, mode uint32) syscall.Errno {
+	defer f.enter().RUnlock()
 	if !f.img.Writable() {
 		return syscall.EROFS
 	}
@@ -201,6 +232,7 @@ func (f *file) Allocate(ctx context.Context, _ fs.FileHandle, off, size uint64, 
 
 // Lseek implements fs.NodeLseeker: ranges that are known to read as zeroes are holes.
 func (f *file) Lseek(ctx context.Context, _ fs.FileHandle, start uint64, whence uint32) (uint64, syscall.Errno) {
+	defer f.enter().RUnlock()
 	if start >= uint64(f.n) {
 		return 0, syscall.ENXIO
 	}

@@ -25,6 +25,17 @@ func EndsOrderly(ctx context.Context) {
 	}
 }
 
+// Interrupted says whether the signal that ended ctx is the one of a terminal's key (SIGINT): a person waits for the end
+// of the program. It is false outside of Main.
+func Interrupted(ctx context.Context) bool {
+	s, ok := ctx.Value(signalsKey{}).(*signals)
+	if !ok {
+		return false
+	}
+	sig := s.got.Load()
+	return sig != nil && *sig == os.Interrupt
+}
+
 // catchSignals returns a context that ends with the first signal, once signals are
 // caught. The second one ends the process.
 func catchSignals(ctx context.Context) (context.Context, *signals) {

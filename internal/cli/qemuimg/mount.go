@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/cowl-disk/cowl/block"
 	"github.com/cowl-disk/cowl/internal/cli/imageopt"
@@ -28,6 +29,12 @@ type Mounted interface {
 	Wait()
 	// Unmount unmounts the file system; it fails while a program uses it.
 	Unmount() error
+	// Detach takes the file system out of the tree of folders although programs use it:
+	// it is unmounted when none of them does any more. Not every system can do that.
+	Detach() error
+	// Answered returns a channel that is closed when all that programs had asked for
+	// before the call is answered.
+	Answered() <-chan struct{}
 }
 
 // mounting is one run of mount.
@@ -80,16 +87,37 @@ func (m *mounting) run(_ context.Context, operands []string) int {
 		return c.fail(errors.New("Disks are shown by the program cowl-mount, which is neither beside this one nor on PATH: install it, or build it from cmd/cowl-mount"))
 	}
 	cache, _ := cacheMode(c.cache)
+	c.watch.Do(func() {}) // that a program uses the file is no reason to give up: end and close tell when there is one
 	im := c.image(operands[0])
 	img, err := c.open(im, block.OpenOptions{Write: m.write, Unmap: true, Cache: cache, Sharing: block.Sharing{FixedSize: true, Force: c.forceShare}})
 	if err != nil {
 		return c.fail(err)
 	}
 	code := m.show(img, operands[1])
-	if err := c.close(img); err != nil && code == 0 {
+	if err := m.close(img); err != nil {
 		return c.fail(err)
 	}
 	return code
+}
+
+// close closes the image with all that was written to it.
+func (m *mounting) close(img *block.Image) error {
+	over := make(chan struct{})
+	defer close(over)
+	if imageopt.Served(img) {
+		imageopt.AfterStop(m.ctx, over, m.giveUp)
+	}
+	return img.Close(context.WithoutCancel(m.ctx))
+}
+
+// giveUp ends the process: the server of the image does not answer.
+func (m *mounting) giveUp() {
+	loss := ""
+	if m.write {
+		loss = ": what was written last may be lost"
+	}
+	m.errorf("Interrupted; no answer in time%s", loss)
+	m.die(m.ctx)
 }
 
 // show mounts, and waits for the end.
@@ -123,9 +151,43 @@ func (m *mounting) show(img *block.Image, dir string) int {
 		return 0
 	case <-c.ctx.Done():
 	}
-	if err := shown.Unmount(); err != nil {
-		fmt.Fprintf(c.Stderr, "%s: %s is in use; the command ends when it is unmounted, or at a second signal\n", c.Name, dir)
+	if imageopt.Served(img) {
+		go m.watchShown(shown, gone)
 	}
+	m.end(shown, dir)
 	<-gone
 	return 1
+}
+
+// watchShown gives up once the server of a disk that is shown does not answer in time. It is called when the command is
+// told to end, and returns when the disk is shown no longer.
+func (m *mounting) watchShown(shown Mounted, gone <-chan struct{}) {
+	for {
+		answered := shown.Answered()
+		imageopt.AfterStop(m.ctx, answered, func() {
+			_ = shown.Detach() // it is gone with the process then, and leaves no folder that cannot be used
+			m.giveUp()
+		})
+		<-answered
+		select {
+		case <-gone:
+			return
+		case <-time.After(watchInterval):
+		}
+	}
+}
+
+// watchInterval is how long a request may be under way before it is watched.
+const watchInterval = 50 * time.Millisecond
+
+// end unmounts a disk that is shown, when the command is told to end.
+func (m *mounting) end(shown Mounted, dir string) {
+	if shown.Unmount() == nil {
+		return
+	}
+	until := "it is unmounted"
+	if shown.Detach() == nil {
+		until = "no program uses it any more"
+	}
+	fmt.Fprintf(m.Stderr, "%s: %s is in use; the command ends when %s, or at a second signal\n", m.Name, dir, until)
 }

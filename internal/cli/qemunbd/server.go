@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +21,10 @@ import (
 // drainLimit is how long clients may take to read the answers to what they have
 // asked for when the server is told to end.
 const drainLimit = 30 * time.Second
+
+// hurriedDrain is the same where the image is on a server and somebody at a terminal waits for
+// the end: the rest of the second is for writing to the server what clients have written.
+const hurriedDrain = 200 * time.Millisecond
 
 // goneLimit is how long a device may take to go once the kernel has closed its
 // connections.
@@ -75,7 +80,12 @@ func (p *Program) serve(ctx context.Context, s *settings, name string, ready fun
 	if err != nil {
 		return err
 	}
+	over := make(chan struct{})
+	defer close(over)
 	defer func() { err = errors.Join(err, img.Close(work)) }()
+	if imageopt.Served(img) {
+		imageopt.AfterStop(ctx, over, func() { p.giveUp(img.Writable()) })
+	}
 	dev, err := p.device(ctx, s, img)
 	if err != nil {
 		return err
@@ -113,7 +123,7 @@ func (p *Program) serve(ctx context.Context, s *settings, name string, ready fun
 	if s.connect != "" {
 		a, err := p.attach(ctx, s, srv, e)
 		if err != nil {
-			return errors.Join(err, shutdown(work, srv))
+			return errors.Join(err, shutdown(work, srv, drainLimit))
 		}
 		detached = a.Done()
 		detach = func() error {
@@ -139,12 +149,27 @@ func (p *Program) serve(ctx context.Context, s *settings, name string, ready fun
 	case <-detached:
 	case err = <-failed:
 	}
+	limit := drainLimit
+	if program.Interrupted(ctx) && imageopt.Served(img) {
+		limit = hurriedDrain
+	}
 	// The device goes before what it reads from.
-	return errors.Join(err, detach(), shutdown(work, srv))
+	return errors.Join(err, detach(), shutdown(work, srv, limit))
 }
 
-func shutdown(ctx context.Context, srv *server.Server) error {
-	ctx, stop := context.WithTimeout(ctx, drainLimit)
+// giveUp ends the process after it was told to end: the server of the image does not answer.
+func (p *Program) giveUp(writable bool) {
+	loss := ""
+	if writable {
+		loss = ": what clients wrote last may be lost"
+	}
+	fmt.Fprintf(p.Stderr, "%s: Interrupted; no answer in time%s\n", p.Name, loss)
+	os.Exit(1)
+}
+
+// shutdown ends the server; clients have limit to read their answers.
+func shutdown(ctx context.Context, srv *server.Server, limit time.Duration) error {
+	ctx, stop := context.WithTimeout(ctx, limit)
 	defer stop()
 	err := srv.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -1,0 +1,7 @@
+//go:build darwin || freebsd
+
+package fusedisk
+
+import "errors"
+
+func detach(string) error { return errors.ErrUnsupported }
