@@ -43,7 +43,7 @@ const (
 	maxSlots           = 64
 	sessionHeader      = 4096 // bytes of a call or an answer around its data
 	sessionHeaderSmall = 4096 // the longest answer that a server has to remember
-	farewell           = time.Second
+	farewell           = 500 * time.Millisecond
 )
 
 // session is what a server keeps of this client (RFC 8881, section 2.10).

@@ -54,12 +54,13 @@ type node struct {
 	closed   bool
 
 	// Of a disk that is written: see reconnect.go.
-	lost     error  // why the last of all connections was lost, until there is another one
-	failed   error  // why the disk cannot be used any more
-	boot     string // which start of the server's system it is; "": unknown
-	written  bool   // something was written since the last flush
-	changes  int64  // how often
-	systems  int64  // how often the server's system was, or may be, another one
+	lost     error         // why the last of all connections was lost, until there is another one
+	failed   error         // why the disk cannot be used any more
+	boot     string        // which start of the server's system it is; "": unknown
+	learnt   chan struct{} // closed when the first connection has told boot, or will not
+	written  bool          // something was written since the last flush
+	changes  int64         // how often
+	systems  int64         // how often the server's system was, or may be, another one
 	resizing bool
 	dials    sync.WaitGroup
 	ctx      context.Context // of the goroutines that dial

@@ -53,13 +53,18 @@ func (s *session) boot(ctx context.Context) (id string) {
 	return text
 }
 
-// learnBoot asks in the background which start of its system the first connection is to.
+// learnBoot asks in the background which start of its system the first connection is to. Changes wait for that: behind
+// many of them the answer would come late, and until then nobody could tell what is lost with the connection.
 func (n *node) learnBoot(s *session) {
+	n.learnt = make(chan struct{})
 	n.dials.Go(func() {
+		defer close(n.learnt)
 		id := s.boot(context.Background()) // it ends with the connection
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.boot = id
+		if n.boot == "" { // else a later connection knows better
+			n.boot = id
+		}
 	})
 }
 
@@ -111,6 +116,11 @@ const (
 // change runs a call that changes the file, on one of the connections, and again on another one
 // if that is lost: doing it twice does the same.
 func (n *node) change(ctx context.Context, what kind, call func(*session) error) error {
+	select {
+	case <-n.learnt:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for failed := 0; ; {
 		n.mu.Lock()
 		system := n.systems

@@ -87,9 +87,15 @@ func TestNBDServerKilled(t *testing.T) {
 	}
 }
 
+// killed is a server that can be killed and started again.
+type killed interface {
+	kill()
+	start()
+}
+
 // interrupted runs a conversion that shows its progress, in lines with a mark, and
 // kills the server and starts it again some times on the way.
-func interrupted(t *testing.T, k *killable, times int, mark, converter string, args ...string) {
+func interrupted(t *testing.T, k killed, times int, mark, converter string, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
