@@ -51,7 +51,8 @@ func mountCommand(c *call) *program.Command {
 		Name: "mount", Summary: "Show the disk of an image as a file",
 		Usage: []string{"[-f FMT | --image-opts] [-w] [-P NUM] [-l SNAPSHOT] [-t CACHE] [-U]", "[--allow-other] [-q] [--object OBJDEF] FILENAME DIR"},
 		About: "Shows the disk, as a guest sees it, as the file DIR/disk, by way of FUSE: losetup, mount -o loop\nand any program that reads a raw disk can work with it. The command runs until DIR is\n" +
-			"unmounted, or interrupted; what was written is flushed then.",
+			"unmounted, or interrupted; what was written is flushed then. Where a program uses the file when\n" +
+			"the command is interrupted, DIR is free at once, and the command ends when the program is done.",
 		Options: []program.Option{c.helpOption(), c.quietOption(), c.formatOption(), c.imageOptsOption(),
 			program.Flag(&m.write, "-w, --writable", "let the file be written (default: it is read-only)"),
 			program.Func("-P, --partition NUM", "show only this partition of the disk", func(arg string) error {
