@@ -198,11 +198,11 @@ type stalledCommand struct {
 
 var stalledCommands = []stalledCommand{
 	{line: "info QCOW2", long: true},
-	{line: "check QCOW2"},
+	{line: "check QCOW2", long: true},
 	{line: "map -f raw RAW", long: true},
 	{line: "map QCOW2", long: true},
 	{line: "compare -F raw QCOW2 DIR/raw", long: true},
-	{line: "checksum -f raw RAW"},
+	{line: "checksum -f raw RAW", long: true},
 	{line: "measure -f raw -O qcow2 RAW", long: true},
 	{line: "bench -f raw -c 4000 RAW", long: true},
 	{line: "convert -O raw QCOW2 DIR/out"},
@@ -216,7 +216,7 @@ var stalledCommands = []stalledCommand{
 	{line: "io -f raw -c 'aio_write 0 8M' -c aio_flush RAW", writes: true, long: true},
 	{line: "bench -f raw -w -c 2000 RAW", writes: true, long: true},
 	{line: "commit DIR/far", writes: true},
-	{line: "snapshot -c x QCOW2", writes: true},
+	{line: "snapshot -c x QCOW2", writes: true, long: true},
 	{line: "resize -f raw --shrink RAW 9M", writes: true, long: true},
 	{line: "resize QCOW2 9M", writes: true, long: true},
 	{line: "convert -n -f raw -O raw DIR/raw RAW", writes: true},
