@@ -229,6 +229,7 @@ func ourTurn(t *testing.T, r *rand.Rand, path string) {
 
 // TestBitmapSameWrites makes the same writes with both: the same bits are set.
 func TestBitmapSameWrites(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	r := testkit.Rand(7)
 	dir := t.TempDir()

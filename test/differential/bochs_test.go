@@ -52,6 +52,7 @@ func bochsGrowing(disk []byte, version uint32, extent int) []byte {
 
 // TestBochsRandom: disks, versions and sizes of extents by chance.
 func TestBochsRandom(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	n := testkit.Count(12)
 	for seed := range uint64(n) {
@@ -69,6 +70,7 @@ func TestBochsRandom(t *testing.T) {
 // TestBochsByItsTool: what bximage makes, also in the mode that QEMU does not
 // read.
 func TestBochsByItsTool(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	testkit.Tool(t, "bximage")
 	disk := make([]byte, 5<<20)

@@ -242,6 +242,7 @@ func sameIn(t *testing.T, tools cliBinaries, dir string, args ...string) {
 
 // TestChainOverrides names other backing files than the images do.
 func TestChainOverrides(t *testing.T) {
+	t.Parallel()
 	dir := inDir(t, `
 qemu-img create -q -f raw one.raw 1M
 qemu-io -f raw -c 'write -q -P 1 0 1M' one.raw

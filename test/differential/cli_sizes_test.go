@@ -6,6 +6,7 @@ import (
 
 // TestCLISizes reads sizes of every spelling with both programs.
 func TestCLISizes(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	dir := t.TempDir()
 	for _, s := range []string{"0", "1", "+1", " 1", "1 ", "010", "0x10", "0X10", "0x", "0x1.8", "0x10k", "1b", "1B", "1k", "1K", "1m", "1M", "1kB",

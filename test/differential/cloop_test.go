@@ -71,6 +71,7 @@ func readsAs(t *testing.T, tools cliBinaries, format, path string, want []byte) 
 
 // TestCloopRandom: disks and sizes of blocks by chance.
 func TestCloopRandom(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	n := testkit.Count(12)
 	for seed := range uint64(n) {
@@ -89,6 +90,7 @@ func TestCloopRandom(t *testing.T) {
 
 // TestCloopByItsPacker: what the tool of the format makes.
 func TestCloopByItsPacker(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	testkit.Tool(t, "create_compressed_fs")
 	disk := make([]byte, 3<<20)

@@ -74,6 +74,7 @@ func dmgImage(t *testing.T, seed uint64, disk []byte) []byte {
 
 // TestDmgRandom: disks in chunks and tables by chance.
 func TestDmgRandom(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	n := testkit.Count(12)
 	for seed := range uint64(n) {

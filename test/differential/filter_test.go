@@ -48,6 +48,7 @@ func filterImages(t *testing.T, tools cliBinaries) string {
 // TestFilters compares what commands print of nodes below filters. Where ours says more
 // than QEMU, the words that it must have are given.
 func TestFilters(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	dir := filterImages(t, tools)
 	const (
@@ -154,6 +155,7 @@ func TestFilters(t *testing.T) {
 // TestContainersAreRefused: images in formats that have no driver yet are not copied as
 // if they were disks.
 func TestContainersAreRefused(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	dir := t.TempDir()
 	starts := map[string]string{"sparseimage": "sprs"} // QEMU makes none
@@ -211,6 +213,7 @@ func TestCompareReadErrors(t *testing.T) {
 
 // TestCommitCannotEmpty: all is committed, and then the image cannot be emptied.
 func TestCommitCannotEmpty(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "fail"), []byte("[inject-error]\nevent = \"empty_image_prepare\"\n"), 0o600); err != nil {
@@ -241,6 +244,7 @@ func TestCommitCannotEmpty(t *testing.T) {
 // TestSalvageTellsOfTheMap: a sector of which the map cannot be read is told of wherever it
 // lies in a block of the target, and is copied nevertheless.
 func TestSalvageTellsOfTheMap(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	dir := t.TempDir()
 	for _, args := range [][]string{

@@ -13,6 +13,7 @@ import (
 
 // TestConvertFor: qemu-img finds what each platform wants, tar what Compute Engine does.
 func TestConvertFor(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	dir := t.TempDir()
 	cowl := ownName(t, tools, dir)

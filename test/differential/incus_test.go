@@ -164,6 +164,7 @@ func TestIncusRoots(t *testing.T) {
 
 // TestIncusDisk lets the programs of the parts check the disk of a virtual machine.
 func TestIncusDisk(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"e2fsck", "debugfs", "fsck.fat", "sgdisk", "resize2fs", "mdir"} {
 		testkit.Tool(t, name)
 	}
@@ -334,6 +335,7 @@ func TestIncusUnifiedBesideDistrobuilder(t *testing.T) {
 // TestIncusDefinitions validates the official definitions, and what damage makes of them,
 // with both programs.
 func TestIncusDefinitions(t *testing.T) {
+	t.Parallel()
 	theirs := distrobuilder(t)
 	var files []string
 	for _, folder := range []string{os.Getenv("COWL_DISTROBUILDER_IMAGES"), incusPeers + "/usr/share/distrobuilder-images", "/usr/share/distrobuilder-images"} {

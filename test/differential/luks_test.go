@@ -195,6 +195,7 @@ func luksExchange(t *testing.T, path string, seed uint64) {
 // each step both open the image with every passphrase that it should have, and with
 // no other.
 func TestLUKSAmendInTurn(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	if testing.Short() || testkit.Race {
 		t.Skip("QEMU takes a second for each key")
@@ -266,6 +267,7 @@ func cryptsetup(t *testing.T, args ...string) {
 // TestLUKS2Payload reads disks that cryptsetup encrypted, changes them, and lets it
 // decrypt them again.
 func TestLUKS2Payload(t *testing.T) {
+	t.Parallel()
 	testkit.Tool(t, "cryptsetup")
 	const room = 32 << 20 // twice the header
 	for _, c := range []struct {
@@ -324,6 +326,7 @@ func TestLUKS2Payload(t *testing.T) {
 
 // TestLUKSDetached has headers of their own files made by each and read by each.
 func TestLUKSDetached(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	dir := t.TempDir()
 	payload := filepath.Join(dir, "payload")

@@ -68,6 +68,7 @@ var keyDiffers = map[string]string{
 
 // TestTLSCredsKeys has both programs define credentials whose key is encrypted.
 func TestTLSCredsKeys(t *testing.T) {
+	t.Parallel()
 	if testing.Short() || testkit.Race {
 		t.Skip("deriving the keys takes long")
 	}

@@ -122,6 +122,7 @@ func TestVmdkRandom(t *testing.T) {
 // TestVmdkLayout: a new image has the same bytes as one of QEMU, apart from the
 // content ID.
 func TestVmdkLayout(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	for _, args := range []string{
 		"10M", "-o zeroed_grain=on 1G", "-o subformat=monolithicFlat 3M", "-o subformat=twoGbMaxExtentSparse 5G", "-o subformat=twoGbMaxExtentFlat 5G",
@@ -354,6 +355,7 @@ func TestVmdkCommands(t *testing.T) {
 // TestVmdkForeignParent: what an image lacks cannot be read from a parent that it was not
 // made on, and qemu-io says so by the same error; what it has can.
 func TestVmdkForeignParent(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	dir := scriptDir(t, tools, vmdkFixtures+`"$IMG" create -q -f vmdk alone.vmdk 1M
 "$IO" -f vmdk -c 'write -P 5 64k 64k' alone.vmdk

@@ -91,6 +91,7 @@ func vvfatFolder(t *testing.T, files map[string]string) string {
 }
 
 func TestVVFATCommands(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	for line := range strings.Lines(vvfatLines) {
 		if line = strings.TrimSpace(line); line == "" {
@@ -142,6 +143,7 @@ func vvfatFiles(t *testing.T, dir string, timed bool) map[string]string {
 
 // TestVVFATContents: what mtools read from our disks is what they read from QEMU's.
 func TestVVFATContents(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	for seed := range uint64(testkit.Count(4)) {
 		r := testkit.Rand(seed)
@@ -174,6 +176,7 @@ func TestVVFATContents(t *testing.T) {
 // TestVVFATWrites: new files, made with mtools in what each program shows, are the same in the
 // folder. QEMU's qemu-io fails assertions when files grow or are overwritten.
 func TestVVFATWrites(t *testing.T) {
+	t.Parallel()
 	tools := needCLI(t)
 	local, oursIO := filepath.Join(t.TempDir(), "local"), filepath.Join(t.TempDir(), "qemu-io")
 	if err := os.Symlink(tools.ours, oursIO); err != nil {
