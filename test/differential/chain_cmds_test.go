@@ -1,7 +1,6 @@
 package differential
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -97,9 +96,7 @@ func checkChanged(t *testing.T, tools cliBinaries, base, dir string) {
 		if untouched(filepath.Join(dir, name)) {
 			continue
 		}
-		was, _ := os.ReadFile(filepath.Join(base, name))
-		is, _ := os.ReadFile(filepath.Join(dir, name))
-		if string(was) == string(is) {
+		if same, err := sameData(filepath.Join(base, name), filepath.Join(dir, name)); err == nil && same {
 			continue
 		}
 		res := runIn(t, dir, tools.img, "check", name)

@@ -295,9 +295,7 @@ func sameFiles(t *testing.T, tools cliBinaries, left, right string) {
 		if untouched(filepath.Join(left, name)) && untouched(filepath.Join(right, name)) {
 			continue
 		}
-		a, errA := os.ReadFile(filepath.Join(left, name))
-		b, errB := os.ReadFile(filepath.Join(right, name))
-		if errA != nil || errB != nil || bytes.Equal(a, b) {
+		if same, err := sameData(filepath.Join(left, name), filepath.Join(right, name)); err != nil || same {
 			continue
 		}
 		x := runIn(t, left, tools.img, "info", "--output=json", name)

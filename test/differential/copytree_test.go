@@ -127,6 +127,38 @@ func writeData(out *os.File, p []byte, at int64) error {
 	return nil
 }
 
+// sameData compares two files, without memory for all that is in them.
+func sameData(a, b string) (bool, error) {
+	x, err := os.Open(a)
+	if err != nil {
+		return false, err
+	}
+	defer x.Close()
+	y, err := os.Open(b)
+	if err != nil {
+		return false, err
+	}
+	defer y.Close()
+	p, q := copyBuffers.Get().(*[256 << 10]byte), copyBuffers.Get().(*[256 << 10]byte)
+	defer copyBuffers.Put(p)
+	defer copyBuffers.Put(q)
+	for {
+		n, errX := io.ReadFull(x, p[:])
+		m, errY := io.ReadFull(y, q[:])
+		if !bytes.Equal(p[:n], q[:m]) {
+			return false, nil
+		}
+		for _, err := range []error{errX, errY} {
+			if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+				return false, err
+			}
+		}
+		if errX != nil || errY != nil {
+			return errX != nil && errY != nil, nil
+		}
+	}
+}
+
 func TestCopyTree(t *testing.T) {
 	base := t.TempDir()
 	data := make([]byte, 1<<20+700)
@@ -167,5 +199,19 @@ func TestCopyTree(t *testing.T) {
 	}
 	if f.Close(); untouched(filepath.Join(c, "d", "file")) {
 		t.Error("a file that was written counts as untouched")
+	}
+	whole, other, shorter := data, bytes.Clone(data), data[:256<<10]
+	other[len(other)-1]++
+	for i, list := range [][2][]byte{{whole, whole}, {whole, other}, {whole, shorter}, {shorter, whole}, {shorter, shorter}, {nil, nil}, {nil, whole}} {
+		a, b := filepath.Join(c, "a"), filepath.Join(c, "b")
+		if err := errors.Join(os.WriteFile(a, list[0], 0o600), os.WriteFile(b, list[1], 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if same, err := sameData(a, b); err != nil || same != bytes.Equal(list[0], list[1]) {
+			t.Errorf("comparison %d: %v, %v", i, same, err)
+		}
+	}
+	if _, err := sameData(filepath.Join(c, "a"), filepath.Join(c, "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
 	}
 }

@@ -1,7 +1,7 @@
 package differential
 
 import (
-	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -57,6 +57,19 @@ var randomIDs = regexp.MustCompile(`(\bcid"?: )\d+`)
 // with a small letter.
 func sameMessage(got, want string) bool { return strings.EqualFold(normal(got), normal(want)) }
 
+// beginsWith reports whether a file begins with a text. It reads no more than that: some of
+// the files have gigabytes of holes.
+func beginsWith(path, text string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, len(text))
+	_, err = io.ReadFull(f, head)
+	return err == nil && string(head) == text
+}
+
 // sameLengths compares the names and lengths of the files that two runs left behind.
 func sameLengths(t *testing.T, left, right string) {
 	t.Helper()
@@ -66,7 +79,7 @@ func sameLengths(t *testing.T, left, right string) {
 		return
 	}
 	for _, name := range l {
-		if text, err := os.ReadFile(filepath.Join(left, name)); err == nil && bytes.HasPrefix(text, []byte("# Disk DescriptorFile")) {
+		if beginsWith(filepath.Join(left, name), "# Disk DescriptorFile") {
 			continue // its ID has no fixed number of digits
 		}
 		a, errA := os.Stat(filepath.Join(left, name))
