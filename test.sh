@@ -120,6 +120,7 @@ format() {
 # The analyzers of go vet for the given systems, on both modules with their tests, in one
 # process for each. "go vet" itself starts one for each package, those of others as well,
 # and compiles what they import: three times as much work as long as nothing of it is kept.
+# A Go that has more analyzers than the one for which tools/vet was written does it itself.
 vet() (
 	dir=$(mktemp -d)
 	trap 'rm -rf "$dir"' EXIT
@@ -128,10 +129,14 @@ vet() (
 	"$dir/vet" help >"$dir/ours" 2>&1
 	sed -n 's/^    \([a-z0-9]*\) .*/\1/p' "$dir/ours" >"$dir/names"
 	missing=$(sed -n 's/^    \([a-z0-9]*\) .*/\1/p' "$dir/theirs" | grep -vxF -f "$dir/names" || true)
-	[ -z "$missing" ] || { echo "tools/vet lacks what go vet has:" $missing; exit 1; }
+	by="$dir/vet"
+	if [ -n "$missing" ]; then
+		echo "tools/vet lacks what this go vet has:" $missing
+		by="go vet"
+	fi
 	for target; do
 		for module in . test; do
-			(cd $module && GOOS=${target%/*} GOARCH=${target#*/} "$dir/vet" ./...)
+			(cd $module && GOOS=${target%/*} GOARCH=${target#*/} $by ./...)
 		done
 	done
 )
