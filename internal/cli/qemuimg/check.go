@@ -87,6 +87,9 @@ func (c *call) check(img *block.Image, fix driver.CheckFix) int {
 		found.End()
 		result.LeaksFixed, result.CorruptionsFixed = was.LeaksFixed, was.CorruptionsFixed
 	}
+	if err != nil && c.ctx.Err() != nil {
+		return c.fail(c.ctx.Err()) // a connection that ended with it is no fault of the disk
+	}
 	if err != nil {
 		return c.errorf("Check failed: %s", words.System(err))
 	}
