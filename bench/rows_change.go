@@ -74,7 +74,7 @@ func changeRows(c *config) []row {
 	snapshotted := func() error {
 		return errors.Join(copyFile("plain.qcow2", top), command(ctx, c.qemu, "snapshot", "-c", "s", top))
 	}
-	return []row{
+	list := []row{
 		both("commit 20,000 scattered clusters", 2, overlay, "commit", "-q", "-f", "qcow2", top),
 		both("rebase 20,000 scattered clusters, to the same contents in raw", 2, overlay, "rebase", "-f", "qcow2", "-b", disk, "-F", "raw", top),
 		both("rebase 20,000 scattered clusters, to no backing file", 2, overlay, "rebase", "-f", "qcow2", "-b", "", top),
@@ -85,4 +85,6 @@ func changeRows(c *config) []row {
 		both("bench: 20,000 writes of 4 KiB after a snapshot, depth 32", 2, snapshotted, "bench", "-f", "qcow2", "-w", "-c", "20000", "-d", "32", "-S", "81920", top),
 		both("check 1 TiB, fragmented", 2, nil, "check", "-f", "qcow2", c.path("fragmented.qcow2")),
 	}
+	list[len(list)-1].out = "" // it writes nothing
+	return list
 }
