@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,7 +33,7 @@ type mounted struct {
 // Mount implements qemuimg.Mounter.
 func (Mounter) Mount(dir string, img *block.Image, offset, length int64, others bool) (qemuimg.Mounted, error) {
 	f := &file{img: img, off: offset, n: length, began: time.Now()}
-	f.asked.Store(new(sync.RWMutex))
+	f.asked = new(sync.WaitGroup)
 	forever := time.Hour
 	flags := []string{}
 	if !img.Writable() {
@@ -65,12 +64,14 @@ func (m *mounted) Detach() error { return detach(m.dir) }
 
 // Answered implements qemuimg.Mounted.
 func (m *mounted) Answered() <-chan struct{} {
-	before := m.file.asked.Swap(new(sync.RWMutex))
+	m.file.mu.Lock()
+	before := m.file.asked
+	m.file.asked = new(sync.WaitGroup)
+	m.file.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
-		before.Lock() // once the requests that hold it are over
+		before.Wait()
 		close(done)
-		before.Unlock()
 	}()
 	return done
 }
@@ -94,14 +95,17 @@ type file struct {
 	img    *block.Image
 	off, n int64
 	began  time.Time
-	asked  atomic.Pointer[sync.RWMutex] // held for reading by requests under way
+
+	mu    sync.Mutex
+	asked *sync.WaitGroup // of the requests that began since Answered was called last
 }
 
-// enter notes that a request begins, and returns what it unlocks at its end.
-func (f *file) enter() *sync.RWMutex {
-	l := f.asked.Load()
-	l.RLock()
-	return l
+// enter notes that a request begins, and returns what notes its end.
+func (f *file) enter() *sync.WaitGroup {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked.Add(1)
+	return f.asked
 }
 
 var (
@@ -173,7 +177,7 @@ func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 
 // Read implements fs.NodeReader.
 func (f *file) Read(ctx context.Context, _ fs.FileHandle, p []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	defer f.enter().RUnlock()
+	defer f.enter().Done()
 	if off >= f.n {
 		return fuse.ReadResultData(nil), 0
 	}
@@ -186,7 +190,7 @@ func (f *file) Read(ctx context.Context, _ fs.FileHandle, p []byte, off int64) (
 
 // Write implements fs.NodeWriter. It is not interrupted half-way.
 func (f *file) Write(ctx context.Context, _ fs.FileHandle, p []byte, off int64) (uint32, syscall.Errno) {
-	defer f.enter().RUnlock()
+	defer f.enter().Done()
 	if off >= f.n {
 		return 0, syscall.ENOSPC // as on a device
 	}
@@ -197,7 +201,7 @@ func (f *file) Write(ctx context.Context, _ fs.FileHandle, p []byte, off int64) 
 
 // Fsync implements fs.NodeFsyncer.
 func (f *file) Fsync(ctx context.Context, _ fs.FileHandle, _ uint32) syscall.Errno {
-	defer f.enter().RUnlock()
+	defer f.enter().Done()
 	return errno(f.img.Flush(context.WithoutCancel(ctx)))
 }
 
@@ -210,7 +214,7 @@ const (
 
 // Allocate implements fs.NodeAllocater: holes are discarded and read as zeroes.
 func (f *file) Allocate(ctx context.Context, _ fs.FileHandle, off, size uint64, mode uint32) syscall.Errno {
-	defer f.enter().RUnlock()
+	defer f.enter().Done()
 	if !f.img.Writable() {
 		return syscall.EROFS
 	}
@@ -232,7 +236,7 @@ func (f *file) Allocate(ctx context.Context, _ fs.FileHandle, off, size uint64, 
 
 // Lseek implements fs.NodeLseeker: ranges that are known to read as zeroes are holes.
 func (f *file) Lseek(ctx context.Context, _ fs.FileHandle, start uint64, whence uint32) (uint64, syscall.Errno) {
-	defer f.enter().RUnlock()
+	defer f.enter().Done()
 	if start >= uint64(f.n) {
 		return 0, syscall.ENXIO
 	}
