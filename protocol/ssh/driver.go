@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"os"
+	"runtime"
 
 	"github.com/cowl-disk/cowl/block/driver"
 	"github.com/cowl-disk/cowl/opts"
@@ -60,6 +61,9 @@ func (sshDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	s, size, modified, err := n.first(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if o.Connections == 0 && s.pieces != nil {
+		n.most = min(defaultConnections, max(2, runtime.GOMAXPROCS(0)))
 	}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.sessions, n.modified = []*session{s}, modified

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// defaultConnections is how many connections there are at most.
+	// defaultConnections is how many connections there are at most: to a server that is near, no more than processors,
+	// as they would only take turns.
 	defaultConnections = 4
 	// perConnection is how many reads or writes a connection has before another one
 	// is made.
@@ -182,13 +183,7 @@ func (n *node) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 	n.mu.Lock()
 	n.content = max(n.content, end)
 	n.mu.Unlock()
-	err := n.change(ctx, writing, func(s *session) error {
-		got, err := s.file.WriteAt(p, off)
-		if err == nil && got < len(p) {
-			err = io.ErrShortWrite
-		}
-		return err
-	})
+	err := n.change(ctx, writing, func(s *session) error { return s.writeAt(p, off) })
 	if err != nil {
 		if end > n.Size() {
 			n.remeasure(ctx)

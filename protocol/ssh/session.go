@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pkg/sftp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cowl-disk/cowl/block/driver"
 )
@@ -21,6 +22,12 @@ const (
 	// OpenSSH says to take since 8.5 (limits@openssh.com), less the header of an answer.
 	plainPacket = 32 << 10
 	largePacket = 128 << 10
+	// pieceSize is how much of a write is one request to a server that is near, in bytes, and perTrip how many of these are
+	// under way on a connection for each millisecond of a round trip. From farPieces on they would not fill the window
+	// of a connection any more, which OpenSSH makes 2 MiB.
+	pieceSize = 64 << 10
+	perTrip   = 2
+	farPieces = 32
 	// grace is how long a request may go on after its context has ended. One that ends
 	// in that time leaves the connection usable.
 	grace = 250 * time.Millisecond
@@ -36,6 +43,8 @@ type session struct {
 	sftp  *sftp.Client
 	file  *sftp.File
 	limit time.Duration // without progress; 0: for ever
+
+	pieces chan struct{} // room for those of writes to a server that is near; nil: it is far
 
 	busy atomic.Int64 // requests under way
 	slow atomic.Int64 // those of them whose answer may take as long as the server likes
@@ -162,6 +171,41 @@ func (s *session) open(ctx context.Context, path string, flags int) error {
 		s.file, err = s.sftp.OpenFile(path, flags)
 		return err
 	})
+}
+
+// measured takes the time that an answer took, for that of a round trip.
+func (s *session) measured(trip time.Duration) {
+	s.pieces = nil
+	if n := perTrip * (1 + int(trip/time.Millisecond)); n < farPieces {
+		s.pieces = make(chan struct{}, n)
+	}
+}
+
+// writeAt writes all of p to the file. To a server that is near it goes in pieces, few at a time: many would wait for the disk or a
+// processor there, in buffers that grow and are copied as they do, which takes OpenSSH longer than all else.
+func (s *session) writeAt(p []byte, off int64) error {
+	if s.pieces == nil {
+		return s.writePiece(p, off)
+	}
+	g, ctx := errgroup.WithContext(context.Background())
+	for len(p) > 0 && ctx.Err() == nil {
+		piece, at := p[:min(len(p), pieceSize)], off
+		p, off = p[len(piece):], off+int64(len(piece))
+		s.pieces <- struct{}{} // others end, at the latest with the connection
+		g.Go(func() error {
+			defer func() { <-s.pieces }()
+			return s.writePiece(piece, at)
+		})
+	}
+	return g.Wait()
+}
+
+func (s *session) writePiece(p []byte, off int64) error {
+	n, err := s.file.WriteAt(p, off)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	return err
 }
 
 // remove removes a file; it does not wait longer for it than for the end of a session.

@@ -47,7 +47,9 @@ func (n *node) openOn(ctx context.Context, s *session) (_ *session, size int64, 
 		err = openError(n.d.o.Path, err)
 	} else {
 		var st os.FileInfo
+		asked := time.Now()
 		err = s.do(ctx, true, func() (err error) { st, err = s.file.Stat(); return err })
+		s.measured(time.Since(asked))
 		if err == nil {
 			return s, st.Size(), st.ModTime(), nil
 		}

@@ -270,7 +270,7 @@ func stalledServer(t *testing.T, s farServer) {
 		total := float64(g.passed.Load())
 		for _, part := range parts {
 			g := newGate(t, s.address, int64(part*total))
-			interruptStalled(t, stalledRun(t, s, c, dir, g), g, fmt.Sprintf("%s: %s, %.1f %%", s.name, c.line, 100*part))
+			interruptStalled(t, stalledRun(t, s, c, dir, g), g, part > 0.9, fmt.Sprintf("%s: %s, %.1f %%", s.name, c.line, 100*part))
 		}
 	}
 }
@@ -289,9 +289,9 @@ func stalledRun(t *testing.T, s farServer, c stalledCommand, dir string, g *gate
 	return exec.Command("sh", "-c", "exec "+program+" "+line)
 }
 
-// interruptStalled runs a command, interrupts it when the server has stopped to answer, and wants it to end. One that
-// is over before that has asked for less than the last time.
-func interruptStalled(t *testing.T, cmd *exec.Cmd, g *gate, name string) {
+// interruptStalled runs a command, interrupts it when the server has stopped to answer, and wants it to end by itself
+// and without success. With early, it may be over before that, as it may ask for a little less than the last time.
+func interruptStalled(t *testing.T, cmd *exec.Cmd, g *gate, early bool, name string) {
 	t.Helper()
 	var text bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &text, &text
@@ -302,15 +302,27 @@ func interruptStalled(t *testing.T, cmd *exec.Cmd, g *gate, name string) {
 	go func() { defer close(ended); _ = cmd.Wait() }()
 	select {
 	case <-ended:
-		t.Logf("%s: over before", name)
+		if !early {
+			t.Errorf("%s: over before: %v %q", name, cmd.ProcessState, text.String())
+		}
 		return
 	case <-g.shut:
 	}
 	time.Sleep(100 * time.Millisecond) // for what it does beside; nothing depends on it
+	select {
+	case <-ended:
+		t.Errorf("%s: it does not wait for the server: %v %q", name, cmd.ProcessState, text.String())
+		return
+	default:
+	}
 	began := time.Now()
 	_ = cmd.Process.Signal(os.Interrupt)
 	wantEnd(t, cmd, ended, name)
-	t.Logf("%s: %.2f s, %v %q", name, time.Since(began).Seconds(), cmd.ProcessState, text.String())
+	took := time.Since(began).Seconds()
+	t.Logf("%s: %.2f s, %v %q", name, took, cmd.ProcessState, text.String())
+	if cmd.ProcessState.Success() || text.Len() == 0 {
+		t.Errorf("%s: %v %q; want a failure that is told", name, cmd.ProcessState, text.String())
+	}
 }
 
 // wantEnd waits for the end of a program. One that does not end tells where it is.

@@ -168,6 +168,16 @@ func TestStalledMount(t *testing.T) {
 	}
 	m.end(os.Interrupt, "two signals", "is in use; the command ends when no program uses it any more, or at a second signal\n")
 	<-reader
+
+	if testkit.Long() { // 45 s
+		m = showFar(t, s, "-w")
+		m.g.stall()
+		writer = m.program(os.O_WRONLY, "dd", "if=/dev/zero", "bs=64k", "count=4", "conv=fsync")
+		m.end(syscall.SIGTERM, "a writer, with time", lost)
+		if err := <-writer; err == nil {
+			t.Error("the writer has written")
+		}
+	}
 }
 
 // TestUsedMount: a disk of a server that answers is there for the programs that use it until they are done, though the
@@ -230,9 +240,9 @@ func TestStalledNBD(t *testing.T) {
 		}
 		return g, dialNBD(t, sock, client.Config{}), cmd, ended
 	}
-	end := func(name string, cmd *exec.Cmd, ended chan struct{}, says string) {
+	end := func(name string, sig os.Signal, cmd *exec.Cmd, ended chan struct{}, says string) {
 		began := time.Now()
-		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Process.Signal(sig)
 		wantEnd(t, cmd, ended, name)
 		text := cmd.Stderr.(*bytes.Buffer).String()
 		t.Logf("%s: %.2f s, %v %q", name, time.Since(began).Seconds(), cmd.ProcessState, text)
@@ -250,7 +260,7 @@ func TestStalledNBD(t *testing.T) {
 	g.stall()
 	reading := read(c)
 	<-g.shut
-	end("a reader", cmd, ended, "")
+	end("a reader", os.Interrupt, cmd, ended, "")
 	if err := <-reading; err == nil {
 		t.Error("the reader has all")
 	}
@@ -260,7 +270,7 @@ func TestStalledNBD(t *testing.T) {
 		t.Error(err)
 	}
 	g.stall()
-	end("what is not flushed", cmd, ended, "cowl nbd: Interrupted; no answer in time: what clients wrote last may be lost\n")
+	end("what is not flushed", os.Interrupt, cmd, ended, "cowl nbd: Interrupted; no answer in time: what clients wrote last may be lost\n")
 
 	g, c, cmd, ended = serve()
 	g.stall()
@@ -272,6 +282,15 @@ func TestStalledNBD(t *testing.T) {
 		t.Error("the first signal ended it")
 	case <-time.After(100 * time.Millisecond):
 	}
-	end("two signals", cmd, ended, "")
+	end("two signals", os.Interrupt, cmd, ended, "")
 	<-reading
+
+	if testkit.Long() { // 45 s
+		g, c, cmd, ended = serve()
+		if err := c.WriteAt(t.Context(), make([]byte, 1<<20), 0, false); err != nil {
+			t.Error(err)
+		}
+		g.stall()
+		end("what is not flushed, with time", syscall.SIGTERM, cmd, ended, "cowl nbd: Interrupted; no answer in time: what clients wrote last may be lost\n")
+	}
 }
