@@ -5,6 +5,7 @@
 //	go run ./bench -run convert    # the rows whose name matches; groups are start, sizes, processors, formats, nbd …
 //	go run ./bench -newest PROGRAM # beside a second qemu-img, too; a qemu-nbd is expected in its folder
 //	go run ./bench -against REV    # beside another revision of cowl instead of QEMU
+//	go run ./bench -summary FILE   # README's table of one that was printed before
 //
 // It builds the disk from the machine's own files (an ext4 file system of 8 GiB
 // virtual size with about 1.5 GiB of data), with mkfs.ext4, and needs about 15 GiB
@@ -89,7 +90,11 @@ func run(ctx context.Context) error {
 	touch := flag.Int64("touch", 0, "touch so many bytes of free memory and end (for the program's own use)")
 	revision := flag.String("against", "", "measure beside this revision of cowl, which is built, instead of QEMU")
 	only := flag.String("run", "", "regular expression that selects rows")
+	table := flag.String("summary", "", "measure nothing: print README's table of the table in this file, which an earlier run printed")
 	flag.Parse()
+	if *table != "" {
+		return summary(os.Stdout, *table)
+	}
 	if *touch > 0 {
 		return warm(*touch)
 	}
@@ -133,7 +138,7 @@ func run(ctx context.Context) error {
 	}
 	defer os.Remove(c.path("base.tmp"))
 	fmt.Print(describeMachine(ctx, c))
-	fmt.Print(c.head())
+	fmt.Print(c.head(ctx))
 	for _, r := range list {
 		if err := measureRow(ctx, &c, r); err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
@@ -210,6 +215,12 @@ func measureRow(ctx context.Context, c *config, r row) error {
 				continue
 			}
 			s, err := runOnce(ctx, c, r, commands[side], [sides]int{r.originalExit, 0, r.originalExit}[side])
+			if err != nil && i == 0 && side == newestSide && ctx.Err() == nil {
+				// It may be built without what the original has.
+				fmt.Fprintf(os.Stderr, "%s: not beside %s: %v\n", r.name, c.newest, err)
+				commands[side] = nil
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -238,24 +249,44 @@ func measureRow(ctx context.Context, c *config, r row) error {
 }
 
 // sides is how many programs are measured: QEMU's, ours, and the newest of QEMU's.
-const sides = 3
+const (
+	sides      = 3
+	newestSide = 2
+)
 
-// byNewest is the command line of the newest program for one of the original's; nil where there is none.
+// byNewest is the command line of the newest program for one of the original's, which another program may start;
+// nil where there is none.
 func (c *config) byNewest(original []string) []string {
-	if c.newest == "" || original == nil || original[0] != c.original {
+	i := slices.Index(original, c.original)
+	if c.newest == "" || i < 0 {
 		return nil
 	}
-	return append([]string{c.newest}, original[1:]...)
+	args := slices.Clone(original)
+	args[i] = c.newest
+	return args
 }
 
 // head begins the table.
-func (c *config) head() string {
+func (c *config) head(ctx context.Context) string {
 	other, columns := c.other(), 9
 	newest := ""
+	if c.revision == "" {
+		other += " " + version(ctx, c.original)
+	}
 	if c.newest != "" {
-		newest, columns = " newest | ratio |", columns+2
+		newest, columns = " QEMU "+version(ctx, c.newest)+" | ratio |", columns+2
 	}
 	return fmt.Sprintf("\n| what | %[1]s | cowl | ratio | goal |%[2]s peak memory, %[1]s | cowl | output, %[1]s | cowl |\n|---|%[3]s\n", other, newest, strings.Repeat("---:|", columns-1))
+}
+
+// version is that of a program of QEMU's.
+func version(ctx context.Context, program string) string {
+	out, _ := exec.CommandContext(ctx, program, "--version").Output()
+	_, rest, _ := strings.Cut(string(out), " version ")
+	if words := strings.Fields(rest); len(words) > 0 {
+		return words[0]
+	}
+	return "of an unknown version"
 }
 
 // besideNewest is the part of a row that tells of the newest program: its result and the ratio.

@@ -83,6 +83,9 @@ func changeRows(c *config) []row {
 		both("snapshot, apply", 1, snapshotted, "snapshot", "-a", "s", top),
 		both("snapshot, delete", 1, snapshotted, "snapshot", "-d", "s", top),
 		both("bench: 20,000 writes of 4 KiB after a snapshot, depth 32", 2, snapshotted, "bench", "-f", "qcow2", "-w", "-c", "20000", "-d", "32", "-S", "81920", top),
+		both("bench: 20,000 writes of 4 KiB into an overlay over data, depth 32", 2.5, func() error {
+			return command(ctx, c.qemu, "create", "-q", "-f", "qcow2", "-b", c.path("plain.qcow2"), "-F", "qcow2", top)
+		}, "bench", "-f", "qcow2", "-w", "-c", "20000", "-d", "32", "-S", "81920", top),
 		both("check 1 TiB, fragmented", 2, nil, "check", "-f", "qcow2", c.path("fragmented.qcow2")),
 	}
 	list[len(list)-1].out = "" // it writes nothing

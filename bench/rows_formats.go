@@ -14,6 +14,7 @@ import (
 const (
 	largePart = 1024 // MiB
 	smallPart = 256
+	tinyPart  = 32 // for a format that QEMU reads by sectors
 )
 
 // formatRow is a disk format: rows into it and from it.
@@ -52,6 +53,10 @@ var formatList = []formatRow{
 	{name: "cloop", format: "cloop", part: largePart, from: 2, make: makeCloop, needs: "create_compressed_fs"},
 	{name: "dmg, zlib", format: "dmg", part: largePart, from: 2, make: makeDmgZlib},
 	{name: "dmg, bzip2", format: "dmg", part: smallPart, from: 2, make: makeDmgBzip2, needs: "bzip2"},
+	{name: "bochs", format: "bochs", part: tinyPart, from: 1.3, make: makeBochs},
+	{name: "sparseimage", format: "sparseimage", part: largePart, make: makeSparseimage},
+	{name: "sparsebundle", format: "sparsebundle", part: largePart, make: makeSparsebundle},
+	{name: "asif", format: "asif", part: largePart, make: makeASIF},
 }
 
 func (f formatRow) intoName() string {
@@ -97,7 +102,7 @@ func measureFormats(ctx context.Context, c *config) error {
 		r := row{name: f.fromName(), goal: f.from, out: out, original: append([]string{c.original}, args...), ours: append([]string{c.ours}, args...)}
 		if f.make != nil { // what QEMU reads of these depends on how it was built
 			if _, err := timeCommand(ctx, c, r.original, 0); err != nil {
-				fmt.Printf("\n%s: %v\n\n", r.name, err)
+				fmt.Fprintf(os.Stderr, "%s: alone: %v\n", r.name, err)
 				r.original, r.goal = nil, 0
 			}
 		}
@@ -105,7 +110,28 @@ func measureFormats(ctx context.Context, c *config) error {
 			return fmt.Errorf("%s: %w", f.fromName(), err)
 		}
 	}
-	return nil
+	return measureFolder(ctx, c)
+}
+
+// measureFolder runs the row about a folder that is read as a disk with a FAT file system.
+func measureFolder(ctx context.Context, c *config) error {
+	dir, out := c.path("folder"), c.path("out.img")
+	args := []string{"convert", "-f", "raw", "-O", "raw", "fat:" + dir, out}
+	r := row{name: fmt.Sprintf("formats: convert a folder with %d MiB to raw (vvfat)", smallPart), goal: 1.3, out: out,
+		original: append([]string{c.original}, args...), ours: append([]string{c.ours}, args...)}
+	if !c.only.MatchString(r.name) {
+		return nil
+	}
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		if err := errors.Join(os.RemoveAll(dir+".tmp"), os.Mkdir(dir+".tmp", 0o755)); err != nil {
+			return err
+		}
+		script := `cd "$1" && head -c "$2"M /dev/urandom | split -b 16M - part`
+		if err := errors.Join(command(ctx, "sh", "-c", script, "sh", dir+".tmp", fmt.Sprint(smallPart)), os.Rename(dir+".tmp", dir)); err != nil {
+			return err
+		}
+	}
+	return measureRow(ctx, c, r)
 }
 
 // arguments are those of the command that converts into a format.

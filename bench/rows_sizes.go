@@ -162,6 +162,9 @@ func (c *config) makeChain(ctx context.Context, image string, n int) error {
 
 // makeSnapshots makes an image with so many snapshots.
 func (c *config) makeSnapshots(ctx context.Context, image string, n int) error {
+	if n > 1000 {
+		return makeSnapshotTable(image, n)
+	}
 	if err := c.makeEmpty(ctx, image, "64M"); err != nil {
 		return err
 	}
