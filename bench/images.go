@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 )
 
-// Images of formats that no program for Linux makes. Units of zeroes have no room in them, and those that have
-// are in the order of the disk.
+// Images that no program makes here, or none in good time. In those of a disk, units of zeroes have no room, and
+// those that have are in the order of the disk.
 
 // units calls f with all units of a disk that are not of zeroes, in order; the last one has zeroes at its end.
 // It returns the size of the disk in bytes.

@@ -248,9 +248,8 @@ func measureRow(ctx context.Context, c *config, r row) error {
 	return nil
 }
 
-// sides is how many programs are measured: QEMU's, ours, and the newest of QEMU's.
 const (
-	sides      = 3
+	sides      = 3 // programs that are measured: QEMU's, ours, and the newest of QEMU's
 	newestSide = 2
 )
 

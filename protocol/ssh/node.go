@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// defaultConnections is how many connections there are at most: to a server that is near, no more than processors,
-	// as they would only take turns.
+	// defaultConnections is how many connections there are at most. To a server that is near there are no more than
+	// processors, but two: they would only take turns.
 	defaultConnections = 4
 	// perConnection is how many reads or writes a connection has before another one
 	// is made.

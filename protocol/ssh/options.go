@@ -44,7 +44,7 @@ type openOptions struct {
 	Identity       string  `opt:"identity" help:"File of the private key to use, in place of those of ~/.ssh"`
 	KeySecret      string  `opt:"key-secret" help:"ID of the secret that decrypts private keys"`
 	Timeout        int64   `opt:"timeout" default:"30" help:"Seconds without any progress after which a connection is given up; 0: never"`
-	Connections    int64   `opt:"connections" help:"Connections to use at most (default: 4, near by at most one a processor)"`
+	Connections    int64   `opt:"connections" help:"Connections to use at most (default: 4; if the server is near, one a processor, 2 to 4)"`
 
 	// From URLs.
 	Unknown string `opt:"unknown-parameters" help:"Names of parameters in the URL that mean nothing, to warn of"`

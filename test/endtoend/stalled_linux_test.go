@@ -318,8 +318,7 @@ func interruptStalled(t *testing.T, cmd *exec.Cmd, g *gate, early bool, name str
 	began := time.Now()
 	_ = cmd.Process.Signal(os.Interrupt)
 	wantEnd(t, cmd, ended, name)
-	took := time.Since(began).Seconds()
-	t.Logf("%s: %.2f s, %v %q", name, took, cmd.ProcessState, text.String())
+	t.Logf("%s: %.2f s, %v %q", name, time.Since(began).Seconds(), cmd.ProcessState, text.String())
 	if cmd.ProcessState.Success() || text.Len() == 0 {
 		t.Errorf("%s: %v %q; want a failure that is told", name, cmd.ProcessState, text.String())
 	}
