@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -99,19 +100,7 @@ func Convert(ctx context.Context, job ConvertJob) (ConvertResult, error) {
 	if job.Compress && !job.Target.CanCompress() {
 		return ConvertResult{}, driver.Errorf(driver.ErrUnsupported, "compression not supported for this file format")
 	}
-	c := &converter{job: job, src: src, limit: newRateLimit(job.RateLimit)}
-	if job.Warn == nil {
-		c.job.Warn = func(string) {}
-	}
-	if job.Salvaged == nil {
-		c.job.Salvaged = salvaged(c.job.Warn)
-	}
-	c.remote = job.Target.Tree().Protocol().Traits().Remote
-	c.job.Salvaged = oneAtATime(c.job.Salvaged)
-	c.unit, c.chunk = c.granularity()
-	if c.encoded = c.looksEncoded(ctx); c.encoded && oneWriter(ctx, job.Target) {
-		c.writing = &sync.Mutex{}
-	}
+	c := newConverter(ctx, job, src)
 	if job.TargetZero {
 		if err := checkCanBeZero(ctx, job.Target); err != nil {
 			return ConvertResult{}, err
@@ -143,6 +132,7 @@ type converter struct {
 	write, hash turns
 	encoded     bool        // reading the source means decoding
 	writing     *sync.Mutex // nil: writes to the target may run side by side
+	plain       bool        // bytes are only moved, into what lets one write at a time in
 	noReflink   atomic.Bool
 	canShare    atomic.Bool // a copy by the system has been made
 	firstShare  sync.Mutex  // held by the worker that tries first
@@ -150,6 +140,28 @@ type converter struct {
 	copiedOnly  bool // done counts what is copied, not positions
 
 	copied, zeroed, reflinked, skipped atomic.Int64
+}
+
+// newConverter looks at what is to be copied, and into what.
+func newConverter(ctx context.Context, job ConvertJob, src *concat) *converter {
+	c := &converter{job: job, src: src, limit: newRateLimit(job.RateLimit)}
+	if job.Warn == nil {
+		c.job.Warn = func(string) {}
+	}
+	if job.Salvaged == nil {
+		c.job.Salvaged = salvaged(c.job.Warn)
+	}
+	c.remote = job.Target.Tree().Protocol().Traits().Remote
+	c.job.Salvaged = oneAtATime(c.job.Salvaged)
+	c.unit, c.chunk = c.granularity()
+	c.encoded = c.looksEncoded(ctx)
+	if oneWriter(ctx, job.Target) {
+		if c.encoded {
+			c.writing = &sync.Mutex{}
+		}
+		c.plain = !c.encoded && !encrypted(append(slices.Clone(job.Sources), job.Target))
+	}
+	return c
 }
 
 // granularity sets the unit in which data and zeroes are distinguished, and the
@@ -184,6 +196,12 @@ func (c *converter) clearTarget(ctx context.Context) error {
 		flags = driver.ZeroMayUnmap
 	}
 	lim := c.job.Target.Limits()
+	if lim.ClusterSize == 0 && c.job.Target.Tree().Protocol().Traits().ObjectZeroes {
+		// Objects that are written anyway need not be removed first.
+		var err error
+		c.zero, err = c.job.Target.ReadsZero(ctx, 0, c.src.size)
+		return err
+	}
 	whole := c.src.size / max(lim.ZeroAlignment, 1) * max(lim.ZeroAlignment, 1)
 	err := c.job.Target.WriteZeroes(ctx, 0, whole, flags)
 	if errors.Is(err, driver.ErrUnsupported) {
@@ -206,7 +224,8 @@ func (c *converter) clearTarget(ctx context.Context) error {
 
 // workers is how many requests are in flight. Where they decode there is one more
 // for each processor, so that there is something to do while a request waits to
-// write. To other machines there are as many as QEMU has.
+// write. Where bytes are only moved, more than a few would wait for the same file: see
+// docs/decisions/018-floor-of-plain-copies.md. To other machines there are as many as QEMU has.
 func (c *converter) workers() int {
 	if c.job.Compress {
 		return Compressors(c.job.Workers, c.job.Target)
@@ -218,11 +237,22 @@ func (c *converter) workers() int {
 			n *= 2
 		}
 		n = min(n, 8)
-		if c.remote {
+		switch {
+		case c.remote:
 			n = 8
+		case c.plain:
+			n = min(n, plainWorkers)
 		}
 	}
 	return n
+}
+
+// plainWorkers is how many copy at most where bytes are only moved.
+const plainWorkers = 4
+
+// encrypted says whether one of some disks is.
+func encrypted(images []*block.Image) bool {
+	return slices.ContainsFunc(images, func(img *block.Image) bool { return img.Traits().Encrypted })
 }
 
 // What an encoder holds: the cluster that it reads, room for the result, a history of

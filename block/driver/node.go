@@ -58,6 +58,9 @@ type Traits struct {
 	// Remote: requests wait for another program, often on another machine, so that many writes under way at
 	// once are faster than a few. Protocols only.
 	Remote bool
+	// ObjectZeroes: what holds data is made to read as zeroes object by object, so that to clear a whole disk takes long
+	// where it is full, and to write it anew longer. Protocols only.
+	ObjectZeroes bool
 	// Encrypted: the guest's data is encrypted.
 	Encrypted bool
 	// NoCompression: although the format has compressed clusters, this image takes

@@ -28,6 +28,13 @@ var (
 // Filename implements driver.Named.
 func (n *node) Filename() string { return n.o.name() }
 
+// Traits implements driver.Node.
+func (n *node) Traits() driver.Traits {
+	t := n.Disk.Traits()
+	t.ObjectZeroes = true
+	return t
+}
+
 // Resize implements driver.Resizer.
 func (n *node) Resize(ctx context.Context, size int64, opt driver.ResizeOptions) error {
 	if opt.Prealloc != "" && opt.Prealloc != driver.PreallocOff {

@@ -43,7 +43,7 @@ func (n *node) Limits() driver.Limits {
 
 // Traits implements driver.Node.
 func (n *node) Traits() driver.Traits {
-	return driver.Traits{ZeroInit: n.v.Parent() == 0, ZeroOnGrow: true, Remote: true}
+	return driver.Traits{ZeroInit: n.v.Parent() == 0, ZeroOnGrow: true, Remote: true, ObjectZeroes: true}
 }
 
 // Filename implements driver.Named.

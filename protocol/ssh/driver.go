@@ -62,7 +62,7 @@ func (sshDriver) Open(ctx context.Context, req *driver.OpenRequest) (driver.Node
 	if err != nil {
 		return nil, err
 	}
-	if o.Connections == 0 && s.pieces != nil {
+	if o.Connections == 0 && !s.window.far {
 		n.most = min(defaultConnections, max(2, runtime.GOMAXPROCS(0)))
 	}
 	n.ctx, n.stop = context.WithCancel(context.Background())

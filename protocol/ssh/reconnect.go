@@ -18,8 +18,8 @@ import (
 // by another connection meanwhile.
 
 const (
-	bootFile = "/proc/sys/kernel/random/boot_id"
-	maxBoot  = 64 // bytes
+	bootFile   = "/proc/sys/kernel/random/boot_id"
+	bootLength = 36 // of a UUID as text, in bytes
 )
 
 // LossError says that the server may have lost what was written.
@@ -43,9 +43,13 @@ func (s *session) boot(ctx context.Context) (id string) {
 		if err != nil {
 			return err
 		}
-		b, err := io.ReadAll(io.LimitReader(f, maxBoot))
-		text = string(b)
-		return errors.Join(err, f.Close())
+		b := make([]byte, bootLength)
+		n, err := f.Read(b) // with more room there would be another request, which tells that there is no more
+		if text = string(b[:n]); n > 0 && err == io.EOF {
+			err = nil
+		}
+		go func() { _ = f.Close() }() // nobody needs the answer
+		return err
 	})
 	if err != nil {
 		return ""

@@ -22,12 +22,6 @@ const (
 	// OpenSSH says to take since 8.5 (limits@openssh.com), less the header of an answer.
 	plainPacket = 32 << 10
 	largePacket = 128 << 10
-	// pieceSize is how much of a write is one request to a server that is near, in bytes, and perTrip how many of these are
-	// under way on a connection for each millisecond of a round trip. From farPieces on they would not fill the window
-	// of a connection any more, which OpenSSH makes 2 MiB.
-	pieceSize = 64 << 10
-	perTrip   = 2
-	farPieces = 32
 	// grace is how long a request may go on after its context has ended. One that ends
 	// in that time leaves the connection usable.
 	grace = 250 * time.Millisecond
@@ -44,7 +38,7 @@ type session struct {
 	file  *sftp.File
 	limit time.Duration // without progress; 0: for ever
 
-	pieces chan struct{} // room for those of writes to a server that is near; nil: it is far
+	window *window // of the pieces of writes
 
 	busy atomic.Int64 // requests under way
 	slow atomic.Int64 // those of them whose answer may take as long as the server likes
@@ -174,26 +168,18 @@ func (s *session) open(ctx context.Context, path string, flags int) error {
 }
 
 // measured takes the time that an answer took, for that of a round trip.
-func (s *session) measured(trip time.Duration) {
-	s.pieces = nil
-	if n := perTrip * (1 + int(trip/time.Millisecond)); n < farPieces {
-		s.pieces = make(chan struct{}, n)
-	}
-}
+func (s *session) measured(trip time.Duration) { s.window = newWindow(trip) }
 
-// writeAt writes all of p to the file. To a server that is near it goes in pieces, few at a time: many would wait for the disk or a
-// processor there, in buffers that grow and are copied as they do, which takes OpenSSH longer than all else.
+// writeAt writes all of p to the file, in pieces of which the window bounds how many are under way.
 func (s *session) writeAt(p []byte, off int64) error {
-	if s.pieces == nil {
-		return s.writePiece(p, off)
-	}
 	g, ctx := errgroup.WithContext(context.Background())
 	for len(p) > 0 && ctx.Err() == nil {
 		piece, at := p[:min(len(p), pieceSize)], off
 		p, off = p[len(piece):], off+int64(len(piece))
-		s.pieces <- struct{}{} // others end, at the latest with the connection
+		s.window.enter()
 		g.Go(func() error {
-			defer func() { <-s.pieces }()
+			sent := time.Now()
+			defer func() { s.window.leave(sent, time.Now()) }()
 			return s.writePiece(piece, at)
 		})
 	}
