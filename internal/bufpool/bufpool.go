@@ -1,10 +1,11 @@
 // Package bufpool lends buffers for I/O: aligned for direct I/O, of power of two
-// sizes, reused so that a steady load allocates nothing.
+// sizes, reused so that a steady load allocates nothing. Up to 8 MiB of free buffers stay with the process.
 package bufpool
 
 import (
 	"math/bits"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -20,6 +21,61 @@ const (
 // pools holds pointers to the first byte of free buffers, by power of two.
 // Pointers, not slices: storing a slice in an interface allocates.
 var pools [maxShift - minShift + 1]sync.Pool
+
+const (
+	// Buffers of chunks of a disk, from 64 KiB to 2 MiB, are kept in shelves first: the collector empties pools, so that all of
+	// their memory would be asked of the system again and again, and a pool has places for each processor.
+	shelfMin = 16 - minShift
+	shelfMax = 21 - minShift
+	// maxShelved is how many bytes are kept so, together.
+	maxShelved = 8 << 20
+)
+
+// shelf is a stack of free buffers: what was given back last is the most likely to be in a cache.
+type shelf struct {
+	mu   sync.Mutex
+	free []*byte
+}
+
+var (
+	shelves [shelfMax - shelfMin + 1]shelf
+	shelved atomic.Int64 // bytes
+)
+
+// take returns a buffer of a class, nil if none is kept.
+func take(c int) *byte {
+	if c < shelfMin || c > shelfMax {
+		return nil
+	}
+	s := &shelves[c-shelfMin]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(s.free) - 1
+	if last < 0 {
+		return nil
+	}
+	p := s.free[last]
+	s.free = s.free[:last]
+	shelved.Add(-1 << (c + minShift))
+	return p
+}
+
+// keep keeps a buffer of a class, if there is room for it.
+func keep(c int, p *byte) bool {
+	if c < shelfMin || c > shelfMax {
+		return false
+	}
+	size := int64(1) << (c + minShift)
+	if shelved.Add(size) > maxShelved {
+		shelved.Add(-size)
+		return false
+	}
+	s := &shelves[c-shelfMin]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free = append(s.free, p)
+	return true
+}
 
 // class returns the pool of buffers that hold n bytes, -1 if none does.
 func class(n int) int {
@@ -41,6 +97,9 @@ func Get(n int) []byte {
 		return aligned((n + Align - 1) &^ (Align - 1))[:n]
 	}
 	size := 1 << (c + minShift)
+	if p := take(c); p != nil {
+		return unsafe.Slice(p, size)[:n]
+	}
 	if p, ok := pools[c].Get().(*byte); ok {
 		return unsafe.Slice(p, size)[:n]
 	}
@@ -60,7 +119,9 @@ func Put(b []byte) {
 	if c < 0 || uintptr(unsafe.Pointer(p))%Align != 0 {
 		return
 	}
-	pools[c].Put(p)
+	if !keep(c, p) {
+		pools[c].Put(p)
+	}
 }
 
 // aligned allocates n bytes, a multiple of Align. The allocator places objects

@@ -1,6 +1,7 @@
 package bufpool
 
 import (
+	"runtime"
 	"sync"
 	"testing"
 	"unsafe"
@@ -61,4 +62,37 @@ func TestConcurrentBuffersAreDistinct(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestShelves: buffers of chunks come back last to first, whatever the collector did, and no more than a bound are kept.
+func TestShelves(t *testing.T) {
+	const size = 256 << 10
+	at := func(b []byte) *byte { return unsafe.SliceData(b) }
+	a, b := Get(size), Get(size-1)
+	Put(a)
+	Put(b)
+	runtime.GC()
+	runtime.GC()
+	if c, d := Get(size), Get(size/2+1); at(c) != at(b) || at(d) != at(a) || len(c) != size {
+		t.Errorf("other buffers, of %d bytes", len(c))
+	}
+	var many [][]byte
+	for range 2*maxShelved/size + 1 {
+		many = append(many, Get(size))
+	}
+	for _, b := range many {
+		Put(b)
+	}
+	if n := shelved.Load(); n > maxShelved || n < maxShelved-size {
+		t.Errorf("%d bytes are kept, %d may be", n, maxShelved)
+	}
+	before := shelved.Load()
+	b = Get(size)
+	if n := shelved.Load(); n != before-size {
+		t.Errorf("%d bytes are kept when one buffer was taken, not %d", n, before-size)
+	}
+	Put(b)
+	if n := shelved.Load(); n != before {
+		t.Errorf("%d bytes are kept when it was given back, not %d", n, before)
+	}
 }
