@@ -132,7 +132,7 @@ type converter struct {
 	write, hash turns
 	encoded     bool        // reading the source means decoding
 	writing     *sync.Mutex // nil: writes to the target may run side by side
-	plain       bool        // bytes are only moved, into what lets one write at a time in
+	plain       bool        // bytes are only moved, between files that go through the page cache
 	noReflink   atomic.Bool
 	canShare    atomic.Bool // a copy by the system has been made
 	firstShare  sync.Mutex  // held by the worker that tries first
@@ -159,7 +159,7 @@ func newConverter(ctx context.Context, job ConvertJob, src *concat) *converter {
 		if c.encoded {
 			c.writing = &sync.Mutex{}
 		}
-		c.plain = !c.encoded && !encrypted(append(slices.Clone(job.Sources), job.Target))
+		c.plain = !c.encoded && !slices.ContainsFunc(append(slices.Clone(job.Sources), job.Target), takesTime)
 	}
 	return c
 }
@@ -224,7 +224,7 @@ func (c *converter) clearTarget(ctx context.Context) error {
 
 // workers is how many requests are in flight. Where they decode there is one more
 // for each processor, so that there is something to do while a request waits to
-// write. Where bytes are only moved, more than a few would wait for the same file: see
+// write. Where bytes are only moved between files, more than a few would wait for the same file: see
 // docs/decisions/018-floor-of-plain-copies.md. To other machines there are as many as QEMU has.
 func (c *converter) workers() int {
 	if c.job.Compress {
@@ -250,9 +250,15 @@ func (c *converter) workers() int {
 // plainWorkers is how many copy at most where bytes are only moved.
 const plainWorkers = 4
 
-// encrypted says whether one of some disks is.
-func encrypted(images []*block.Image) bool {
-	return slices.ContainsFunc(images, func(img *block.Image) bool { return img.Traits().Encrypted })
+// takesTime says whether a disk is encrypted, or a layer of it is not in a file that goes through the page cache here: what is
+// read there may wait for another machine or a device.
+func takesTime(img *block.Image) bool {
+	for layer := img; layer != nil; layer = layer.Backing() {
+		if h, ok := layer.Tree().Protocol().Tree().Node().(driver.FileHolder); !ok || h.File() == nil {
+			return true
+		}
+	}
+	return img.Traits().Encrypted
 }
 
 // What an encoder holds: the cluster that it reads, room for the result, a history of

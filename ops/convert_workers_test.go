@@ -17,6 +17,7 @@ import (
 func TestWorkers(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	reg := block.NewRegistry(drivers.All()...)
+	const linux = runtime.GOOS == "linux" // not all systems have direct I/O
 	dir := t.TempDir()
 	secrets := driver.Secrets{"key": "secret"}
 	create := func(name, format string, o opts.Dict) *block.Image {
@@ -47,6 +48,22 @@ func TestWorkers(t *testing.T) {
 	if _, err := Convert(t.Context(), ConvertJob{Sources: []*block.Image{raw}, Target: packed, Compress: true}); err != nil {
 		t.Fatal(err)
 	}
+	const far = "mem:far" // no file
+	if err := block.Create(t.Context(), reg, block.CreateRequest{Filename: far, Format: "raw", Size: 1 << 20, Gate: driver.AllowAll}); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere, err := block.Open(t.Context(), reg, block.Source{Filename: far, Format: "raw"}, block.OpenOptions{Gate: driver.AllowAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer elsewhere.Close(context.Background())
+	direct, err := block.Open(t.Context(), reg, block.Source{Filename: filepath.Join(dir, "plain"), Format: "qcow2"},
+		block.OpenOptions{Cache: driver.Cache{Direct: linux}, Sharing: block.Sharing{Force: true}, Gate: driver.AllowAll})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close(context.Background())
+	above := create("above", "qcow2", opts.Dict{"backing_file": far, "backing_fmt": "raw"})
 	for _, x := range []struct {
 		what       string
 		from, to   *block.Image
@@ -60,8 +77,14 @@ func TestWorkers(t *testing.T) {
 		{"compressed to raw", packed, raw, false, 0, map[int]int{1: 4, 3: 6, 16: 8}},
 		{"luks to raw", secret, raw, false, 0, map[int]int{1: 2, 3: 3, 16: 8}},
 		{"raw to luks", raw, secret, false, 0, map[int]int{1: 2, 3: 3, 16: 8}},
+		{"from elsewhere to raw", elsewhere, raw, false, 0, map[int]int{1: 2, 3: 3, 16: 8}},
+		{"overlay of a disk elsewhere to raw", above, raw, false, 0, map[int]int{1: 2, 3: 3, 16: 8}},
+		{"qcow2 to raw by direct I/O", direct, raw, false, 0, map[int]int{1: 2, 3: 3, 16: 8}},
 		{"to another machine", raw, plain, true, 0, map[int]int{1: 8, 16: 8}},
 	} {
+		if x.from == direct && !linux {
+			continue
+		}
 		c := newConverter(t.Context(), ConvertJob{Sources: []*block.Image{x.from}, Target: x.to, Workers: x.asked}, newConcat([]*block.Image{x.from}))
 		if x.remote {
 			c.remote = true
